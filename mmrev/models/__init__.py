@@ -1,0 +1,2 @@
+"""Everything that mmrev registers in ``MODELS``."""
+from . import backbones  # noqa: F401

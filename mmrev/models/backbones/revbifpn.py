@@ -1,0 +1,231 @@
+"""RevBiFPN: The Fully Reversible Bidirectional Feature Pyramid Network (Chiley et al. 2022, arXiv:2206.14098).
+
+From the space-to-depth stem on, the network is a list of additive steps: two-stream blocks on every pyramid level
+(section 3.2), then a RevSilo that fuses the levels and may begin a coarser one (section 3.1), stage after stage.
+
+Deviations from the published implementation: batch statistics are updated once per training step, not twice; an input
+whose sides are not multiples of the coarsest stride is padded.
+"""
+from itertools import product
+from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmrev.registry import MODELS
+from mmrev.reversible import AdditiveStep, ReversibleSequence, RevSilo, StreamPart, TwoStreamCoupling
+
+from ..layers import MBConv
+
+
+class RevBiFPNStage(nn.Module):
+    """Blocks on every level, then the fusion of all levels; with ``new_channels`` a coarser level begins here.
+
+    Args:
+        channels: Channels of the levels that come in, fine to coarse; even.
+        new_channels: Channels of the level that begins, or None.
+        num_blocks: Two-stream blocks on each level before the fusion.
+        kernel_sizes: Depthwise kernel of the blocks on each level.
+        up_kernel_sizes: Depthwise kernel of what leaves each level towards finer ones.
+        expand_ratios: MBConv expansion on each level; towards finer levels, that of the level reached.
+        se_ratios: Squeeze-excite ratio on each level; towards finer levels, that of the level reached.
+        drop_path_rate: Of every function except those that begin a level.
+    """
+
+    def __init__(self,
+                 channels: Sequence[int],
+                 new_channels: Optional[int],
+                 num_blocks: int,
+                 kernel_sizes: Sequence[int],
+                 up_kernel_sizes: Sequence[int],
+                 expand_ratios: Sequence[float],
+                 se_ratios: Sequence[float],
+                 drop_path_rate: float,
+                 norm_cfg: dict,
+                 act_cfg: Optional[dict]):
+        super().__init__()
+        self.channels = list(channels) + ([new_channels] if new_channels else [])
+        self.num_inputs = len(channels)
+        self.kernel_sizes, self.up_kernel_sizes = kernel_sizes, up_kernel_sizes
+        self.expand_ratios, self.se_ratios = expand_ratios, se_ratios
+        self.drop_path_rate = drop_path_rate
+        self.cfgs = dict(norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.blocks = nn.ModuleList(
+            nn.ModuleList(self._block(level) for level in range(self.num_inputs)) for _ in range(num_blocks))
+        self.silo = self._silo()
+
+    def steps(self) -> List[AdditiveStep]:
+        blocks = [step for row in self.blocks for block in row for step in block.steps()]
+        return blocks + self.silo.steps()
+
+    def _block(self, level: int) -> TwoStreamCoupling:
+        """RevNet block on the two halves of a level's channels."""
+        channels = self.channels[level]
+        half = channels // 2
+        f, g = (
+            MBConv(half, half, self.kernel_sizes[level], 1, self.expand_ratios[level], self.se_ratios[level],
+                   self.drop_path_rate, **self.cfgs) for _ in range(2))
+        return TwoStreamCoupling(f, g, (StreamPart(level, half, channels), StreamPart(level, 0, half)))
+
+    def _silo(self) -> RevSilo:
+        levels = range(len(self.channels))
+        pairs = list(product(levels, levels))
+        return RevSilo({(i, j): self._down(i, j) for i, j in pairs if i < j},
+                       {(i, j): self._up(i, j) for i, j in pairs if i > j}, self.num_inputs)
+
+    def _down(self, i: int, j: int) -> MBConv:
+        stride = 2**(j - i)
+        begins = j == self.num_inputs
+        return MBConv(self.channels[i], self.channels[j], 2 * stride - 1, stride, self.expand_ratios[i],
+                      self.se_ratios[i], 0. if begins else self.drop_path_rate, **self.cfgs)
+
+    def _up(self, i: int, j: int) -> nn.Sequential:
+        conv = MBConv(self.channels[i], self.channels[j], self.up_kernel_sizes[i], 1, self.expand_ratios[j],
+                      self.se_ratios[j], self.drop_path_rate, **self.cfgs)
+        return nn.Sequential(conv, nn.Upsample(scale_factor=2**(i - j), mode='bilinear'))
+
+
+@MODELS.register_module()
+class RevBiFPN(BaseModule):
+    """Backbone and feature pyramid in one, whose training memory does not grow with depth.
+
+    Args:
+        arch: ``'s0'`` ... ``'s6'``, or a dict with the keys of :attr:`arch_zoo`'s entries; ``channels`` (per level,
+            fine to coarse, even, the first a multiple of 16) and ``num_extra_stages`` are required.
+        in_channels: Channels of the image.
+        out_indices: Levels to return, of 0 (stride 4) ... 3 (stride 32).
+        frozen_stages: Stages 1 ... ``frozen_stages`` get no gradient and stay in eval mode; 0 and -1 freeze nothing,
+            for the stem has no weights. There is one stage per level after the first, and the extra stages.
+        norm_eval: Keep the statistics of batch norms frozen in training.
+        norm_cfg: Norm of every convolution.
+        act_cfg: Activation of every convolution but the projecting ones; None where the norm brings its own.
+        reversible: False trains under plain autograd, same weights, same results.
+        cache_every: Keep the levels before every ``cache_every``-th stage, see
+            :class:`~mmrev.reversible.ReversibleSequence`.
+        drop_path_rate: Stochastic depth of the last stage, growing linearly from the first; None is ``arch``'s.
+        init_cfg: Initialisation.
+
+    Shape:
+        Input: ``(B, in_channels, H, W)``; zeros are appended at the right and at the bottom up to multiples of 32, the
+        coarsest stride. ``pad_size_divisor=32`` in the data preprocessor leaves nothing to append.
+        Output: a tuple of ``(B, channels[i], H / 4 / 2**i, W / 4 / 2**i)`` for ``i`` in ``out_indices``.
+
+    Raises:
+        ValueError: For an unknown ``arch``, or indices out of range.
+
+    Source: sections 3 and 4 of the paper; the sizes are those of its published code.
+    """
+
+    arch_zoo: Dict[str, dict] = {
+        's0': dict(channels=(48, 64, 80, 160), num_extra_stages=2, drop_path_rate=0.),
+        's1': dict(channels=(64, 80, 96, 208), num_extra_stages=2, drop_path_rate=0.),
+        's2': dict(channels=(96, 128, 160, 320), num_extra_stages=2, drop_path_rate=0.),
+        's3': dict(channels=(128, 160, 208, 416), num_extra_stages=3, drop_path_rate=0.05),
+        's4': dict(channels=(192, 256, 320, 640), num_extra_stages=4, drop_path_rate=0.1),
+        's5': dict(channels=(256, 336, 416, 848), num_extra_stages=4, drop_path_rate=0.1),
+        's6': dict(channels=(320, 416, 528, 1056), num_extra_stages=5, drop_path_rate=0.3),
+    }
+    arch_defaults = dict(
+        num_blocks=2,
+        kernel_sizes=(3, 5, 5, 5),
+        up_kernel_sizes=(3, 3, 3, 5),
+        expand_ratios=(1, 1, 2, 2),
+        se_ratios=(0.25, 0.25, 0.125, 0.),
+        drop_path_rate=0.)
+    stem_stride = 4
+
+    def __init__(self,
+                 arch: Union[str, dict] = 's0',
+                 in_channels: int = 3,
+                 out_indices: Sequence[int] = (0, 1, 2, 3),
+                 frozen_stages: int = -1,
+                 norm_eval: bool = False,
+                 norm_cfg: Optional[dict] = None,
+                 act_cfg: Union[dict, None, str] = 'default',
+                 reversible: bool = True,
+                 cache_every: Optional[int] = None,
+                 drop_path_rate: Optional[float] = None,
+                 init_cfg: Union[dict, List[dict], None] = None):
+        super().__init__(init_cfg or [
+            dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu'),
+            dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm'])
+        ])
+        arch = self._resolve_arch(arch)
+        self.channels = tuple(arch.pop('channels'))
+        self.in_channels = in_channels
+        self.out_indices = tuple(out_indices)
+        self.norm_eval = norm_eval
+        self.frozen_stages = frozen_stages
+        self.size_divisor = self.stem_stride * 2**(len(self.channels) - 1)
+        extra = arch.pop('num_extra_stages')
+        max_drop = arch.pop('drop_path_rate') if drop_path_rate is None else drop_path_rate
+        arch.pop('drop_path_rate', None)
+        arch.update(
+            norm_cfg=norm_cfg or dict(type='BN', eps=1e-3),
+            act_cfg=dict(type='HSwish', inplace=False) if act_cfg == 'default' else act_cfg)
+        begins = [1 + i for i in range(len(self.channels) - 1)]  # levels that begin, stage by stage
+        num_stages = len(begins) + extra
+        self.stages = ReversibleSequence([
+            RevBiFPNStage(
+                self.channels[:begins[k]] if k < len(begins) else self.channels,
+                self.channels[begins[k]] if k < len(begins) else None,
+                drop_path_rate=max_drop * (k + 1) / num_stages,
+                **arch) for k in range(num_stages)
+        ], reversible, cache_every)
+        self._check_indices(num_stages)
+        self._freeze_stages()
+
+    @classmethod
+    def _resolve_arch(cls, arch: Union[str, dict]) -> dict:
+        if isinstance(arch, str):
+            if arch.lower() not in cls.arch_zoo:
+                raise ValueError(f'`arch` must be one of {list(cls.arch_zoo)} or a dict, got {arch!r}')
+            arch = cls.arch_zoo[arch.lower()]
+        required = {'channels', 'num_extra_stages'}
+        allowed = required | set(cls.arch_defaults)
+        if not required <= set(arch) <= allowed:
+            raise ValueError(f'a dict `arch` must have the keys {sorted(required)} and may have '
+                             f'{sorted(cls.arch_defaults)}, got {sorted(arch)}')
+        channels = arch['channels']
+        if channels[0] % cls.stem_stride**2 or any(c % 2 for c in channels):
+            raise ValueError(f'`channels` must be even and begin with a multiple of 16, got {tuple(channels)}')
+        return {**cls.arch_defaults, **arch}
+
+    def _check_indices(self, num_stages: int) -> None:
+        levels = len(self.channels)
+        if not all(0 <= i < levels for i in self.out_indices):
+            raise ValueError(f'`out_indices` must lie in [0, {levels}), got {self.out_indices}')
+        if not -1 <= self.frozen_stages <= num_stages:
+            raise ValueError(f'`frozen_stages` must lie in [-1, {num_stages}], got {self.frozen_stages}')
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        levels = self.stages(self._stem(x))
+        return tuple(levels[i] for i in self.out_indices)
+
+    def _stem(self, x: Tensor) -> Tensor:
+        """Space to depth by 4; the image's channels are repeated until they fill the first level."""
+        pad_h, pad_w = (-x.shape[2] % self.size_divisor, -x.shape[3] % self.size_divisor)
+        if pad_h or pad_w:
+            x = F.pad(x, (0, pad_w, 0, pad_h))
+        s, c = self.stem_stride, self.channels[0] // self.stem_stride**2
+        x = torch.cat([x] * (c // self.in_channels) + [x[:, :c % self.in_channels]], dim=1)
+        b, _, h, w = x.shape
+        x = x.reshape(b, c, h // s, s, w // s, s).permute(0, 3, 5, 1, 2, 4)  # (B, s, s, c, H / s, W / s)
+        return x.reshape(b, s * s * c, h // s, w // s)
+
+    def train(self, mode: bool = True) -> 'RevBiFPN':
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for m in self.modules():
+                if isinstance(m, _BatchNorm):
+                    m.eval()
+        return self
+
+    def _freeze_stages(self) -> None:
+        for stage in self.stages.couplings[:max(0, self.frozen_stages)]:
+            stage.eval()
+            stage.requires_grad_(False)

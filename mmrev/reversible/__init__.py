@@ -1,0 +1,11 @@
+"""The engine: reversible networks as lists of additive steps. Needs torch alone."""
+from .check import ReconstructionReport, StepError, check_reconstruction
+from .coupling import NewStream, RevSilo, TwoStreamCoupling
+from .errors import ReversibilityError
+from .sequence import ReversibleSequence
+from .step import AdditiveStep, StreamPart
+
+__all__ = [
+    'AdditiveStep', 'NewStream', 'ReconstructionReport', 'ReversibilityError', 'ReversibleSequence', 'RevSilo',
+    'StepError', 'StreamPart', 'TwoStreamCoupling', 'check_reconstruction'
+]

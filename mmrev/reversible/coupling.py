@@ -1,0 +1,88 @@
+"""Couplings: modules that say in which order their functions are added to which stream.
+
+A coupling knows forward and inverse only through its list of :class:`AdditiveStep`; the engine does the rest.
+"""
+from typing import Dict, List, Sequence, Tuple
+
+from torch import nn
+
+from .step import AdditiveStep, StreamPart, as_part
+
+
+class TwoStreamCoupling(nn.Module):
+    """The reversible block of RevNet (Gomez et al. 2017, eq. 6), also RevViT's (Mangalam et al. 2022, eq. 4)::
+
+        x[a] += f(x[b])
+        x[b] += g(x[a])
+
+    Args:
+        f: Residual function of the first step.
+        g: Residual function of the second step.
+        streams: ``(a, b)``, indices or :class:`StreamPart`.
+    """
+
+    def __init__(self, f: nn.Module, g: nn.Module, streams: Tuple = (0, 1)):
+        super().__init__()
+        self.f = f
+        self.g = g
+        self.streams = tuple(as_part(s) for s in streams)
+
+    def steps(self) -> List[AdditiveStep]:
+        a, b = self.streams
+        return [AdditiveStep(self.f, a, (b, )), AdditiveStep(self.g, b, (a, ))]
+
+
+class NewStream(nn.Module):
+    """A stream that starts as a function of others: ``x[target] = f(x[sources])``."""
+
+    def __init__(self, f: nn.Module, target: int, sources: Sequence = (0, )):
+        super().__init__()
+        self.f = f
+        self.target = target
+        self.sources = tuple(sources)
+
+    def steps(self) -> List[AdditiveStep]:
+        return [AdditiveStep(self.f, StreamPart(self.target), self.sources, creates=True)]
+
+
+class RevSilo(nn.Module):
+    r"""Reversible bidirectional multi-scale fusion (RevBiFPN, Chiley et al. 2022, section 3.1 and appendix).
+
+    Streams are pyramid levels, fine to coarse. Going down, :math:`u_j = x_j + \sum_{i<j} f_{ij}(x_i)`; going up,
+    :math:`y_j = u_j + \sum_{i>j} g_{ij}(u_i)`. Every sum reads values from before its half, so the targets are taken
+    from coarse to fine going down and from fine to coarse going up, and each term is a step of its own.
+
+    Args:
+        down: ``{(i, j): f_ij}`` for every ``i < j``.
+        up: ``{(i, j): g_ij}`` for every ``i > j``.
+        num_inputs: Levels that come in; a level more in ``down`` than that begins here as
+            :math:`u_j = \sum_{i<j} f_{ij}(x_i)`.
+    """
+
+    def __init__(self, down: Dict[Tuple[int, int], nn.Module], up: Dict[Tuple[int, int], nn.Module], num_inputs: int):
+        super().__init__()
+        self.num_inputs = num_inputs
+        self.num_outputs = 1 + max(j for _, j in down)
+        self._check_pairs('down', down, [(i, j) for j in range(self.num_outputs) for i in range(j)])
+        self._check_pairs('up', up, [(i, j) for i in range(self.num_outputs) for j in range(i)])
+        if self.num_outputs - num_inputs not in (0, 1):
+            raise ValueError(f'a silo adds no level or one, got {num_inputs} inputs and {self.num_outputs} outputs')
+        self.down = nn.ModuleDict({f'{i}_{j}': f for (i, j), f in down.items()})
+        self.up = nn.ModuleDict({f'{i}_{j}': g for (i, j), g in up.items()})
+
+    @staticmethod
+    def _check_pairs(name: str, given: dict, wanted: list) -> None:
+        if set(given) != set(wanted):
+            raise ValueError(f'`{name}` must hold exactly the pairs {sorted(wanted)}, got {sorted(given)}')
+
+    def steps(self) -> List[AdditiveStep]:
+        coarse_to_fine = range(self.num_outputs - 1, -1, -1)
+        down = [
+            AdditiveStep(self.down[f'{i}_{j}'], j, (i, ), creates=(j == self.num_inputs and i == 0))
+            for j in coarse_to_fine for i in range(j)
+        ]
+        up = [
+            AdditiveStep(self.up[f'{i}_{j}'], j, (i, )) for j in range(self.num_outputs) for i in coarse_to_fine
+            if i > j
+        ]
+        return down + up

@@ -1,0 +1,91 @@
+"""The module that runs couplings reversibly or, with the same modules and state dict, under plain autograd."""
+from typing import List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from .function import Call, run_reversible
+from .plain import run_plain
+from .step import AdditiveStep, StreamBuffers
+
+
+class ReversibleSequence(nn.Module):
+    """Couplings one after another, trained without keeping their activations.
+
+    Args:
+        couplings: Modules with a method ``steps() -> list[AdditiveStep]``. Each becomes one node of autograd's graph:
+            the gradients of its weights are ready together.
+        reversible: ``False`` runs the same steps under plain autograd.
+        cache_every: Keep all streams before every ``cache_every``-th coupling, so that the undo starts afresh there:
+            memory against the drift of long inversions in low precision. ``None`` keeps nothing but the outputs.
+
+    Shape:
+        Input: one tensor per stream, for example ``(B, C, H, W)``.
+        Output: a tuple with one tensor per stream, new streams last.
+
+    Raises:
+        ReversibilityError: Where a function cannot be inverted or replayed as it was written, or would lose a
+            gradient.
+    """
+
+    def __init__(self, couplings: Sequence[nn.Module], reversible: bool = True, cache_every: Optional[int] = None):
+        super().__init__()
+        if cache_every is not None and cache_every < 1:
+            raise ValueError(f'`cache_every` must be None or at least 1, got {cache_every}')
+        self.couplings = nn.ModuleList(couplings)
+        self.reversible = reversible
+        self.cache_every = cache_every
+
+    def forward(self, *streams: Tensor) -> Tuple[Tensor, ...]:
+        streams = tuple(self._keep_float32_under_autocast(x) for x in streams)
+        steps, segments = self._plan()
+        if not self.reversible or _is_exporting():
+            return run_plain(steps, streams)
+        if not self._needs_graph(streams):
+            return _run_without_graph(steps, streams)
+        keep_at = [] if self.cache_every is None else [start for start, _ in segments[self.cache_every::self.cache_every]]
+        segments.append((len(steps), len(steps)))  # takes over the gradients of the outputs, see function.py
+        return run_reversible(Call(steps, self._describe, keep_at), segments, streams)
+
+    def extra_repr(self) -> str:
+        return f'reversible={self.reversible}, cache_every={self.cache_every}'
+
+    def _plan(self) -> Tuple[List[AdditiveStep], List[Tuple[int, int]]]:
+        """All steps, and for each coupling the range of those that are its own."""
+        steps, segments = [], []
+        for coupling in self.couplings:
+            start = len(steps)
+            steps += coupling.steps()
+            segments.append((start, len(steps)))
+        return steps, segments
+
+    def _needs_graph(self, streams: Sequence[Tensor]) -> bool:
+        if not torch.is_grad_enabled():
+            return False
+        return any(x.requires_grad for x in streams) or any(p.requires_grad for p in self.parameters())
+
+    @staticmethod
+    def _keep_float32_under_autocast(x: Tensor) -> Tensor:
+        low = x.dtype in (torch.float16, torch.bfloat16)
+        return x.float() if low and torch.is_autocast_enabled(x.device.type) else x
+
+    def _describe(self, index: int) -> str:
+        f = self._plan()[0][index].f
+        path = next((name for name, module in self.named_modules() if module is f), type(f).__name__)
+        return f'step {index} (`{path}`, {type(f).__name__})'
+
+
+def _run_without_graph(steps: Sequence[AdditiveStep], streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+    """Inference: in place on buffers of our own."""
+    buffers = StreamBuffers(streams)
+    for step in steps:
+        out = step.f(*[buffers.read(part) for part in step.sources])
+        if step.creates:
+            buffers.create(step.target, out)
+        else:
+            buffers.add(step.target, out)
+    return tuple(buffers.tensors)
+
+
+def _is_exporting() -> bool:
+    return torch.jit.is_tracing() or torch.compiler.is_compiling()
