@@ -1,0 +1,1 @@
+"""Data sets that mmrev makes itself. Importing this package loads nothing heavy."""

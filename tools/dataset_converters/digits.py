@@ -1,0 +1,143 @@
+"""Make a detection or a classification data set of scikit-learn's handwritten digits; no download is needed.
+
+Examples:
+    python tools/dataset_converters/digits.py                          # COCO boxes and masks in data/digits
+    python tools/dataset_converters/digits.py --task classification    # one folder per class in data/digits_cls
+
+The folder appears under its name only when it is complete. Same options, same bytes.
+"""
+import argparse
+import json
+import shutil
+import sys
+from pathlib import Path
+
+from mmrev.datasets.digits import TASKS, DigitsSpec, build
+
+MARKER = 'mmrev_digits.json'  # says that a folder is ours and what is in it
+DEFAULT_OUT = dict(detection='data/digits', classification='data/digits_cls')
+TASK_DEFAULTS = dict(
+    detection=dict(image_size=128, digit_size=(24, 48)),
+    classification=dict(image_size=32, digit_size=(20, 25)))
+
+
+class FolderError(Exception):
+    """The output folder cannot be used; the message says why and what to do."""
+
+
+def main(argv=None):
+    """Make the data set that the command line asks for; returns the exit status."""
+    args = parse_args(argv)
+    try:
+        spec = spec_from(args)
+        out = Path(args.out or DEFAULT_OUT[spec.task])
+        if is_complete(out, spec, args.overwrite):
+            print(f'{out} already holds this data set; nothing to do')
+            return 0
+        counts = make(spec, out, quiet=args.quiet)
+    except (FolderError, ValueError, OSError) as error:
+        print(f'digits.py: {error}', file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print('\ndigits.py: interrupted; no data set was written', file=sys.stderr)
+        return 130
+    print(f'{spec.task} data set in {out}: ' + ', '.join(f'{number} {name}' for name, number in counts.items()))
+    return 0
+
+
+def parse_args(argv=None):
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n', 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    defaults = DigitsSpec()
+    parser.add_argument('--task', choices=TASKS, default='detection')
+    parser.add_argument('--out', metavar='DIR', help='folder to make; data/digits or data/digits_cls if not given')
+    parser.add_argument('--seed', type=int, default=defaults.seed)
+    parser.add_argument('--image-size', type=int, help='side in pixels; 128, for classification 32, if not given')
+    parser.add_argument('--digit-size', type=int, nargs=2, metavar=('MIN', 'MAX'),
+                        help='height in pixels; 24 48, for classification 20 25, if not given')
+    parser.add_argument('--digits-per-image', type=int, nargs=2, metavar=('MIN', 'MAX'),
+                        default=defaults.digits_per_image, help='for detection')
+    parser.add_argument('--train-images', type=int, default=defaults.train_images, help='for detection')
+    parser.add_argument('--val-images', type=int, default=defaults.val_images, help='for detection')
+    parser.add_argument('--overwrite', action='store_true',
+                        help='replace a folder that this tool made with other options')
+    parser.add_argument('--quiet', action='store_true', help='show no progress')
+    return parser.parse_args(argv)
+
+
+def spec_from(args):
+    """The specification that the command line describes, filled up with the task's defaults."""
+    sizes = TASK_DEFAULTS[args.task]
+    return DigitsSpec(
+        task=args.task,
+        seed=args.seed,
+        image_size=args.image_size or sizes['image_size'],
+        digit_size=tuple(args.digit_size or sizes['digit_size']),
+        digits_per_image=tuple(args.digits_per_image),
+        train_images=args.train_images,
+        val_images=args.val_images)
+
+
+def is_complete(out, spec, overwrite):
+    """Tell whether ``out`` already holds the data set of ``spec``.
+
+    Raises:
+        FolderError: If ``out`` holds anything that must not be replaced.
+    """
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return False
+    found = read_marker(out)
+    if found is None:
+        raise FolderError(f'{out} exists and was not made by this tool: it stays as it is; choose another --out')
+    if found == spec.as_dict():
+        return True
+    if not overwrite:
+        differing = ', '.join(f'{key}={found.get(key)}' for key, value in spec.as_dict().items()
+                              if found.get(key) != value)
+        raise FolderError(f'{out} holds a digits data set made with other options ({differing}): '
+                          'choose another --out, or replace it with --overwrite')
+    return False
+
+
+def make(spec, out, quiet=False):
+    """Build the data set beside ``out`` and give it that name when it is complete.
+
+    Returns:
+        dict[str, int]: What it holds, as :func:`mmrev.datasets.digits.build` says.
+    """
+    partial = out.with_name(f'{out.name}.partial')
+    if partial.exists():
+        if read_marker(partial) is None:
+            raise FolderError(f'{partial} exists and was not made by this tool: move it away or choose another --out')
+        shutil.rmtree(partial)  # left behind by an interrupted run
+    partial.mkdir(parents=True)
+    try:
+        (partial / MARKER).write_text(json.dumps(spec.as_dict(), indent=1) + '\n', encoding='utf-8')
+        counts = build(spec, partial, progress=(lambda *_: None) if quiet else show_progress)
+        if out.exists():
+            shutil.rmtree(out)  # empty or ours: `is_complete` has seen to that
+        partial.rename(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return counts
+
+
+def read_marker(folder):
+    """What this tool noted in a folder of its own; None for any other folder."""
+    try:
+        return json.loads((folder / MARKER).read_text(encoding='utf-8'))
+    except (OSError, ValueError):
+        return None
+
+
+def show_progress(done, total, what):
+    """Print the share of a split's images that is done: one line that renews itself, on a terminal only."""
+    if sys.stderr.isatty():
+        print(f'\r{what}: {done}/{total} images', end='\n' if done == total else '', file=sys.stderr, flush=True)
+    elif done == total:
+        print(f'{what}: {total} images', file=sys.stderr, flush=True)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
