@@ -1,0 +1,47 @@
+# make help says what there is. The set-up runs by itself before what needs it, and only once.
+STACK ?= openmmlab
+ENV := $(if $(filter openmmlab,$(STACK)),.venv,.venv-$(STACK))
+PY := $(ENV)/bin/python
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help setup quickstart test test-slow doctor wheel benchmark clean clean-env
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*##/ #/' \
+		| awk -F' # *' '{ printf "  make %-12s %s\n", $$1, $$2 }'
+	@echo
+	@echo '  STACK=onedl            with OneDL'"'"'s forks, in an environment of its own (.venv-onedl)'
+	@echo '  PYTHON=python3.12      interpreter of the environment (3.10 to 3.12)'
+	@echo '  ARGS="-k reversible"   more arguments for pytest, quickstart or the benchmark'
+	@echo '  MMREV_WHEELS=folder    where built wheels of mmcv are kept (default: the user cache folder)'
+	@echo '  MMREV_CUDA_OPS=0|1     mmcv without or with CUDA ops (default: with, if a GPU and its compiler are there)'
+
+setup:  ## the environment alone
+	@PYTHON='$(PYTHON)' tools/setup/setup.sh --stack $(STACK) --env $(ENV)
+
+quickstart: setup  ## make the digits set, train a reversible detector on it, evaluate, draw
+	$(PY) tools/quickstart.py $(ARGS)
+
+test: setup  ## the test suite
+	$(PY) -m pytest $(ARGS)
+
+test-slow: setup  ## the tests that take minutes
+	$(PY) -m pytest -m slow $(ARGS)
+
+doctor: setup  ## versions, and what mends whatever is wrong
+	$(PY) -m mmrev.doctor
+
+wheel: setup  ## dist/mmrev-*.whl
+	rm -rf build
+	$(PY) -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+benchmark: setup  ## time and memory beside plain autograd and activation checkpointing
+	$(PY) benchmarks/run.py $(ARGS)
+
+clean:  ## remove what builds and test runs left
+	rm -rf build dist *.egg-info .pytest_cache
+	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
+
+clean-env:  ## remove the environments (the wheels of mmcv stay in the user cache)
+	rm -rf .venv .venv-onedl .setup
