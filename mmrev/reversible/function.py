@@ -17,8 +17,11 @@ from torch.autograd.graph import get_gradient_edge
 
 from .check import ReconstructionReport, active_report
 from .errors import ReversibilityError
-from .replay import AutocastSnapshot, Replay, rng_devices
+from .replay import AutocastSnapshot, ModuleSnapshot, Replay, rng_devices
 from .step import AdditiveStep, StreamBuffers, StreamPart, shares_memory
+
+
+_AccumulateGrad = torch._C._functions.AccumulateGrad
 
 
 class _Record(NamedTuple):
@@ -43,6 +46,7 @@ class Call:
         self.steps = steps
         self.describe = describe
         self.records: List[_Record] = []
+        self._modules = [ModuleSnapshot(step.f) for step in steps]
         self._keep_at = frozenset(keep_at)
         self._kept: Dict[int, List[Tensor]] = {}
         self._report: Optional[ReconstructionReport] = active_report()
@@ -51,6 +55,10 @@ class Call:
         self.streams: Optional[StreamBuffers] = None
         self.gradients: Optional[StreamBuffers] = None
         self._first_trained = len(steps)
+
+    def trainable_weights(self, start: int, stop: int) -> List[Tensor]:
+        """Weights of the steps ``[start, stop)`` that require grad, each once."""
+        return list({id(p): p for m in self._modules[start:stop] for p in m.parameters if p.requires_grad}.values())
 
     # ---------------------------------------------------------------- forward
 
@@ -72,8 +80,9 @@ class Call:
         step = self.steps[index]
         sources = [self.streams.read(part) for part in step.sources]
         versions = _versions(sources)
-        replay = Replay(step.f, self._devices, self._autocast)
-        weights = tuple(p for p in replay.module.parameters if p.requires_grad)
+        module = self._modules[index]
+        replay = Replay(module, self._devices, self._autocast)
+        weights = tuple(p for p in module.parameters if p.requires_grad)
         needs = tuple(self._needs_grad[part.stream] for part in step.sources)
         trains = bool(weights) or any(needs)
         # Where nothing known needs a gradient, a graph costs nothing and betrays a captured tensor that does.
@@ -187,14 +196,16 @@ class Call:
         for (part, _), g in zip(needed, found):
             if g is not None:
                 self.gradients.add_gradient(part, g, self.streams.tensors[part.stream], gradient)
+        storage = gradient.untyped_storage()
+        first_byte, end = storage.data_ptr(), storage.data_ptr() + storage.nbytes()
         for weight, g in zip(record.weights, found[len(needed):]):
             if g is None:
                 continue
             earlier = weight_gradients.get(id(weight))
             if earlier is not None:
                 g = earlier + g
-            elif shares_memory(g, gradient):
-                g = g.clone()
+            elif first_byte <= g.data_ptr() < end:
+                g = g.clone()  # it lies within the stream's gradient, which is written to later
             weight_gradients[id(weight)] = g
 
     def _check_captured(self, index: int, node, known: Sequence[Tensor]) -> None:
@@ -203,7 +214,7 @@ class Call:
         seen, todo = {node}, [node]
         while todo:
             node = todo.pop()
-            if type(node).__name__ == 'AccumulateGrad' and id(node.variable) not in known_ids:
+            if isinstance(node, _AccumulateGrad) and id(node.variable) not in known_ids:
                 raise ReversibilityError(self._captured(index, node.variable.shape))
             for following, _ in node.next_functions:
                 if following is not None and following not in seen:
@@ -283,11 +294,7 @@ def _versions(tensors: Sequence[Tensor]) -> List[int]:
 def run_reversible(call: Call, segments: Sequence[Tuple[int, int]], streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
     """Run ``call`` as a chain of nodes, one per segment ``[start, stop)`` of its steps."""
     for start, stop in segments:
-        weights = _trainable_weights(call.steps[start:stop])
+        weights = call.trainable_weights(start, stop)
         last = start == len(call.steps)
         streams = ReversibleNode.apply(call, start, stop, last, len(streams), *streams, *weights)
     return streams
-
-
-def _trainable_weights(steps: Sequence[AdditiveStep]) -> List[Tensor]:
-    return list({id(p): p for step in steps for p in step.f.parameters() if p.requires_grad}.values())

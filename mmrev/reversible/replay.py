@@ -3,7 +3,7 @@
 What a replay needs and must leave alone: the random number generators, autocast, the training flags and the buffers.
 """
 from contextlib import ExitStack, contextmanager
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Dict, Iterator, List, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -34,10 +34,9 @@ class RngSnapshot:
     def __init__(self, devices: Sequence[torch.device]):
         self._states: Dict[torch.device, Tensor] = {device: _rng_state(device) for device in devices}
 
-    def keep_used(self) -> 'RngSnapshot':
+    def keep_used(self) -> None:
         """Call after the function ran: what it did not draw from need not be set for its replay."""
         self._states = {d: s for d, s in self._states.items() if not torch.equal(s, _rng_state(d))}
-        return self
 
     @contextmanager
     def rewound(self) -> Iterator[None]:
@@ -71,7 +70,7 @@ class AutocastSnapshot:
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        if not self._differs():
+        if not self.differs():
             yield
             return
         with ExitStack() as stack:
@@ -79,66 +78,87 @@ class AutocastSnapshot:
                 stack.enter_context(torch.autocast(device_type, dtype=dtype, enabled=enabled, cache_enabled=False))
             yield
 
-    def _differs(self) -> bool:
+    def differs(self) -> bool:
+        """Whether autocast is on, now or then."""
         return self.enabled or any(torch.is_autocast_enabled(t) for t, _, _ in self._settings)
 
 
+# Their batch statistics do not depend on the running ones, so that a replay in training can go without any.
+_UPDATES_ONLY = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
 class ModuleSnapshot:
-    """Training flags of a module tree, and its parameters and buffers by owner, as they are now."""
+    """The modules of a tree, their training flags and their parameters, as they are now."""
 
     def __init__(self, module: nn.Module):
-        self.modules = list(module.modules())
+        self.modules = [module]
+        seen = {module}
+        for m in self.modules:  # grows while it is walked
+            for child in m._modules.values():
+                if child is not None and child not in seen:
+                    seen.add(child)
+                    self.modules.append(child)
         self._training = [m.training for m in self.modules]
-        self.parameters = _unique(p for m in self.modules for p in m._parameters.values())
+        self.parameters = list({id(p): p for m in self.modules for p in m._parameters.values() if p is not None}.values())
 
-    @contextmanager
-    def replayed(self) -> Iterator[None]:
-        """Training flags as they were; buffers copied for the time, so that the originals stay as they are."""
+    def set_aside(self) -> Tuple[List[bool], list]:
+        """Training flags as they were; stand-ins for the buffers, so that the originals stay as they are.
+
+        Returns:
+            What :meth:`put_back` needs.
+        """
         flags = [m.training for m in self.modules]
-        originals = [(m, name, b) for m in self.modules for name, b in m._buffers.items() if b is not None]
-        copies: Dict[int, Tensor] = {}
-        try:
-            for m, name, buffer in originals:
-                if id(buffer) not in copies:
-                    copies[id(buffer)] = buffer.clone()
-                m._buffers[name] = copies[id(buffer)]
-            if flags != self._training:
-                self._set_training(self._training)
-            yield
-        finally:
-            for m, name, buffer in originals:
-                m._buffers[name] = buffer
-            if flags != self._training:
-                self._set_training(flags)
+        if flags != self._training:
+            self._set_training(self._training)
+        originals, copies = [], {}
+        for m in self.modules:
+            buffers = m._buffers
+            if not buffers:
+                continue
+            originals.append((buffers, dict(buffers)))
+            unneeded = m.training and type(m) in _UPDATES_ONLY
+            for name, buffer in buffers.items():
+                if buffer is not None:
+                    if not unneeded and id(buffer) not in copies:
+                        copies[id(buffer)] = buffer.clone()
+                    buffers[name] = None if unneeded else copies[id(buffer)]
+        return flags, originals
+
+    def put_back(self, flags: List[bool], originals: list) -> None:
+        for buffers, before in originals:
+            buffers.clear()
+            buffers.update(before)
+        if flags != self._training:
+            self._set_training(flags)
 
     def _set_training(self, flags: List[bool]) -> None:
         for m, training in zip(self.modules, flags):
             m.training = training
 
 
-def _unique(parameters) -> List[nn.Parameter]:
-    return list({id(p): p for p in parameters if p is not None}.values())
-
-
 class Replay:
     """All of the above for one call of one function.
 
-    Usage: ``replay = Replay(f, devices)``, run ``f``, ``replay.finish()``; later, ``with replay.again(): f(...)``.
+    Usage: ``replay = Replay(snapshot, devices, autocast)``, run the function, ``replay.finish()``; later
+    ``with replay.again(): ...``.
     """
 
-    def __init__(self, f: nn.Module, devices: Sequence[torch.device], autocast: AutocastSnapshot):
-        self.module = ModuleSnapshot(f)
+    def __init__(self, module: ModuleSnapshot, devices: Sequence[torch.device], autocast: AutocastSnapshot):
+        self._module = module
         self._autocast = autocast
-        self._rng: Optional[RngSnapshot] = RngSnapshot(devices)
+        self._rng = RngSnapshot(devices)
 
     def finish(self) -> None:
-        self._rng = self._rng.keep_used() or None
+        self._rng.keep_used()
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            if self._rng is not None:
-                stack.enter_context(self._rng.rewound())
-            stack.enter_context(self._autocast.active())
-            stack.enter_context(self.module.replayed())
-            yield
+        aside = self._module.set_aside()
+        try:
+            if self._rng or self._autocast.differs():
+                with self._rng.rewound(), self._autocast.active():
+                    yield
+            else:
+                yield
+        finally:
+            self._module.put_back(*aside)

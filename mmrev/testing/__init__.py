@@ -1,0 +1,5 @@
+"""Proofs for reversible modules, to be used in tests. Needs torch alone."""
+from .assertions import assert_invertible, assert_same_gradients, set_reversible
+from .memory import PeakMemory, bytes_per_sample
+
+__all__ = ['PeakMemory', 'assert_invertible', 'assert_same_gradients', 'bytes_per_sample', 'set_reversible']

@@ -1,0 +1,100 @@
+"""Comparisons of a reversible module with itself under plain autograd."""
+import copy
+from typing import Dict, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from mmrev.reversible import ReversibleSequence, check_reconstruction
+
+
+def set_reversible(module: nn.Module, reversible: bool) -> nn.Module:
+    """Switch every :class:`ReversibleSequence` within ``module``; returns ``module``."""
+    found = [m for m in module.modules() if isinstance(m, ReversibleSequence)]
+    if not found:
+        raise ValueError(f'{type(module).__name__} holds no ReversibleSequence')
+    for m in found:
+        m.reversible = reversible
+    return module
+
+
+def assert_invertible(module: nn.Module, *inputs: Tensor, tolerance: float = 1e-10) -> None:
+    """Check that a backward of ``module(*inputs)`` reconstructs every stream to ``tolerance`` (relative).
+
+    Raises:
+        AssertionError: If nothing was reconstructed.
+        ReversibilityError: Naming the first step beyond ``tolerance``.
+    """
+    with check_reconstruction(tolerance) as report:
+        outputs = _as_tuple(module(*inputs))
+        sum(x.sum() for x in outputs).backward()
+    if not report.errors:
+        raise AssertionError(f'the backward of {type(module).__name__} undid no step; is it reversible?')
+
+
+def assert_same_gradients(module: nn.Module,
+                          *inputs: Tensor,
+                          rtol: float = 1e-9,
+                          seed: int = 0,
+                          forward: Optional[callable] = None) -> None:
+    """Check that ``module`` computes the same reversibly and under plain autograd, in outputs, all gradients, buffers
+    and the random state that it leaves.
+
+    Args:
+        module: Holds one or more :class:`ReversibleSequence`; copied, not changed.
+        inputs: Its inputs; compared in their gradients where they require one.
+        rtol: Largest difference, relative to the largest value of the tensor, and where that is next to nothing
+            (a gradient that a following norm removes) to 1e-6 of the largest of its kind.
+        seed: Of the random numbers, before each forward.
+        forward: ``forward(module, *inputs)`` in place of ``module(*inputs)``.
+
+    Raises:
+        AssertionError: Naming the first tensor that differs.
+    """
+    ours, plain = (_run(module, inputs, reversible, seed, forward) for reversible in (True, False))
+    for kind in plain:
+        _compare(kind, ours[kind], plain[kind], rtol)
+
+
+def _run(module, inputs, reversible: bool, seed: int, forward) -> Dict[str, Dict[str, Optional[Tensor]]]:
+    module = set_reversible(copy.deepcopy(module), reversible)
+    inputs = [x.detach().clone().requires_grad_(x.requires_grad) for x in inputs]
+    torch.manual_seed(seed)
+    outputs = _as_tuple(forward(module, *inputs) if forward else module(*inputs))
+    _weighted_sum(outputs).backward()
+    return {
+        'output': dict(enumerate(outputs)),
+        'input gradient': {i: x.grad for i, x in enumerate(inputs)},
+        'gradient': {name: p.grad for name, p in module.named_parameters()},
+        'buffer': dict(module.named_buffers()),
+        'next random number': {'': torch.rand(1)},
+    }
+
+
+def _weighted_sum(outputs: Sequence[Tensor]) -> Tensor:
+    """A scalar in which every element has a weight of its own."""
+    total = 0
+    for i, x in enumerate(outputs):
+        weights = torch.linspace(-1, 1, x.numel(), dtype=x.dtype, device=x.device).add(0.1 * i).view_as(x)
+        total = total + (x * weights).sum()
+    return total
+
+
+def _compare(kind: str, ours: dict, plain: dict, rtol: float) -> None:
+    largest = max((x.abs().max().item() for x in plain.values() if x is not None and x.numel()), default=0.)
+    for name, expected in plain.items():
+        got = ours[name]
+        if (got is None) != (expected is None):
+            raise AssertionError(f'{kind} {name!r} is {"absent" if got is None else "present"}, under plain autograd '
+                                 f'{"absent" if expected is None else "present"}')
+        if expected is None or not expected.numel():
+            continue
+        scale = max(expected.abs().max().item(), 1e-6 * largest)
+        error = (got - expected).abs().max().item()
+        if not error <= rtol * scale:
+            raise AssertionError(f'{kind} {name!r} of shape {tuple(expected.shape)} differs by {error:.3g} of '
+                                 f'{scale:.3g} (allowed: {rtol:.0e} of it)')
+
+
+def _as_tuple(x) -> Tuple[Tensor, ...]:
+    return x if isinstance(x, tuple) else (x, )
