@@ -33,8 +33,8 @@ setup(
     python_requires='>=3.10',
     install_requires=['torch>=2.9'],
     extras_require={
-        # mmdet 3.3 refuses mmcv 2.2; mmcv's build passes -std=c++17, which torch 2.14's headers refuse; mmengine imports
-        # pkg_resources when it runs, which setuptools 81 dropped.
+        # mmdet 3.3 refuses mmcv 2.2; mmcv's build passes -std=c++17, which torch 2.14's headers refuse; mmengine
+        # imports pkg_resources when it runs, which setuptools 81 dropped.
         'openmmlab': [
             'mmengine>=0.10.7,<0.11',
             'mmcv>=2.1.0,<2.2.0',

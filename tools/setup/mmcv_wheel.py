@@ -113,7 +113,7 @@ def _source(pin, python, work, console):
 
 
 def _build_environment(python, compiler, jobs, cuda, work):
-    """Environment variables of the build: what mmcv chooses itself (-O3) less debug information and repeated parsing."""
+    """Environment variables of the build: mmcv's own choice (-O3), less debug information and repeated parsing."""
     header_dir = os.path.join(work, 'header')
     os.makedirs(header_dir)
     environment = dict(os.environ, MMCV_WITH_OPS='1', MAX_JOBS=str(jobs), FORCE_CUDA='1' if cuda else '0',

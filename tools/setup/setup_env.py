@@ -236,8 +236,8 @@ def prove(python, console):
     """Imports everything; what does not import must not count as ready."""
     status, tail = console.run([python, '-W', 'ignore', '-c', PROOF], cwd=os.path.join(ROOT, '.setup'))
     if status:
-        raise SetupError('\n'.join(tail) + f'\nthe environment does not work; `{os.path.relpath(python)} -m mmrev.doctor`'
-                         ' says what mends it.')
+        raise SetupError('\n'.join(tail) + '\nthe environment does not work; '
+                         f'`{os.path.relpath(python)} -m mmrev.doctor` says what mends it.')
 
 
 def write_ready(env, options):

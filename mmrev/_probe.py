@@ -1,0 +1,77 @@
+"""Imports modules one by one and prints what it finds: the part of `mmrev doctor` that may crash.
+
+Run in a process of its own, with the search path of the parent and the modules to import as JSON arguments. Each module
+gives one line of JSON as soon as it is known, so that a module that kills the process is the first one without a line.
+It imports nothing of mmrev and nothing beyond the standard library by itself.
+"""
+import importlib
+import json
+import os
+import sys
+import warnings
+
+
+def torch_facts(torch):
+    """Builds and devices of torch, and whether it and NumPy understand each other."""
+    facts = {'cuda_build': torch.version.cuda, 'cuda': torch.cuda.is_available(), 'devices': []}
+    if facts['cuda']:
+        facts['devices'] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    backends = getattr(torch, 'backends', None)
+    if hasattr(backends, 'mps') and backends.mps.is_available():
+        facts['devices'].append('mps')
+    try:
+        torch.zeros(1).numpy()
+    except Exception as error:
+        facts['numpy_error'] = describe(error)
+    return facts
+
+
+def torchvision_facts(torchvision):
+    """Whether its compiled part was made for this torch."""
+    import torch
+    torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+    return {}
+
+
+def mmcv_ops_facts(ops):
+    """Whether an op runs, and for which CUDA version the ops were compiled."""
+    import torch
+    ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
+    return {'cuda_ops': ops.get_compiling_cuda_version()}
+
+
+FACTS = {'torch': torch_facts, 'torchvision': torchvision_facts, 'mmcv.ops': mmcv_ops_facts}
+
+
+def describe(error):
+    """An exception in one line."""
+    return ' '.join(f'{type(error).__name__}: {error}'.split())
+
+
+def probe(name):
+    """Imports one module; returns its version, file and facts, or the error."""
+    found = {'module': name}
+    try:
+        module = importlib.import_module(name)
+        found['version'] = getattr(module, '__version__', '')
+        found['file'] = getattr(module, '__file__', None) or ''
+        found.update(FACTS.get(name, lambda _: {})(module))
+    except (Exception, SystemExit) as error:  # whatever a broken package raises is the finding
+        found['error'] = describe(error)
+        missing = isinstance(error, ModuleNotFoundError) and error.name == name.split('.')[0]
+        found['missing'] = missing
+    return found
+
+
+def run(search_path, names):
+    """Probes all modules, one line of JSON each on what was standard output; their own prints go to standard error."""
+    sys.path[:] = search_path
+    warnings.simplefilter('ignore')
+    answers = os.fdopen(os.dup(1), 'w')
+    os.dup2(2, 1)
+    for name in names:
+        print(json.dumps(probe(name)), file=answers, flush=True)
+
+
+if __name__ == '__main__':
+    run(json.loads(sys.argv[1]), json.loads(sys.argv[2]))

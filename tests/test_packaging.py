@@ -1,0 +1,148 @@
+"""What a wheel, a source distribution and an import of mmrev contain. Nothing here needs a network."""
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tarfile
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import mmrev
+
+ROOT = Path(__file__).parents[1]
+OFFLINE_PIP = [sys.executable, '-m', 'pip', '--disable-pip-version-check']
+TORCH_ONLY = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain', 'cv2', 'torchvision')
+
+
+def run(command, **kwargs):
+    """Runs a command that must succeed; returns its standard output."""
+    ended = subprocess.run([str(part) for part in command], capture_output=True, text=True, check=False, **kwargs)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def build_wheel(source, folder):
+    """Builds a wheel of a source folder with the tools of this environment."""
+    run([*OFFLINE_PIP, 'wheel', '--no-deps', '--no-index', '--no-build-isolation', '--wheel-dir', folder, source])
+    wheel, = folder.glob('mmrev-*.whl')
+    return wheel
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory):
+    """A copy of what a clone holds, so that builds leave nothing in the working copy."""
+    copy = tmp_path_factory.mktemp('source') / 'mmrev'
+    kept = ('mmrev', 'configs', 'tools', 'requirements', 'setup.py', 'setup.cfg', 'MANIFEST.in', 'model-index.yml',
+            'README.md')
+    copy.mkdir()
+    for name in kept:
+        if (ROOT / name).is_dir():
+            shutil.copytree(ROOT / name, copy / name, symlinks=True, ignore=shutil.ignore_patterns('__pycache__'))
+        elif (ROOT / name).exists():
+            shutil.copy(ROOT / name, copy / name)
+    return copy
+
+
+@pytest.fixture(scope='module')
+def wheel(source, tmp_path_factory):
+    """The wheel of the working copy."""
+    return build_wheel(source, tmp_path_factory.mktemp('wheel'))
+
+
+@pytest.fixture(scope='module')
+def installed(wheel, tmp_path_factory):
+    """Interpreter of a new environment that holds the wheel and sees the packages, not the mmrev, of this one."""
+    folder = tmp_path_factory.mktemp('elsewhere') / 'env'
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / 'bin' / 'python'
+    packages = run([python, '-c', 'import sysconfig; print(sysconfig.get_paths()["purelib"])']).strip()
+    Path(packages, 'host.pth').write_text(sysconfig.get_paths()['purelib'] + '\n')
+    run([*OFFLINE_PIP, '--python', python, 'install', '--no-deps', '--no-index', wheel])
+    return python
+
+
+def in_elsewhere(python, code, tmp_path):
+    """Runs code in a folder that is not the repository."""
+    environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    return run([python, '-W', 'ignore', '-c', code], cwd=tmp_path, env=environment).strip()
+
+
+def test_the_wheel_holds_configs_tools_and_index_as_real_files(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name: archive.read(name) for name in archive.namelist()}
+    for folder in ('configs', 'tools'):
+        here = {path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob('*')
+                if path.is_file() and '__pycache__' not in path.parts and 'setup' not in path.parts}
+        assert here <= {name.removeprefix('mmrev/.mim/') for name in held}
+        assert all(held[f'mmrev/.mim/{name}'] == (ROOT / name).read_bytes() for name in here)
+    assert held['mmrev/.mim/model-index.yml'] == (ROOT / 'model-index.yml').read_bytes()
+
+
+def test_the_wheel_leaves_out_set_up_tests_and_caches(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert not [name for name in names if '__pycache__' in name or name.startswith('mmrev/.mim/tools/setup/')]
+    assert {name.split('/')[0].split('-')[0] for name in names} == {'mmrev'}
+
+
+def test_a_wheel_built_from_the_source_distribution_holds_the_same(source, wheel, tmp_path):
+    run([sys.executable, 'setup.py', '-q', 'sdist', '--dist-dir', tmp_path], cwd=source)
+    archive, = tmp_path.glob('mmrev-*.tar.gz')
+    with tarfile.open(archive) as opened:
+        opened.extractall(tmp_path / 'unpacked')
+    unpacked, = (tmp_path / 'unpacked').iterdir()
+    again = build_wheel(unpacked, tmp_path)
+    with zipfile.ZipFile(again) as second, zipfile.ZipFile(wheel) as first:
+        assert sorted(second.namelist()) == sorted(first.namelist())
+
+
+def test_an_installed_wheel_imports_from_its_own_place(installed, tmp_path):
+    place = in_elsewhere(installed, 'import mmrev; print(mmrev.__file__)', tmp_path)
+    assert str(installed.parents[1]) in place
+
+
+def test_mmengine_finds_the_configs_of_an_installed_wheel(installed, tmp_path):
+    code = ('import mmrev\nfrom mmengine.config import Config\nfrom pathlib import Path\n'
+            'print(Config._get_cfg_path("mmrev::revbifpn/faster_rcnn_revbifpn_s3.py", "x.py")[0])')
+    found = Path(in_elsewhere(installed, code, tmp_path))
+    assert found.is_file() and installed.parents[1] in found.parents
+
+
+def test_mmengine_finds_the_configs_of_this_installation(tmp_path):
+    code = ('import mmrev\nfrom mmengine.config import Config\n'
+            'print(Config._get_cfg_path("mmrev::revbifpn/faster_rcnn_revbifpn_s3.py", "x.py")[0])')
+    assert Path(in_elsewhere(sys.executable, code, tmp_path)).is_file()
+
+
+def test_the_version_is_stated_once(wheel):
+    assert wheel.name.split('-')[1] == mmrev.__version__
+
+
+def test_importing_mmrev_loads_neither_torch_nor_the_detectors(tmp_path):
+    code = 'import sys, mmrev; print([name for name in ("torch", "mmcv", "mmdet") if name in sys.modules])'
+    assert in_elsewhere(sys.executable, code, tmp_path) == '[]'
+
+
+@pytest.mark.parametrize('part', ['mmrev', 'mmrev.reversible', 'mmrev.layers', 'mmrev.testing'])
+def test_the_engine_imports_with_torch_alone(part, tmp_path):
+    if part != 'mmrev' and not (ROOT / part.replace('.', '/')).exists():
+        pytest.skip(f'{part} is not there yet')
+    code = f'import sys\nsys.modules.update(dict.fromkeys({TORCH_ONLY!r}))\nimport {part}'
+    in_elsewhere(sys.executable, code, tmp_path)
+
+
+def test_a_broken_mmengine_leaves_the_engine_usable_and_says_so(tmp_path):
+    (tmp_path / 'mmengine').mkdir()
+    (tmp_path / 'mmengine' / '__init__.py').write_text('raise AttributeError("half installed")')
+    code = ('import sys, warnings\nsys.path.insert(0, "")\nwarnings.simplefilter("error")\n'
+            'try:\n    import mmrev\nexcept UserWarning as warning:\n    print(warning)')
+    assert 'mmrev.doctor' in in_elsewhere(sys.executable, code, tmp_path)
+
+
+def test_importing_mmrev_makes_its_scope_known_to_mmengine(tmp_path):
+    code = 'import mmrev; from mmengine.registry import MODELS; print(MODELS.children["mmrev"].scope)'
+    assert in_elsewhere(sys.executable, code, tmp_path) == 'mmrev'

@@ -1,0 +1,132 @@
+"""The set-up takes no half-made environment for a whole one, and says what a machine lacks."""
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TOOLS = ROOT / 'tools' / 'setup'
+CHOSEN = SimpleNamespace(stack='openmmlab', env='.venv', chosen_python=True)
+ANY = SimpleNamespace(stack='openmmlab', env='.venv', chosen_python=False)
+
+
+def load(name):
+    """Imports a module of tools/setup, which is no package."""
+    sys.path.insert(0, str(TOOLS))
+    try:
+        spec = importlib.util.spec_from_file_location(name, TOOLS / f'{name}.py')
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(TOOLS))
+    return module
+
+
+setup_env = load('setup_env')
+mmcv_wheel = load('mmcv_wheel')
+
+
+@pytest.fixture
+def env(tmp_path):
+    """An environment folder with a pip, as far as the set-up looks."""
+    (tmp_path / 'bin').mkdir()
+    (tmp_path / 'bin' / 'python').symlink_to(sys.executable)
+    metadata = tmp_path / 'lib' / 'python3.11' / 'site-packages' / 'pip-24.0.dist-info'
+    metadata.mkdir(parents=True)
+    (metadata / 'INSTALLER').write_text('pip')
+    return tmp_path
+
+
+def test_an_environment_counts_as_ready_only_once_it_says_so(env):
+    assert not setup_env.is_ready(str(env), ANY)
+    setup_env.write_ready(str(env), ANY)
+    assert setup_env.is_ready(str(env), ANY)
+    assert setup_env.is_ready(str(env), CHOSEN)
+
+
+def test_other_pins_or_another_folder_make_an_environment_unready(env, monkeypatch):
+    setup_env.write_ready(str(env), ANY)
+    monkeypatch.setattr(setup_env, 'stack_file', lambda stack: str(ROOT / 'requirements' / 'onedl.txt'))
+    assert not setup_env.is_ready(str(env), ANY)
+    monkeypatch.undo()
+    monkeypatch.setattr(setup_env, 'ROOT', '/moved')
+    monkeypatch.setattr(setup_env, 'description', lambda stack, version: {'root': '/moved'})
+    assert not setup_env.is_ready(str(env), ANY)
+
+
+def test_a_chosen_python_of_another_version_makes_an_environment_unready(env, monkeypatch):
+    setup_env.write_ready(str(env), ANY)
+    monkeypatch.setattr(setup_env, 'running_version', lambda: '3.99')
+    assert setup_env.is_ready(str(env), ANY)
+    assert not setup_env.is_ready(str(env), CHOSEN)
+
+
+def test_a_package_whose_installation_was_killed_is_installed_again(env):
+    packages = env / 'lib' / 'python3.11' / 'site-packages'
+    (packages / 'torch-2.11.0.dist-info').mkdir()
+    (packages / 'torch-2.11.0.dist-info' / 'METADATA').write_text('Name: torch')
+    (packages / '~umpy').mkdir()
+    setup_env.forget_unfinished(str(env))
+    assert [path.name for path in packages.iterdir()] == ['pip-24.0.dist-info']
+
+
+def test_an_environment_whose_pip_is_unfinished_is_not_kept(env):
+    assert setup_env.has_pip(str(env))
+    (env / 'lib' / 'python3.11' / 'site-packages' / 'pip-24.0.dist-info' / 'INSTALLER').unlink()
+    assert not setup_env.has_pip(str(env))
+
+
+def fake_python(folder, version):
+    """A `python3` that is too new and says so."""
+    folder.mkdir()
+    script = folder / 'python3'
+    script.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "Python {version}" && exit 0\nexit 1\n')
+    script.chmod(0o755)
+    for name in ('dirname', 'cat', 'sh'):
+        (folder / name).symlink_to(subprocess.run(['sh', '-c', f'command -v {name}'], capture_output=True, text=True,
+                                                  check=True).stdout.strip())
+    return folder
+
+
+@pytest.mark.parametrize('chosen', ['', 'python3'])
+def test_an_unsupported_python_is_refused_with_the_way_out(tmp_path, chosen):
+    path = fake_python(tmp_path / 'bin', '3.13.1')
+    ended = subprocess.run([str(TOOLS / 'setup.sh')], capture_output=True, text=True, check=False,
+                           env={'PATH': str(path), 'PYTHON': chosen})
+    assert ended.returncode == 2
+    assert '3.13.1' in ended.stderr and '3.12' in ended.stderr
+
+
+def test_a_machine_without_compiler_is_told_what_to_install(monkeypatch):
+    machine = load('machine')
+    monkeypatch.setenv('PATH', '/nowhere')
+    monkeypatch.delenv('CXX', raising=False)
+    with pytest.raises(Exception, match=r'apt install g\+\+'):
+        machine.check_compiler()
+
+
+def test_a_python_without_venv_is_told_what_to_install(monkeypatch):
+    machine = load('machine')
+    monkeypatch.setitem(sys.modules, 'ensurepip', None)
+    with pytest.raises(Exception, match=r'apt install python3\.\d+-venv'):
+        machine.check_venv_module()
+
+
+def test_ninja_steps_become_progress():
+    assert mmcv_wheel._show_objects('  [12/77] c++ -c a.cpp') == 'mmcv: 12 of 77 objects'
+    assert mmcv_wheel._show_objects('creating build') is None
+
+
+def test_the_compiler_wrapper_compiles_without_a_usable_header(tmp_path):
+    source = tmp_path / 'a.cpp'
+    source.write_text('int main() { return 0; }\n')
+    (tmp_path / 'header').mkdir()
+    environment = dict(os.environ, MMREV_CXX='c++', MMREV_PCH_DIR=str(tmp_path / 'header'))
+    # torch's headers are not on the include path here, so the header cannot be precompiled.
+    command = [str(TOOLS / 'cxx_pch.sh'), '-c', str(source), '-o', str(tmp_path / 'a.o')]
+    assert subprocess.run(command, env=environment, capture_output=True, check=False).returncode == 0
+    assert (tmp_path / 'a.o').exists()
