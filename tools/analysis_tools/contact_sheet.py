@@ -1,0 +1,139 @@
+"""Draw several images with their ground truth beside the predictions into one picture.
+
+Example:
+    python tools/test.py CONFIG CHECKPOINT --out predictions.pkl
+    python tools/analysis_tools/contact_sheet.py predictions.pkl data/digits/annotations/val.json --out detections.png
+"""
+import argparse
+import sys
+from pathlib import Path
+
+import cv2
+import mmengine
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from pycocotools import mask as coco_mask
+from pycocotools.coco import COCO
+
+PANEL_INCHES = 2.4
+LABEL_BOX = dict(boxstyle='square,pad=0.12', linewidth=0)
+
+
+def main(argv=None):
+    """Draw what the command line asks for; returns the exit status."""
+    args = parse_args(argv)
+    try:
+        predictions = load_predictions(args.predictions)
+        coco = load_annotations(args.annotations)
+        chosen = choose(predictions, args.images)
+        draw_sheet([(sample, coco) for sample in chosen], args.out, args.score_thr, args.columns)
+    except (OSError, ValueError) as error:
+        print(f'contact_sheet.py: {error}', file=sys.stderr)
+        return 2
+    print(f'{len(chosen)} images, ground truth beside predictions: {args.out}')
+    return 0
+
+
+def parse_args(argv=None):
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n', 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('predictions', help='.pkl of `tools/test.py --out`; a pickle: open your own files only')
+    parser.add_argument('annotations', help='COCO annotation file of the same images')
+    parser.add_argument('--out', default='detections.png', help='picture to write')
+    parser.add_argument('--images', type=int, default=8, help='how many images')
+    parser.add_argument('--columns', type=int, default=2, help='images side by side, two panels each')
+    parser.add_argument('--score-thr', type=float, default=0.5, help='least score of what is drawn')
+    return parser.parse_args(argv)
+
+
+def load_predictions(path):
+    """Read the list of predictions that `tools/test.py --out` wrote."""
+    if not Path(path).is_file():
+        raise ValueError(f'no predictions at {path}: `python tools/test.py CONFIG CHECKPOINT --out {path}` writes them')
+    predictions = mmengine.load(path)
+    if not isinstance(predictions, list) or not predictions or 'pred_instances' not in predictions[0]:
+        raise ValueError(f'{path} holds no predictions of a detector: pass what `tools/test.py --out` wrote')
+    return predictions
+
+
+def load_annotations(path):
+    """Read a COCO annotation file."""
+    if not Path(path).is_file():
+        raise ValueError(f'no annotation file at {path}')
+    return COCO(path)
+
+
+def choose(predictions, number):
+    """Take ``number`` samples at even distances."""
+    step = max(1, len(predictions) // number)
+    return predictions[::step][:number]
+
+
+def draw_sheet(samples, out, score_thr=0.5, columns=2):
+    """Draw samples, each as ground truth and prediction side by side.
+
+    Args:
+        samples (list): ``(prediction, COCO)`` pairs.
+        out (str | Path): The picture.
+        score_thr (float): Least score of what is drawn.
+        columns (int): Samples side by side.
+    """
+    rows = -(-len(samples) // columns)
+    pictures = [cv2.imread(str(sample['img_path'])) for sample, _ in samples]
+    for (sample, _), picture in zip(samples, pictures):
+        if picture is None:
+            raise OSError(f"cannot read the image {sample['img_path']}")
+    height, width = pictures[0].shape[:2]
+    panel = PANEL_INCHES * height / width + 0.25
+    figure = Figure(figsize=(2 * columns * PANEL_INCHES, rows * panel), layout='constrained')
+    axes = figure.subplots(rows, 2 * columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for index, ((sample, coco), picture) in enumerate(zip(samples, pictures)):
+        truth, found = axes[index // columns, 2 * (index % columns):][:2]
+        draw_panel(truth, picture, ground_truth(sample, coco), 'ground truth')
+        draw_panel(found, picture, detections(sample, coco, score_thr), 'prediction')
+    figure.savefig(out, dpi=110)
+
+
+def ground_truth(sample, coco):
+    """``(box, class index, label, mask or None)`` of every annotated object."""
+    indices = {category: index for index, category in enumerate(coco.getCatIds())}
+    return [(ann['bbox'], indices[ann['category_id']], coco.cats[ann['category_id']]['name'],
+             coco.annToMask(ann) if ann.get('segmentation') else None)
+            for ann in coco.loadAnns(coco.getAnnIds(imgIds=sample['img_id']))]
+
+
+def detections(sample, coco, score_thr):
+    """``(box, class index, label with score, mask or None)`` of every prediction with at least ``score_thr``."""
+    found = sample['pred_instances']
+    names = [coco.cats[category]['name'] for category in coco.getCatIds()]
+    objects = []
+    for index, (corners, label, score) in enumerate(zip(found['bboxes'], found['labels'], found['scores'])):
+        if score >= score_thr:
+            left, top, right, bottom = corners.tolist()
+            mask = coco_mask.decode(found['masks'][index]) if 'masks' in found else None
+            objects.append(([left, top, right - left, bottom - top], int(label), f'{names[label]}  {score:.2f}', mask))
+    return objects
+
+
+def draw_panel(axis, picture, objects, title):
+    """Draw an image with its objects: a frame and a label each, and the mask where there is one."""
+    height, width = picture.shape[:2]
+    axis.imshow(picture[..., ::-1], interpolation='nearest', extent=(0, width, height, 0))
+    axis.set_title(title, fontsize=8, pad=2)
+    for (left, top, w, h), index, label, mask in objects:
+        colour = f'C{index % 10}'
+        axis.add_patch(Rectangle((left, top), w, h, fill=False, edgecolor=colour, linewidth=1.6))
+        if mask is not None and mask.any():
+            axis.contour(mask, levels=[0.5], colors=[colour], linewidths=0.8, extent=(0, width, 0, height))
+        inside = top < 0.09 * height
+        axis.text(left, top + (h if inside else 0), label, fontsize=6.5, color='white', va='top' if inside else 'bottom',
+                  bbox=dict(LABEL_BOX, facecolor=colour), clip_on=True)
+    axis.set_xlim(0, width)
+    axis.set_ylim(height, 0)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Make the digits data set, train a reversible detector on it, evaluate it, draw what it finds.
+
+Everything comes from the public tools; each command is printed before it runs, so that it can be repeated by hand.
+A run that was interrupted goes on where its last checkpoint lies; after a complete run, a new one begins beside it.
+"""
+import argparse
+import json
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TOOLS = Path(__file__).resolve().parent
+CONFIG = TOOLS.parent / 'configs' / 'revbifpn' / 'faster_rcnn_revbifpn_s0_digits.py'
+DATA = Path('data/digits')  # where the config looks, from the working directory
+METRICS = {'coco/bbox_mAP': 'mAP', 'coco/bbox_mAP_50': 'mAP50', 'coco/bbox_mAP_75': 'mAP75'}
+RESULT = 'result.json'  # in a run's folder: the run is complete
+
+
+class StepFailed(Exception):
+    """A step ended with an error, which it has reported itself."""
+
+    def __init__(self, status):
+        super().__init__(status)
+        self.status = status
+
+
+def main(argv=None):
+    """Run the steps; returns the exit status."""
+    args = parse_args(argv)
+    run, resume = run_folder(Path(args.work_dir))
+    try:
+        make_data(args)
+        seconds = train(run, resume, args)
+        metrics = evaluate(run, args)
+    except StepFailed as failure:
+        print(f'quickstart stopped in {shown(run)}. The message above says why; run it again to go on.',
+              file=sys.stderr)
+        return failure.status
+    except KeyboardInterrupt:
+        print(f'\nquickstart interrupted in {shown(run)}; run it again to go on.', file=sys.stderr)
+        return 130
+    (run / RESULT).write_text(json.dumps(metrics, indent=1) + '\n', encoding='utf-8')
+    print(summary(run, metrics, seconds))
+    return 0
+
+
+def parse_args(argv=None):
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n', 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('--work-dir', default='work_dirs/quickstart', help='runs go into folders run1, run2, ... of it')
+    parser.add_argument('--train-images', type=int, default=1000, help='if the data set is not there yet')
+    parser.add_argument('--val-images', type=int, default=200, help='if the data set is not there yet')
+    parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed on to train and test')
+    return parser.parse_args(argv)
+
+
+def run_folder(parent):
+    """The folder of this run, and whether a training in it is to be resumed."""
+    runs = sorted(parent.glob('run*[0-9]'), key=lambda path: int(path.name[3:]) if path.name[3:].isdigit() else 0)
+    last = runs[-1] if runs else None
+    if last and not (last / RESULT).exists():
+        return last, (last / 'last_checkpoint').exists()
+    return parent / f'run{int(last.name[3:]) + 1 if last else 1}', False
+
+
+def make_data(args):
+    """Make the data set, unless one is there."""
+    if DATA.exists():
+        print(f'{DATA} is there and is used as it is')
+        return
+    call('dataset_converters/digits.py', '--out', DATA, '--train-images', args.train_images,
+         '--val-images', args.val_images)
+
+
+def train(run, resume, args):
+    """Train in the folder ``run``; returns the seconds it took."""
+    begin = time.time()
+    call('train.py', shown(CONFIG), '--work-dir', run, *(['--resume'] if resume else []), *options(args))
+    return time.time() - begin
+
+
+def evaluate(run, args):
+    """Test the best checkpoint and draw; returns the metrics."""
+    best = max(run.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
+    predictions = run / 'predictions.pkl'
+    call('test.py', shown(CONFIG), best, '--work-dir', run / 'test', '--out', predictions, *options(args))
+    call('analysis_tools/contact_sheet.py', predictions, DATA / 'annotations' / 'val.json',
+         '--out', run / 'detections.png')
+    curves = latest(run, '*/curves.png')
+    if curves:
+        shutil.copy(curves, run / 'curves.png')
+    return json.loads(latest(run / 'test', '*/*.json').read_text(encoding='utf-8').splitlines()[-1])
+
+
+def summary(run, metrics, seconds):
+    """The closing text: the table, and where everything is."""
+    best = latest(run, 'best_*.pth')
+    per_class = {key.split('/')[1][:-len('_precision')]: value
+                 for key, value in metrics.items() if key.endswith('_precision')}
+    heads = [*METRICS.values(), *(f'"{name}"' for name in per_class)]
+    values = [metrics[key] for key in METRICS] + list(per_class.values())
+    rule = '-' * 7 * len(heads)
+    places = dict(detections=run / 'detections.png', curves=run / 'curves.png', checkpoint=best,
+                  predictions=run / 'predictions.pkl', metrics=run / RESULT, data=DATA)
+    return '\n'.join([
+        '', f'Validation, bounding boxes; mAP of each digit on the right. Training took {seconds / 60:.1f} minutes.',
+        rule, ''.join(f'{head:>7}' for head in heads), ''.join(f'{value:>7.3f}' for value in values), rule,
+        *(f'{name + ":":<13}{shown(place)}' for name, place in places.items())])
+
+
+def call(tool, *arguments):
+    """Run a tool of this folder and show its command line.
+
+    Raises:
+        StepFailed: If it ends with an error.
+    """
+    command = [sys.executable, str(shown(TOOLS / tool)), *map(str, arguments)]
+    print(f'\n$ {shlex.join(["python", *command[1:]])}', flush=True)
+    status = subprocess.run(command).returncode
+    if status:
+        raise StepFailed(status)
+
+
+def options(args):
+    """``--cfg-options`` as the tools expect it."""
+    return ['--cfg-options', *args.cfg_options] if args.cfg_options else []
+
+
+def latest(folder, pattern):
+    """The youngest file of ``folder`` that matches, None if there is none."""
+    return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime, default=None)
+
+
+def shown(path):
+    """A path as short as it can be typed here."""
+    path = Path(path).absolute()
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
+if __name__ == '__main__':
+    sys.exit(main())
