@@ -1,0 +1,86 @@
+"""Several processes without a GPU.
+
+mmengine starts them with ``torch.cuda.set_device`` and hands ``DistributedDataParallel`` a CUDA device id. Both are
+mended from outside: its `Runner` leaves alone a process group that exists, and takes the wrapper's arguments from
+``cfg.model_wrapper_cfg``. Where there is a GPU nothing is done here, mmengine's own path runs.
+"""
+import datetime
+import os
+import subprocess
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+# How each launcher says which process this is: rank, number of processes, rank on this machine.
+_RANK_VARIABLES = dict(
+    pytorch=('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
+    slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+    mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'))
+
+
+def process_rank(launcher: str) -> int:
+    """The rank of this process among those that `launcher` started; 0 for ``'none'``.
+
+    Raises:
+        ValueError: If the launcher has not started this process.
+    """
+    if launcher == 'none':
+        return 0
+    names = _RANK_VARIABLES[launcher]
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise ValueError(f'it has not started this process: {", ".join(missing)} not set')
+    return int(os.environ[names[0]])
+
+
+def prepare_cpu_processes(cfg: 'Config') -> None:
+    """Join the processes of ``cfg.launcher`` with gloo, if there are several and no accelerator to train on.
+
+    Call it before the `Runner` is built. It sets ``cfg.model_wrapper_cfg`` such that the model is wrapped without a
+    device id.
+
+    Args:
+        cfg: The config; ``cfg.launcher`` is ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Raises:
+        ValueError: If the launcher has not started this process, or the model has a layer that needs GPUs.
+    """
+    from mmengine.device import get_device
+    if cfg.get('launcher', 'none') == 'none' or get_device() != 'cpu':
+        return
+    _refuse_sync_bn(cfg.model)
+    process_rank(cfg.launcher)
+    _set_torch_variables(cfg.launcher)
+    import torch
+    if not torch.distributed.is_initialized():
+        seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)
+        torch.distributed.init_process_group('gloo', timeout=datetime.timedelta(seconds=seconds))
+    wrapper = cfg.get('model_wrapper_cfg') or dict(
+        type='MMDistributedDataParallel', broadcast_buffers=False,
+        find_unused_parameters=cfg.get('find_unused_parameters', False))
+    cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+def _set_torch_variables(launcher: str) -> None:
+    """Set the variables that ``torch.distributed`` reads (``env://``) from those of `launcher`."""
+    for variable, name in zip(_RANK_VARIABLES['pytorch'], _RANK_VARIABLES[launcher]):
+        os.environ[variable] = os.environ[name]
+    if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
+        nodes = os.environ['SLURM_NODELIST']
+        hosts = subprocess.run(['scontrol', 'show', 'hostname', nodes], capture_output=True, text=True, check=True)
+        os.environ['MASTER_ADDR'] = hosts.stdout.split()[0]
+    os.environ.setdefault('MASTER_ADDR', '127.0.0.1')
+    os.environ.setdefault('MASTER_PORT', '29500')
+
+
+def _refuse_sync_bn(entry: Any) -> None:
+    """torch's SyncBatchNorm takes no CPU tensors, and says so only in the first forward."""
+    if isinstance(entry, dict):
+        if str(entry.get('type')).split('.')[-1] == 'SyncBN':
+            raise ValueError("SyncBN needs GPUs, and here are several processes on the CPU: set norm_cfg=dict(type="
+                             "'BN'), or use one process")
+        entry = list(entry.values())
+    if isinstance(entry, (list, tuple)):
+        for value in entry:
+            _refuse_sync_bn(value)

@@ -1,0 +1,165 @@
+"""Whose mistake is it? What a person can mend ends in two lines and status 2; a bug keeps its traceback.
+
+Three kinds of code run in a command, and each has its rule:
+
+- `users_input`: reading what the user wrote. Whatever fails there is the user's to mend.
+- `start_up`: building from the config. An error that a check *raised* (``raise ValueError(...)``, ``assert``) speaks to
+  the user; one that the interpreter ran into (an attribute that is not there) is a bug.
+- `running`: only a file that cannot be read or written is the user's.
+"""
+import contextlib
+import difflib
+import dis
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING, Callable, Iterable, Iterator
+
+if TYPE_CHECKING:
+    from mmengine.registry import Registry
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+_SPOKEN = (ValueError, TypeError, KeyError, AssertionError, RuntimeError, OSError)
+
+
+class UserError(Exception):
+    """Something that the user can mend.
+
+    Args:
+        problem: What is wrong, naming it.
+        remedy: The way out.
+    """
+
+    def __init__(self, problem: str, remedy: str = ''):
+        super().__init__(problem)
+        self.problem = problem
+        self.remedy = remedy
+
+
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C; its text says how to go on."""
+
+
+@contextlib.contextmanager
+def users_input(what: str, remedy: str = '') -> Iterator[None]:
+    """Take every error in the block for one of the user's, in `what`."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(f'{what}: {one_line(error)}', remedy) from error
+
+
+@contextlib.contextmanager
+def start_up(remedy: str = '', over: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Take complaints in the block for the user's, as long as the start-up is not `over`; file problems always."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if is_file_problem(error) or (is_complaint(error) and not over()):
+            raise _as_user_error(error, remedy) from error
+        raise
+
+
+def is_file_problem(error: BaseException) -> bool:
+    """Whether the operating system refused a file (missing, not allowed, disk full), here or in a data worker."""
+    return isinstance(error, OSError) and not isinstance(error, (ConnectionError, TimeoutError, ChildProcessError))
+
+
+def is_complaint(error: BaseException) -> bool:
+    """Whether somebody's check raised this in words, rather than the interpreter running into it."""
+    if isinstance(error, ImportError):
+        return True  # something is not installed
+    if error.__traceback__ is None or not isinstance(error, _SPOKEN):
+        return False
+    origin = error.__traceback__
+    while origin.tb_next is not None:
+        origin = origin.tb_next
+    code = origin.tb_frame.f_code
+    if code.co_name in ('build_from_cfg', 'get_instance'):
+        return True  # the call of a class with the config's keys: they do not fit its signature
+    failed_lookup = code.co_name in ('__missing__', '__getitem__', '__getattr__')
+    relayed = code.co_name == 'reraise'  # from a data worker, whose frames are gone
+    raised = next(step.opname for step in dis.get_instructions(code) if step.offset == origin.tb_lasti)
+    return raised == 'RAISE_VARARGS' and not failed_lookup and not relayed
+
+
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line of bearable length."""
+    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = f'{error.strerror}: `{error.filename}`'
+    if text.startswith('Caught ') and 'Traceback' in text:
+        text = text.strip().splitlines()[-1]  # relayed from a data worker: its message stands last
+    text = ' '.join(text.split()) or type(error).__name__
+    return text if len(text) <= 400 else text[:397] + '...'
+
+
+def closest(name: str, choices: Iterable[str]) -> str:
+    """The choices nearest to `name`, as the start of a remedy; empty if there are none."""
+    near = difflib.get_close_matches(name, sorted(set(choices)), n=3)
+    return f'Did you mean {" or ".join(f"`{choice}`" for choice in near)}? ' if near else ''
+
+
+def run_command(prog: str, body: Callable[[], None], with_traceback: bool = False) -> int:
+    """Run a command's body and turn its end into an exit status.
+
+    Args:
+        prog: The command as typed, for the message.
+        body: Does the work.
+        with_traceback: Show the traceback of user errors as well.
+
+    Returns:
+        0, `EXIT_USER_ERROR` or `EXIT_INTERRUPTED`; any other error is not caught.
+    """
+    try:
+        body()
+        return 0
+    except (UserError, KeyboardInterrupt) as error:
+        if with_traceback:
+            traceback.print_exc()
+        if isinstance(error, UserError):
+            _say(f'{prog}: error: {error.problem}' + (f'\n  {error.remedy}' if error.remedy else ''))
+            return EXIT_USER_ERROR
+        _say(f'\n{prog}: interrupted. {error}'.rstrip())
+        return EXIT_INTERRUPTED
+
+
+def _say(text: str) -> None:
+    """Print on stderr, once per machine."""
+    if os.environ.get('LOCAL_RANK', '0') == '0':
+        print(text, file=sys.stderr, flush=True)
+
+
+def _as_user_error(error: Exception, remedy: str) -> UserError:
+    """An error of the start-up in terms of the config: which entry of it could not be built, and why."""
+    if isinstance(error, ImportError):
+        return UserError(one_line(error), '`mmrev doctor` says what is installed and how to mend it')
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    builders = [frame for frame in frames if frame.f_code.co_name == 'build_from_cfg']
+    if not builders:
+        return UserError(one_line(error), remedy)
+    name, built = (builders[-1].f_locals.get(key) for key in ('obj_type', 'obj_cls'))
+    if built is None and isinstance(name, str):
+        return unknown_type(name, builders[-1].f_locals['registry'], '', remedy)
+    built = getattr(built, '__name__', built)
+    return UserError(f'`{built}` cannot be built from the config: {one_line(error)}', remedy)
+
+
+def unknown_type(name: str, registry: 'Registry', path: str, remedy: str) -> UserError:
+    """Say that neither mmengine's `registry` nor those around it have a class `name`, and what is near.
+
+    Args:
+        name: What the config says.
+        registry: Where it was looked up.
+        path: Where the config says it, if known.
+        remedy: What to do.
+    """
+    names = {*registry.module_dict, *registry.root.module_dict}
+    for scope, child in registry.root.children.items():
+        names.update(f'{scope}.{key}' for key in child.module_dict)
+    return UserError(f'there is no {registry.name} `{name}`' + f' ({path})' * bool(path), closest(name, names) + remedy)

@@ -1,0 +1,111 @@
+"""``mmrev test``: test a checkpoint, write and draw its predictions."""
+import argparse
+import copy
+import os
+import sys
+from typing import TYPE_CHECKING, List, Optional
+
+from mmrev.cli.common import Parser, add_common_arguments, build_runner, load_config, silence_other_ranks
+from mmrev.cli.errors import UserError, run_command, start_up
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+
+def main(argv: Optional[List[str]] = None, prog: str = 'mmrev test') -> int:
+    """Parse the arguments and test.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+        prog: The command as typed.
+
+    Returns:
+        The exit status, see `mmrev.cli.main`.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    return run_command(prog, lambda: test(build_parser(prog).parse_args(argv)), '--traceback' in argv)
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The flags of OpenMMLab's test tools."""
+    parser = Parser(prog, description='Test a checkpoint.')
+    parser.add_argument('config', help='config file, or mmrev::FOLDER/NAME.py')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', metavar='FILE.pkl', help='write the predictions to this file')
+    parser.add_argument('--show', action='store_true', help='show the drawn predictions on the screen')
+    parser.add_argument('--show-dir', metavar='FOLDER',
+                        help='write the drawn predictions there; a relative path is in the log folder of this test')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows an image')
+    parser.add_argument('--tta', action='store_true', help='test-time augmentation: tta_model and tta_pipeline of the '
+                        'config, or flipping')
+    add_common_arguments(parser)
+    return parser
+
+
+def test(args: argparse.Namespace) -> None:
+    """Test as the arguments say; nothing is written before they are checked."""
+    if args.out and not args.out.endswith(('.pkl', '.pickle')):
+        raise UserError(f'--out `{args.out}` must end in .pkl or .pickle', f'Write --out {args.out}.pkl')
+    cfg = load_config(args)
+    from mmrev.apis import prepare_cpu_processes
+    from mmrev.cli.preflight import TEST_KEYS, check_config, check_weights, read_checkpoint
+    from mmrev.hooks import ProgressHook, RunReportHook
+    silence_other_ranks(args.launcher)
+    cfg.load_from = args.checkpoint
+    if args.show or args.show_dir:
+        draw_predictions(cfg, args)
+    checkpoint = read_checkpoint(args.checkpoint) if '://' not in args.checkpoint else None
+    model = check_config(cfg, TEST_KEYS)
+    if checkpoint is not None:
+        check_weights(model, checkpoint, args.checkpoint)
+    if args.tta:
+        augment(cfg)
+    progress = ProgressHook()
+    with start_up(f'Mend {args.config}, or override it with --cfg-options KEY=VALUE', over=lambda: progress.started):
+        prepare_cpu_processes(cfg)
+        runner = build_runner(cfg, [progress, RunReportHook(images=args.show_dir, predictions=args.out)])
+        if args.out:
+            runner.test_evaluator.metrics.append(dump_metric(cfg)(out_file_path=args.out))
+        runner.test()
+
+
+def draw_predictions(cfg: 'Config', args: argparse.Namespace) -> None:
+    """Switch on the visualization hook of the config: mmdet's or mmpretrain's, which differ in their keys."""
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if hook is None:
+        raise UserError('--show and --show-dir need a visualization hook, and the config has none',
+                        "Add default_hooks=dict(visualization=dict(type='DetVisualizationHook'))")
+    if args.show and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY') or sys.platform != 'linux'):
+        raise UserError('--show needs a display, and there is none here', 'Write files instead: --show-dir drawn')
+    switch, folder = ('enable', 'out_dir') if hook.type.endswith('.VisualizationHook') or \
+        hook.type == 'VisualizationHook' else ('draw', 'test_out_dir')
+    hook.update({switch: True, 'show': args.show, 'wait_time': args.wait_time, folder: args.show_dir})
+
+
+def dump_metric(cfg: 'Config') -> type:
+    """The evaluator that writes predictions: mmdet's for detection (it packs masks), mmengine's otherwise."""
+    if cfg.get('default_scope') == 'mmdet':
+        from mmdet.evaluation import DumpDetResults
+        return DumpDetResults
+    from mmengine.evaluator import DumpResults
+    return DumpResults
+
+
+def augment(cfg: 'Config') -> None:
+    """Wrap model and test pipeline for test-time augmentation; flip where the config does not say how."""
+    from mmengine import ConfigDict
+    classifies = cfg.get('default_scope') == 'mmpretrain'
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'tta_model' not in cfg:
+        cfg.tta_model = dict(type='mmpretrain.AverageClsScoreTTA') if classifies else dict(
+            type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+    if 'tta_pipeline' not in cfg:
+        pack = copy.deepcopy(dataset.pipeline[-1])
+        if not classifies:
+            pack.meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+        flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
+        cfg.tta_pipeline = [*dataset.pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline

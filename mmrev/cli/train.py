@@ -1,0 +1,102 @@
+"""``mmrev train``: train a model from a config, on GPUs or without, in one process or several."""
+import argparse
+import os.path as osp
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, List, Optional
+
+from mmrev.cli.common import Parser, add_common_arguments, build_runner, load_config, silence_other_ranks
+from mmrev.cli.errors import Interrupted, UserError, run_command, start_up
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+_RESUMED = ('state_dict', 'meta', 'message_hub', 'optimizer')  # what a checkpoint to resume from must have
+
+
+def main(argv: Optional[List[str]] = None, prog: str = 'mmrev train') -> int:
+    """Parse the arguments and train.
+
+    Args:
+        argv: Arguments without the program's name; those of the process by default.
+        prog: The command as typed.
+
+    Returns:
+        The exit status, see `mmrev.cli.main`.
+    """
+    argv = sys.argv[1:] if argv is None else argv
+    return run_command(prog, lambda: train(build_parser(prog).parse_args(argv), prog), '--traceback' in argv)
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The flags of OpenMMLab's training tools."""
+    parser = Parser(prog, description='Train a model from a config.')
+    parser.add_argument('config', help='config file, or mmrev::FOLDER/NAME.py')
+    parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
+                        help='go on from this checkpoint; without one, from the latest in the work dir')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help='scale the learning rate with the batch size over auto_scale_lr.base_batch_size')
+    add_common_arguments(parser)
+    return parser
+
+
+def train(args: argparse.Namespace, prog: str) -> None:
+    """Train as the arguments say; nothing is written before they are checked."""
+    cfg = load_config(args)
+    from mmrev.apis import prepare_cpu_processes
+    from mmrev.cli.preflight import TRAIN_KEYS, check_config
+    from mmrev.hooks import ProgressHook, RunReportHook
+    silence_other_ranks(args.launcher)
+    apply_flags(cfg, args)
+    check_start(cfg)
+    check_config(cfg, TRAIN_KEYS)
+    progress = ProgressHook()
+    try:
+        with start_up(f'Mend {args.config}, or override it with --cfg-options KEY=VALUE',
+                      over=lambda: progress.started):
+            prepare_cpu_processes(cfg)
+            build_runner(cfg, [progress, RunReportHook()]).train()
+    except KeyboardInterrupt as stop:
+        if not osp.exists(osp.join(cfg.work_dir, 'last_checkpoint')):
+            raise Interrupted('There is no checkpoint yet to resume from.') from stop
+        raise Interrupted(f'Resume: {prog} {args.config} --work-dir {cfg.work_dir} --resume') from stop
+
+
+def apply_flags(cfg: 'Config', args: argparse.Namespace) -> None:
+    """Merge ``--amp``, ``--auto-scale-lr`` and ``--resume`` into the config."""
+    if args.amp:
+        from mmengine.device import get_device
+        if get_device() == 'cpu':
+            raise UserError('--amp needs a GPU, and there is none here',
+                            'Leave --amp out; `mmrev doctor` lists the devices')
+        cfg.merge_from_dict({'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'})
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise UserError('--auto-scale-lr: the config does not say for which batch size its learning rate is meant',
+                            'Add auto_scale_lr=dict(enable=True, base_batch_size=16) to the config')
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        cfg.resume = True
+        cfg.load_from = None if args.resume == 'auto' else args.resume
+
+
+def check_start(cfg: 'Config') -> None:
+    """Check the checkpoint that training starts from, if there is one."""
+    from mmrev.cli.preflight import read_checkpoint
+    needed = _RESUMED if cfg.get('resume') else ()
+    if cfg.get('load_from'):
+        if '://' not in cfg.load_from:
+            read_checkpoint(cfg.load_from, needed)
+        return
+    latest = Path(cfg.work_dir, 'last_checkpoint')
+    if not cfg.get('resume') or not latest.exists():
+        return
+    file = latest.read_text().strip()
+    try:
+        read_checkpoint(file, needed)
+    except UserError as error:
+        others = sorted(Path(cfg.work_dir).glob('*.pth'), key=lambda path: -path.stat().st_mtime)
+        others = [str(path) for path in others if path.absolute() != Path(file).absolute()]
+        raise UserError(f'{error.problem} (named in {latest})', f'Try --resume {others[0]}' if others else
+                        f'Remove {cfg.work_dir}, or train into another --work-dir') from error

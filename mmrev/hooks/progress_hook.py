@@ -1,0 +1,48 @@
+"""A line with the time left, also where mmengine's logger stays silent for long."""
+import datetime
+import time
+
+from mmengine.hooks import Hook, LoggerHook
+
+from mmrev.registry import HOOKS
+
+
+@HOOKS.register_module()
+class ProgressHook(Hook):
+    """Print progress and the time left whenever nothing was printed for a while.
+
+    mmengine's `LoggerHook` prints every so many iterations. On a slow machine that is minutes of silence, in a short
+    epoch it is never. This hook looks at the clock instead. It logs what this process knows, no value that other
+    processes would have to contribute: clocks differ between them.
+
+    Args:
+        seconds: The longest silence.
+    """
+
+    priority = 'VERY_LOW'  # after IterTimerHook, which estimates the time left, and after LoggerHook
+
+    def __init__(self, seconds: float = 10.):
+        self.seconds = seconds
+        self.started = False  # a batch went through the model: whoever built the run did it right
+        self._last = time.monotonic()
+
+    def before_run(self, runner) -> None:
+        """Start the clock."""
+        self._last = time.monotonic()
+
+    def _after_iter(self, runner, batch_idx, data_batch=None, outputs=None, mode: str = 'train') -> None:
+        self.started = True
+        now = time.monotonic()
+        if any(isinstance(hook, LoggerHook) and hook.every_n_inner_iters(batch_idx, hook.interval)
+               for hook in runner.hooks):
+            self._last = now
+        if now - self._last < self.seconds:
+            return
+        self._last = now
+        left = datetime.timedelta(seconds=int(runner.message_hub.get_info('eta', 0)))
+        if mode == 'train':
+            loss = runner.message_hub.get_scalar('train/loss').current()
+            runner.logger.info(f'Iter(train) [{runner.iter + 1}/{runner.max_iters}]  eta: {left}  loss: {loss:.4f}')
+        else:
+            batches = len(runner.val_dataloader if mode == 'val' else runner.test_dataloader)
+            runner.logger.info(f'Iter({mode}) [{batch_idx + 1}/{batches}]  eta: {left}')

@@ -1,0 +1,105 @@
+"""The end of a run: a picture of its curves, and a line that says where everything lies."""
+import os.path as osp
+from typing import Dict, List, Optional
+
+import numpy as np
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+
+from mmrev.registry import HOOKS
+
+_METRICS = 'mmrev_metrics'  # in the message hub, hence in checkpoints: name -> [[iteration, value], ...]
+Curves = Dict[str, List[List[float]]]
+
+
+@HOOKS.register_module()
+class RunReportHook(Hook):
+    """Draw losses and metrics over the iterations, and say at the end where checkpoints, logs and pictures are.
+
+    The curves survive ``--resume``: losses and metrics are kept in the message hub, which checkpoints hold.
+
+    Args:
+        images: Folder that a test draws into, relative ones in the log folder of the run.
+        predictions: File that a test writes its predictions to.
+    """
+
+    priority = 'LOWEST'
+
+    def __init__(self, images: Optional[str] = None, predictions: Optional[str] = None):
+        self.images = images
+        self.predictions = predictions
+        self.trained = False
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Note that this run trains."""
+        self.trained = True
+
+    def after_val_epoch(self, runner, metrics: Optional[Dict[str, float]] = None) -> None:
+        """Keep the metrics of a validation along with the iteration."""
+        curves: Curves = runner.message_hub.get_info(_METRICS, {})
+        step = runner.iter if runner._train_loop is not None else 0
+        for name, value in (metrics or {}).items():
+            if isinstance(value, (int, float, np.number)):
+                curves.setdefault(name, []).append([step, float(value)])
+        runner.message_hub.update_info(_METRICS, curves)
+
+    def after_run(self, runner) -> None:
+        """Draw the curves and log the last line of the run."""
+        if not is_main_process():
+            return
+        places = {}
+        if self.trained:
+            places['checkpoints'] = _checkpoints(runner)
+        places['log'] = runner.logger.log_file
+        if self.trained:
+            places['curves'] = osp.join(runner.log_dir, 'curves.png')
+            draw_curves(runner.message_hub.get_scalar('train/loss').data[0],
+                        runner.message_hub.get_info(_METRICS, {}), runner.iter, places['curves'])
+        places['predictions'] = self.predictions
+        places['images'] = self.images and osp.join(runner.log_dir, self.images)
+        named = [f'{name}: {_shown(place)}' for name, place in places.items() if place]
+        runner.logger.info('Done.  ' + '  '.join(named))
+
+
+def draw_curves(losses: np.ndarray, metrics: Curves, last_iter: int, file: str) -> None:
+    """Draw the loss of every iteration and the metrics of every validation into a picture.
+
+    Args:
+        losses: The total loss of the latest iterations, the last one being `last_iter`.
+        metrics: For each metric its ``[iteration, value]``; those of single object sizes are left out.
+        last_iter: How many iterations were trained.
+        file: The picture.
+    """
+    from matplotlib.figure import Figure  # without pyplot: nothing global, no display
+    shown = {name: np.array(points) for name, points in metrics.items() if not name.endswith(('_s', '_m', '_l'))}
+    figure = Figure(figsize=(11 if shown else 6, 4), layout='constrained')
+    axes = figure.subplots(1, 2 if shown else 1, squeeze=False)[0]
+    steps = np.arange(last_iter - len(losses), last_iter) + 1
+    window = max(1, len(losses) // 25)
+    smooth = np.convolve(losses, np.full(window, 1 / window), mode='valid')
+    axes[0].plot(steps, losses, color='tab:blue', alpha=.3)
+    axes[0].plot(steps[window - 1:], smooth, color='tab:blue', label=f'mean of {window}' if window > 1 else 'loss')
+    axes[0].set(title='training loss', xlabel='iteration')
+    axes[0].legend()
+    for name, points in shown.items():
+        axes[1].plot(points[:, 0], points[:, 1], marker='o', label=name)
+    if shown:
+        axes[1].set(title='validation', xlabel='iteration')
+        axes[1].legend(fontsize='small')
+    for axis in axes:
+        axis.grid(alpha=.3)
+    figure.savefig(file, dpi=120)
+
+
+def _checkpoints(runner) -> str:
+    """The last checkpoint and the best one, as far as there are any."""
+    hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
+    last, best = getattr(hook, 'last_ckpt', None), getattr(hook, 'best_ckpt_path', None)
+    named = _shown(last) if last else f'none saved in {_shown(runner.work_dir)}'
+    return named + (f' (best: {_shown(best)})' if best else '')
+
+
+def _shown(path: str) -> str:
+    """A path as short as it can be typed here."""
+    relative = osp.relpath(path)
+    return path if relative.startswith('..') else relative
