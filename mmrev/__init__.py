@@ -5,8 +5,29 @@ package makes the scope `mmrev` known to its registries and configs; models are 
 """
 import warnings
 from importlib.util import find_spec
+from pathlib import Path
 
 __version__ = '0.1.0'
+
+
+def config_path(name: str) -> str:
+    """Path of a config of this package, for programs that do not import mmrev before they read configs.
+
+    mmengine reads ``_base_`` before it does ``custom_imports``, so to mmdet's own tools ``mmrev::...`` is unknown. They
+    do evaluate the line: ``_base_ = __import__('mmrev').config_path('revbifpn/faster_rcnn_revbifpn_s3.py')``.
+
+    Args:
+        name: Path below ``configs/``.
+
+    Raises:
+        FileNotFoundError: If there is no such config.
+    """
+    folder = Path(__file__).parent / '.mim' / 'configs'
+    if not (folder / name).is_file():
+        near = sorted(path.name for path in (folder / name).parent.glob('*.py'))
+        raise FileNotFoundError(f'mmrev has no config `{name}`; in that folder it has {", ".join(near) or "nothing"}')
+    return str(folder / name)
+
 
 if find_spec('mmengine') is not None:
     try:

@@ -15,4 +15,6 @@ HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmrev', locations=['mmrev
 DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmrev', locations=['mmrev.datasets'])
 TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmrev', locations=['mmrev.datasets'])
 
-MODULE2PACKAGE.setdefault('mmrev', 'mmrev')
+# mmengine looks for `mmrev::...` in the folder of the distribution that this names. An editable install has none there,
+# so we name a module: for a name that is no distribution mmengine takes the folder that the module is imported from.
+MODULE2PACKAGE.setdefault('mmrev', __name__)
