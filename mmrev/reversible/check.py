@@ -2,14 +2,13 @@
 from contextlib import contextmanager
 from typing import Iterator, List, NamedTuple, Optional
 
-import torch
 from torch import Tensor
 
 from .errors import ReversibilityError
 
 
 class StepError(NamedTuple):
-    """Reconstruction error of one step's target: ``max|x' - x| / max|x|`` (no unit)."""
+    """Reconstruction error of one step's target: ``max|x' - x| / max|x|`` (no unit); absolute where ``x`` is zero."""
     index: int
     step: str
     error: float
@@ -27,8 +26,8 @@ class ReconstructionReport:
         return max(self.errors, key=lambda e: e.error, default=None)
 
     def add(self, index: int, step: str, before: Tensor, reconstructed: Tensor) -> None:
-        scale = before.abs().max().clamp_min(torch.finfo(before.dtype).tiny)
-        error = ((reconstructed - before).abs().max() / scale).item()
+        scale = before.abs().max().item() or 1.
+        error = (reconstructed - before).abs().max().item() / scale
         self.errors.append(StepError(index, step, error))
         if self.tolerance is not None and not error <= self.tolerance:
             kind = 'is not finite' if error != error or error == float('inf') else f'has relative error {error:.3g}'

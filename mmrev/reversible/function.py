@@ -125,7 +125,7 @@ class Call:
 
     def finish_forward(self) -> List[Tensor]:
         """The final streams; keeps aliases of them, and their versions to notice a change by the caller."""
-        outputs, self.streams = self.streams.disown(), None
+        outputs, self.streams = self.streams.aliases(), None
         self._final = [x.detach() for x in outputs]
         self._versions = _versions(outputs)
         return outputs
@@ -255,9 +255,7 @@ class ReversibleNode(torch.autograd.Function):
         if start == 0:
             call.begin(streams)
         call.forward(start, stop)
-        outputs = call.finish_forward() if last else [x.detach() for x in call.streams.tensors]
-        # An input that no step touched comes out as a new tensor: autograd would make a view of it otherwise.
-        outputs = [x.detach() if any(x is y for y in streams) else x for x in outputs]
+        outputs = call.finish_forward() if last else call.streams.aliases()
         ctx.mark_non_differentiable(*[x for i, x in enumerate(outputs) if not call.needs_grad(i)])
         return tuple(outputs)
 

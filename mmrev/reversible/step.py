@@ -122,6 +122,10 @@ class StreamBuffers:
         """Declare that nobody else holds these tensors."""
         self._owned = [True] * len(self.tensors)
 
+    def aliases(self) -> List[Tensor]:
+        """New tensor objects on the same memory: an input that no step touched must not come out as itself."""
+        return [x.detach() for x in self.tensors]
+
     def disown(self) -> List[Tensor]:
         """The tensors as they are; the next write to each will make a copy."""
         self._owned = [False] * len(self.tensors)
