@@ -34,5 +34,5 @@ if find_spec('mmengine') is not None:
         from mmrev import checkpoints, registry  # noqa: F401
         checkpoints.allow_when_needed()
     except Exception as error:  # a broken mmengine must not take torch-only parts and `mmrev doctor` with it
-        warnings.warn(f'mmengine is installed but cannot be imported ({type(error).__name__}: {error}), so no '
-                      '`mmrev.*` type is registered; `python -m mmrev.doctor` says what mends it', stacklevel=2)
+        warnings.warn('mmengine is installed, but no `mmrev.*` type could be registered with it '
+                      f'({type(error).__name__}: {error}); `python -m mmrev.doctor` says what mends it', stacklevel=2)

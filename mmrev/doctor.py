@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 HOSTS = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain')
-REQUIRED = ('torch', 'torchvision', 'numpy', 'cv2', *HOSTS, 'mmcv.ops', 'pkg_resources')
+PARTS_OF_OTHERS = ('mmcv.ops', 'pkg_resources', 'mmrev.registry')
+REQUIRED = ('torch', 'torchvision', 'numpy', 'cv2', *HOSTS, *PARTS_OF_OTHERS)
 OPTIONAL = {
     'tensorboard': ('curves in TensorBoard', 'tensorboard'),
     'matplotlib': ('pictures of curves', 'matplotlib'),
@@ -150,7 +151,7 @@ def visible_gpus() -> tuple[str, ...]:
 def diagnose(facts: Facts) -> list[Finding]:
     """All that is wrong, causes before consequences."""
     checks = (check_torch, check_numpy, check_torchvision, check_opencv, check_pkg_resources, check_hosts, check_ops,
-              check_cuda_ops, check_optional)
+              check_cuda_ops, check_registration, check_optional)
     return [finding for check in checks for finding in check(facts)]
 
 
@@ -163,8 +164,8 @@ def check_torch(facts: Facts) -> Iterator[Finding]:
                       pip('install', '--force-reinstall', f'torch{exactly(facts.version("torch"))}'))
     elif facts.gpus and not facts.modules['torch'].get('cuda') and os.environ.get('CUDA_VISIBLE_DEVICES') is None:
         built = facts.modules['torch'].get('cuda_build')
-        why = f'it is built for CUDA {built}; the driver may be too old for that' if built else 'it is built for the CPU'
-        yield Finding(f'the driver shows {len(facts.gpus)} GPU(s), but torch cannot use them: {why}',
+        why = f'built for CUDA {built}, for which the driver may be too old' if built else 'built for the CPU'
+        yield Finding(f'the driver shows {len(facts.gpus)} GPU(s), but torch cannot use them: it is {why}',
                       'install the torch that https://pytorch.org/get-started/locally names for your driver '
                       '(`nvidia-smi` prints its CUDA version), then build mmcv again')
 
@@ -275,6 +276,14 @@ def check_cuda_ops(facts: Facts) -> Iterator[Finding]:
                   'first NMS or RoIAlign', mend + '   (or train on the CPU: CUDA_VISIBLE_DEVICES= mmrev train ...)')
 
 
+def check_registration(facts: Facts) -> Iterator[Finding]:
+    """Where mmengine works, `mmrev.*` types and `mmrev::` configs are known to it."""
+    if facts.works('mmengine') and facts.error('mmrev.registry'):
+        yield Finding(f'mmrev cannot register its types with mmengine: {facts.error("mmrev.registry")}',
+                      'install mmrev again: ' + pip('install', '--force-reinstall', '--no-deps', 'mmrev')
+                      + ', or `-e .` in a clone')
+
+
 def check_optional(facts: Facts) -> Iterator[Finding]:
     """Optional parts may be missing; one that is there must work."""
     for name, (_, distribution) in OPTIONAL.items():
@@ -325,7 +334,7 @@ def report(facts: Facts, findings: list[Finding]) -> list[str]:
     """Lines of the report."""
     lines = ['Versions', row('python', platform.python_version(), sys.executable)]
     lines += [row(name, facts.version(name) or '-', state_of(facts, name)) for name in REQUIRED
-              if name not in ('mmcv.ops', 'pkg_resources')]
+              if name not in PARTS_OF_OTHERS]
     torch, ops = facts.modules.get('torch', {}), facts.modules.get('mmcv.ops', {})
     compiled = 'not loaded' if not facts.works('mmcv.ops') else f'loaded, CUDA: {ops.get("cuda_ops", "unknown")}'
     lines += ['Devices', row('cpu', f'{os.cpu_count()} cores', '')]

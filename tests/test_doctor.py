@@ -32,7 +32,9 @@ HEALTHY = {
     'numpy': "__version__ = '2.4.6'",
     'cv2': "__version__ = '5.0.0'",
     'mmengine': "__version__ = '0.10.7'",
-    'mmengine/registry': 'raise ImportError("this mmengine is a stand-in")',
+    # The doctor itself is the real one, what mmrev registers is not: it needs a real mmengine.
+    'mmrev': f'__path__.append({str(ROOT / "mmrev")!r})',
+    'mmrev/registry': '',
     'mmcv': "__version__ = '2.1.0'",
     'mmcv/ops': '''
         def nms(*args): pass
@@ -112,6 +114,8 @@ BROKEN = {
     'torchvision_of_another_torch': (
         {'torchvision': 'raise RuntimeError("operator torchvision::nms does not exist")'}, 'torchvision does not work',
         "'torchvision==0.26.*'"),
+    'no_registration': ({'mmrev__registry': 'raise ImportError("half installed")'}, 'cannot register its types',
+                        'install mmrev again'),
     'missing_part': ({'mmpretrain': absent('mmpretrain')}, 'mmpretrain is not installed', 'install mmpretrain'),
     'torch_missing': ({'torch': absent('torch')}, 'torch is not installed', 'install torch'),
     'crash_on_import': ({'mmpretrain': 'import os; os.abort()'}, 'the process ended with status', 'mmpretrain'),

@@ -73,7 +73,7 @@ class Console:
                 self._log.write(line)
                 self._log.flush()
                 tail = (tail + [line.rstrip()])[-40:]
-                text = show(line) if show else line.strip()
+                text = show(line) if show else line.strip()[:100]
                 if text:
                     self.progress(text)
         self._clear()
