@@ -1,9 +1,9 @@
 """Detection, instance segmentation and classification data from scikit-learn's handwritten digits.
 
 scikit-learn ships 1,797 real handwritten digits of 8x8 pixels, so a detector can be trained on real handwriting
-without a download. Each digit is enlarged, slightly turned and laid in a colour of its own on an uneven background;
-boxes and masks come from the digit's own strokes. A source digit belongs to the training or to the validation
-images, never to both. The same :class:`DigitsSpec` gives the same bytes.
+without a download. Each digit is enlarged, slightly turned and laid in a light colour of its own on an uneven, darker
+background; boxes and masks come from the digit's own strokes. A source digit belongs to the training or to the
+validation images, never to both. The same :class:`DigitsSpec` gives the same bytes.
 
 Read top down: the specification, the two tasks, one scene, its parts.
 """
@@ -21,6 +21,7 @@ SOURCE_SIDE = 8  # pixels of a source digit
 VAL_SHARE = 0.2  # of the source digits of each class
 GAP = 2  # pixels between the boxes of two digits
 PLACING_TRIES = 60
+DRAWING = 1  # raise it whenever the same specification would give other bytes
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,8 @@ class DigitsSpec:
                              f'{self.image_size} and {self.digit_size[1]}: enlarge the one or reduce the other')
 
     def as_dict(self):
-        """The specification as plain JSON types, with what it means for a reader of the folder."""
-        return json.loads(json.dumps(asdict(self)))
+        """The specification and the version of the drawing, as plain JSON types: what the bytes depend on."""
+        return dict(json.loads(json.dumps(asdict(self))), drawing=DRAWING)
 
 
 def build(spec, folder, progress=lambda done, total, what: None):
@@ -179,7 +180,7 @@ def render_single(spec, image, rng):
 
 def background(rng, side):
     """An uneven background: a slope of brightness and soft blotches over a muted colour, ``(side, side, 3)``."""
-    colour = rng.uniform(40, 215, size=3) * 0.35 + rng.uniform(40, 215) * 0.65
+    colour = rng.uniform(25, 150, size=3) * 0.35 + rng.uniform(25, 150) * 0.65
     blotches = cv2.resize(rng.normal(0, 9, (5, 5, 3)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
     rows, columns = np.mgrid[-1:1:side * 1j, -1:1:side * 1j]
     slope = rng.uniform(-18, 18) * rows + rng.uniform(-18, 18) * columns
@@ -203,12 +204,10 @@ def enlarge(image, height, degrees):
 
 
 def paint(canvas, alpha, corner, rng):
-    """Lay a digit in a contrasting colour on ``canvas`` (changed in place); returns its mask, ``(H, W)`` bool."""
+    """Lay a digit in a lighter colour on ``canvas`` (changed in place); returns its mask, ``(H, W)`` bool."""
     top, left = corner
     window = canvas[top:top + alpha.shape[0], left:left + alpha.shape[1]]
-    ground = window.mean()
-    level = rng.uniform(0, ground - 80) if ground > 127 else rng.uniform(ground + 80, 255)
-    colour = np.clip(level + rng.normal(0, 25, 3), 0, 255)
+    colour = np.clip(rng.uniform(window.mean() + 80, 255) + rng.normal(0, 25, 3), 0, 255)
     window += alpha[..., None] * (colour - window)
     mask = np.zeros(canvas.shape[:2], dtype=bool)
     mask[top:top + alpha.shape[0], left:left + alpha.shape[1]] = alpha >= 0.5

@@ -128,8 +128,8 @@ def draw_panel(axis, picture, objects, title):
         axis.add_patch(Rectangle((left, top), w, h, fill=False, edgecolor=colour, linewidth=1.6))
         if mask is not None and mask.any():
             axis.contour(mask, levels=[0.5], colors=[colour], linewidths=0.8, extent=(0, width, 0, height))
-        inside = top < 0.09 * height
-        axis.text(left, top + (h if inside else 0), label, fontsize=6.5, color='white', va='top' if inside else 'bottom',
+        below = top < 0.09 * height  # no room for the label above
+        axis.text(left, top + h if below else top, label, va='top' if below else 'bottom', fontsize=6.5, color='white',
                   bbox=dict(LABEL_BOX, facecolor=colour), clip_on=True)
     axis.set_xlim(0, width)
     axis.set_ylim(height, 0)

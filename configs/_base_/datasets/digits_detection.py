@@ -1,7 +1,7 @@
 """Handwritten digits: COCO boxes and masks, 128-pixel images, 10 classes.
 
-`python tools/dataset_converters/digits.py` makes it in a few seconds. mmdet's types carry their scope, so that a config of
-any other project can inherit from this one and gets the same classes.
+`python tools/dataset_converters/digits.py` makes it in a few seconds. mmdet's types carry their scope, so that a config
+of any other project can inherit from this one and gets the same classes.
 """
 data_root = 'data/digits/'
 batch_size = 8

@@ -1,0 +1,120 @@
+"""RevBiFPN-S0 beside mmdet's ResNet-50 FPN on one's own data: Faster R-CNN from random weights, same data and schedule.
+
+Example:
+    python benchmarks/bccd.py DATA --models revbifpn_s0 resnet50_fpn
+
+DATA holds `annotations/train.json` and `annotations/val.json` in COCO's format, and the images in `train/` and `val/`.
+Everything but the backbone with its neck is the same for both: images, batches, steps, optimizer, heads.
+"""
+import argparse
+import json
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+FROM_SCRATCH = dict(init_cfg=None, frozen_stages=-1, norm_eval=False)  # what mmdet sets for ImageNet's weights
+MODELS = dict(
+    revbifpn_s0=('mmrev::revbifpn/faster_rcnn_revbifpn_s0.py', {}),
+    resnet50_fpn=('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', dict(model=dict(backbone=FROM_SCRATCH))),
+)
+
+
+def main(argv=None):
+    """Train and test the models one after the other, print the table."""
+    args = parse_args(argv)
+    rows = [run(name, args) for name in args.models]
+    print(f'\n{"model":<14}{"mAP":>8}{"mAP50":>8}{"minutes":>9}   {args.epochs} epochs of {args.data}')
+    for name, metrics, minutes in rows:
+        print(f'{name:<14}{metrics["coco/bbox_mAP"]:>8.3f}{metrics["coco/bbox_mAP_50"]:>8.3f}{minutes:>9.1f}')
+    return 0
+
+
+def parse_args(argv=None):
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.split('\n', 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('data', type=Path, help='folder with annotations/, train/ and val/')
+    parser.add_argument('--models', nargs='+', choices=MODELS, default=list(MODELS))
+    parser.add_argument('--work-dir', type=Path, default='work_dirs/bccd')
+    parser.add_argument('--epochs', type=int, default=6)
+    parser.add_argument('--batch-size', type=int, default=4)
+    parser.add_argument('--scale', type=int, nargs=2, default=(320, 240), help='longer and shorter side in pixels')
+    parser.add_argument('--lr', type=float, default=4e-4, help='of AdamW')
+    parser.add_argument('--seed', type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def run(name, args):
+    """Train and test one model; returns its name, its metrics and the minutes of training."""
+    folder = args.work_dir / name
+    folder.mkdir(parents=True, exist_ok=True)
+    config = folder / f'{name}.py'
+    config.write_text(config_text(name, args), encoding='utf-8')
+    begin = time.time()
+    call('train.py', config, '--work-dir', folder)
+    minutes = (time.time() - begin) / 60
+    call('test.py', config, folder / f'epoch_{args.epochs}.pth', '--work-dir', folder / 'test', '--out',
+         folder / 'predictions.pkl')
+    scores = max((folder / 'test').glob('*/*.json'), key=lambda path: path.stat().st_mtime)
+    return name, json.loads(scores.read_text(encoding='utf-8').splitlines()[-1]), minutes
+
+
+def config_text(name, args):
+    """The config of one model: its base, and what is the same for all of them."""
+    base, own = MODELS[name]
+    categories = json.loads((args.data / 'annotations' / 'train.json').read_text(encoding='utf-8'))['categories']
+    classes = tuple(category['name'] for category in categories)
+    settings = shared_settings(str(args.data.resolve()) + '/', classes, args)
+    settings['model'] = {**settings['model'], **own.get('model', {})}
+    return '\n'.join([f'_base_ = {base!r}', *(f'{key} = {value!r}' for key, value in settings.items()), ''])
+
+
+def shared_settings(data_root, classes, args):
+    """Data, schedule and heads, as top-level entries of a config."""
+    def loader(split, pipeline, **entries):
+        dataset = dict(data_root=data_root, metainfo=dict(classes=classes), ann_file=f'annotations/{split}.json',
+                       data_prefix=dict(img=f'{split}/'), pipeline=pipeline)
+        return dict(dataset=dataset, **entries)
+
+    load, boxes, resize, flip, pack = (
+        dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True),
+        dict(type='mmdet.Resize', scale=tuple(args.scale), keep_ratio=True), dict(type='mmdet.RandomFlip', prob=0.5),
+        dict(type='mmdet.PackDetInputs'))
+    pack_test = dict(pack, meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
+    held_out = loader('val', [load, resize, boxes, pack_test])
+    evaluator = dict(ann_file=data_root + 'annotations/val.json')
+    return dict(
+        model=dict(
+            roi_head=dict(bbox_head=dict(num_classes=len(classes))),
+            train_cfg=dict(rpn_proposal=dict(max_per_img=300), rcnn=dict(sampler=dict(num=128))),
+            test_cfg=dict(rpn=dict(max_per_img=300))),
+        train_dataloader=loader('train', [load, boxes, resize, flip, pack], batch_size=args.batch_size),
+        val_dataloader=held_out,
+        test_dataloader=held_out,
+        val_evaluator=evaluator,
+        test_evaluator=evaluator,
+        train_cfg=dict(max_epochs=args.epochs, val_interval=max(1, args.epochs // 2)),
+        optim_wrapper=dict(
+            optimizer=dict(_delete_=True, type='AdamW', lr=args.lr, weight_decay=0.05),
+            paramwise_cfg=dict(norm_decay_mult=0.),
+            clip_grad=dict(max_norm=10., norm_type=2)),
+        param_scheduler=[
+            dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+            dict(type='CosineAnnealingLR', T_max=args.epochs, eta_min=args.lr / 100, by_epoch=True, begin=0,
+                 end=args.epochs, convert_to_iter_based=True)],
+        default_hooks=dict(logger=dict(interval=10), checkpoint=dict(max_keep_ckpts=1)),
+        randomness=dict(seed=args.seed))
+
+
+def call(tool, *arguments):
+    """Run one of the tools, showing its command line."""
+    command = [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)]
+    print(f'\n$ {shlex.join(["python", *command[1:]])}', flush=True)
+    subprocess.run(command, check=True)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,156 @@
+"""Every config loads, and the detectors of all sizes train one real iteration."""
+import ast
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmdet')
+from mmengine.config import Config  # noqa: E402
+from mmengine.registry import DefaultScope  # noqa: E402
+from mmengine.runner import Runner  # noqa: E402
+from toy_detection import CLASSES, write_dataset  # noqa: E402
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+SIZES = [f's{number}' for number in range(7)]
+
+
+def all_configs():
+    """Every config that is meant to be run, by its path below configs/."""
+    return [str(path.relative_to(CONFIGS)) for path in sorted(CONFIGS.glob('*/*.py')) if path.parts[-2] != '_base_']
+
+
+def load(name):
+    return Config.fromfile(CONFIGS / name)
+
+
+def bases(path):
+    """The files that a config inherits from, mmdet's as None."""
+    for statement in ast.parse(path.read_text(encoding='utf-8')).body:
+        if isinstance(statement, ast.Assign) and getattr(statement.targets[0], 'id', None) == '_base_':
+            value = ast.literal_eval(statement.value)
+            names = value if isinstance(value, list) else [value]
+            return [None if '::' in name else (path.parent / name).resolve() for name in names]
+    return []
+
+
+def layers(path):
+    """Length of the longest chain of bases, the config itself included."""
+    return 1 + max((1 if base is None else layers(base) for base in bases(path)), default=0)
+
+
+@pytest.mark.parametrize('name', all_configs())
+def test_config_builds_its_model(name):
+    from mmdet.registry import MODELS
+    cfg = load(name)
+    assert cfg.default_scope == 'mmdet' and 'mmrev' in cfg.custom_imports.imports
+    with DefaultScope.overwrite_default_scope('mmdet'), torch.device('meta'):  # shapes alone: quick
+        model = MODELS.build(cfg.model)
+    assert model.backbone.channels == tuple(model.neck.in_channels)
+
+
+@pytest.mark.parametrize('name', all_configs())
+def test_config_has_at_most_three_layers(name):
+    assert layers(CONFIGS / name) <= 3
+
+
+@pytest.mark.parametrize('path', sorted((CONFIGS / '_base_').rglob('*.py')), ids=lambda path: path.name)
+def test_base_config_is_not_named_after_a_model(path):
+    assert not any(word in path.stem for word in ('revbifpn', 'rcnn', 'revvit', 'revswin', 'revmvit'))
+
+
+@pytest.fixture(scope='module')
+def hrnet():
+    """mmdet's config of the recipe that the paper uses."""
+    return Config.fromfile(Config._get_cfg_path('mmdet::hrnet/faster-rcnn_hrnetv2p-w32-1x_coco.py', '')[0])
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_the_coco_recipe_is_that_of_hrnet(size, hrnet):
+    ours, theirs = load(f'revbifpn/faster_rcnn_revbifpn_{size}.py'), hrnet
+    for key in ('train_dataloader', 'val_dataloader', 'optim_wrapper', 'param_scheduler', 'train_cfg', 'auto_scale_lr'):
+        assert plain(ours[key]) == plain(theirs[key])
+    for part in ('rpn_head', 'roi_head', 'train_cfg', 'test_cfg', 'data_preprocessor'):
+        assert plain(ours.model[part]) == plain(theirs.model[part])
+    assert ours.model.backbone.arch == size and ours.model.neck.out_channels == theirs.model.neck.out_channels == 256
+
+
+@pytest.mark.parametrize('size', SIZES)
+def test_one_training_iteration_changes_every_part_of_the_detector(size, tmp_path):
+    write_dataset(tmp_path / 'data', num_images=2)
+    cfg = load(f'revbifpn/faster_rcnn_revbifpn_{size}.py')
+    cfg.merge_from_dict(small_run(tmp_path))
+    runner = Runner.from_cfg(cfg)
+    runner.model.init_weights()
+    before = {name: float(weight.detach().abs().sum()) for name, weight in runner.model.named_parameters()}
+    runner._init_model_weights = lambda: None  # done; `before` holds these weights
+    runner.train()
+    assert runner.iter == 1
+    changed = {name for name, weight in runner.model.named_parameters()
+               if float(weight.detach().abs().sum()) != before[name]}
+    for part in ('backbone.stages.couplings.0.', 'neck.', 'rpn_head.', 'roi_head.'):
+        assert any(name.startswith(part) for name in changed), f'no weight of {part} changed'
+    losses = runner.message_hub.get_scalar('train/loss').data[0]
+    assert len(losses) == 1 and math.isfinite(losses[0])
+
+
+def test_the_example_for_own_data_trains_on_own_data(tmp_path, monkeypatch):
+    text = (CONFIGS.parent / 'docs' / 'own_data.md').read_text(encoding='utf-8')
+    example = re.search(r'```python\n(.*?)```', text, re.DOTALL).group(1)
+    assert len(example.splitlines()) <= 12
+    (tmp_path / 'cells.py').write_text(example.replace("('RBC', 'WBC', 'Platelets')", repr(CLASSES)))
+    monkeypatch.chdir(tmp_path)
+    for split in ('train', 'val'):
+        write_dataset(tmp_path / split, num_images=2)
+        (tmp_path / 'data/cells/annotations').mkdir(parents=True, exist_ok=True)
+        (tmp_path / split / 'annotations.json').rename(tmp_path / 'data/cells/annotations' / f'{split}.json')
+        (tmp_path / split / 'images').rename(tmp_path / 'data/cells' / split)
+    import mmrev.registry  # noqa: F401  makes `mmrev::` known
+    cfg = Config.fromfile(tmp_path / 'cells.py')
+    overrides = small_run(tmp_path)
+    overrides['train_dataloader']['dataset'] = dict(pipeline={'2': dict(scale=(96, 96))})
+    for name in ('val_dataloader', 'val_evaluator', 'val_cfg', 'model'):
+        del overrides[name]
+    overrides['train_cfg']['val_begin'] = 2
+    cfg.merge_from_dict(dict(overrides, val_dataloader=dict(
+        num_workers=0, persistent_workers=False, dataset=dict(pipeline={'1': dict(scale=(96, 96))}))))
+    runner = Runner.from_cfg(cfg)
+    runner.train()
+    assert runner.iter == 1 and runner.model.roi_head.bbox_head.num_classes == len(CLASSES)
+    assert isinstance(runner.val(), dict)  # an untrained detector may find nothing at all
+
+
+def small_run(folder):
+    """Overrides for one iteration on two small images, through the config's own pipeline and optimizer."""
+    return dict(
+        work_dir=str(folder / 'run'),
+        model=dict(roi_head=dict(bbox_head=dict(num_classes=len(CLASSES)))),
+        train_dataloader=dict(
+            num_workers=0,
+            persistent_workers=False,
+            dataset=dict(
+                data_root=str(folder / 'data'),
+                ann_file='annotations.json',
+                data_prefix=dict(img='images/'),
+                metainfo=dict(classes=CLASSES),
+                pipeline={'2': dict(scale=(96, 96))})),
+        train_cfg=dict(max_epochs=1),
+        val_dataloader=None,
+        val_evaluator=None,
+        val_cfg=None,
+        test_dataloader=None,
+        test_evaluator=None,
+        test_cfg=None,
+        param_scheduler=[dict(type='ConstantLR', factor=1., by_epoch=False)],
+        default_hooks=dict(checkpoint=None),
+        visualizer=dict(name=f'visualizer_{folder.name}', vis_backends=[]),
+        experiment_name=f'configs_{folder.name}')
+
+
+def plain(value):
+    """Config values without `_scope_`, which says where they were inherited from."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if key != '_scope_'}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
