@@ -92,7 +92,7 @@ class Call:
         self._check_output(index, sources, versions, out)
         before = None
         if step.creates:
-            self.streams.create(step.target, out)
+            self.streams.create(step.target, out.to(sources[0].dtype))
             self._needs_grad.append(trains)
         else:
             if self._report is not None:

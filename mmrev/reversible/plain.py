@@ -14,9 +14,10 @@ def run_plain(steps: Sequence[AdditiveStep], streams: Sequence[Tensor]) -> Tuple
     """Run ``steps`` out of place; autograd keeps what it wants."""
     current: List[_Stream] = list(streams)
     for step in steps:
-        out = step.f(*[_read(current, part) for part in step.sources])
+        sources = [_read(current, part) for part in step.sources]
+        out = step.f(*sources)
         if step.creates:
-            current.append(out)
+            current.append(out.to(sources[0].dtype))
             continue
         x = _read(current, step.target)
         _write(current, step.target, torch.add(x, out).to(x.dtype))

@@ -79,11 +79,13 @@ def _run_without_graph(steps: Sequence[AdditiveStep], streams: Sequence[Tensor])
     """Inference: in place on buffers of our own."""
     buffers = StreamBuffers(streams)
     for step in steps:
-        out = step.f(*[buffers.read(part) for part in step.sources])
+        sources = [buffers.read(part) for part in step.sources]
+        out = step.f(*sources)
         if step.creates:
-            buffers.create(step.target, out)
+            buffers.create(step.target, out.to(sources[0].dtype))
         else:
             buffers.add(step.target, out)
+        del out  # not alive while the next function runs
     return tuple(buffers.tensors)
 
 

@@ -43,7 +43,8 @@ class AdditiveStep:
         f: The residual function; takes one tensor per source, returns a tensor of the target's shape.
         target: The stream (or part of one) that is added to.
         sources: The streams that ``f`` reads; none may overlap the target.
-        creates: The target does not exist before this step: ``x[target] = f(x[sources])``.
+        creates: The target does not exist before this step: ``x[target] = f(x[sources])``, in the first source's
+            dtype.
 
     Raises:
         ValueError: If the target is among the sources, which no subtraction could take back.
@@ -79,6 +80,7 @@ class StreamBuffers:
         return None if x is None else part.of(x)
 
     def create(self, part: StreamPart, value: Tensor) -> None:
+        """Append a stream."""
         if part.stream != len(self.tensors):
             raise ValueError(f'a new stream must get the next index, {len(self.tensors)}, got {part.stream}')
         self.tensors.append(value)

@@ -1,0 +1,176 @@
+"""RevBiFPN against the published implementation, and everything that a host expects of a backbone."""
+import copy
+import importlib.util
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from golden import GoldenRecord
+from mmrev.models.backbones import RevBiFPN
+from mmrev.registry import MODELS
+from mmrev.testing import assert_invertible, assert_same_gradients, bytes_per_sample, set_reversible
+
+ROOT = Path(__file__).parents[2]
+NUM_PARAMS = dict(s0=1308750, s1=2040258, s2=4772252, s3=10574744, s4=30742248, s5=52779582, s6=98676316)
+TINY = dict(channels=(16, 8, 8, 12), num_extra_stages=1, num_blocks=1)
+
+
+def load_converter():
+    path = ROOT / 'tools' / 'model_converters' / 'revbifpn_to_mmrev.py'
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def tiny(**kwargs) -> RevBiFPN:
+    torch.manual_seed(0)
+    return RevBiFPN(TINY, **kwargs)
+
+
+def image(batch=2, height=64, width=64, dtype=torch.float32, **kwargs):
+    return torch.randn(batch, 3, height, width, dtype=dtype, generator=torch.Generator().manual_seed(1), **kwargs)
+
+
+@pytest.mark.parametrize('arch', ['s0', 's1'])
+@pytest.mark.parametrize('reversible', [True, False])
+def test_golden_record(arch, reversible):
+    record = GoldenRecord(f'revbifpn_{arch}_backbone')
+    convert_state_dict = load_converter().convert_state_dict
+    model = MODELS.build(dict(type='RevBiFPN', arch=arch, reversible=reversible)).double()
+    model.load_state_dict(convert_state_dict(record.state_dict()))
+    with torch.no_grad():
+        record.check_output('eval', model.eval()(record.input))
+    flat = record.check_output('train', model.train()(record.input))
+    (flat * record.cotangent(len(flat))).sum().backward()
+    published = convert_state_dict({key: key for key in record.shapes})
+    record.check_gradients({published[name]: p.grad for name, p in model.named_parameters()})
+    assert sum(p.numel() for p in model.parameters()) == record.num_params
+
+
+def test_converter_refuses_a_foreign_backbone_key():
+    with pytest.raises(KeyError, match='rev_stack.1.foo'):
+        load_converter().convert_state_dict({'rev_stack.1.foo': torch.zeros(1)})
+
+
+@pytest.mark.parametrize('arch', NUM_PARAMS)
+def test_number_of_parameters(arch):
+    with torch.device('meta'):
+        model = RevBiFPN(arch)
+    assert sum(p.numel() for p in model.parameters()) == NUM_PARAMS[arch]
+
+
+@pytest.mark.parametrize('drop_path_rate', [0., 0.5])
+def test_gradients_equal_plain_autograd(drop_path_rate):
+    model = tiny(drop_path_rate=drop_path_rate).double()
+    assert_same_gradients(model, image(4, dtype=torch.float64))
+    assert_same_gradients(model, image(4, dtype=torch.float64, requires_grad=True))
+
+
+def test_backward_reconstructs_every_level():
+    assert_invertible(tiny().double(), image(dtype=torch.float64), tolerance=1e-10)
+
+
+def test_batch_statistics_move_once_per_step():
+    model = tiny()
+    sum(x.sum() for x in model(image())).backward()
+    assert {int(m.num_batches_tracked) for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {1}
+
+
+@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (3, ), (1, 2)])
+def test_output_shapes_follow_out_indices(out_indices):
+    outputs = tiny(out_indices=out_indices)(image(2, 96, 64))
+    assert [tuple(x.shape) for x in outputs] == [(2, TINY['channels'][i], 96 // 4 // 2**i, 64 // 4 // 2**i)
+                                                 for i in out_indices]
+
+
+@pytest.mark.parametrize('size', [(33, 50), (1, 1), (100, 31)])
+def test_any_size_is_padded_to_the_coarsest_stride(size):
+    model = tiny().eval()
+    x = image(1, *size)
+    height, width = (-(-side // 32) * 32 for side in size)
+    padded = torch.zeros(1, 3, height, width)
+    padded[..., :size[0], :size[1]] = x
+    for ours, expected in zip(model(x), model(padded)):
+        assert torch.equal(ours, expected)
+    assert model(x)[0].shape[2:] == (height // 4, width // 4)
+
+
+@pytest.mark.parametrize('reversible', [True, False])
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 3, 4])
+def test_frozen_stages_get_no_gradient_and_stay_in_eval(frozen_stages, reversible):
+    model = tiny(frozen_stages=frozen_stages, reversible=reversible).train()
+    outputs = model(image())
+    if frozen_stages < 4:
+        sum(x.sum() for x in outputs).backward()
+    for i, stage in enumerate(model.stages.couplings):
+        frozen = i < frozen_stages
+        assert all((p.grad is None) is frozen for p in stage.parameters()), i
+        assert all(m.training is not frozen for m in stage.modules()), i
+
+
+def test_norm_eval_keeps_the_statistics():
+    model = tiny(norm_eval=True).train()
+    before = copy.deepcopy(dict(model.named_buffers()))
+    sum(x.sum() for x in model(image())).backward()
+    assert all(torch.equal(b, before[name]) for name, b in model.named_buffers())
+    assert model.training and all(p.grad is not None for p in model.parameters())
+
+
+def test_gradients_reach_every_parameter():
+    model = tiny()
+    sum((x * x).sum() for x in model(image())).backward()
+    for name, p in model.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), f'no gradient for {name}'
+
+
+def test_other_norms_and_activations():
+    model = tiny(norm_cfg=dict(type='GN', num_groups=2), act_cfg=dict(type='ReLU'))
+    kinds = {type(m) for m in model.modules()}
+    assert nn.GroupNorm in kinds and nn.ReLU in kinds and nn.BatchNorm2d not in kinds
+    assert_same_gradients(model.double(), image(dtype=torch.float64))
+    assert not {nn.ReLU} & {type(m) for m in tiny(act_cfg=None).modules()}
+
+
+def test_bf16_autocast_trains():
+    model = tiny()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        outputs = model(image())
+    assert all(x.dtype == torch.float32 for x in outputs)
+    sum((x * x).mean() for x in outputs).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_stem_keeps_every_pixel():
+    """Channel (y * 4 + x) * c + i of the stem is image channel i at offset (y, x); S1 repeats channel 0."""
+    model = RevBiFPN(dict(channels=(64, 8), num_extra_stages=0, kernel_sizes=(3, 3), up_kernel_sizes=(3, 3),
+                          expand_ratios=(1, 1), se_ratios=(0, 0)), out_indices=(0, 1))
+    x = image(1, 8, 8)
+    stem = model._stem(x)
+    assert stem.shape == (1, 64, 2, 2)
+    for y, z, channel in [(0, 0, 0), (1, 3, 2), (3, 2, 3)]:
+        assert torch.equal(stem[:, (y * 4 + z) * 4 + channel], x[:, channel % 3, y::4, z::4])
+
+
+@pytest.mark.parametrize('kwargs, message', [
+    (dict(arch='s9'), r"`arch` must be one of \['s0'.*got 's9'"),
+    (dict(arch=dict(channels=(16, 8))), 'must have the keys'),
+    (dict(arch=dict(TINY, depth=3)), 'may have'),
+    (dict(arch=dict(TINY, channels=(20, 8, 8, 12))), 'multiple of 16'),
+    (dict(arch='s0', out_indices=(0, 4)), r'`out_indices` must lie in \[0, 4\), got \(0, 4\)'),
+    (dict(arch='s0', frozen_stages=6), r'`frozen_stages` must lie in \[-1, 5\], got 6'),
+])
+def test_bad_arguments_are_named(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        RevBiFPN(**kwargs)
+
+
+def test_memory_per_image_is_a_fraction_of_plain_autograd():
+
+    def per_image(reversible):
+        model = set_reversible(RevBiFPN('s0'), reversible)
+        return bytes_per_sample(lambda batch: sum(x.sum() for x in model(image(batch))).backward(), 2, 4)
+
+    assert per_image(True) < per_image(False) / 12

@@ -1,0 +1,161 @@
+"""Two real gloo processes equal one process with the joined batch."""
+import socket
+from contextlib import nullcontext
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from mmrev.reversible import ReversibleSequence, StreamPart, TwoStreamCoupling
+from mmrev.testing import set_reversible
+
+WORLD = 2
+CASES = [  # norm, find_unused_parameters, batches accumulated under no_sync
+    ('group', False, 1),
+    ('group', True, 1),
+    ('group', False, 3),
+    ('batch', True, 2),
+    ('all_reduce', False, 1),
+    ('all_reduce', True, 2),
+]
+
+
+class AllReduceNorm(nn.Module):
+    """Normalises by the mean over all processes: a collective inside a step."""
+
+    class Mean(torch.autograd.Function):
+
+        @staticmethod
+        def forward(ctx, x):
+            x = x.clone()
+            if dist.is_initialized():
+                dist.all_reduce(x)
+                x /= dist.get_world_size()
+            return x
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return AllReduceNorm.Mean.apply(gradient)
+
+    def forward(self, x):
+        return x - self.Mean.apply(x.mean(0, keepdim=True))
+
+
+def function(norm):
+    layer = {'group': lambda: nn.GroupNorm(2, 4), 'batch': lambda: nn.BatchNorm2d(4), 'all_reduce': AllReduceNorm}
+    return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), layer[norm](), nn.Tanh())
+
+
+def network(norm, reversible=True):
+    torch.manual_seed(0)
+    parts = (StreamPart(0, 4, 8), StreamPart(0, 0, 4))
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 1),
+        Unwrapped(ReversibleSequence([TwoStreamCoupling(function(norm), function(norm), parts) for _ in range(3)],
+                                     reversible)),
+        Head())
+    if norm == 'batch':
+        module.eval()
+    return module.double()
+
+
+class Unwrapped(nn.Module):
+
+    def __init__(self, sequence):
+        super().__init__()
+        self.sequence = sequence
+
+    def forward(self, x):
+        return self.sequence(x)[0]
+
+
+class Head(nn.Module):
+    """Leaves one of its weights unused."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 2)
+        self.unused = nn.Linear(8, 2)
+
+    def forward(self, x):
+        return self.linear(x.mean((2, 3)))
+
+
+def data(step):
+    return torch.randn(4, 3, 6, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(step))
+
+
+def train(module, batches, optimizer, syncs):
+    for batch, sync in zip(batches, syncs):
+        with nullcontext() if sync else module.no_sync():
+            module(batch).pow(2).mean().backward()
+    optimizer.step()
+
+
+def run_case(rank, norm, find_unused, accumulate):
+    module = network(norm)
+    if not find_unused:
+        module[2].unused.requires_grad_(False)
+    ddp = DistributedDataParallel(module, find_unused_parameters=find_unused, broadcast_buffers=norm != 'batch')
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    for step in range(2):
+        optimizer.zero_grad()
+        batches = [data(10 * step + i)[2 * rank:2 * rank + 2] for i in range(accumulate)]
+        train(ddp, batches, optimizer, [i == accumulate - 1 for i in range(accumulate)])
+    return {k: v.detach().clone().numpy() for k, v in module.state_dict().items()}
+
+
+def worker(rank, port, queue):
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=WORLD)
+    queue.put((rank, [run_case(rank, *case) for case in CASES]))
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.fixture(scope='module')
+def states():
+    """``{case: [state dict of each rank]}``; one pair of processes runs all cases, for starting them takes longest."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    queue = mp.get_context('spawn').SimpleQueue()
+    processes = mp.start_processes(worker, (port, queue), WORLD, join=False, start_method='spawn')
+    results = dict(queue.get() for _ in range(WORLD))
+    processes.join()
+    return {case: [results[rank][i] for rank in range(WORLD)] for i, case in enumerate(CASES)}
+
+
+def run_alone(norm, accumulate):
+    module = network(norm, reversible=False)
+    module[2].unused.requires_grad_(False)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    for step in range(2):
+        optimizer.zero_grad()
+        for i in range(accumulate):
+            module(data(10 * step + i)).pow(2).mean().backward()
+        optimizer.step()
+    return module.state_dict()
+
+
+@pytest.mark.parametrize('case', CASES, ids=str)
+def test_ddp_equals_one_process_with_the_joined_batch(case, states):
+    norm, _, accumulate = case
+    alone = run_alone(norm, accumulate)
+    for state in states[case]:
+        for key, expected in alone.items():
+            torch.testing.assert_close(torch.from_numpy(state[key]), expected, rtol=1e-9, atol=1e-12, msg=key)
+
+
+def test_the_joined_batch_matters():
+    """The comparison above can fail: half of the batch gives other weights."""
+    alone, module = run_alone('group', 1), set_reversible(network('group'), False)
+    optimizer = torch.optim.SGD(module.parameters(), 0.1)
+    for step in range(2):
+        optimizer.zero_grad()
+        module(data(10 * step)[:2]).pow(2).mean().backward()
+        optimizer.step()
+    assert not torch.allclose(module.state_dict()['0.weight'], alone['0.weight'], rtol=1e-4)

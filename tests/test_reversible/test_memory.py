@@ -1,0 +1,74 @@
+"""Bytes alive: flat in depth, and let go where nobody needs them."""
+import torch
+from torch import nn
+
+from mmrev.reversible import ReversibleSequence, StreamPart, TwoStreamCoupling
+from mmrev.testing import PeakMemory, bytes_per_sample, set_reversible
+
+WIDTH = 16
+
+
+def conv():
+    half = WIDTH // 2
+    return nn.Sequential(nn.Conv2d(half, half, 3, padding=1, bias=False), nn.BatchNorm2d(half), nn.Hardswish())
+
+
+def network(depth, **kwargs):
+    half = WIDTH // 2
+    parts = (StreamPart(0, half, WIDTH), StreamPart(0, 0, half))
+    return ReversibleSequence([TwoStreamCoupling(conv(), conv(), parts) for _ in range(depth)], **kwargs)
+
+
+def train(module, batch, size=48):
+    module.zero_grad()
+    module(torch.randn(batch, WIDTH, size, size))[0].sum().backward()
+
+
+def peak(depth, batch=2, size=48, **kwargs):
+    module = network(depth, **kwargs)
+    train(module, batch, 4)  # gradients exist from here on
+    with PeakMemory() as memory:
+        train(module, batch, size)
+    return memory.peak
+
+
+def test_peak_is_flat_in_depth():
+    weights = sum(p.numel() * 4 for p in network(24).parameters())  # what depth 32 has more than depth 8
+    stream = 2 * WIDTH * 48 * 48 * 4
+    assert peak(32) - peak(8) <= weights + 0.01 * stream
+
+
+def test_peak_of_plain_autograd_grows_with_depth():
+    stream = 2 * WIDTH * 48 * 48 * 4
+    assert peak(32, reversible=False) - peak(8, reversible=False) > 24 * stream
+
+
+def test_cached_states_cost_one_state_each():
+    stream = 2 * WIDTH * 48 * 48 * 4
+    more = peak(16, cache_every=4) - peak(16)
+    assert 2 * stream <= more <= 4 * stream  # kept before couplings 4, 8 and 12
+
+
+def test_bytes_per_sample_do_not_depend_on_depth():
+    shallow, deep = (network(depth) for depth in (4, 16))
+    ours = [bytes_per_sample(lambda batch, m=m: train(m, batch)) for m in (shallow, deep)]
+    assert abs(ours[1] - ours[0]) <= 0.01 * ours[0]
+    assert bytes_per_sample(lambda batch: train(set_reversible(deep, False), batch)) > 5 * ours[1]
+
+
+def test_nothing_stays_alive_after_the_backward():
+    module = network(4)
+    train(module, 2)
+    with PeakMemory() as memory:
+        train(module, 2)
+        module.zero_grad()
+        assert memory.current == 0
+
+
+def test_inference_keeps_no_more_than_the_streams_and_one_function():
+    module = network(16).eval()
+    x = torch.randn(2, WIDTH, 48, 48)
+    stream = x.numel() * 4
+    with torch.no_grad(), PeakMemory() as memory:
+        module(x)
+    assert memory.peak <= 3 * stream

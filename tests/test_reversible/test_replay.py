@@ -1,0 +1,168 @@
+"""What a replay must repeat and what it must leave alone."""
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmrev.reversible import ReversibleSequence, TwoStreamCoupling, check_reconstruction
+from mmrev.testing import set_reversible
+
+from .networks import NETWORKS, inputs, two_stream
+
+
+def build(name='two_stream', **kwargs):
+    torch.manual_seed(3)
+    return NETWORKS[name](**kwargs)
+
+
+def loss_of(outputs):
+    return sum((x * torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)).sum() for x in outputs)
+
+
+def test_random_numbers_drawn_between_forward_and_backward_do_not_matter():
+    gradients = []
+    for draw in (False, True):
+        module = build()
+        torch.manual_seed(0)
+        loss = loss_of(module(*inputs('two_stream')))
+        if draw:
+            torch.manual_seed(99)
+        state = torch.get_rng_state()
+        loss.backward()
+        assert torch.equal(torch.get_rng_state(), state)
+        gradients.append(module.couplings[0].f[1].weight.grad)
+    assert torch.equal(*gradients)
+
+
+def test_mode_switched_between_forward_and_backward_does_not_matter():
+    gradients = []
+    for switch in (False, True):
+        module = build('pyramid')
+        torch.manual_seed(0)
+        loss = loss_of(module(*inputs('pyramid')))
+        if switch:
+            module.eval()
+        loss.backward()
+        assert module.couplings[0].f.training is not switch
+        gradients.append(module.couplings[0].f[0].weight.grad)
+    assert torch.equal(*gradients)
+
+
+class Recorder(nn.Module):
+    """Notes the autocast settings of every evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+        self.seen = []
+
+    def forward(self, x):
+        out = self.linear(x)
+        self.seen.append((torch.is_autocast_enabled('cpu'), torch.get_autocast_dtype('cpu'), out.dtype, x.dtype))
+        return out
+
+
+def test_replay_runs_under_the_autocast_of_the_forward():
+    module = ReversibleSequence([TwoStreamCoupling(Recorder(), Recorder())])
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        outputs = module(torch.randn(2, 5, 6), torch.randn(2, 5, 6))
+    loss_of(outputs).backward()
+    for f in (module.couplings[0].f, module.couplings[0].g):
+        assert len(f.seen) == 2 and f.seen[0] == f.seen[1]
+        assert f.seen[0] == (True, torch.bfloat16, torch.bfloat16, torch.float32)
+        assert f.linear.weight.grad.dtype == torch.float32
+    assert all(x.dtype == torch.float32 for x in outputs)
+
+
+def test_replay_without_autocast_stays_without_inside_autocast():
+    module = ReversibleSequence([TwoStreamCoupling(Recorder(), Recorder())])
+    loss = loss_of(module(torch.randn(2, 5, 6), torch.randn(2, 5, 6)))
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        loss.backward()
+    assert [seen[0] for seen in module.couplings[0].f.seen] == [False, False]
+
+
+def test_streams_become_float32_under_autocast():
+    module = two_stream(1).float()
+    a, b = (torch.randn(2, 5, 6, dtype=torch.bfloat16, requires_grad=True) for _ in range(2))
+    for reversible in (True, False):
+        set_reversible(module, reversible)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            outputs = module(a, b)
+        assert all(x.dtype == torch.float32 for x in outputs)
+        loss_of(outputs).backward()
+    assert a.grad.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize('name', ['two_stream', 'halves'])
+def test_bf16_autocast_is_no_less_accurate_than_plain_autograd(name):
+    """Error of all gradients against float32: reversible no more than 1.2 times that of plain autograd."""
+    module = build(name, depth=6).float().eval()  # eval: no dropout, so that the three runs are comparable
+    streams = [x.detach().float().requires_grad_() for x in inputs(name, batch=16)]
+
+    def gradients(reversible, autocast):
+        copied = set_reversible(copy.deepcopy(module), reversible)
+        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=autocast):
+            outputs = copied(*streams)
+        loss_of(outputs).backward()
+        return torch.cat([p.grad.flatten() for p in copied.parameters()])
+
+    exact = gradients(False, False)
+    plain_error = (gradients(False, True) - exact).norm()
+    assert 0 < (gradients(True, True) - exact).norm() <= 1.2 * plain_error
+
+
+def test_autocast_with_a_weight_used_twice_loses_no_gradient():
+    f = nn.Linear(6, 6)
+
+    def run(reversible):
+        f.zero_grad()
+        module = ReversibleSequence([TwoStreamCoupling(f, nn.Sequential(f, nn.GELU()))], reversible)
+        torch.manual_seed(0)
+        streams = torch.randn(2, 5, 6), torch.randn(2, 5, 6)
+        with torch.autocast('cpu', dtype=torch.bfloat16):
+            loss = loss_of(module(*streams)) + f(streams[0]).float().sum()
+        loss.backward()
+        return f.weight.grad.clone()
+
+    torch.testing.assert_close(run(True), run(False), rtol=2e-2, atol=2e-2)
+
+
+def test_reconstruction_report_names_the_module_that_is_not_deterministic():
+
+    class Noise(nn.Module):
+        noise = iter(range(100))
+
+        def forward(self, x):
+            return x.sin() + next(self.noise)
+
+    module = ReversibleSequence([TwoStreamCoupling(nn.Linear(6, 6), Noise())]).double()
+    with pytest.raises(RuntimeError, match=r'step 1 \(`couplings.0.g`, Noise\)'):
+        with check_reconstruction(tolerance=1e-6):
+            loss_of(module(*inputs('two_stream'))).backward()
+
+
+def test_reconstruction_report_names_what_is_not_finite():
+
+    class Overflow(nn.Module):
+
+        def forward(self, x):
+            return x.exp() * 1e308 * 1e308
+
+    module = ReversibleSequence([TwoStreamCoupling(nn.Linear(6, 6), Overflow())]).double()
+    with pytest.raises(RuntimeError, match=r'`couplings.0.g`.*not finite'):
+        with check_reconstruction(tolerance=1e-6):
+            loss_of(module(*inputs('two_stream'))).backward()
+
+
+def test_cached_states_reduce_the_drift_of_float32():
+
+    def worst(cache_every):
+        module = build(depth=24).float().eval()
+        module.cache_every = cache_every
+        with check_reconstruction() as report:
+            loss_of(module(*[x.detach().float() for x in inputs('two_stream')])).backward()
+        return report.worst.error
+
+    assert 0 < worst(4) < worst(None)
