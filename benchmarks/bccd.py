@@ -98,8 +98,7 @@ def shared_settings(data_root, classes, args):
         test_evaluator=evaluator,
         train_cfg=dict(max_epochs=args.epochs, val_interval=max(1, args.epochs // 2)),
         optim_wrapper=dict(
-            optimizer=dict(_delete_=True, type='AdamW', lr=args.lr, weight_decay=0.05),
-            paramwise_cfg=dict(norm_decay_mult=0.),
+            optimizer=dict(_delete_=True, type='AdamW', lr=args.lr, weight_decay=0.01),
             clip_grad=dict(max_norm=10., norm_type=2)),
         param_scheduler=[
             dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

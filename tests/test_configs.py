@@ -61,6 +61,30 @@ def test_base_config_is_not_named_after_a_model(path):
     assert not any(word in path.stem for word in ('revbifpn', 'rcnn', 'revvit', 'revswin', 'revmvit'))
 
 
+@pytest.mark.parametrize('name', ['faster_rcnn_revbifpn_s3', 'faster_rcnn_revbifpn_s0_digits'])
+def test_inheriting_through_the_package_builds_the_same_classes(name, tmp_path):
+    """mmengine gives inherited entries another scope, in which a type's name may mean another package's class."""
+    import mmrev.registry  # noqa: F401  makes `mmrev::` known
+    (tmp_path / 'derived.py').write_text(f"_base_ = 'mmrev::revbifpn/{name}.py'\n")
+    direct, inherited = load(f'revbifpn/{name}.py'), Config.fromfile(tmp_path / 'derived.py')
+    assert plain(direct._cfg_dict) == plain(inherited._cfg_dict)
+    assert built_classes(direct) == built_classes(inherited)
+
+
+def built_classes(cfg):
+    """The classes that a config's model, data sets and transforms are built from."""
+    from mmdet.registry import DATASETS, MODELS, TRANSFORMS
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        with torch.device('meta'):
+            classes = [type(module) for module in MODELS.build(cfg.model).modules()]
+        for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+            dataset = cfg[name].dataset
+            with DATASETS.switch_scope_and_registry(dataset.get('_scope_')) as registry:
+                classes.append(registry.get(dataset.type))
+                classes.extend(type(TRANSFORMS.build(transform)) for transform in dataset.pipeline)
+    return classes
+
+
 @pytest.fixture(scope='module')
 def hrnet():
     """mmdet's config of the recipe that the paper uses."""

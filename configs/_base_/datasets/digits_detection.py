@@ -55,4 +55,4 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 
 val_evaluator = dict(type='mmdet.CocoMetric', ann_file=data_root + 'annotations/val.json', metric='bbox')
-test_evaluator = val_evaluator
+test_evaluator = dict(val_evaluator, classwise=True)
