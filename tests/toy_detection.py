@@ -1,4 +1,4 @@
-"""A COCO-format set of a few drawn squares and a tiny detector: what the tests of the tools train on."""
+"""A COCO-format set of a few drawn squares and a small detector: what the tests of the tools train on."""
 import json
 from pathlib import Path
 from typing import Dict
@@ -41,7 +41,7 @@ def write_dataset(root: Path, num_images: int = 4, size: int = 64, seed: int = 0
 
 
 def config_text(data_root: Path, **variables) -> str:
-    """A config of a narrow Faster R-CNN on `write_dataset`'s set, built on mmdet's bases.
+    """A config of a narrow Faster R-CNN on RevBiFPN-S0 for `write_dataset`'s set, built on mmdet's bases.
 
     Args:
         data_root: What `write_dataset` filled.
@@ -62,8 +62,8 @@ _CONFIG = """
 metainfo = dict(classes=CLASSES)
 model = dict(
     data_preprocessor=dict(pad_size_divisor=32),
-    backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None, base_channels=8),
-    neck=dict(in_channels=[8, 16, 32, 64], out_channels=16),
+    backbone=dict(_delete_=True, type='mmrev.RevBiFPN', arch='s0', out_indices=(0, 1, 2, 3)),
+    neck=dict(in_channels=[48, 64, 80, 160], out_channels=16),
     rpn_head=dict(in_channels=16, feat_channels=16),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=16),
@@ -86,6 +86,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=DATA_ROOT + 'annotations.json')
 test_evaluator = val_evaluator
+custom_imports = dict(imports=['mmrev'])
 train_cfg = dict(max_epochs=1)
 param_scheduler = []
 """

@@ -72,8 +72,9 @@ def load_config(args: argparse.Namespace) -> 'Config':
             cfg = get_config(args.config)
         else:
             cfg = Config.fromfile(args.config)
-    with users_input('--cfg-options', f'See what the config has: {args.config}'):
-        cfg.merge_from_dict(args.cfg_options or {})
+    options = args.cfg_options or {}
+    with users_input(f'--cfg-options {" ".join(options)}', f'See what is in {args.config}'):
+        cfg.merge_from_dict(options)
     cfg.launcher = args.launcher
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or osp.join('work_dirs', Path(args.config).stem)
     if osp.exists(cfg.work_dir) and not osp.isdir(cfg.work_dir):

@@ -34,7 +34,7 @@ class UserError(Exception):
     def __init__(self, problem: str, remedy: str = ''):
         super().__init__(problem)
         self.problem = problem
-        self.remedy = remedy
+        self.remedy = remedy.strip()
 
 
 class Interrupted(KeyboardInterrupt):

@@ -47,7 +47,7 @@ def check_config(cfg: Config, keys: Tuple[str, ...]) -> nn.Module:
 def check_weights(model: nn.Module, checkpoint: Dict[str, Any], file: str) -> None:
     """Check that a checkpoint has weights of this model; mmengine itself would go on with random ones."""
     weights = checkpoint.get('state_dict', checkpoint)
-    known = set(model.state_dict())
+    known = {key.removeprefix('module.') for key in model.state_dict()}
     if not any(isinstance(key, str) and key.removeprefix('module.') in known for key in weights):
         raise UserError(f'checkpoint `{file}` holds no weight of this config\'s {type(model).__name__}',
                         'Give the config that it was trained with')

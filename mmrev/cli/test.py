@@ -55,11 +55,11 @@ def test(args: argparse.Namespace) -> None:
     if args.show or args.show_dir:
         draw_predictions(cfg, args)
     checkpoint = read_checkpoint(args.checkpoint) if '://' not in args.checkpoint else None
+    if args.tta:
+        augment(cfg)
     model = check_config(cfg, TEST_KEYS)
     if checkpoint is not None:
         check_weights(model, checkpoint, args.checkpoint)
-    if args.tta:
-        augment(cfg)
     progress = ProgressHook()
     with start_up(f'Mend {args.config}, or override it with --cfg-options KEY=VALUE', over=lambda: progress.started):
         prepare_cpu_processes(cfg)
@@ -100,7 +100,7 @@ def augment(cfg: 'Config') -> None:
         dataset = dataset.dataset
     if 'tta_model' not in cfg:
         cfg.tta_model = dict(type='mmpretrain.AverageClsScoreTTA') if classifies else dict(
-            type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+            type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
     if 'tta_pipeline' not in cfg:
         pack = copy.deepcopy(dataset.pipeline[-1])
         if not classifies:

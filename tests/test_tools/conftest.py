@@ -1,0 +1,57 @@
+"""One trained run that the tests of the tools share."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import toy_detection
+
+ROOT = Path(__file__).parents[2]
+
+
+class Toy(NamedTuple):
+    """A folder with a data set, its config, and what a first run of two epochs left in ``run/``."""
+
+    folder: Path
+    config: Path
+    run: Path
+    output: str
+
+
+def start(*command, cwd, merge=False) -> subprocess.Popen:
+    """Start a command as a user would in `cwd`; its output and, unless merged with it, its errors are kept as text."""
+    environment = dict(os.environ, PYTHON=sys.executable, PYTHONUNBUFFERED='1', OMP_NUM_THREADS='1')
+    return subprocess.Popen([str(part) for part in command], cwd=cwd, env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT if merge else subprocess.PIPE)
+
+
+def ended(process: subprocess.Popen):
+    """Its exit status, standard output and standard error."""
+    output, errors = process.communicate(timeout=300)
+    return process.returncode, output, errors
+
+
+def succeed(*command, cwd) -> str:
+    """Run a command that must succeed; everything that it printed."""
+    status, output, _ = ended(start(*command, cwd=cwd, merge=True))
+    assert status == 0, output
+    return output
+
+
+def mmrev(*arguments) -> tuple:
+    """The command line of ``mmrev`` in this environment."""
+    return (sys.executable, '-m', 'mmrev.cli', *arguments)
+
+
+@pytest.fixture(scope='session')
+def toy(tmp_path_factory) -> Toy:
+    """Train the toy detector for two epochs, TensorBoard switched on in the config."""
+    folder = tmp_path_factory.mktemp('toy')
+    toy_detection.write_dataset(folder / 'data')
+    config = folder / 'toy.py'
+    config.write_text(toy_detection.config_text(folder / 'data', train_cfg=dict(max_epochs=2), visualizer=dict(
+        vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])))
+    output = succeed(*mmrev('train', config, '--work-dir', 'run'), cwd=folder)
+    return Toy(folder, config, folder / 'run', output)

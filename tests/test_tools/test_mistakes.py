@@ -1,0 +1,184 @@
+"""Every mistake in what the user gives: named in two lines, status 2, no traceback, nothing written."""
+import argparse
+import os
+import pickle
+
+import pytest
+import torch
+import toy_detection
+
+from mmrev.checkpoints import allow_mmengine_checkpoints
+from mmrev.cli import main
+from mmrev.cli.errors import UserError, is_complaint, one_line, start_up
+
+from .conftest import ROOT, ended, mmrev, start
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A data set, a good config, and files that are broken in several ways."""
+    folder = tmp_path_factory.mktemp('mistakes')
+    annotations = toy_detection.write_dataset(folder / 'data')
+    text = toy_detection.config_text(folder / 'data')
+    (folder / 'good.py').write_text(text)
+    (folder / 'no_base.py').write_text("_base_ = './nowhere.py'\n")
+    (folder / 'no_mmdet_base.py').write_text("_base_ = 'mmdet::_base_/nowhere.py'\n")
+    (folder / 'no_python.py').write_text('model = dict(\n')
+    (folder / 'no_model.py').write_text('train_cfg = dict()\n')
+    (folder / 'data' / 'cut.json').write_text(annotations.read_text()[:-50])
+    (folder / 'no_checkpoint.pth').write_text('some text')
+    torch.save(dict(state_dict=dict(other=torch.zeros(1))), folder / 'other.pth')
+    (folder / 'cut.pth').write_bytes((folder / 'other.pth').read_bytes()[:-200])
+    flipped = bytearray((folder / 'other.pth').read_bytes())
+    flipped[flipped.index(b'other')] ^= 1
+    (folder / 'flipped.pth').write_bytes(flipped)
+    torch.save(dict(state_dict={}, run=argparse.Namespace()), folder / 'foreign.pth')
+    return folder
+
+
+def option(value):
+    return ['train', 'good.py', '--cfg-options', value]
+
+
+MISTAKES = {
+    'a config that is not there': (['train', 'god.py'], 'config `god.py` does not exist', '`good.py`'),
+    'a base that is not there': (['train', 'no_base.py'], 'nowhere.py', '_base_'),
+    'a base that mmdet does not have': (['train', 'no_mmdet_base.py'], 'nowhere.py', '_base_'),
+    'a syntax error': (['train', 'no_python.py'], 'no_python.py', 'Mend'),
+    'a config without a model': (['train', 'no_model.py'], 'no_model.py has no `model`', 'inherit'),
+    'a flag that is not there': (['train', 'good.py', '--wrok-dir', 'x'], '--wrok-dir', '--help'),
+    'no config': (['train'], 'config', '--help'),
+    'a command that is not there': (['trian'], '`trian`', 'train, test, doctor'),
+    'a launcher that did not start it': (['train', 'good.py', '--launcher', 'mpi'], 'OMPI_COMM_WORLD_RANK', 'mpirun'),
+    'an option without value': (option('train_cfg'), '`train_cfg`', 'KEY=VALUE'),
+    'an option with an empty key': (option('model..type=x'), '`model..type=x`', 'KEY=VALUE'),
+    'an option with open brackets': (option('a=[1,(2'), 'a=[1,(2', 'Quote'),
+    'an option below a number': (option('train_cfg.max_epochs.x=1'), 'train_cfg.max_epochs', 'good.py'),
+    'annotations that are not there': (option('train_dataloader.dataset.ann_file=x.json'), 'x.json` does not exist',
+                                       'train_dataloader.dataset.data_root'),
+    'annotations cut off': (option('train_dataloader.dataset.ann_file=cut.json'), 'cut.json` is empty or cut off',
+                            'again'),
+    'annotations of the metric not there': (option('val_evaluator.ann_file=x.json'), '`x.json` does not exist',
+                                            'val_evaluator.ann_file'),
+    'an image folder that is not there': (option('val_dataloader.dataset.data_prefix.img=x/'), 'x/` does not exist',
+                                          'val_dataloader.dataset.data_root'),
+    'an unknown backbone': (option('model.backbone.type=mmrev.RevBiFPM'), 'no model `mmrev.RevBiFPM`',
+                            '`mmrev.RevBiFPN`'),
+    'an unknown arch': (option('model.backbone.arch=s9'), 's9', 'good.py'),
+    'an unknown argument of the backbone': (option('model.backbone.archh=s1'), 'archh', 'good.py'),
+    'an unknown transform': (option('train_dataloader.dataset.pipeline.2.type=Resise'), '`Resise`', '`Resize`'),
+    'an unknown optimizer': (option('optim_wrapper.optimizer.type=SGGD'), '`SGGD`', '`SGD`'),
+    'an unknown hook': (option('default_hooks.timer.type=IterTimmerHook'), '`IterTimmerHook`', '`IterTimerHook`'),
+    'an unknown argument of the loop': (option('train_cfg.max_epoch=3'), '`max_epoch`', '`max_epochs`'),
+    'a checkpoint that is not there': (['test', 'good.py', 'othre.pth'], '`othre.pth` does not exist', '`other.pth`'),
+    'a checkpoint that is text': (['test', 'good.py', 'no_checkpoint.pth'], 'no_checkpoint.pth', 'another'),
+    'a checkpoint cut off': (['test', 'good.py', 'cut.pth'], 'cut.pth', 'Copy it again'),
+    'a checkpoint with a flipped bit': (['test', 'good.py', 'flipped.pth'], 'flipped.pth', 'Copy it again'),
+    'a checkpoint with foreign objects': (['test', 'good.py', 'foreign.pth'], 'argparse.Namespace', 'add_safe_globals'),
+    'a checkpoint of another model': (['test', 'good.py', 'other.pth'], 'no weight of', 'config'),
+    'resuming from nothing': (['train', 'good.py', '--resume', '7.bin'], '`7.bin` does not exist', 'Checkpoints'),
+    'resuming from weights': (['train', 'good.py', '--resume', 'other.pth'], '`optimizer`', 'load_from=other.pth'),
+    'an --out that is no pickle': (['test', 'good.py', 'other.pth', '--out', 'x.json'], 'x.json', '.pkl'),
+}
+
+
+def assert_said(errors, problem, remedy):
+    lines = errors.strip().splitlines()
+    assert len(lines) == 2 and ': error: ' in lines[0], errors
+    assert problem in lines[0] and remedy in errors, errors
+
+
+@pytest.mark.parametrize('mistake', MISTAKES)
+def test_it_is_named_with_a_way_out_and_nothing_is_written(mistake, folder, monkeypatch, capfd):
+    arguments, problem, remedy = MISTAKES[mistake]
+    monkeypatch.chdir(folder)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
+    status = main(arguments)
+    assert status == 2
+    assert_said(capfd.readouterr().err, problem, remedy)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob('*')} == before
+
+
+@pytest.mark.parametrize('mistake', ['a config that is not there', 'a checkpoint cut off'])
+def test_a_process_of_its_own_says_the_same(mistake, folder):
+    arguments, problem, remedy = MISTAKES[mistake]
+    status, output, errors = ended(start(*mmrev(*arguments), cwd=folder))
+    assert (status, output) == (2, '')
+    assert_said(errors, problem, remedy)
+
+
+def test_several_processes_say_it_once(folder):
+    arguments = option('model.backbone.arch=s9')[1:]
+    status, _, errors = ended(start(ROOT / 'tools/dist_train.sh', arguments[0], 2, *arguments[1:], cwd=folder))
+    assert status == 2
+    assert_said(errors, 's9', 'good.py')
+
+
+def test_the_traceback_is_there_for_who_asks(folder, monkeypatch, capfd):
+    monkeypatch.chdir(folder)
+    assert main([*option('model.backbone.arch=s9'), '--traceback']) == 2
+    errors = capfd.readouterr().err
+    assert 'Traceback' in errors and 'ValueError' in errors
+
+
+def test_a_damaged_latest_checkpoint_names_the_one_before(folder, tmp_path, monkeypatch, capfd):
+    run = tmp_path / 'run'
+    run.mkdir()
+    for name, age in (('epoch_1.pth', 20), ('epoch_2.pth', 10), ('epoch_3.pth', 0)):
+        (run / name).write_bytes((folder / ('cut.pth' if name == 'epoch_3.pth' else 'other.pth')).read_bytes())
+        stamp = (run / name).stat().st_mtime - age
+        os.utime(run / name, (stamp, stamp))
+    (run / 'last_checkpoint').write_text(str(run / 'epoch_3.pth'))
+    monkeypatch.chdir(folder)
+    assert main(['train', 'good.py', '--work-dir', str(run), '--resume']) == 2
+    assert_said(capfd.readouterr().err, 'epoch_3.pth', f'--resume {run / "epoch_2.pth"}')
+
+
+def raised_by(function):
+    try:
+        function()
+    except Exception as error:
+        return error
+    raise AssertionError('it raised nothing')
+
+
+def a_check():
+    raise ValueError('`arch` must be one of s0, s1')
+
+
+def a_failed_assertion():
+    assert False, 'in words'
+
+
+@pytest.mark.parametrize('function, speaks', [
+    (a_check, True), (a_failed_assertion, True), (lambda: __import__('no_such_module'), True),
+    (lambda: int('x'), False), (lambda: {}['x'], False), (lambda: None + 1, False), (lambda: torch.no_such, False)])
+def test_what_a_check_raised_speaks_to_the_user_and_what_python_ran_into_does_not(function, speaks):
+    assert is_complaint(raised_by(function)) is speaks
+
+
+def test_after_the_start_only_files_are_the_users():
+    with pytest.raises(ValueError), start_up(over=lambda: True):
+        a_check()
+    with pytest.raises(UserError, match='No such file or directory: `nowhere`'), start_up(over=lambda: True):
+        open('nowhere')
+
+
+def test_an_error_of_a_data_worker_is_said_in_its_last_line():
+    relayed = FileNotFoundError('Caught FileNotFoundError in DataLoader worker process 0.\nOriginal Traceback (most '
+                                'recent call last):\n  File ...\nFileNotFoundError: no such file: x.jpg\n')
+    assert one_line(relayed) == 'FileNotFoundError: no such file: x.jpg'
+
+
+def test_a_checkpoint_cannot_reach_other_functions_by_the_name_of_getattr(tmp_path):
+    allow_mmengine_checkpoints()
+    torch.save(GetSystem(), tmp_path / 'evil.pth')
+    with pytest.raises(pickle.UnpicklingError):
+        torch.load(tmp_path / 'evil.pth')
+
+
+class GetSystem:
+    """Pickles to ``getattr(dict, 'fromkeys')``, a stand-in for something harmful."""
+
+    def __reduce__(self):
+        return getattr, (dict, 'fromkeys')

@@ -1,0 +1,121 @@
+"""``mmrev train`` in real processes: what a run leaves, resuming, TensorBoard, several processes, Ctrl-C, bugs."""
+import re
+import shutil
+import signal
+import sys
+
+import cv2
+import pytest
+import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from mmrev.checkpoints import allow_mmengine_checkpoints
+from mmrev.cli import main
+from .conftest import ROOT, ended, mmrev, start, succeed
+
+
+def last_line(output):
+    """The closing line of a run: what it names, by name."""
+    line = [line for line in output.splitlines() if 'INFO' in line][-1]
+    return dict(re.findall(r'(\w+): (\S+)', line.split('Done.')[1]))
+
+
+PROGRESS = "custom_hooks = [dict(type='mmrev.ProgressHook', seconds=0.)]\n"
+
+
+def with_lines(toy, folder, lines):
+    """A copy of the toy config with some more lines."""
+    (folder / 'config.py').write_text(toy.config.read_text() + lines)
+    return folder / 'config.py'
+
+
+def load(file):
+    """A checkpoint of mmengine."""
+    allow_mmengine_checkpoints()
+    return torch.load(file, map_location='cpu')
+
+
+def test_the_last_line_of_a_run_says_where_checkpoint_log_and_curves_are(toy):
+    places = last_line(toy.output)
+    assert set(places) == {'checkpoints', 'log', 'curves'}
+    assert (toy.folder / places['checkpoints']).name == 'epoch_2.pth'
+    assert 'Epoch(train)' in (toy.folder / places['log']).read_text()
+    assert cv2.imread(str(toy.folder / places['curves'])).std() > 10
+    assert all((toy.folder / place).is_file() for place in places.values())
+
+
+def test_progress_tells_the_time_left(toy):
+    assert re.search(r'Epoch\(train\).*eta: \d+:\d\d:\d\d', toy.output)
+
+
+def test_one_line_of_the_config_switches_tensorboard_on(toy):
+    file, = toy.run.rglob('events.out.tfevents.*')
+    events = EventAccumulator(str(file))
+    events.Reload()
+    assert len(events.Scalars('loss')) == 2
+    assert len(events.Scalars('coco/bbox_mAP')) == 2
+
+
+def test_resume_goes_on_where_the_run_stopped_and_ctrl_c_says_how_to_do_it_again(toy, tmp_path):
+    run = tmp_path / 'run'
+    run.mkdir()
+    shutil.copy(toy.run / 'epoch_1.pth', run)
+    (run / 'last_checkpoint').write_text(str(run / 'epoch_1.pth'))
+    process = start(*mmrev('train', toy.config, '--work-dir', 'run', '--resume', '--cfg-options',
+                           'train_cfg.max_epochs=1000'), cwd=tmp_path, merge=True)
+    output = ''
+    for line in process.stdout:
+        output += line
+        if 'Epoch(val) [2]' in line:
+            process.send_signal(signal.SIGINT)
+            break
+    status, rest, _ = ended(process)
+    assert status == 130 and 'Traceback' not in rest
+    assert rest.strip().splitlines()[-1].endswith(f'Resume: mmrev train {toy.config} --work-dir run --resume')
+    assert 'resumed epoch: 1, iter: 2' in output
+    assert re.findall(r'Epoch\(train\) +\[(\d+)\]', output) == ['2']
+    resumed = load(run / 'epoch_2.pth')
+    assert resumed['meta']['iter'] == 4
+    assert len(resumed['message_hub']['log_scalars']['train/loss'].data[0]) == 4  # the curve is whole
+
+
+def test_two_processes_train_without_a_gpu_and_only_the_first_prints(toy, tmp_path):
+    output = succeed(ROOT / 'tools/dist_train.sh', with_lines(toy, tmp_path, PROGRESS), 2, '--work-dir', 'run',
+                     '--cfg-options', 'train_cfg.max_epochs=1', cwd=tmp_path)
+    assert output.count('Epoch(train) [1][1/1]') == 1  # four images, two processes of two
+    assert output.count('Done.  checkpoints:') == 1
+    assert output.count('coco/bbox_mAP: ') == 1
+    assert output.count('loading annotations into memory') == 3  # training, validation, metric
+    weights = load(tmp_path / 'run/epoch_1.pth')['state_dict']
+    assert all(weight.isfinite().all() for weight in weights.values())
+    # The logger speaks every 50 iterations, at the end of a short epoch, and the progress hook in between.
+    assert re.findall(r'Iter\(val\) \[(\d)/2\]  eta: \d:\d\d:\d\d', output) == ['1', '2']
+
+
+def test_a_bug_keeps_its_traceback(toy, tmp_path, monkeypatch):
+    (tmp_path / 'buggy.py').write_text(
+        'from mmengine.hooks import Hook\nfrom mmengine.registry import HOOKS\n\n\n@HOOKS.register_module()\n'
+        'class Buggy(Hook):\n    def before_run(self, runner):\n        runner.no_such_thing\n')
+    config = with_lines(toy, tmp_path, "custom_imports = dict(imports=['mmrev', 'buggy'])\n"
+                                       "custom_hooks = [dict(type='Buggy')]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(AttributeError, match='no_such_thing'):
+        main(['train', str(config)])
+
+
+def test_help_is_quick_and_names_the_flags():
+    code = ('import sys\nfrom mmrev.cli import main\n'
+            'for command in [], ["train"], ["test"]:\n    try:\n        main([*command, "--help"])\n'
+            '    except SystemExit:\n        print("-" * 9)\n'
+            'print([name for name in ("torch", "mmdet") if name in sys.modules])')
+    output = succeed(sys.executable, '-c', code, cwd=ROOT)
+    top, train, test = output.replace('usage: mmrev train', '@').replace('usage: mmrev test', '@').split('@')
+    assert all(command in top for command in ('train', 'test', 'doctor'))
+    for flag in ('--work-dir --resume --amp --auto-scale-lr --cfg-options --launcher --local_rank --local-rank '
+                 '--traceback').split():
+        assert flag in train
+    for flag in ('--work-dir --out --show --show-dir --tta --cfg-options --launcher --local_rank --local-rank '
+                 '--traceback').split():
+        assert flag in test
+    assert test.strip().endswith('[]')
