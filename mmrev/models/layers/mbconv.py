@@ -3,9 +3,10 @@ from typing import Optional
 
 import torch.nn as nn
 from mmcv.cnn import ConvModule
-from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from torch import Tensor
+
+from mmrev.layers import DropPath
 
 
 class SqueezeExcite(nn.Module):

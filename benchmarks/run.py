@@ -1,0 +1,145 @@
+"""Time and memory of a training step: reversible, plain autograd and activation checkpointing, side by side.
+
+    python benchmarks/run.py                  # everything, about six minutes on two cores
+    python benchmarks/run.py time --arch s0   # one part
+
+Nothing else may run on the machine while it times. Every figure in the README comes from one of these commands.
+"""
+import argparse
+import json
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+from typing import Callable, Dict, List
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from mmrev.models.backbones import RevBiFPN
+from mmrev.models.layers import MBConv
+from mmrev.reversible import ReversibleSequence, StreamPart, TwoStreamCoupling
+from mmrev.testing import PeakMemory, bytes_per_sample, set_reversible
+
+MIB = 2**20
+MODES = ('reversible', 'plain', 'checkpoint')
+
+
+def build(arch: str, mode: str) -> nn.Module:
+    """The backbone in one of ``MODES``; ``checkpoint`` recomputes the very blocks that reversibility recomputes."""
+    torch.manual_seed(0)
+    model = set_reversible(RevBiFPN(arch), mode == 'reversible')
+    if mode == 'checkpoint':
+        for block in model.modules():
+            if isinstance(block, MBConv):
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    return model
+
+
+def train_step(model: nn.Module, images: torch.Tensor) -> None:
+    sum(level.sum() for level in model(images)).backward()
+    model.zero_grad()
+
+
+def seconds(function: Callable[[], None]) -> float:
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def measure_time(arch: str, size: List[int], batch: int, rounds: int) -> Dict[str, float]:
+    """Median seconds of a training step in each mode and of a forward without graph, taken in turn, round by round."""
+    images = torch.randn(batch, 3, *size)
+    models = {mode: build(arch, mode) for mode in MODES}
+
+    def forward():
+        with torch.no_grad():
+            models['plain'](images)
+
+    runs = {mode: partial(train_step, model, images) for mode, model in models.items()}
+    runs['forward without graph'] = forward
+    taken = {name: [] for name in runs}
+    for i in range(rounds + 2):
+        for name, run in runs.items():
+            taken[name].append(seconds(run))
+        print(f'\r  round {i + 1} of {rounds + 2}', end='', flush=True)
+    print('\r', end='')
+    return {name: statistics.median(values[2:]) for name, values in taken.items()}
+
+
+def report_time(args) -> dict:
+    figures = measure_time(args.arch, args.time_size, args.time_batch, args.rounds)
+    plain = figures['plain']
+    floor = plain + figures['forward without graph']
+    print(f'Time of a training step: RevBiFPN-{args.arch.upper()}, {args.time_batch} images of '
+          f'{args.time_size[0]}x{args.time_size[1]}, {torch.get_num_threads()} threads, median of {args.rounds}')
+    for name, value in figures.items():
+        print(f'  {name:24s} {1e3 * value:8.1f} ms   {value / plain:5.3f} of plain   {value / floor:5.3f} of the floor')
+    print(f'  {"floor":24s} {1e3 * floor:8.1f} ms   {floor / plain:5.3f} of plain   (plain + forward without graph)')
+    return dict(figures, floor=floor)
+
+
+def report_memory(args) -> dict:
+    figures = {}
+    print('Peak bytes alive per image in a training step: slope between 1 and 2 images, so without weights')
+    for arch, height, width in args.memory:
+        for mode in args.modes:
+            model = build(arch, mode)
+            value = bytes_per_sample(lambda batch: train_step(model, torch.randn(batch, 3, int(height), int(width))))
+            figures[f'{arch} {height}x{width} {mode}'] = value / MIB
+            print(f'  RevBiFPN-{arch.upper()} backbone, {height}x{width}, {mode:12s} {value / MIB:8.1f} MiB', flush=True)
+    return figures
+
+
+def report_depth(args) -> dict:
+    """Peak bytes of two-stream blocks as the network gets deeper."""
+
+    def peak(depth: int, reversible: bool) -> int:
+        def f():
+            return nn.Sequential(nn.Conv2d(32, 32, 3, padding=1, bias=False), nn.BatchNorm2d(32), nn.Hardswish())
+
+        parts = (StreamPart(0, 32, 64), StreamPart(0, 0, 32))
+        model = ReversibleSequence([TwoStreamCoupling(f(), f(), parts) for _ in range(depth)], reversible)
+        images = torch.randn(4, 64, 96, 96)
+        with PeakMemory() as memory:
+            sum(x.sum() for x in model(images)).backward()
+        return memory.peak
+
+    figures = {}
+    print('Peak bytes of two-stream blocks on 4 x 64 x 96 x 96, weights\' gradients included, by depth')
+    for reversible in (True, False):
+        peaks = {depth: peak(depth, reversible) / MIB for depth in (8, 16, 32)}
+        name = 'reversible' if reversible else 'plain'
+        figures[name] = peaks
+        print(f'  {name:12s}' + ''.join(f'  depth {d}: {v:7.1f} MiB' for d, v in peaks.items()))
+    return figures
+
+
+PARTS = {'time': report_time, 'memory': report_memory, 'depth': report_depth}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('parts', nargs='*', help=f'of {", ".join(PARTS)}; all if none is given')
+    parser.add_argument('--arch', default='s0', help='size to time')
+    parser.add_argument('--time-size', type=int, nargs=2, default=[160, 160], metavar=('H', 'W'))
+    parser.add_argument('--time-batch', type=int, default=8)
+    parser.add_argument('--rounds', type=int, default=15, help='timed rounds, after two that are not')
+    parser.add_argument('--memory', nargs=3, action='append', metavar=('ARCH', 'H', 'W'),
+                        help='may be repeated; default: s0 160 160 and s3 800 1344')
+    parser.add_argument('--modes', nargs='+', choices=MODES, default=MODES, help='for memory')
+    parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark.json'), help='where the figures go')
+    args = parser.parse_args()
+    args.memory = args.memory or [('s0', 160, 160), ('s3', 800, 1344)]
+    unknown = set(args.parts) - set(PARTS)
+    if unknown:
+        parser.error(f'no such part: {", ".join(sorted(unknown))}; choose from {", ".join(PARTS)}')
+    figures = {name: PARTS[name](args) for name in args.parts or PARTS}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    args.out.write_text(json.dumps(figures, indent=1))
+    print(f'The figures are in {args.out}')
+
+
+if __name__ == '__main__':
+    main()
