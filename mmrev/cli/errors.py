@@ -60,7 +60,10 @@ def start_up(remedy: str = '', over: Callable[[], bool] = lambda: False) -> Iter
     except UserError:
         raise
     except Exception as error:
-        if is_file_problem(error) or (is_complaint(error) and not over()):
+        if is_file_problem(error):
+            raise UserError(one_line(error), 'Put it in its place, or mend the config or annotation file that names '
+                            'it') from error
+        if is_complaint(error) and not over():
             raise _as_user_error(error, remedy) from error
         raise
 

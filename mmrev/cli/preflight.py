@@ -17,6 +17,7 @@ from mmengine.registry import (DATA_SAMPLERS, DATASETS, HOOKS, LOOPS, METRICS, M
 from torch import nn
 
 from mmrev.apis import allow_mmengine_checkpoints
+from mmrev.cli.classes import check_classes
 from mmrev.cli.errors import UserError, closest, start_up, unknown_type
 
 TRAIN_KEYS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -41,7 +42,11 @@ def check_config(cfg: Config, keys: Tuple[str, ...]) -> nn.Module:
     check_data(cfg, splits)
     with start_up(f'Mend {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
         check_types(cfg, splits)
-        return MODELS.build(cfg.model)
+        model = MODELS.build(cfg.model)
+        for split in splits:
+            check_classes(cfg.get(f'{split}_dataloader', {}).get('dataset'), f'{split}_dataloader.dataset', model,
+                          cfg.filename)
+    return model
 
 
 def check_weights(model: nn.Module, checkpoint: Dict[str, Any], file: str) -> None:

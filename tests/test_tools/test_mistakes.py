@@ -26,6 +26,9 @@ def folder(tmp_path_factory):
     (folder / 'no_python.py').write_text('model = dict(\n')
     (folder / 'no_model.py').write_text('train_cfg = dict()\n')
     (folder / 'data' / 'cut.json').write_text(annotations.read_text()[:-50])
+    for name, classes in (('no_classes.py', ('cat', 'dog')), ('no_tuple.py', 'dark')):
+        (folder / name).write_text("_base_ = './good.py'\ntrain_dataloader = dict(dataset=dict(metainfo=dict(classes="
+                                   f'{classes!r})))\n')
     (folder / 'no_checkpoint.pth').write_text('some text')
     torch.save(dict(state_dict=dict(other=torch.zeros(1))), folder / 'other.pth')
     (folder / 'cut.pth').write_bytes((folder / 'other.pth').read_bytes()[:-200])
@@ -66,6 +69,10 @@ MISTAKES = {
                             '`mmrev.RevBiFPN`'),
     'an unknown arch': (option('model.backbone.arch=s9'), 's9', 'good.py'),
     'an unknown argument of the backbone': (option('model.backbone.archh=s1'), 'archh', 'good.py'),
+    'classes that the annotations do not have': (['train', 'no_classes.py'], 'none of the classes cat, dog',
+                                                 "classes=('dark', 'bright')"),
+    'a class that is no tuple': (['train', 'no_tuple.py'], 'the text `dark`', "classes=('dark', )"),
+    'a head with other classes': (option('model.roi_head.bbox_head.num_classes=7'), 'num_classes=7', 'num_classes=2'),
     'an unknown transform': (option('train_dataloader.dataset.pipeline.2.type=Resise'), '`Resise`', '`Resize`'),
     'an unknown optimizer': (option('optim_wrapper.optimizer.type=SGGD'), '`SGGD`', '`SGD`'),
     'an unknown hook': (option('default_hooks.timer.type=IterTimmerHook'), '`IterTimmerHook`', '`IterTimerHook`'),
