@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import List, Optional, Tuple
 
 TOOLS = Path(__file__).resolve().parent
 CONFIG = TOOLS.parent / 'configs' / 'revbifpn' / 'faster_rcnn_revbifpn_s0_digits.py'
@@ -22,12 +23,12 @@ RESULT = 'result.json'  # in a run's folder: the run is complete
 class StepFailed(Exception):
     """A step ended with an error, which it has reported itself."""
 
-    def __init__(self, status):
+    def __init__(self, status: int):
         super().__init__(status)
         self.status = status
 
 
-def main(argv=None):
+def main(argv: Optional[List[str]] = None) -> int:
     """Run the steps; returns the exit status."""
     args = parse_args(argv)
     run, resume = run_folder(Path(args.work_dir))
@@ -47,7 +48,7 @@ def main(argv=None):
     return 0
 
 
-def parse_args(argv=None):
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.split('\n', 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -58,7 +59,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def run_folder(parent):
+def run_folder(parent: Path) -> Tuple[Path, bool]:
     """The folder of this run, and whether a training in it is to be resumed."""
     runs = sorted(parent.glob('run*[0-9]'), key=lambda path: int(path.name[3:]) if path.name[3:].isdigit() else 0)
     last = runs[-1] if runs else None
@@ -67,7 +68,7 @@ def run_folder(parent):
     return parent / f'run{int(last.name[3:]) + 1 if last else 1}', False
 
 
-def make_data(args):
+def make_data(args: argparse.Namespace) -> None:
     """Make the data set, unless one is there."""
     if DATA.exists():
         print(f'{DATA} is there and is used as it is')
@@ -76,14 +77,14 @@ def make_data(args):
          '--val-images', args.val_images)
 
 
-def train(run, resume, args):
+def train(run: Path, resume: bool, args: argparse.Namespace) -> float:
     """Train in the folder ``run``; returns the seconds it took."""
     begin = time.time()
     call('train.py', shown(CONFIG), '--work-dir', run, *(['--resume'] if resume else []), *options(args))
     return time.time() - begin
 
 
-def evaluate(run, args):
+def evaluate(run: Path, args: argparse.Namespace) -> dict:
     """Test the best checkpoint and draw; returns the metrics."""
     best = max(run.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
     predictions = run / 'predictions.pkl'
@@ -96,7 +97,7 @@ def evaluate(run, args):
     return json.loads(latest(run / 'test', '*/*.json').read_text(encoding='utf-8').splitlines()[-1])
 
 
-def summary(run, metrics, seconds):
+def summary(run: Path, metrics: dict, seconds: float) -> str:
     """The closing text: the table, and where everything is."""
     best = latest(run, 'best_*.pth')
     per_class = {key.split('/')[1][:-len('_precision')]: value
@@ -112,7 +113,7 @@ def summary(run, metrics, seconds):
         *(f'{name + ":":<13}{shown(place)}' for name, place in places.items())])
 
 
-def call(tool, *arguments):
+def call(tool: str, *arguments) -> None:
     """Run a tool of this folder and show its command line.
 
     Raises:
@@ -125,17 +126,17 @@ def call(tool, *arguments):
         raise StepFailed(status)
 
 
-def options(args):
+def options(args: argparse.Namespace) -> List[str]:
     """``--cfg-options`` as the tools expect it."""
     return ['--cfg-options', *args.cfg_options] if args.cfg_options else []
 
 
-def latest(folder, pattern):
+def latest(folder: Path, pattern: str) -> Optional[Path]:
     """The youngest file of ``folder`` that matches, None if there is none."""
     return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime, default=None)
 
 
-def shown(path):
+def shown(path: Path) -> Path:
     """A path as short as it can be typed here."""
     path = Path(path).absolute()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path

@@ -10,6 +10,7 @@ Read top down: the specification, the two tasks, one scene, its parts.
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import cv2
 import numpy as np
@@ -43,12 +44,12 @@ class DigitsSpec:
     task: str = 'detection'
     seed: int = 0
     image_size: int = 128
-    digit_size: tuple = (24, 48)
-    digits_per_image: tuple = (2, 5)
+    digit_size: Tuple[int, int] = (24, 48)
+    digits_per_image: Tuple[int, int] = (2, 5)
     train_images: int = 1000
     val_images: int = 200
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f'`task` must be one of {TASKS}, got {self.task!r}')
         for name in ('digit_size', 'digits_per_image'):
@@ -63,21 +64,22 @@ class DigitsSpec:
             raise ValueError(f'`image_size` must be at least 1.25 times the greatest `digit_size`, got '
                              f'{self.image_size} and {self.digit_size[1]}: enlarge the one or reduce the other')
 
-    def as_dict(self):
+    def as_dict(self) -> dict:
         """The specification and the version of the drawing, as plain JSON types: what the bytes depend on."""
         return dict(json.loads(json.dumps(asdict(self))), drawing=DRAWING)
 
 
-def build(spec, folder, progress=lambda done, total, what: None):
+def build(spec: DigitsSpec, folder: Path,
+          progress: Callable[[int, int, str], None] = lambda *_: None) -> Dict[str, int]:
     """Write the data set of ``spec`` into the existing, empty ``folder``.
 
     Args:
-        spec (DigitsSpec): What to make.
-        folder (str | Path): Where to.
-        progress (callable): Called with images done, images in all and the split's name.
+        spec: What to make.
+        folder: Where to.
+        progress: Called with images done, images in all and the split's name.
 
     Returns:
-        dict[str, int]: Images and, for detection, digits in each split.
+        Images and, for detection, digits in each split.
     """
     images, labels = load_source_digits()
     sources = split_sources(labels, spec.seed)
@@ -88,14 +90,14 @@ def build(spec, folder, progress=lambda done, total, what: None):
     return counts
 
 
-def load_source_digits():
+def load_source_digits() -> Tuple[np.ndarray, np.ndarray]:
     """Return the source digits, ``(1797, 8, 8)`` in [0, 1], and their labels, ``(1797,)``."""
     from sklearn.datasets import load_digits
     digits = load_digits()
     return (digits.images / 16).astype(np.float32), digits.target.astype(int)
 
 
-def split_sources(labels, seed):
+def split_sources(labels: np.ndarray, seed: int) -> Dict[str, np.ndarray]:
     """Deal the source digits of each class out to the splits; returns indices by split name."""
     rng = np.random.default_rng([seed, len(SPLITS)])
     parts = {split: [] for split in SPLITS}
@@ -141,11 +143,12 @@ def _write_classification_split(spec, folder, split, images, labels, sources, pr
     return {f'{split} images': len(sources)}
 
 
-def render_scene(spec, images, deck, rng):
+def render_scene(spec: DigitsSpec, images: np.ndarray, deck: '_Deck',
+                 rng: np.random.Generator) -> Tuple[np.ndarray, List[Tuple[int, np.ndarray]]]:
     """Draw one image with several digits.
 
     Returns:
-        tuple: The image, ``(H, W, 3)`` uint8, and for each digit its source index and mask, ``(H, W)`` bool.
+        The image, ``(H, W, 3)`` uint8, and for each digit its source index and mask, ``(H, W)`` bool.
 
     Raises:
         ValueError: If the least number of digits does not fit.
@@ -168,7 +171,7 @@ def render_scene(spec, images, deck, rng):
     return _to_bytes(canvas), placed
 
 
-def render_single(spec, image, rng):
+def render_single(spec: DigitsSpec, image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Draw one digit, as tall as ``spec.digit_size`` allows, near the middle of an image: ``(H, W, 3)`` uint8."""
     canvas = background(rng, spec.image_size)
     alpha = enlarge(image, rng.uniform(*spec.digit_size), rng.uniform(-8, 8))
@@ -178,7 +181,7 @@ def render_single(spec, image, rng):
     return _to_bytes(canvas)
 
 
-def background(rng, side):
+def background(rng: np.random.Generator, side: int) -> np.ndarray:
     """An uneven background: a slope of brightness and soft blotches over a muted colour, ``(side, side, 3)``."""
     colour = rng.uniform(25, 150, size=3) * 0.35 + rng.uniform(25, 150) * 0.65
     blotches = cv2.resize(rng.normal(0, 9, (5, 5, 3)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
@@ -187,11 +190,11 @@ def background(rng, side):
     return np.clip(colour + blotches + slope[..., None], 0, 255).astype(np.float32)
 
 
-def enlarge(image, height, degrees):
+def enlarge(image: np.ndarray, height: float, degrees: float) -> np.ndarray:
     """Enlarge an 8x8 digit until 8 rows are ``height`` pixels, turn it, cut it to its strokes.
 
     Returns:
-        np.ndarray: Coverage of each pixel, ``(h, w)`` in [0, 1]; the outermost rows and columns reach 0.5.
+        Coverage of each pixel, ``(h, w)`` in [0, 1]; the outermost rows and columns reach 0.5.
     """
     side = int(np.ceil(height * 1.5))
     matrix = cv2.getRotationMatrix2D(((SOURCE_SIDE - 1) / 2, (SOURCE_SIDE - 1) / 2), degrees, height / SOURCE_SIDE)
@@ -203,7 +206,7 @@ def enlarge(image, height, degrees):
     return alpha[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
 
 
-def paint(canvas, alpha, corner, rng):
+def paint(canvas: np.ndarray, alpha: np.ndarray, corner: Tuple[int, int], rng: np.random.Generator) -> np.ndarray:
     """Lay a digit in a lighter colour on ``canvas`` (changed in place); returns its mask, ``(H, W)`` bool."""
     top, left = corner
     window = canvas[top:top + alpha.shape[0], left:left + alpha.shape[1]]
@@ -217,16 +220,17 @@ def paint(canvas, alpha, corner, rng):
 class _Deck:
     """Source digits in random order, each one used before any is used again."""
 
-    def __init__(self, sources, rng):
+    def __init__(self, sources: np.ndarray, rng: np.random.Generator):
         self.sources, self.rng, self.left = sources, rng, []
 
-    def draw(self):
+    def draw(self) -> int:
         if not self.left:
             self.left = list(self.rng.permutation(self.sources))
         return self.left.pop()
 
 
-def _free_corner(shape, boxes, side, rng):
+def _free_corner(shape: Sequence[int], boxes: List[tuple], side: int,
+                 rng: np.random.Generator) -> Optional[Tuple[int, int]]:
     """A random top left corner where a digit of ``shape`` keeps its distance from ``boxes``; None if none is found."""
     for _ in range(PLACING_TRIES):
         top, left = (int(rng.integers(0, side - extent + 1)) for extent in shape)
@@ -237,14 +241,14 @@ def _free_corner(shape, boxes, side, rng):
     return None
 
 
-def _annotation(number, image_id, label, source, mask):
+def _annotation(number: int, image_id: int, label: int, source: int, mask: np.ndarray) -> dict:
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     box = [int(columns[0]), int(rows[0]), int(columns[-1] - columns[0] + 1), int(rows[-1] - rows[0] + 1)]
     return dict(id=number, image_id=image_id, category_id=label + 1, bbox=box, area=int(mask.sum()), iscrowd=0,
                 segmentation=run_lengths(mask), source_digit=source)
 
 
-def run_lengths(mask):
+def run_lengths(mask: np.ndarray) -> dict:
     """COCO's run lengths, column by column and beginning with background (digits have holes: no polygon fits)."""
     flat = np.concatenate([[False], mask.ravel(order='F')])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
@@ -252,16 +256,16 @@ def run_lengths(mask):
     return dict(size=list(mask.shape), counts=counts.tolist())
 
 
-def _to_bytes(canvas):
+def _to_bytes(canvas: np.ndarray) -> np.ndarray:
     return np.round(np.clip(canvas, 0, 255)).astype(np.uint8)
 
 
-def _write_png(path, picture):
+def _write_png(path: Path, picture: np.ndarray) -> None:
     done, data = cv2.imencode('.png', picture)
     if not done:
         raise OSError(f'OpenCV could not encode {path}')
     path.write_bytes(data.tobytes())
 
 
-def _write_json(path, content):
+def _write_json(path: Path, content: dict) -> None:
     path.write_text(json.dumps(content, separators=(',', ':')) + '\n', encoding='utf-8')

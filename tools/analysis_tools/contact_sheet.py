@@ -7,26 +7,30 @@ Example:
 import argparse
 import sys
 from pathlib import Path
+from typing import List, Optional, Tuple
 
 import cv2
 import mmengine
+import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 PANEL_INCHES = 2.4
+Drawn = Tuple[List[float], int, str, Optional[np.ndarray]]  # box (x, y, w, h), class index, label, mask
 LABEL_BOX = dict(boxstyle='square,pad=0.12', linewidth=0)
 
 
-def main(argv=None):
+def main(argv: Optional[List[str]] = None) -> int:
     """Draw what the command line asks for; returns the exit status."""
     args = parse_args(argv)
     try:
         predictions = load_predictions(args.predictions)
         coco = load_annotations(args.annotations)
         chosen = choose(predictions, args.images)
-        draw_sheet([(sample, coco) for sample in chosen], args.out, args.score_thr, args.columns)
+        draw_sheet(chosen, coco, args.out, args.score_thr, args.columns)
     except (OSError, ValueError) as error:
         print(f'contact_sheet.py: {error}', file=sys.stderr)
         return 2
@@ -34,7 +38,7 @@ def main(argv=None):
     return 0
 
 
-def parse_args(argv=None):
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.split('\n', 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -47,7 +51,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def load_predictions(path):
+def load_predictions(path: str) -> List[dict]:
     """Read the list of predictions that `tools/test.py --out` wrote."""
     if not Path(path).is_file():
         raise ValueError(f'no predictions at {path}: `python tools/test.py CONFIG CHECKPOINT --out {path}` writes them')
@@ -57,56 +61,62 @@ def load_predictions(path):
     return predictions
 
 
-def load_annotations(path):
+def load_annotations(path: str) -> COCO:
     """Read a COCO annotation file."""
     if not Path(path).is_file():
         raise ValueError(f'no annotation file at {path}')
     return COCO(path)
 
 
-def choose(predictions, number):
+def choose(predictions: List[dict], number: int) -> List[dict]:
     """Take ``number`` samples at even distances."""
     step = max(1, len(predictions) // number)
     return predictions[::step][:number]
 
 
-def draw_sheet(samples, out, score_thr=0.5, columns=2):
+def draw_sheet(samples: List[dict], coco: COCO, out: str, score_thr: float = 0.5, columns: int = 2) -> None:
     """Draw samples, each as ground truth and prediction side by side.
 
     Args:
-        samples (list): ``(prediction, COCO)`` pairs.
-        out (str | Path): The picture.
-        score_thr (float): Least score of what is drawn.
-        columns (int): Samples side by side.
+        samples: Predictions.
+        coco: Annotations of the same images.
+        out: The picture.
+        score_thr: Least score of what is drawn.
+        columns: Samples side by side.
     """
     rows = -(-len(samples) // columns)
-    pictures = [cv2.imread(str(sample['img_path'])) for sample, _ in samples]
-    for (sample, _), picture in zip(samples, pictures):
-        if picture is None:
-            raise OSError(f"cannot read the image {sample['img_path']}")
+    pictures = [read_image(sample['img_path']) for sample in samples]
     height, width = pictures[0].shape[:2]
     panel = PANEL_INCHES * height / width + 0.25
     figure = Figure(figsize=(2 * columns * PANEL_INCHES, rows * panel), layout='constrained')
     axes = figure.subplots(rows, 2 * columns, squeeze=False)
     for axis in axes.flat:
         axis.set_axis_off()
-    for index, ((sample, coco), picture) in enumerate(zip(samples, pictures)):
+    for index, (sample, picture) in enumerate(zip(samples, pictures)):
         truth, found = axes[index // columns, 2 * (index % columns):][:2]
         draw_panel(truth, picture, ground_truth(sample, coco), 'ground truth')
         draw_panel(found, picture, detections(sample, coco, score_thr), 'prediction')
     figure.savefig(out, dpi=110)
 
 
-def ground_truth(sample, coco):
-    """``(box, class index, label, mask or None)`` of every annotated object."""
+def read_image(path: str) -> np.ndarray:
+    """Read an image, ``(H, W, 3)``, blue first."""
+    picture = cv2.imread(path) if Path(path).is_file() else None
+    if picture is None:
+        raise OSError(f'cannot read the image {path}: run this where the test ran, for paths are relative to there')
+    return picture
+
+
+def ground_truth(sample: dict, coco: COCO) -> List[Drawn]:
+    """Every annotated object."""
     indices = {category: index for index, category in enumerate(coco.getCatIds())}
     return [(ann['bbox'], indices[ann['category_id']], coco.cats[ann['category_id']]['name'],
              coco.annToMask(ann) if ann.get('segmentation') else None)
             for ann in coco.loadAnns(coco.getAnnIds(imgIds=sample['img_id']))]
 
 
-def detections(sample, coco, score_thr):
-    """``(box, class index, label with score, mask or None)`` of every prediction with at least ``score_thr``."""
+def detections(sample: dict, coco: COCO, score_thr: float) -> List[Drawn]:
+    """Every prediction with at least ``score_thr``, the score in its label."""
     found = sample['pred_instances']
     names = [coco.cats[category]['name'] for category in coco.getCatIds()]
     objects = []
@@ -118,7 +128,7 @@ def detections(sample, coco, score_thr):
     return objects
 
 
-def draw_panel(axis, picture, objects, title):
+def draw_panel(axis: Axes, picture: np.ndarray, objects: List[Drawn], title: str) -> None:
     """Draw an image with its objects: a frame and a label each, and the mask where there is one."""
     height, width = picture.shape[:2]
     axis.imshow(picture[..., ::-1], interpolation='nearest', extent=(0, width, height, 0))

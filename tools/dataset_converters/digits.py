@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 from pathlib import Path
+from typing import Dict, List, Optional
 
 from mmrev.datasets.digits import TASKS, DigitsSpec, build
 
@@ -25,7 +26,7 @@ class FolderError(Exception):
     """The output folder cannot be used; the message says why and what to do."""
 
 
-def main(argv=None):
+def main(argv: Optional[List[str]] = None) -> int:
     """Make the data set that the command line asks for; returns the exit status."""
     args = parse_args(argv)
     try:
@@ -45,7 +46,7 @@ def main(argv=None):
     return 0
 
 
-def parse_args(argv=None):
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.split('\n', 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
@@ -66,7 +67,7 @@ def parse_args(argv=None):
     return parser.parse_args(argv)
 
 
-def spec_from(args):
+def spec_from(args: argparse.Namespace) -> DigitsSpec:
     """The specification that the command line describes, filled up with the task's defaults."""
     sizes = TASK_DEFAULTS[args.task]
     return DigitsSpec(
@@ -79,7 +80,7 @@ def spec_from(args):
         val_images=args.val_images)
 
 
-def is_complete(out, spec, overwrite):
+def is_complete(out: Path, spec: DigitsSpec, overwrite: bool) -> bool:
     """Tell whether ``out`` already holds the data set of ``spec``.
 
     Raises:
@@ -100,11 +101,11 @@ def is_complete(out, spec, overwrite):
     return False
 
 
-def make(spec, out, quiet=False):
+def make(spec: DigitsSpec, out: Path, quiet: bool = False) -> Dict[str, int]:
     """Build the data set beside ``out`` and give it that name when it is complete.
 
     Returns:
-        dict[str, int]: What it holds, as :func:`mmrev.datasets.digits.build` says.
+        What it holds, as :func:`mmrev.datasets.digits.build` says.
     """
     partial = out.with_name(f'{out.name}.partial')
     if partial.exists():
@@ -123,7 +124,7 @@ def make(spec, out, quiet=False):
     return counts
 
 
-def read_marker(folder):
+def read_marker(folder: Path) -> Optional[dict]:
     """What this tool noted in a folder of its own; None for any other folder."""
     try:
         return json.loads((folder / MARKER).read_text(encoding='utf-8'))
@@ -131,7 +132,7 @@ def read_marker(folder):
         return None
 
 
-def show_progress(done, total, what):
+def show_progress(done: int, total: int, what: str) -> None:
     """Print the share of a split's images that is done: one line that renews itself, on a terminal only."""
     if sys.stderr.isatty():
         print(f'\r{what}: {done}/{total} images', end='\n' if done == total else '', file=sys.stderr, flush=True)
