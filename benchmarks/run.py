@@ -88,7 +88,8 @@ def report_memory(args) -> dict:
             model = build(arch, mode)
             value = bytes_per_sample(lambda batch: train_step(model, torch.randn(batch, 3, int(height), int(width))))
             figures[f'{arch} {height}x{width} {mode}'] = value / MIB
-            print(f'  RevBiFPN-{arch.upper()} backbone, {height}x{width}, {mode:12s} {value / MIB:8.1f} MiB', flush=True)
+            name = f'RevBiFPN-{arch.upper()} backbone, {height}x{width}'
+            print(f'  {name}, {mode:12s} {value / MIB:8.1f} MiB', flush=True)
     return figures
 
 

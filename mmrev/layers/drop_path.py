@@ -3,7 +3,7 @@ from torch import Tensor, nn
 
 
 class DropPath(nn.Module):
-    """Zeroes whole samples with probability ``drop_prob`` in training, and scales the others by ``1 / (1 - drop_prob)``.
+    """In training, zeroes whole samples with probability ``drop_prob`` and scales the others by its complement.
 
     One product with a mask of one number per sample: nothing is kept for backward but the mask.
 

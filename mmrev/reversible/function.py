@@ -18,8 +18,7 @@ from torch.autograd.graph import get_gradient_edge
 from .check import ReconstructionReport, active_report
 from .errors import ReversibilityError
 from .replay import AutocastSnapshot, ModuleSnapshot, Replay, rng_devices
-from .step import AdditiveStep, StreamBuffers, StreamPart, shares_memory
-
+from .step import AdditiveStep, StreamBuffers, shares_memory
 
 _AccumulateGrad = torch._C._functions.AccumulateGrad
 
@@ -170,6 +169,11 @@ class Call:
         if step.creates:
             self.streams.pop(step.target)
             self.gradients.pop(step.target)
+        changed = self._modules[index].changed_parameter()
+        if changed is not None:
+            raise ReversibilityError(
+                f'a parameter of {self.describe(index)}, shape {tuple(changed.shape)}, was modified in place between '
+                f'forward and backward; run the backward before the optimizer steps')
         needs_graph = gradient is not None and record.trains
         if not needs_graph and step.creates:
             return
@@ -231,12 +235,12 @@ class Call:
         if before is not None:
             self._report.add(index, self.describe(index), before, self.streams.read(self.steps[index].target))
 
-    def hand_over(self, start: int) -> Optional[List[Optional[Tensor]]]:
+    def hand_over(self, start: int, num_streams: int) -> Optional[List[Optional[Tensor]]]:
         """The gradients of the streams before step ``start``, if no earlier step is left to go through."""
         if start > self._first_trained:
             return None
         gradients, self.streams, self.gradients = self.gradients.tensors, None, None
-        return gradients
+        return gradients[:num_streams]
 
 
 class ReversibleNode(torch.autograd.Function):
@@ -266,7 +270,7 @@ class ReversibleNode(torch.autograd.Function):
         if ctx.last:
             call.begin_backward(gradients, _retains_graph())
         weight_gradients = call.backward(ctx.start, ctx.stop)
-        stream_gradients = call.hand_over(ctx.start) or [_placeholder(*x) for x in ctx.inputs]
+        stream_gradients = call.hand_over(ctx.start, len(ctx.inputs)) or [_placeholder(*x) for x in ctx.inputs]
         return (None, None, None, None, None, *stream_gradients,
                 *[weight_gradients.get(i) for i in ctx.weight_ids])
 

@@ -3,7 +3,7 @@
 What a replay needs and must leave alone: the random number generators, autocast, the training flags and the buffers.
 """
 from contextlib import ExitStack, contextmanager
-from typing import Dict, Iterator, List, Sequence, Tuple
+from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -99,7 +99,16 @@ class ModuleSnapshot:
                     seen.add(child)
                     self.modules.append(child)
         self._training = [m.training for m in self.modules]
-        self.parameters = list({id(p): p for m in self.modules for p in m._parameters.values() if p is not None}.values())
+        parameters = (p for m in self.modules for p in m._parameters.values() if p is not None)
+        self.parameters = list({id(p): p for p in parameters}.values())
+        self._versions = [p._version for p in self.parameters]
+
+    def changed_parameter(self) -> Optional[nn.Parameter]:
+        """One that was modified in place since, with which a replay would compute something else."""
+        for p, version in zip(self.parameters, self._versions):
+            if p._version != version:
+                return p
+        return None
 
     def set_aside(self) -> Tuple[List[bool], list]:
         """Training flags as they were; stand-ins for the buffers, so that the originals stay as they are.

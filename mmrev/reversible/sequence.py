@@ -43,7 +43,8 @@ class ReversibleSequence(nn.Module):
             return run_plain(steps, streams)
         if not self._needs_graph(streams):
             return _run_without_graph(steps, streams)
-        keep_at = [] if self.cache_every is None else [start for start, _ in segments[self.cache_every::self.cache_every]]
+        every = self.cache_every or len(segments)
+        keep_at = [start for start, _ in segments[every::every]] if every else []
         segments.append((len(steps), len(steps)))  # takes over the gradients of the outputs, see function.py
         return run_reversible(Call(steps, self._describe, keep_at), segments, streams)
 

@@ -79,6 +79,15 @@ def test_output_changed_in_place_after_a_copy_is_fine():
     output.clone().mul_(2).sum().backward()
 
 
+def test_weight_changed_between_forward_and_backward_is_noticed():
+    module = halves()
+    loss = module(*inputs('halves'))[0].sum()
+    with torch.no_grad():
+        module.couplings[1].f[0].weight.mul_(2)
+    with pytest.raises(ReversibilityError, match=r'couplings.1.f.*shape \(4, 1, 3, 3\), was modified in place'):
+        loss.backward()
+
+
 def test_target_among_the_sources_is_refused():
     with pytest.raises(ValueError, match='must not be among its sources'):
         AdditiveStep(nn.Identity(), 0, (0, 1))

@@ -105,6 +105,14 @@ def test_frozen_beginning_is_not_undone():
     assert min(e.index for e in report.errors) == 2  # steps 0 and 1 are the first coupling's
 
 
+def test_frozen_functions_within_a_coupling_that_begins_a_level():
+    module = build('pyramid')
+    module.couplings[0].requires_grad_(False)
+    module.couplings[1].down.requires_grad_(False)  # a level begins, then the first weight that is trained
+    plain = set_reversible(copy.deepcopy(module), False)
+    assert_equal(*(gradients(m, *inputs('pyramid', requires_grad=False)) for m in (module, plain)))
+
+
 def test_frozen_middle_passes_the_gradient_on():
     module = build('two_stream')
     module.couplings[1].requires_grad_(False)
