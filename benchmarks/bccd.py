@@ -39,9 +39,10 @@ def parse_args(argv=None):
     parser.add_argument('data', type=Path, help='folder with annotations/, train/ and val/')
     parser.add_argument('--models', nargs='+', choices=MODELS, default=list(MODELS))
     parser.add_argument('--work-dir', type=Path, default='work_dirs/bccd')
-    parser.add_argument('--epochs', type=int, default=3)
+    parser.add_argument('--epochs', type=int, default=6)
     parser.add_argument('--batch-size', type=int, default=2)
     parser.add_argument('--scale', type=int, nargs=2, default=(256, 192), help='longer and shorter side in pixels')
+    parser.add_argument('--channels', type=int, default=64, help='of the feature pyramid and the heads; COCO: 256')
     parser.add_argument('--lr', type=float, default=4e-4, help='of AdamW')
     parser.add_argument('--seed', type=int, default=0)
     return parser.parse_args(argv)
@@ -88,9 +89,13 @@ def shared_settings(data_root, classes, args):
     evaluator = dict(ann_file=data_root + 'annotations/val.json')
     return dict(
         model=dict(
-            roi_head=dict(bbox_head=dict(num_classes=len(classes))),
-            train_cfg=dict(rpn_proposal=dict(max_per_img=300), rcnn=dict(sampler=dict(num=128))),
-            test_cfg=dict(rpn=dict(max_per_img=300))),
+            neck=dict(out_channels=args.channels),
+            rpn_head=dict(in_channels=args.channels, feat_channels=args.channels),
+            roi_head=dict(
+                bbox_roi_extractor=dict(out_channels=args.channels),
+                bbox_head=dict(in_channels=args.channels, fc_out_channels=4 * args.channels, num_classes=len(classes))),
+            train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=300), rcnn=dict(sampler=dict(num=128))),
+            test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=300))),
         train_dataloader=loader('train', [load, boxes, resize, flip, pack], batch_size=args.batch_size),
         val_dataloader=held_out,
         test_dataloader=held_out,
