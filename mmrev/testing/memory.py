@@ -38,7 +38,7 @@ class PeakMemory(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
         returns = func._schema.returns
-        made = (out, ) if len(returns) == 1 else out
+        made = (out, ) if len(returns) == 1 else out or ()
         for x, returned in zip(made, returns):
             if returned.alias_info is None:  # neither a view of an argument nor the argument itself
                 tree_map_only(Tensor, self._count, x)

@@ -25,6 +25,13 @@ def test_peak_counts_what_autograd_keeps():
         assert memory.current == 4000  # x.grad
 
 
+def test_operator_that_returns_nothing_is_no_obstacle():
+    with PeakMemory() as memory:
+        with torch.autograd.profiler.record_function('a name'):
+            torch._assert_async(torch.ones(1))
+    assert memory.peak == 4
+
+
 def test_peak_can_be_reset():
     with PeakMemory() as memory:
         torch.zeros(1000)
