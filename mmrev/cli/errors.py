@@ -83,12 +83,12 @@ def is_complaint(error: BaseException) -> bool:
     while origin.tb_next is not None:
         origin = origin.tb_next
     code = origin.tb_frame.f_code
-    if code.co_name in ('build_from_cfg', 'get_instance'):
-        return True  # the call of a class with the config's keys: they do not fit its signature
+    step = next(step.opname for step in dis.get_instructions(code) if step.offset == origin.tb_lasti)
+    if step == 'CALL_FUNCTION_EX':  # f(**keys): the config's keys do not fit the signature
+        return isinstance(error, TypeError)
     failed_lookup = code.co_name in ('__missing__', '__getitem__', '__getattr__')
     relayed = code.co_name == 'reraise'  # from a data worker, whose frames are gone
-    raised = next(step.opname for step in dis.get_instructions(code) if step.offset == origin.tb_lasti)
-    return raised == 'RAISE_VARARGS' and not failed_lookup and not relayed
+    return step == 'RAISE_VARARGS' and not failed_lookup and not relayed
 
 
 def one_line(error: BaseException) -> str:

@@ -34,7 +34,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument('--out', metavar='FILE.pkl', help='write the predictions to this file')
     parser.add_argument('--show', action='store_true', help='show the drawn predictions on the screen')
     parser.add_argument('--show-dir', metavar='FOLDER',
-                        help='write the drawn predictions there; a relative path is in the log folder of this test')
+                        help='write the drawn predictions there; for detectors a relative path is in the log folder')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows an image')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: tta_model and tta_pipeline of the '
                         'config, or flipping')
@@ -77,9 +77,12 @@ def draw_predictions(cfg: 'Config', args: argparse.Namespace) -> None:
                         "Add default_hooks=dict(visualization=dict(type='DetVisualizationHook'))")
     if args.show and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY') or sys.platform != 'linux'):
         raise UserError('--show needs a display, and there is none here', 'Write files instead: --show-dir drawn')
-    switch, folder = ('enable', 'out_dir') if hook.type.endswith('.VisualizationHook') or \
-        hook.type == 'VisualizationHook' else ('draw', 'test_out_dir')
-    hook.update({switch: True, 'show': args.show, 'wait_time': args.wait_time, folder: args.show_dir})
+    if hook.type.split('.')[-1] == 'VisualizationHook':  # mmpretrain's, which draws every 5000th image by default
+        args.show_dir = args.show_dir and os.path.abspath(args.show_dir)  # it takes the path as it is
+        hook.update(enable=True, out_dir=args.show_dir, interval=1)
+    else:
+        hook.update(draw=True, test_out_dir=args.show_dir)
+    hook.update(show=args.show, wait_time=args.wait_time)
 
 
 def dump_metric(cfg: 'Config') -> type:
