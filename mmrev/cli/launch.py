@@ -7,6 +7,7 @@ from mmrev.cli.errors import EXIT_INTERRUPTED, EXIT_USER_ERROR
 
 def main() -> int:
     """Start the processes that the arguments (torchrun's) ask for; the exit status is that of the first that failed."""
+    from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
     logging.getLogger('torch.distributed.elastic').setLevel(logging.CRITICAL)
@@ -17,8 +18,8 @@ def main() -> int:
         if failure.exitcode in (EXIT_USER_ERROR, EXIT_INTERRUPTED):
             return failure.exitcode
         raise
-    except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+    except SignalException as stop:
+        return 128 + stop.sigval  # as a shell counts: 130 after Ctrl-C
     return 0
 
 

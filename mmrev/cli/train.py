@@ -60,7 +60,8 @@ def train(args: argparse.Namespace, prog: str) -> None:
     except KeyboardInterrupt as stop:
         if not osp.exists(osp.join(cfg.work_dir, 'last_checkpoint')):
             raise Interrupted('There is no checkpoint yet to resume from.') from stop
-        raise Interrupted(f'Resume: {prog} {args.config} --work-dir {cfg.work_dir} --resume') from stop
+        command = f'{prog} {args.config}' if args.launcher == 'none' else 'the same command with'
+        raise Interrupted(f'Resume: {command} --work-dir {cfg.work_dir} --resume') from stop
 
 
 def apply_flags(cfg: 'Config', args: argparse.Namespace) -> None:
