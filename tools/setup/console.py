@@ -1,5 +1,5 @@
 """What the set-up shows: one line per step, a log with everything, progress while something long runs."""
-import os
+import shutil
 import subprocess
 import sys
 import time
@@ -39,7 +39,7 @@ class Console:
         """Shows a passing line: rewritten in a terminal, every half minute elsewhere."""
         now = time.monotonic()
         if self.is_terminal:
-            width = os.get_terminal_size().columns - 1
+            width = shutil.get_terminal_size().columns - 1
             print('\r\x1b[K' + f'      {text}'[:width], end='', flush=True)
         elif now - self._last_shown >= HEARTBEAT_SECONDS:
             print(f'      {text}', flush=True)
