@@ -125,7 +125,7 @@ def detections(sample: dict, coco: COCO, score_thr: float) -> List[Drawn]:
             left, top, right, bottom = corners.tolist()
             mask = coco_mask.decode(found['masks'][index]) if 'masks' in found else None
             objects.append(([left, top, right - left, bottom - top], int(label), f'{names[label]}  {score:.2f}', mask))
-    return objects
+    return objects[::-1]  # the surest is drawn last, over the others
 
 
 def draw_panel(axis: Axes, picture: np.ndarray, objects: List[Drawn], title: str) -> None:
