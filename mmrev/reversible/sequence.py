@@ -38,11 +38,18 @@ class ReversibleSequence(nn.Module):
 
     def forward(self, *streams: Tensor) -> Tuple[Tensor, ...]:
         streams = tuple(self._keep_float32_under_autocast(x) for x in streams)
+        needs_graph = self._needs_graph(streams)
+        if self.reversible and needs_graph and not torch.jit.is_tracing():
+            return self._run_reversible(streams)
+        if needs_graph or torch.jit.is_tracing() or torch.compiler.is_compiling():
+            return run_plain(self._plan()[0], streams)
+        return _run_without_graph(self._plan()[0], streams)
+
+    @torch.compiler.disable  # a graph break: a compiled graph would keep what this is here to let go
+    def _run_reversible(self, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+        if torch.compiler.is_exporting():
+            return run_plain(self._plan()[0], streams)
         steps, segments = self._plan()
-        if not self.reversible or _is_exporting():
-            return run_plain(steps, streams)
-        if not self._needs_graph(streams):
-            return _run_without_graph(steps, streams)
         every = self.cache_every or len(segments)
         keep_at = [start for start, _ in segments[every::every]] if every else []
         segments.append((len(steps), len(steps)))  # takes over the gradients of the outputs, see function.py
@@ -88,7 +95,3 @@ def _run_without_graph(steps: Sequence[AdditiveStep], streams: Sequence[Tensor])
             buffers.add(step.target, out)
         del out  # not alive while the next function runs
     return tuple(buffers.tensors)
-
-
-def _is_exporting() -> bool:
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()

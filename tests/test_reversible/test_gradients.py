@@ -334,3 +334,23 @@ def test_reversible_sequence_within_a_function():
 
     module = ReversibleSequence([TwoStreamCoupling(Inner(), Inner()) for _ in range(2)]).double()
     assert_same_gradients(module, *inputs('two_stream'))
+
+
+@pytest.mark.parametrize('name', ['two_stream', 'halves'])
+def test_compiled_module_stays_reversible(name):
+    module = build(name)
+    expected = gradients(copy.deepcopy(module), *inputs(name))
+    with check_reconstruction() as report:
+        assert_equal(gradients(torch.compile(module, backend='eager'), *inputs(name)),
+                     {f'_orig_mod.{n}': g for n, g in expected.items()})
+    assert len(report.errors) == 6
+
+
+@every_network
+def test_export_and_trace_take_the_plain_path(name):
+    module = build(name).eval()
+    streams = inputs(name, requires_grad=False)
+    expected = module(*streams)
+    for exported in (torch.export.export(module, streams).module(), torch.jit.trace(module, streams)):
+        for x, y in zip(exported(*streams), expected):
+            torch.testing.assert_close(x, y)
