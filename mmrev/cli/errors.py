@@ -12,6 +12,7 @@ import difflib
 import dis
 import os
 import sys
+import time
 import traceback
 from typing import TYPE_CHECKING, Callable, Iterable, Iterator
 
@@ -125,17 +126,19 @@ def run_command(prog: str, body: Callable[[], None], with_traceback: bool = Fals
     except (UserError, KeyboardInterrupt) as error:
         if with_traceback:
             traceback.print_exc()
+        first = os.environ.get('LOCAL_RANK', '0') == '0'
         if isinstance(error, UserError):
+            if not first:
+                time.sleep(3)  # if the first process fails too, it says so, and the launcher ends this one meanwhile
             _say(f'{prog}: error: {error.problem}' + (f'\n  {error.remedy}' if error.remedy else ''))
             return EXIT_USER_ERROR
-        _say(f'\n{prog}: interrupted. {error}'.rstrip())
+        if first:
+            _say(f'\n{prog}: interrupted. {error}'.rstrip())
         return EXIT_INTERRUPTED
 
 
 def _say(text: str) -> None:
-    """Print on stderr, once per machine."""
-    if os.environ.get('LOCAL_RANK', '0') == '0':
-        print(text, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
 
 
 def _as_user_error(error: Exception, remedy: str) -> UserError:

@@ -11,7 +11,7 @@ from typing import Any, Dict, Iterator, Tuple
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import (DATA_SAMPLERS, DATASETS, HOOKS, LOOPS, METRICS, MODELS, OPTIM_WRAPPERS,
+from mmengine.registry import (DATA_SAMPLERS, DATASETS, EVALUATOR, HOOKS, LOOPS, METRICS, MODELS, OPTIM_WRAPPERS,
                                OPTIMIZERS, PARAM_SCHEDULERS, TRANSFORMS, VISBACKENDS, VISUALIZERS, Registry,
                                init_default_scope)
 from torch import nn
@@ -44,8 +44,8 @@ def check_config(cfg: Config, keys: Tuple[str, ...]) -> nn.Module:
         check_types(cfg, splits)
         model = MODELS.build(cfg.model)
         for split in splits:
-            check_classes(cfg.get(f'{split}_dataloader', {}).get('dataset'), f'{split}_dataloader.dataset', model,
-                          cfg.filename)
+            path = f'{split}_dataloader.dataset'
+            check_classes((cfg.get(f'{split}_dataloader') or {}).get('dataset'), path, model, cfg.filename)
     return model
 
 
@@ -62,9 +62,10 @@ def check_weights(model: nn.Module, checkpoint: Dict[str, Any], file: str) -> No
 _REGISTRIES: Tuple[Tuple[str, Registry], ...] = (
     ('{split}_dataloader.dataset', DATASETS), ('{split}_dataloader.sampler', DATA_SAMPLERS),
     ('{split}_dataloader.dataset.pipeline.*', TRANSFORMS), ('{split}_evaluator', METRICS),
-    ('{split}_evaluator.*', METRICS), ('{split}_cfg', LOOPS), ('optim_wrapper', OPTIM_WRAPPERS),
-    ('optim_wrapper.optimizer', OPTIMIZERS), ('param_scheduler.*', PARAM_SCHEDULERS), ('default_hooks.*', HOOKS),
-    ('custom_hooks.*', HOOKS), ('visualizer', VISUALIZERS), ('visualizer.vis_backends.*', VISBACKENDS))
+    ('{split}_evaluator.*', METRICS), ('{split}_evaluator.metrics.*', METRICS), ('{split}_cfg', LOOPS),
+    ('optim_wrapper', OPTIM_WRAPPERS), ('optim_wrapper.optimizer', OPTIMIZERS), ('param_scheduler.*', PARAM_SCHEDULERS),
+    ('default_hooks.*', HOOKS), ('custom_hooks.*', HOOKS), ('visualizer', VISUALIZERS),
+    ('visualizer.vis_backends.*', VISBACKENDS))
 _KEYS_ARE_REWRITTEN = ('optim_wrapper', 'param_scheduler')  # by mmengine, before the class sees them
 
 
@@ -75,7 +76,8 @@ def check_types(cfg: Config, splits: Tuple[str, ...]) -> None:
             for path, entry in _entries(cfg, pattern.format(split=split)):
                 name = entry.get('type') if isinstance(entry, dict) else None
                 if isinstance(name, str):
-                    built = _look_up(name, entry, path, registry, cfg.filename)
+                    known_by = EVALUATOR if registry is METRICS and 'metrics' in entry else registry
+                    built = _look_up(name, entry, path, known_by, cfg.filename)
                     _check_keys(built, entry, path, cfg.filename)
 
 
@@ -94,14 +96,14 @@ def _look_up(name: str, entry: dict, path: str, registry: Registry, file: str) -
 
 def _check_keys(built: Any, entry: dict, path: str, file: str) -> None:
     """Check that the entry's keys are arguments of what it builds, as far as its signature says."""
-    parameters = inspect.signature(built).parameters.values()
-    names = {parameter.name for parameter in parameters}
-    if path.split('.')[0] in _KEYS_ARE_REWRITTEN or any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+    parameters = inspect.signature(built).parameters
+    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    if takes_any or path.split('.')[0] in _KEYS_ARE_REWRITTEN:
         return
     for key in entry:
-        if key not in names and key not in ('type', '_scope_', 'priority'):
+        if key not in parameters and key not in ('type', '_scope_', 'priority'):
             raise UserError(f'`{path}.{key}`: {entry["type"]} has no argument `{key}`',
-                            f'{closest(key, names)}Mend it in {file}')
+                            f'{closest(key, parameters)}Mend it in {file}')
 
 
 def _entries(node: Any, pattern: str, path: str = '') -> Iterator[Tuple[str, Any]]:
@@ -121,7 +123,7 @@ def _entries(node: Any, pattern: str, path: str = '') -> Iterator[Tuple[str, Any
 def check_data(cfg: Config, splits: Tuple[str, ...]) -> None:
     """Check that the annotation files and image folders of the data sets are there."""
     for split in splits:
-        _check_dataset(cfg.get(f'{split}_dataloader', {}).get('dataset'), f'{split}_dataloader.dataset')
+        _check_dataset((cfg.get(f'{split}_dataloader') or {}).get('dataset'), f'{split}_dataloader.dataset')
         for path, evaluator in [*_entries(cfg, f'{split}_evaluator'), *_entries(cfg, f'{split}_evaluator.*')]:
             if isinstance(evaluator, dict) and isinstance(evaluator.get('ann_file'), str):
                 _check_annotation(evaluator['ann_file'], f'{path}.ann_file')

@@ -10,6 +10,7 @@ from mmrev.cli.errors import UserError, run_command, start_up
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from torch import nn
 
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev test') -> int:
@@ -65,7 +66,7 @@ def test(args: argparse.Namespace) -> None:
         prepare_cpu_processes(cfg)
         runner = build_runner(cfg, [progress, RunReportHook(images=args.show_dir, predictions=args.out)])
         if args.out:
-            runner.test_evaluator.metrics.append(dump_metric(cfg)(out_file_path=args.out))
+            runner.test_evaluator.metrics.append(dump_metric(model)(out_file_path=args.out))
         runner.test()
 
 
@@ -77,7 +78,8 @@ def draw_predictions(cfg: 'Config', args: argparse.Namespace) -> None:
                         "Add default_hooks=dict(visualization=dict(type='DetVisualizationHook'))")
     if args.show and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY') or sys.platform != 'linux'):
         raise UserError('--show needs a display, and there is none here', 'Write files instead: --show-dir drawn')
-    if hook.type.split('.')[-1] == 'VisualizationHook':  # mmpretrain's, which draws every 5000th image by default
+    name = getattr(hook.type, '__name__', hook.type).split('.')[-1]
+    if name == 'VisualizationHook':  # mmpretrain's, which draws every 5000th image by default
         args.show_dir = args.show_dir and os.path.abspath(args.show_dir)  # it takes the path as it is
         hook.update(enable=True, out_dir=args.show_dir, interval=1)
     else:
@@ -85,9 +87,9 @@ def draw_predictions(cfg: 'Config', args: argparse.Namespace) -> None:
     hook.update(show=args.show, wait_time=args.wait_time)
 
 
-def dump_metric(cfg: 'Config') -> type:
-    """The evaluator that writes predictions: mmdet's for detection (it packs masks), mmengine's otherwise."""
-    if cfg.get('default_scope') == 'mmdet':
+def dump_metric(model: 'nn.Module') -> type:
+    """The evaluator that writes predictions: mmdet's for its models (it packs masks), mmengine's otherwise."""
+    if any(base.__module__.startswith('mmdet.') for base in type(model).__mro__):
         from mmdet.evaluation import DumpDetResults
         return DumpDetResults
     from mmengine.evaluator import DumpResults
