@@ -19,8 +19,14 @@ _RANK_VARIABLES = dict(
     mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'))
 
 
-def process_rank(launcher: str) -> int:
-    """The rank of this process among those that `launcher` started; 0 for ``'none'``.
+def adopt_launcher(launcher: str) -> int:
+    """Set torch's variables (``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``) from those of `launcher`.
+
+    Args:
+        launcher: ``'none'``, ``'pytorch'``, ``'slurm'`` or ``'mpi'``.
+
+    Returns:
+        The rank of this process; 0 for ``'none'``.
 
     Raises:
         ValueError: If the launcher has not started this process.
@@ -31,7 +37,9 @@ def process_rank(launcher: str) -> int:
     missing = [name for name in names if name not in os.environ]
     if missing:
         raise ValueError(f'it has not started this process: {", ".join(missing)} not set')
-    return int(os.environ[names[0]])
+    for variable, name in zip(_RANK_VARIABLES['pytorch'], names):
+        os.environ[variable] = os.environ[name]
+    return int(os.environ['RANK'])
 
 
 def prepare_cpu_processes(cfg: 'Config') -> None:
@@ -50,8 +58,8 @@ def prepare_cpu_processes(cfg: 'Config') -> None:
     if cfg.get('launcher', 'none') == 'none' or get_device() != 'cpu':
         return
     _refuse_sync_bn(cfg.model)
-    process_rank(cfg.launcher)
-    _set_torch_variables(cfg.launcher)
+    adopt_launcher(cfg.launcher)
+    _set_master(cfg.launcher)
     import torch
     if not torch.distributed.is_initialized():
         seconds = cfg.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)
@@ -62,10 +70,8 @@ def prepare_cpu_processes(cfg: 'Config') -> None:
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
 
 
-def _set_torch_variables(launcher: str) -> None:
-    """Set the variables that ``torch.distributed`` reads (``env://``) from those of `launcher`."""
-    for variable, name in zip(_RANK_VARIABLES['pytorch'], _RANK_VARIABLES[launcher]):
-        os.environ[variable] = os.environ[name]
+def _set_master(launcher: str) -> None:
+    """Set where the processes meet, as far as it is not set."""
     if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
         nodes = os.environ['SLURM_NODELIST']
         hosts = subprocess.run(['scontrol', 'show', 'hostname', nodes], capture_output=True, text=True, check=True)

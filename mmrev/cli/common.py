@@ -7,7 +7,7 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Sequence
 
-from mmrev.apis.distributed import process_rank
+from mmrev.apis.distributed import adopt_launcher
 from mmrev.cli.errors import UserError, closest, users_input
 
 if TYPE_CHECKING:
@@ -46,8 +46,21 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE', help=OPTIONS_HELP)
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what started the processes; with or without GPUs')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0, help='set by some launchers')
+    parser.add_argument('--local_rank', '--local-rank', type=int, help='set by some launchers')
     parser.add_argument('--traceback', action='store_true', help='show where a mistake in the input was noticed')
+
+
+def join_launcher(args: argparse.Namespace) -> None:
+    """Take this process's rank from the launcher, and let only the first process print (errors reach stderr still)."""
+    if args.local_rank is not None:
+        os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    with users_input(f'--launcher {args.launcher}', 'Use tools/dist_train.sh or tools/dist_test.sh, or torchrun, srun, '
+                     'mpirun'):
+        rank = adopt_launcher(args.launcher)
+    if rank > 0:
+        sys.stdout.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the descriptor: C++ libraries print as well
+        warnings.simplefilter('ignore')
 
 
 def load_config(args: argparse.Namespace) -> 'Config':
@@ -57,9 +70,6 @@ def load_config(args: argparse.Namespace) -> 'Config':
         raise UserError(f'config `{args.config}` does not exist',
                         closest(osp.basename(args.config), [path.name for path in folder.glob('*.py')])
                         or 'Give the path of a config file, relative to this folder, or mmrev::FOLDER/NAME.py')
-    with users_input(f'--launcher {args.launcher}', 'Use tools/dist_train.sh or tools/dist_test.sh, or torchrun, srun, '
-                     'mpirun'):
-        process_rank(args.launcher)
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')  # mmengine needs it, and says so each time
     try:
         from mmengine.config import Config
@@ -80,14 +90,6 @@ def load_config(args: argparse.Namespace) -> 'Config':
     if osp.exists(cfg.work_dir) and not osp.isdir(cfg.work_dir):
         raise UserError(f'work dir `{cfg.work_dir}` is a file', 'Name a folder with --work-dir')
     return cfg
-
-
-def silence_other_ranks(launcher: str) -> None:
-    """Let only the first process print; errors of the others still reach stderr."""
-    if process_rank(launcher) > 0:
-        sys.stdout.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the descriptor: C++ libraries print as well
-        warnings.simplefilter('ignore')
 
 
 def build_runner(cfg: 'Config', hooks: Sequence['Hook']) -> 'Runner':

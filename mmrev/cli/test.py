@@ -5,7 +5,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, List, Optional
 
-from mmrev.cli.common import Parser, add_common_arguments, build_runner, load_config, silence_other_ranks
+from mmrev.cli.common import Parser, add_common_arguments, build_runner, join_launcher, load_config
 from mmrev.cli.errors import UserError, run_command, start_up
 
 if TYPE_CHECKING:
@@ -47,11 +47,11 @@ def test(args: argparse.Namespace) -> None:
     """Test as the arguments say; nothing is written before they are checked."""
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise UserError(f'--out `{args.out}` must end in .pkl or .pickle', f'Write --out {args.out}.pkl')
+    join_launcher(args)
     cfg = load_config(args)
     from mmrev.apis import prepare_cpu_processes
     from mmrev.cli.preflight import TEST_KEYS, check_config, check_weights, read_checkpoint
     from mmrev.hooks import ProgressHook, RunReportHook
-    silence_other_ranks(args.launcher)
     cfg.load_from = args.checkpoint
     if args.show or args.show_dir:
         draw_predictions(cfg, args)

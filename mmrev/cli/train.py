@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, List, Optional
 
-from mmrev.cli.common import Parser, add_common_arguments, build_runner, load_config, silence_other_ranks
+from mmrev.cli.common import Parser, add_common_arguments, build_runner, join_launcher, load_config
 from mmrev.cli.errors import Interrupted, UserError, run_command, start_up
 
 if TYPE_CHECKING:
@@ -43,11 +43,11 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 
 def train(args: argparse.Namespace, prog: str) -> None:
     """Train as the arguments say; nothing is written before they are checked."""
+    join_launcher(args)
     cfg = load_config(args)
     from mmrev.apis import prepare_cpu_processes
     from mmrev.cli.preflight import TRAIN_KEYS, check_config
     from mmrev.hooks import ProgressHook, RunReportHook
-    silence_other_ranks(args.launcher)
     apply_flags(cfg, args)
     check_start(cfg)
     check_config(cfg, TRAIN_KEYS)

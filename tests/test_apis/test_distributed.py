@@ -1,0 +1,63 @@
+"""What is read from the launchers, and what is refused before processes are joined."""
+import os
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from mmrev.apis import adopt_launcher, prepare_cpu_processes
+
+VARIABLES = dict(slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
+                 mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'))
+needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='with a GPU mmengine joins the processes')
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch):
+    """An environment without any launcher; what a test sets in it is undone."""
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', *VARIABLES['slurm'], *VARIABLES['mpi']):
+        monkeypatch.setenv(name, '')
+        monkeypatch.delenv(name)
+
+
+@pytest.mark.parametrize('launcher', VARIABLES)
+def test_torch_learns_the_rank_from_the_launcher(launcher, monkeypatch):
+    for name, value in zip(VARIABLES[launcher], '581'):
+        monkeypatch.setenv(name, value)
+    assert adopt_launcher(launcher) == 5
+    assert [os.environ[name] for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')] == ['5', '8', '1']
+
+
+@pytest.mark.parametrize('launcher', ['pytorch', *VARIABLES])
+def test_a_launcher_that_has_not_started_the_process_is_refused(launcher):
+    with pytest.raises(ValueError, match='not set'):
+        adopt_launcher(launcher)
+
+
+def test_without_a_launcher_nothing_is_joined():
+    cfg = Config(dict(model=dict(norm_cfg=dict(type='SyncBN')), launcher='none'))
+    prepare_cpu_processes(cfg)
+    assert 'model_wrapper_cfg' not in cfg and not torch.distributed.is_initialized()
+
+
+@needs_no_gpu
+@pytest.mark.parametrize('name', ['SyncBN', 'mmcv.SyncBN'])
+def test_synchronised_norms_are_refused_without_gpus(name):
+    cfg = Config(dict(model=dict(heads=[dict(norm_cfg=dict(type=name))]), launcher='pytorch'))
+    with pytest.raises(ValueError, match='SyncBN needs GPUs'):
+        prepare_cpu_processes(cfg)
+    assert not torch.distributed.is_initialized()
+
+
+@needs_no_gpu
+def test_a_wrapper_of_the_users_is_kept_and_gets_no_device(monkeypatch):
+    for name, value in dict(RANK='0', WORLD_SIZE='1', LOCAL_RANK='0', MASTER_ADDR='127.0.0.1', MASTER_PORT='0').items():
+        monkeypatch.setenv(name, value)
+    wrapper = dict(type='MMSeparateDistributedDataParallel', find_unused_parameters=True)
+    cfg = Config(dict(model=dict(), launcher='pytorch', model_wrapper_cfg=wrapper))
+    try:
+        prepare_cpu_processes(cfg)
+        assert torch.distributed.get_backend() == 'gloo'
+    finally:
+        torch.distributed.destroy_process_group()
+    assert cfg.model_wrapper_cfg == dict(wrapper, device_ids=None)
