@@ -5,11 +5,12 @@ Three kinds of code run in a command, and each has its rule:
 - `users_input`: reading what the user wrote. Whatever fails there is the user's to mend.
 - `start_up`: building from the config. An error that a check *raised* (``raise ValueError(...)``, ``assert``) speaks to
   the user; one that the interpreter ran into (an attribute that is not there) is a bug.
-- `running`: only a file that cannot be read or written is the user's.
+- What runs once the start-up is over: only a file that cannot be read or written is the user's.
 """
 import contextlib
 import difflib
 import dis
+import errno
 import os
 import sys
 import time
@@ -62,8 +63,9 @@ def start_up(remedy: str = '', over: Callable[[], bool] = lambda: False) -> Iter
         raise
     except Exception as error:
         if is_file_problem(error):
-            raise UserError(one_line(error), 'Put it in its place, or mend the config or annotation file that names '
-                            'it') from error
+            missing = isinstance(error, FileNotFoundError)
+            raise UserError(one_line(error), 'Put it in its place, or mend the config or annotation file that names it'
+                            if missing else 'Make room or give access there, or use another folder') from error
         if is_complaint(error) and not over():
             raise _as_user_error(error, remedy) from error
         raise
@@ -71,7 +73,9 @@ def start_up(remedy: str = '', over: Callable[[], bool] = lambda: False) -> Iter
 
 def is_file_problem(error: BaseException) -> bool:
     """Whether the operating system refused a file (missing, not allowed, disk full), here or in a data worker."""
-    return isinstance(error, OSError) and not isinstance(error, (ConnectionError, TimeoutError, ChildProcessError))
+    if isinstance(error, (FileNotFoundError, PermissionError, NotADirectoryError, IsADirectoryError)):
+        return True
+    return isinstance(error, OSError) and (error.filename is not None or error.errno == errno.ENOSPC)
 
 
 def is_complaint(error: BaseException) -> bool:

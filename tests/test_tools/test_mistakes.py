@@ -6,10 +6,12 @@ import pickle
 import pytest
 import torch
 import toy_detection
+from mmengine.config import Config
 
 from mmrev.checkpoints import allow_mmengine_checkpoints
 from mmrev.cli import main
 from mmrev.cli.errors import UserError, is_complaint, one_line, start_up
+from mmrev.cli.preflight import TRAIN_KEYS, check_config, check_data
 
 from .conftest import ROOT, ended, mmrev, start
 
@@ -140,6 +142,21 @@ def test_a_damaged_latest_checkpoint_names_the_one_before(folder, tmp_path, monk
     monkeypatch.chdir(folder)
     assert main(['train', 'good.py', '--work-dir', str(run), '--resume']) == 2
     assert_said(capfd.readouterr().err, 'epoch_3.pth', f'--resume {run / "epoch_2.pth"}')
+
+
+def test_checking_leaves_the_config_as_it_is(folder, monkeypatch):
+    monkeypatch.chdir(folder)
+    cfg = Config.fromfile('good.py')
+    before = cfg.pretty_text
+    check_config(cfg, TRAIN_KEYS)
+    assert cfg.pretty_text == before
+
+
+def test_data_behind_another_backend_is_not_looked_for_here(folder):
+    remote = dict(data_root='s3/', ann_file='x.json', data_prefix=dict(img='x/'), backend_args=dict(backend='petrel'))
+    check_data(Config(dict(train_dataloader=dict(dataset=remote))), ('train', ))
+    with pytest.raises(UserError, match='x.json'):
+        check_data(Config(dict(train_dataloader=dict(dataset=dict(remote, backend_args=None)))), ('train', ))
 
 
 def raised_by(function):
