@@ -39,7 +39,7 @@ def image(batch=2, height=64, width=64, dtype=torch.float32, **kwargs):
 def test_golden_record(arch, reversible):
     record = GoldenRecord(f'revbifpn_{arch}_backbone')
     convert_state_dict = load_converter().convert_state_dict
-    model = MODELS.build(dict(type='RevBiFPN', arch=arch, reversible=reversible)).double()
+    model = MODELS.build(dict(type='mmrev.RevBiFPN', arch=arch, reversible=reversible)).double()
     model.load_state_dict(convert_state_dict(record.state_dict()))
     with torch.no_grad():
         record.check_output('eval', model.eval()(record.input))
