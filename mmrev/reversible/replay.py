@@ -83,8 +83,8 @@ class AutocastSnapshot:
         return self.enabled or any(torch.is_autocast_enabled(t) for t, _, _ in self._settings)
 
 
-# Their batch statistics do not depend on the running ones, so that a replay in training can go without any.
-_UPDATES_ONLY = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+# In training their output does not depend on their buffers, so that a replay can go without; in eval they write none.
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class ModuleSnapshot:
@@ -103,6 +103,12 @@ class ModuleSnapshot:
         self.parameters = list({id(p): p for p in parameters}.values())
         self._versions = [p._version for p in self.parameters]
 
+    def buffers(self) -> Iterator[Tuple[nn.Module, str, Tensor]]:
+        """The buffers that a forward may read and write, by owner and name."""
+        for m in self.modules:
+            if type(m) not in _BATCH_NORMS:
+                yield from ((m, name, b) for name, b in m._buffers.items() if b is not None)
+
     def changed_parameter(self) -> Optional[nn.Parameter]:
         """One that was modified in place since, with which a replay would compute something else."""
         for p, version in zip(self.parameters, self._versions):
@@ -110,8 +116,11 @@ class ModuleSnapshot:
                 return p
         return None
 
-    def set_aside(self) -> Tuple[List[bool], list]:
+    def set_aside(self, before: Dict[Tuple[nn.Module, str], Tensor]) -> Tuple[List[bool], list]:
         """Training flags as they were; stand-ins for the buffers, so that the originals stay as they are.
+
+        Args:
+            before: Values of buffers where they are to differ from what they are now.
 
         Returns:
             What :meth:`put_back` needs.
@@ -119,18 +128,16 @@ class ModuleSnapshot:
         flags = [m.training for m in self.modules]
         if flags != self._training:
             self._set_training(self._training)
-        originals, copies = [], {}
+        originals = [(m._buffers, dict(m._buffers)) for m in self.modules if m._buffers]
+        copies: Dict[int, Tensor] = {}  # a buffer that two modules share stays shared
+        for m, name, buffer in self.buffers():
+            value = before.get((m, name), buffer)
+            if id(value) not in copies:
+                copies[id(value)] = value.clone()
+            m._buffers[name] = copies[id(value)]
         for m in self.modules:
-            buffers = m._buffers
-            if not buffers:
-                continue
-            originals.append((buffers, dict(buffers)))
-            unneeded = m.training and type(m) in _UPDATES_ONLY
-            for name, buffer in buffers.items():
-                if buffer is not None:
-                    if not unneeded and id(buffer) not in copies:
-                        copies[id(buffer)] = buffer.clone()
-                    buffers[name] = None if unneeded else copies[id(buffer)]
+            if m.training and type(m) in _BATCH_NORMS:
+                m._buffers.update(dict.fromkeys(m._buffers))
         return flags, originals
 
     def put_back(self, flags: List[bool], originals: list) -> None:
@@ -156,13 +163,18 @@ class Replay:
         self._module = module
         self._autocast = autocast
         self._rng = RngSnapshot(devices)
+        clones = {id(b): b.clone() for _, _, b in module.buffers()}
+        self._buffers = {(m, name): (b, clones[id(b)]) for m, name, b in module.buffers()}
 
     def finish(self) -> None:
+        """Keep only what the function used or changed."""
         self._rng.keep_used()
+        self._buffers = {(m, name): before for (m, name), (b, before) in self._buffers.items()
+                         if m._buffers[name] is not b or not torch.equal(b, before)}
 
     @contextmanager
     def again(self) -> Iterator[None]:
-        aside = self._module.set_aside()
+        aside = self._module.set_aside(self._buffers)
         try:
             if self._rng or self._autocast.differs():
                 with self._rng.rewound(), self._autocast.active():

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mmrev.reversible import ReversibleSequence, TwoStreamCoupling, check_reconstruction
-from mmrev.testing import set_reversible
+from mmrev.testing import assert_same_gradients, set_reversible
 
 from .networks import NETWORKS, inputs, two_stream
 
@@ -47,6 +47,38 @@ def test_mode_switched_between_forward_and_backward_does_not_matter():
         assert module.couplings[0].f.training is not switch
         gradients.append(module.couplings[0].f[0].weight.grad)
     assert torch.equal(*gradients)
+
+
+def test_replay_starts_from_the_buffers_of_the_forward():
+    """Spectral norm's weight depends on buffers that each training forward moves on."""
+    from torch.nn.utils.parametrizations import spectral_norm
+
+    torch.manual_seed(3)
+    module = ReversibleSequence([
+        TwoStreamCoupling(*(nn.Sequential(spectral_norm(nn.Linear(6, 6)), nn.GELU()) for _ in range(2)))
+        for _ in range(2)
+    ]).double()
+    assert_same_gradients(module, *inputs('two_stream'))
+
+
+def test_buffer_shared_by_two_functions_is_replayed_as_each_found_it():
+
+    class Decay(nn.Module):
+
+        def __init__(self, scale):
+            super().__init__()
+            self.linear = nn.Linear(6, 6)
+            self.register_buffer('scale', scale)
+
+        def forward(self, x):
+            out = self.linear(x) * self.scale.clone()
+            self.scale.mul_(0.5)
+            return out
+
+    torch.manual_seed(3)
+    scale = torch.ones(1, dtype=torch.float64)
+    couplings = [TwoStreamCoupling(Decay(scale), Decay(scale)) for _ in range(2)]
+    assert_same_gradients(ReversibleSequence(couplings).double(), *inputs('two_stream'))
 
 
 class Recorder(nn.Module):
