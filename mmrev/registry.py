@@ -3,17 +3,34 @@
 A config says ``type='mmrev.RevBiFPN'``; mmengine finds the class here after ``import mmrev`` and imports the package
 that holds it only then (``locations``). Importing this module also makes mmengine read ``mmrev::path/to/config.py``.
 """
+from mmengine import registry as roots
 from mmengine.config.utils import MODULE2PACKAGE
-from mmengine.registry import DATASETS as MMENGINE_DATASETS
-from mmengine.registry import HOOKS as MMENGINE_HOOKS
-from mmengine.registry import MODELS as MMENGINE_MODELS
-from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
-from mmengine.registry import Registry
 
-MODELS = Registry('model', parent=MMENGINE_MODELS, scope='mmrev', locations=['mmrev.models'])
-HOOKS = Registry('hook', parent=MMENGINE_HOOKS, scope='mmrev', locations=['mmrev.hooks'])
-DATASETS = Registry('dataset', parent=MMENGINE_DATASETS, scope='mmrev', locations=['mmrev.datasets'])
-TRANSFORMS = Registry('transform', parent=MMENGINE_TRANSFORMS, scope='mmrev', locations=['mmrev.datasets'])
+
+def _child(root: roots.Registry, location: str) -> roots.Registry:
+    """A registry of this package below one of mmengine's; `location` is imported at the first look-up."""
+    return roots.Registry(root.name, parent=root, scope='mmrev', locations=[location])
+
+
+MODELS = _child(roots.MODELS, 'mmrev.models')
+HOOKS = _child(roots.HOOKS, 'mmrev.hooks')
+DATASETS = _child(roots.DATASETS, 'mmrev.datasets')
+TRANSFORMS = _child(roots.TRANSFORMS, 'mmrev.datasets')
+
+# Nothing of ours is in these yet. mmengine looks the entries of a config inherited from `mmrev::` up in them before it
+# looks in its own, warns where there are none, and imports the location of the first alone.
+DATA_SAMPLERS = _child(roots.DATA_SAMPLERS, 'mmengine.dataset')
+EVALUATOR = _child(roots.EVALUATOR, 'mmengine.evaluator')
+LOG_PROCESSORS = _child(roots.LOG_PROCESSORS, 'mmengine.runner')
+LOOPS = _child(roots.LOOPS, 'mmengine.runner')
+METRICS = _child(roots.METRICS, 'mmengine.evaluator')
+MODEL_WRAPPERS = _child(roots.MODEL_WRAPPERS, 'mmengine.model')
+OPTIMIZERS = _child(roots.OPTIMIZERS, 'mmengine.optim')
+OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'mmengine.optim')
+OPTIM_WRAPPER_CONSTRUCTORS = _child(roots.OPTIM_WRAPPER_CONSTRUCTORS, 'mmengine.optim')
+PARAM_SCHEDULERS = _child(roots.PARAM_SCHEDULERS, 'mmengine.optim')
+VISBACKENDS = _child(roots.VISBACKENDS, 'mmengine.visualization')
+VISUALIZERS = _child(roots.VISUALIZERS, 'mmengine.visualization')
 
 # mmengine looks for `mmrev::...` in the folder of the distribution that this names. An editable install has none there,
 # so we name a module: for a name that is no distribution mmengine takes the folder that the module is imported from.
