@@ -172,8 +172,9 @@ class Call:
         changed = self._modules[index].changed_parameter()
         if changed is not None:
             raise ReversibilityError(
-                f'a parameter of {self.describe(index)}, shape {tuple(changed.shape)}, was modified in place between '
-                f'forward and backward; run the backward before the optimizer steps')
+                f'a parameter of {self.describe(index)}, shape {tuple(changed.shape)}, was modified in place or '
+                f'replaced between forward and backward; run the backward before the optimizer steps, and within '
+                f'`torch.func.functional_call`')
         needs_graph = gradient is not None and record.trains
         if not needs_graph and step.creates:
             return
@@ -235,9 +236,12 @@ class Call:
         if before is not None:
             self._report.add(index, self.describe(index), before, self.streams.read(self.steps[index].target))
 
+    def nothing_trained_before(self, index: int) -> bool:
+        return index <= self._first_trained
+
     def hand_over(self, start: int, num_streams: int) -> Optional[List[Optional[Tensor]]]:
         """The gradients of the streams before step ``start``, if no earlier step is left to go through."""
-        if start > self._first_trained:
+        if not self.nothing_trained_before(start):
             return None
         gradients, self.streams, self.gradients = self.gradients.tensors, None, None
         return gradients[:num_streams]
@@ -269,6 +273,8 @@ class ReversibleNode(torch.autograd.Function):
         call = ctx.call
         if ctx.last:
             call.begin_backward(gradients, _retains_graph())
+        elif call.nothing_trained_before(ctx.stop):  # handed over already; what is left passes through
+            return (None, None, None, None, None, *gradients[:len(ctx.inputs)], *[None for _ in ctx.weight_ids])
         weight_gradients = call.backward(ctx.start, ctx.stop)
         stream_gradients = call.hand_over(ctx.start, len(ctx.inputs)) or [_placeholder(*x) for x in ctx.inputs]
         return (None, None, None, None, None, *stream_gradients,
@@ -295,8 +301,8 @@ def _versions(tensors: Sequence[Tensor]) -> List[int]:
 
 def run_reversible(call: Call, segments: Sequence[Tuple[int, int]], streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
     """Run ``call`` as a chain of nodes, one per segment ``[start, stop)`` of its steps."""
-    for start, stop in segments:
+    for i, (start, stop) in enumerate(segments):
         weights = call.trainable_weights(start, stop)
-        last = start == len(call.steps)
+        last = i == len(segments) - 1
         streams = ReversibleNode.apply(call, start, stop, last, len(streams), *streams, *weights)
     return streams

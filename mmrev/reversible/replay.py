@@ -110,9 +110,10 @@ class ModuleSnapshot:
                 yield from ((m, name, b) for name, b in m._buffers.items() if b is not None)
 
     def changed_parameter(self) -> Optional[nn.Parameter]:
-        """One that was modified in place since, with which a replay would compute something else."""
+        """One that was replaced or modified in place since, with which a replay would compute something else."""
+        present = {id(p) for m in self.modules for p in m._parameters.values()}
         for p, version in zip(self.parameters, self._versions):
-            if p._version != version:
+            if p._version != version or id(p) not in present:
                 return p
         return None
 

@@ -52,6 +52,7 @@ class ReversibleSequence(nn.Module):
         steps, segments = self._plan()
         every = self.cache_every or len(segments)
         keep_at = [start for start, _ in segments[every::every]] if every else []
+        segments = [(start, stop) for start, stop in segments if start < stop]
         segments.append((len(steps), len(steps)))  # takes over the gradients of the outputs, see function.py
         return run_reversible(Call(steps, self._describe, keep_at), segments, streams)
 

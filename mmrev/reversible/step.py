@@ -121,8 +121,8 @@ class StreamBuffers:
             part.of(self.tensors[part.stream]).copy_(value)
 
     def own(self) -> None:
-        """Declare that nobody else holds these tensors."""
-        self._owned = [True] * len(self.tensors)
+        """Declare that nobody else holds the tensors that are here; what comes later may be somebody's."""
+        self._owned = [x is not None for x in self.tensors]
 
     def aliases(self) -> List[Tensor]:
         """New tensor objects on the same memory: an input that no step touched must not come out as itself."""
@@ -135,4 +135,8 @@ class StreamBuffers:
 
 
 def shares_memory(a: Tensor, b: Optional[Tensor]) -> bool:
-    return b is not None and a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    """Whether both lie in the same storage; false for tensors without any memory (empty or meta)."""
+    if b is None:
+        return False
+    address = a.untyped_storage().data_ptr()
+    return address != 0 and address == b.untyped_storage().data_ptr()

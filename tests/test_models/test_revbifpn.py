@@ -14,7 +14,7 @@ from mmrev.testing import assert_invertible, assert_same_gradients, bytes_per_sa
 
 ROOT = Path(__file__).parents[2]
 NUM_PARAMS = dict(s0=1308750, s1=2040258, s2=4772252, s3=10574744, s4=30742248, s5=52779582, s6=98676316)
-TINY = dict(channels=(16, 8, 8, 12), num_extra_stages=1, num_blocks=1)
+TINY = dict(channels=(48, 8, 8, 12), num_extra_stages=1, num_blocks=1)
 
 
 def load_converter():
@@ -160,11 +160,21 @@ def test_stem_keeps_every_pixel():
     (dict(arch=dict(TINY, depth=3)), 'may have'),
     (dict(arch=dict(TINY, channels=(20, 8, 8, 12))), 'multiple of 16'),
     (dict(arch='s0', out_indices=(0, 4)), r'`out_indices` must lie in \[0, 4\), got \(0, 4\)'),
+    (dict(arch='s0', out_indices=2), '`out_indices` must be a tuple of levels, got 2'),
+    (dict(arch='s0', in_channels=4), r'`in_channels` must lie in \[1, 3\]'),
+    (dict(arch=None), '`arch` must be one of'),
+    (dict(arch=dict(channels=(16, 8, 8, 8, 8), num_extra_stages=0)), '`kernel_sizes` must have an entry for each'),
+    (dict(arch=dict(TINY, num_extra_stages=-1)), '`num_extra_stages` must not be negative'),
     (dict(arch='s0', frozen_stages=6), r'`frozen_stages` must lie in \[-1, 5\], got 6'),
 ])
 def test_bad_arguments_are_named(kwargs, message):
     with pytest.raises(ValueError, match=message):
         RevBiFPN(**kwargs)
+
+
+def test_image_of_other_channels_is_refused():
+    with pytest.raises(ValueError, match='`in_channels` = 3 channels, got 4'):
+        tiny()(torch.zeros(1, 4, 32, 32))
 
 
 def test_memory_per_image_is_a_fraction_of_plain_autograd():

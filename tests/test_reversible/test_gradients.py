@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mmrev.reversible import ReversibleSequence, StreamPart, TwoStreamCoupling, check_reconstruction
+from mmrev.reversible import (AdditiveStep, NewStream, ReversibleSequence, StreamPart, TwoStreamCoupling,
+                              check_reconstruction)
 from mmrev.testing import assert_invertible, assert_same_gradients, set_reversible
 
 from . import networks
@@ -211,6 +212,93 @@ def test_gradient_that_shares_memory_with_the_streams_gradient_is_not_overwritte
     assert_same_gradients(module, *inputs('two_stream'))
 
 
+class AddPosition(nn.Module):
+    """Like a vision transformer's absolute position embedding: two gradients that are one tensor."""
+
+    def __init__(self):
+        super().__init__()
+        self.position = nn.Parameter(torch.randn(1, 5, 6, dtype=torch.float64))
+        self.linear = nn.Linear(6, 6)
+
+    def forward(self, x):
+        return self.linear(x + self.position)
+
+
+@pytest.mark.parametrize('output', [0, 1])
+@pytest.mark.parametrize('together', [True, False])
+def test_gradients_that_are_one_tensor_do_not_spoil_each_other(output, together):
+    torch.manual_seed(0)
+    couplings = [TwoStreamCoupling(AddPosition(), AddPosition()) for _ in range(4)]
+
+    class Stage(nn.ModuleList):
+
+        def steps(self):
+            return [step for coupling in self for step in coupling.steps()]
+
+    module = ReversibleSequence([Stage(couplings)] if together else couplings).double()
+    streams = [x[:1].detach().requires_grad_() for x in inputs('two_stream')]
+    assert_same_gradients(module, *streams, forward=lambda m, *xs: m(*xs)[output])
+
+
+@pytest.mark.parametrize('output', [0, 1, 2])
+def test_sum_of_two_sources_with_one_output_used(output):
+
+    class LinearOfSum(nn.Module):
+
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(6, 6)
+
+        def forward(self, a, b):
+            return self.linear(a + b)
+
+    class Ring(nn.Module):
+
+        def __init__(self):
+            super().__init__()
+            self.f = nn.ModuleList(LinearOfSum() for _ in range(3))
+
+        def steps(self):
+            return [AdditiveStep(self.f[i], i, ((i + 1) % 3, (i + 2) % 3)) for i in range(3)]
+
+    torch.manual_seed(0)
+    streams = (*inputs('two_stream'), inputs('new_stream')[0])
+    module = ReversibleSequence([Ring(), Ring()]).double()
+    assert_same_gradients(module, *streams, forward=lambda m, *xs: m(*xs)[output])
+
+
+def test_frozen_couplings_before_a_stream_that_requires_grad():
+    frozen = NewStream(networks.linear(), 2, (0, )).requires_grad_(False)
+    also_frozen = TwoStreamCoupling(networks.linear(), networks.linear(), (2, 0)).requires_grad_(False)
+    module = ReversibleSequence([frozen, also_frozen, TwoStreamCoupling(networks.linear(), networks.linear())]).double()
+    a, b = inputs('two_stream')
+    assert_same_gradients(module, a.detach(), b)
+    assert_same_gradients(module, a, b)
+    untouched = inputs('new_stream')[0]
+    module = ReversibleSequence([TwoStreamCoupling(networks.linear(), networks.linear()) for _ in range(2)]).double()
+    module.couplings[0].requires_grad_(False)
+    assert_same_gradients(module, a.detach(), b.detach(), untouched)
+
+
+def test_couplings_without_steps_change_nothing():
+
+    class Nothing(nn.Module):
+
+        def steps(self):
+            return []
+
+    inner = list(build('two_stream').couplings)
+    for couplings in ([Nothing(), *inner], [*inner, Nothing()], [Nothing()], []):
+        assert_same_gradients(ReversibleSequence(couplings), *inputs('two_stream'))
+
+
+def test_empty_batch():
+    streams = [x[:0].detach().requires_grad_() for x in inputs('two_stream')]
+    outputs = build('two_stream')(*streams)
+    sum(x.sum() for x in outputs).backward()
+    assert outputs[0].shape == (0, 5, 6) and streams[0].grad.shape == (0, 5, 6)
+
+
 def test_function_of_several_sources():
 
     class Sum(nn.Module):
@@ -229,7 +317,6 @@ def test_function_of_several_sources():
             self.f = Sum()
 
         def steps(self):
-            from mmrev.reversible import AdditiveStep
             return [AdditiveStep(self.f, 2, (0, 1)), AdditiveStep(self.f, 0, (1, 2))]
 
     torch.manual_seed(0)

@@ -156,7 +156,7 @@ class RevBiFPN(BaseModule):
         arch = self._resolve_arch(arch)
         self.channels = tuple(arch.pop('channels'))
         self.in_channels = in_channels
-        self.out_indices = tuple(out_indices)
+        self.out_indices = out_indices
         self.norm_eval = norm_eval
         self.frozen_stages = frozen_stages
         self.size_divisor = self.stem_stride * 2**(len(self.channels) - 1)
@@ -181,9 +181,9 @@ class RevBiFPN(BaseModule):
     @classmethod
     def _resolve_arch(cls, arch: Union[str, dict]) -> dict:
         if isinstance(arch, str):
-            if arch.lower() not in cls.arch_zoo:
-                raise ValueError(f'`arch` must be one of {list(cls.arch_zoo)} or a dict, got {arch!r}')
-            arch = cls.arch_zoo[arch.lower()]
+            arch = cls.arch_zoo.get(arch.lower(), arch)
+        if not isinstance(arch, dict):
+            raise ValueError(f'`arch` must be one of {list(cls.arch_zoo)} or a dict, got {arch!r}')
         required = {'channels', 'num_extra_stages'}
         allowed = required | set(cls.arch_defaults)
         if not required <= set(arch) <= allowed:
@@ -192,10 +192,21 @@ class RevBiFPN(BaseModule):
         channels = arch['channels']
         if channels[0] % cls.stem_stride**2 or any(c % 2 for c in channels):
             raise ValueError(f'`channels` must be even and begin with a multiple of 16, got {tuple(channels)}')
-        return {**cls.arch_defaults, **arch}
+        if arch['num_extra_stages'] < 0:
+            raise ValueError(f'`num_extra_stages` must not be negative, got {arch["num_extra_stages"]}')
+        arch = {**cls.arch_defaults, **arch}
+        for key in ('kernel_sizes', 'up_kernel_sizes', 'expand_ratios', 'se_ratios'):
+            if len(arch[key]) < len(channels):
+                raise ValueError(f'`{key}` must have an entry for each of the {len(channels)} levels, got {arch[key]}')
+        return arch
 
     def _check_indices(self, num_stages: int) -> None:
-        levels = len(self.channels)
+        levels, fit = len(self.channels), self.channels[0] // self.stem_stride**2
+        if not 1 <= self.in_channels <= fit:
+            raise ValueError(f'`in_channels` must lie in [1, {fit}], what fits into the first level, got '
+                             f'{self.in_channels}')
+        if not isinstance(self.out_indices, (tuple, list)):
+            raise ValueError(f'`out_indices` must be a tuple of levels, got {self.out_indices!r}')
         if not all(0 <= i < levels for i in self.out_indices):
             raise ValueError(f'`out_indices` must lie in [0, {levels}), got {self.out_indices}')
         if not -1 <= self.frozen_stages <= num_stages:
@@ -210,6 +221,8 @@ class RevBiFPN(BaseModule):
         pad_h, pad_w = (-x.shape[2] % self.size_divisor, -x.shape[3] % self.size_divisor)
         if pad_h or pad_w:
             x = F.pad(x, (0, pad_w, 0, pad_h))
+        if x.shape[1] != self.in_channels:
+            raise ValueError(f'the image must have `in_channels` = {self.in_channels} channels, got {x.shape[1]}')
         s, c = self.stem_stride, self.channels[0] // self.stem_stride**2
         x = torch.cat([x] * (c // self.in_channels) + [x[:, :c % self.in_channels]], dim=1)
         b, _, h, w = x.shape
