@@ -2,6 +2,8 @@
 import hashlib
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +164,13 @@ def test_digits_that_do_not_fit_are_an_error_and_leave_nothing(tmp_path, capsys)
 
 def read(folder, split):
     return json.loads((folder / 'annotations' / f'{split}.json').read_text())
+
+
+def test_two_runs_at_once_make_one_set(tmp_path):
+    command = [sys.executable, str(ROOT / 'tools' / 'dataset_converters' / 'digits.py'), '--out', str(tmp_path / 'set'),
+               *SMALL]
+    runs = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) for _ in range(2)]
+    said = sorted(run.communicate()[0] for run in runs)
+    assert [run.returncode for run in runs] == [0, 0], said
+    assert sum('nothing to do' in text for text in said) == 1, said
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['set']

@@ -7,11 +7,14 @@ Examples:
 The folder appears under its name only when it is complete. Same options, same bytes.
 """
 import argparse
+import contextlib
+import fcntl
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Dict, Iterator, List, Optional
 
 from mmrev.datasets.digits import TASKS, DigitsSpec, build
 
@@ -32,10 +35,11 @@ def main(argv: Optional[List[str]] = None) -> int:
     try:
         spec = spec_from(args)
         out = Path(args.out or DEFAULT_OUT[spec.task])
-        if is_complete(out, spec, args.overwrite):
-            print(f'{out} already holds this data set; nothing to do')
-            return 0
-        counts = make(spec, out, quiet=args.quiet)
+        with alone_in(out.absolute().parent):
+            if is_complete(out, spec, args.overwrite):
+                print(f'{out} already holds this data set; nothing to do')
+                return 0
+            counts = make(spec, out, quiet=args.quiet)
     except (FolderError, ValueError, OSError) as error:
         print(f'digits.py: {error}', file=sys.stderr)
         return 2
@@ -44,6 +48,18 @@ def main(argv: Optional[List[str]] = None) -> int:
         return 130
     print(f'{spec.task} data set in {out}: ' + ', '.join(f'{number} {name}' for name, number in counts.items()))
     return 0
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Wait until no other run of this tool works in `folder`: the second finds what the first has made."""
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
