@@ -1,2 +1,7 @@
 """Everything that mmrev registers in ``MODELS``."""
-from . import backbones  # noqa: F401
+from importlib.util import find_spec
+
+from . import backbones, necks  # noqa: F401
+
+if find_spec('mmpretrain') is not None:
+    from . import heads  # noqa: F401

@@ -149,10 +149,7 @@ class RevBiFPN(BaseModule):
                  cache_every: Optional[int] = None,
                  drop_path_rate: Optional[float] = None,
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(init_cfg or [
-            dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu'),
-            dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm'])
-        ])
+        super().__init__(init_cfg or list(MBConv.default_init_cfg))
         arch = self._resolve_arch(arch)
         self.channels = tuple(arch.pop('channels'))
         self.in_channels = in_channels
@@ -163,9 +160,7 @@ class RevBiFPN(BaseModule):
         extra = arch.pop('num_extra_stages')
         max_drop = arch.pop('drop_path_rate') if drop_path_rate is None else drop_path_rate
         arch.pop('drop_path_rate', None)
-        arch.update(
-            norm_cfg=norm_cfg or dict(type='BN', eps=1e-3),
-            act_cfg=dict(type='HSwish', inplace=False) if act_cfg == 'default' else act_cfg)
+        arch.update(MBConv.default_cfgs(norm_cfg, act_cfg))
         begins = [1 + i for i in range(len(self.channels) - 1)]  # levels that begin, stage by stage
         num_stages = len(begins) + extra
         self.stages = ReversibleSequence([

@@ -1,5 +1,5 @@
 """Mobile inverted bottleneck with squeeze-and-excitation (MobileNetV3, Howard et al. 2019)."""
-from typing import Optional
+from typing import Dict, Optional, Union
 
 import torch.nn as nn
 from mmcv.cnn import ConvModule
@@ -47,6 +47,18 @@ class MBConv(BaseModule):
     Shape:
         Input: ``(B, in_channels, H, W)``; output: ``(B, out_channels, ceil(H / stride), ceil(W / stride))``.
     """
+
+    default_init_cfg = (
+        dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu'),
+        dict(type='Constant', val=1, layer=['_BatchNorm', 'GroupNorm']),
+    )
+
+    @staticmethod
+    def default_cfgs(norm_cfg: Optional[dict], act_cfg: Union[dict, None, str]) -> Dict[str, Optional[dict]]:
+        """Norm and activation as RevBiFPN publishes them, where a model is not given its own."""
+        return dict(
+            norm_cfg=norm_cfg or dict(type='BN', eps=1e-3),
+            act_cfg=dict(type='HSwish', inplace=False) if act_cfg == 'default' else act_cfg)
 
     def __init__(self,
                  in_channels: int,

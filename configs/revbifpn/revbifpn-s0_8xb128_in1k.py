@@ -1,0 +1,1 @@
+_base_ = './revbifpn_in1k.py'
