@@ -54,6 +54,14 @@ class Call:
         self.streams: Optional[StreamBuffers] = None
         self.gradients: Optional[StreamBuffers] = None
         self._first_trained = len(steps)
+        self._first_read: Dict[int, int] = {}  # per stream, the first step that reads it
+        for index, step in enumerate(steps):
+            for part in step.sources:
+                self._first_read.setdefault(part.stream, index)
+
+    def _is_read_before(self, stream: int, index: int) -> bool:
+        """Whether a step before ``index`` reads the stream, so that the undo must bring its value back."""
+        return self._report is not None or self._first_read.get(stream, len(self.steps)) < index
 
     def trainable_weights(self, start: int, stop: int) -> List[Tensor]:
         """Weights of the steps ``[start, stop)`` that require grad, each once."""
@@ -123,9 +131,10 @@ class Call:
                 f'(stream {step.target.stream}) has shape {tuple(target.shape)}')
 
     def finish_forward(self) -> List[Tensor]:
-        """The final streams; keeps aliases of them, and their versions to notice a change by the caller."""
+        """The final streams; keeps aliases of those that the undo reads, and notices a change of them by version."""
         outputs, self.streams = self.streams.aliases(), None
-        self._final = [x.detach() for x in outputs]
+        end = len(self.steps)
+        self._final = [x.detach() if self._is_read_before(i, end) else None for i, x in enumerate(outputs)]
         self._versions = _versions(outputs)
         return outputs
 
@@ -140,7 +149,7 @@ class Call:
                 'Trying to backward through a reversible sequence a second time after its final streams were let go; '
                 'specify retain_graph=True in the first backward')
         for i, (x, version) in enumerate(zip(self._final, self._versions)):
-            if _version(x) != version:
+            if x is not None and _version(x) != version:
                 raise ReversibilityError(
                     f'output {i} of the reversible sequence, shape {tuple(x.shape)}, was modified in place after the '
                     f'forward (version {_version(x)}, expected {version}); the steps cannot be undone from it. Use '
@@ -176,7 +185,8 @@ class Call:
                 f'replaced between forward and backward; run the backward before the optimizer steps, and within '
                 f'`torch.func.functional_call`')
         needs_graph = gradient is not None and record.trains
-        if not needs_graph and step.creates:
+        undo = not step.creates and self._is_read_before(step.target.stream, index)
+        if not (needs_graph or undo):
             return
         # A detached tensor shares its version counter with the buffer that the undo writes to; `.data` does not.
         sources = [self.streams.read(part).data for part in step.sources]
@@ -184,13 +194,16 @@ class Call:
             for x, needed in zip(sources, record.source_needs_grad):
                 x.requires_grad_(needed and needs_graph)
             out = step.f(*sources)
-        if not step.creates:
+        if undo:
             self.streams.add(step.target, out.detach(), alpha=-1)
             self._check_reconstruction(index)
         if out.requires_grad:
             edge, dtype = get_gradient_edge(out), out.dtype
             del out
             self._differentiate(index, edge, gradient.to(dtype), sources, weight_gradients)
+        for part in step.sources:
+            if not self._is_read_before(part.stream, index):
+                self.streams.drop(part.stream)
 
     def _differentiate(self, index, edge, gradient, sources, weight_gradients) -> None:
         step, record = self.steps[index], self.records[index]

@@ -95,4 +95,4 @@ def _run_without_graph(steps: Sequence[AdditiveStep], streams: Sequence[Tensor])
         else:
             buffers.add(step.target, out)
         del out  # not alive while the next function runs
-    return tuple(buffers.tensors)
+    return tuple(buffers.aliases())

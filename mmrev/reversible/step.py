@@ -91,6 +91,11 @@ class StreamBuffers:
         self.tensors.pop(part.stream)
         self._owned.pop(part.stream)
 
+    def drop(self, stream: int) -> None:
+        """Let the value of a stream go that nobody reads any more; its place stays."""
+        self.tensors[stream] = None
+        self._owned[stream] = False
+
     def add(self, part: StreamPart, value: Tensor, alpha: int = 1) -> None:
         """``x[part] += alpha * value``; the stream keeps its dtype."""
         x = self.tensors[part.stream]

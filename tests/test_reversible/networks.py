@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-from mmrev.reversible import NewStream, ReversibleSequence, RevSilo, StreamPart, TwoStreamCoupling
+from mmrev.reversible import AdditiveStep, NewStream, ReversibleSequence, RevSilo, StreamPart, TwoStreamCoupling
 
 
 class DropPath(nn.Module):
@@ -79,6 +79,22 @@ def new_stream() -> ReversibleSequence:
     return ReversibleSequence([NewStream(linear(), 1, (0, )), TwoStreamCoupling(linear(), linear())]).double()
 
 
+class Fusion(nn.Module):
+    """``x[2] += f(x[1])``; nothing reads the third stream."""
+
+    def __init__(self):
+        super().__init__()
+        self.f = linear()
+
+    def steps(self):
+        return [AdditiveStep(self.f, 2, (1, ))]
+
+
+def fan_out() -> ReversibleSequence:
+    """Like RevBiFPN's neck and head: streams that begin or are added to, and that no later step reads."""
+    return ReversibleSequence([NewStream(linear(), 1, (0, )), NewStream(linear(), 2, (0, )), Fusion()]).double()
+
+
 def inputs(network: str, requires_grad: bool = True, batch: int = 3):
     """Float64 inputs for the network of that name."""
     generator = torch.Generator().manual_seed(7)
@@ -88,9 +104,9 @@ def inputs(network: str, requires_grad: bool = True, batch: int = 3):
 
     if network == 'two_stream':
         return random(batch, 5, 6), random(batch, 5, 6)
-    if network == 'new_stream':
+    if network in ('new_stream', 'fan_out'):
         return (random(batch, 5, 6), )
     return (random(batch, 8, 8, 8), )
 
 
-NETWORKS = dict(two_stream=two_stream, halves=halves, pyramid=pyramid, new_stream=new_stream)
+NETWORKS = dict(two_stream=two_stream, halves=halves, pyramid=pyramid, new_stream=new_stream, fan_out=fan_out)

@@ -2,7 +2,7 @@
 import torch
 from torch import nn
 
-from mmrev.reversible import ReversibleSequence, StreamPart, TwoStreamCoupling
+from mmrev.reversible import NewStream, ReversibleSequence, StreamPart, TwoStreamCoupling
 from mmrev.testing import PeakMemory, bytes_per_sample, set_reversible
 
 WIDTH = 16
@@ -72,3 +72,14 @@ def test_inference_keeps_no_more_than_the_streams_and_one_function():
     with torch.no_grad(), PeakMemory() as memory:
         module(x)
     assert memory.peak <= 3 * stream
+
+
+def test_a_stream_that_no_step_reads_is_not_kept():
+    x = torch.randn(2, WIDTH, 48, 48, requires_grad=True)
+    module = ReversibleSequence([NewStream(nn.Conv2d(WIDTH, WIDTH, 1), i, (0, )) for i in (1, 2)])
+    with PeakMemory() as memory:
+        loss = sum(y.sum() for y in module(x)[1:])
+        assert memory.current < x.numel() * 4 / 100
+        loss.backward()
+    plain = torch.autograd.grad(sum(y.sum() for y in set_reversible(module, False)(x)[1:]), x)[0]
+    torch.testing.assert_close(x.grad, plain)
