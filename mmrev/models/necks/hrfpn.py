@@ -32,7 +32,7 @@ class HRFPN(BaseModule):
         norm_cfg: Norm after the fusion and after the 3x3 convolutions.
         with_cp: Compute the fused pyramid again in the backward instead of keeping it.
         stride: Of the 3x3 convolutions.
-        init_cfg: Initialisation.
+        init_cfg: Initialisation; Caffe2's Xavier if not given.
 
     Shape:
         Input: a sequence of ``(B, in_channels[i], H / 2**i, W / 2**i)``.
@@ -54,8 +54,8 @@ class HRFPN(BaseModule):
                  norm_cfg: Optional[dict] = None,
                  with_cp: bool = False,
                  stride: int = 1,
-                 init_cfg: Union[dict, List[dict], None] = dict(type='Caffe2Xavier', layer='Conv2d')):
-        super().__init__(init_cfg)
+                 init_cfg: Union[dict, List[dict], None] = None):
+        super().__init__(init_cfg or dict(type='Caffe2Xavier', layer='Conv2d'))
         if pooling_type not in ('AVG', 'MAX'):
             raise ValueError(f"`pooling_type` must be 'AVG' or 'MAX', got {pooling_type!r}")
         if with_cp and norm_cfg:
