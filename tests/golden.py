@@ -6,11 +6,11 @@ differs by at most 1e-9 of the recorded one, or of a millionth of the largest of
 import json
 import zlib
 from pathlib import Path
-from typing import Dict, Sequence
+from typing import Callable, Dict, Sequence, Tuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 FOLDER = Path(__file__).parent / 'data' / 'golden'
 
@@ -48,6 +48,22 @@ class GoldenRecord:
         """Compare the norms of gradients, by published name."""
         assert set(gradients) == set(self.grad_norms)
         _check('gradient', {key: g.norm().item() for key, g in gradients.items()}, self.grad_norms)
+
+
+def assert_agrees(model: nn.Module, record: GoldenRecord, convert_state_dict: Callable[[dict], dict]) -> None:
+    """Give a model the record's weights, then compare its outputs, in eval and in training, and all gradients."""
+    model.double().load_state_dict(convert_state_dict(record.state_dict()))
+    with torch.no_grad():
+        record.check_output('eval', _as_tuple(model.eval()(record.input)))
+    flat = record.check_output('train', _as_tuple(model.train()(record.input)))
+    (flat * record.cotangent(len(flat))).sum().backward()
+    published = convert_state_dict({key: key for key in record.shapes})
+    record.check_gradients({published[name]: p.grad for name, p in model.named_parameters()})
+    assert sum(p.numel() for p in model.parameters()) == record.num_params
+
+
+def _as_tuple(outputs) -> Tuple[Tensor, ...]:
+    return (outputs, ) if isinstance(outputs, Tensor) else tuple(outputs)
 
 
 def _check(kind: str, got: dict, recorded: dict) -> None:
