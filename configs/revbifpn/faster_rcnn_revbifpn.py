@@ -18,4 +18,4 @@ model = dict(
         out_indices=(0, 1, 2, 3),
         norm_eval=pretrained is not None,  # batches of two: keep good statistics where there are any
         init_cfg=pretrained and dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.')),
-    neck=dict(_delete_=True, type='mmdet.HRFPN', in_channels=[48, 64, 80, 160], out_channels=channels))
+    neck=dict(_delete_=True, type='mmrev.HRFPN', in_channels=[48, 64, 80, 160], out_channels=channels))

@@ -20,7 +20,7 @@ model = dict(
     backbone=dict(_delete_=True, type='mmrev.RevBiFPN', arch='s0', out_indices=(0, 1, 2, 3)),
     neck=dict(
         _delete_=True,
-        type='mmdet.HRFPN',
+        type='mmrev.HRFPN',
         in_channels=[48, 64, 80, 160],
         out_channels=channels,
         num_outs=len(strides)),
