@@ -1,0 +1,125 @@
+"""Parameters and multiply-accumulates of a network, part by part.
+
+Operators are counted as the dispatcher sees them, so whatever calls them (a module, a function, an autograd function of
+somebody's own) is counted, and the meta device suffices. mmengine's ``get_model_complexity_info`` traces the model,
+which fails on that device, and counts neither attention nor what an autograd function does within (mmengine 0.10.7).
+"""
+from collections import defaultdict
+from typing import Any, Callable, Dict, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry, sdpa_flop
+
+from .module_stack import ModuleStack
+
+aten = torch.ops.aten
+
+
+class Operations(NamedTuple):
+    """What a module, with all that is within, has and does.
+
+    Attributes:
+        parameters: Their number.
+        macs: Multiply-accumulates of convolutions, linear layers and attention.
+        published: These and what the published figures count besides, see :func:`count_operations`.
+    """
+    parameters: int
+    macs: int
+    published: int
+
+
+def _attention(q, k, v, *_, out_val=None, **__) -> int:
+    return sdpa_flop(q.shape, k.shape, v.shape)
+
+
+_PRODUCTS: Dict[Any, Callable[..., int]] = {  # two operations each per multiply-accumulate
+    **flop_registry,
+    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+}
+_CONVOLUTIONS = (aten.convolution, aten._convolution, aten.cudnn_convolution, aten.mkldnn_convolution)
+_PER_VALUE: Dict[Any, int] = {  # operations per value that comes out
+    **dict.fromkeys([
+        aten.native_batch_norm, aten._native_batch_norm_legit, aten._native_batch_norm_legit_no_training,
+        aten._batch_norm_with_update, aten._batch_norm_no_update, aten.cudnn_batch_norm, aten.batch_norm_elemt,
+        aten.native_layer_norm, aten.native_group_norm
+    ], 2),
+    aten.upsample_nearest2d: 1,
+    aten.upsample_bilinear2d: 11,
+    aten.upsample_bicubic2d: 259,
+}
+
+
+class _OperationCounter(TorchDispatchMode):
+    """Counts what runs in the context, for the module that runs it."""
+
+    def __init__(self, running: ModuleStack):
+        super().__init__()
+        self.macs: Dict[str, int] = defaultdict(int)
+        self.others: Dict[str, int] = defaultdict(int)
+        self._running = running
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        operator = func.overloadpacket
+        if operator in _PRODUCTS:
+            self.macs[self._running.path] += _PRODUCTS[operator](*args, **kwargs, out_val=out) // 2
+        if operator in _CONVOLUTIONS and args[2] is not None:
+            self.others[self._running.path] += out.numel()  # its bias
+        if operator in _PER_VALUE:
+            values = out if isinstance(out, Tensor) else out[0]
+            self.others[self._running.path] += _PER_VALUE[operator] * values.numel()
+        return out
+
+
+def count_operations(model: nn.Module, *inputs: Any, **kwargs: Any) -> Dict[str, Operations]:
+    """Count the parameters of ``model`` and the operations of ``model(*inputs, **kwargs)`` in eval mode.
+
+    :attr:`Operations.published` counts as version 0.0.31 of ``thop`` does, by which MACs are often published: besides
+    multiply-accumulates one operation per value for the bias of a convolution, 2 for a norm, and per value that comes
+    out of an interpolation 1 (nearest), 11 (bilinear) or 259 (bicubic). Activations, products and sums of tensors and
+    means count nothing; nor do pools, which ``thop`` counts where they are modules: a mean over all places is often
+    none. Operators written in C++ for a library of their own (RoIAlign) are not seen.
+
+    Args:
+        model: On any device; on the meta device nothing is computed.
+        inputs: Of the model, on the same device; batches are counted as a whole.
+
+    Returns:
+        The counts of every module by its path, with those of the modules within it; the model itself is ``''``.
+
+    Example:
+        >>> with torch.device('meta'):
+        ...     model, x = nn.Conv2d(3, 8, 3, padding=1, bias=False), torch.empty(1, 3, 10, 10)
+        >>> count_operations(model, x)['']
+        Operations(parameters=216, macs=21600, published=21600)
+    """
+    flags = {module: module.training for module in model.modules()}
+    fast = torch.backends.mha.get_fastpath_enabled()
+    model.eval()
+    torch.backends.mha.set_fastpath_enabled(False)  # one operator for a whole layer, which nobody counts
+    try:
+        with ModuleStack(model) as running, torch.no_grad(), _OperationCounter(running) as counter:
+            model(*inputs, **kwargs)
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+        for module, training in flags.items():
+            module.training = training
+    macs, others = _with_descendants(counter.macs), _with_descendants(counter.others)
+    return {
+        path: Operations(sum(p.numel() for p in module.parameters()), macs[path], macs[path] + others[path])
+        for path, module in model.named_modules()
+    }
+
+
+def _with_descendants(counts: Dict[str, int]) -> Dict[str, int]:
+    """The counts of each path and of all below it; the root is ``''``."""
+    sums: Dict[str, int] = defaultdict(int)
+    for path, number in counts.items():
+        while path:
+            sums[path] += number
+            path = path.rpartition('.')[0]
+        sums[''] += number
+    return sums
