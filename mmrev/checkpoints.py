@@ -1,16 +1,25 @@
-"""What a checkpoint of mmengine holds besides weights, made known to ``torch.load``.
+"""Checkpoints that mmengine can load once mmrev is imported: those that it wrote itself, and the published ones.
 
 Since torch 2.6 ``torch.load`` refuses every class that it does not know (``weights_only=True`` is the default). The
 checkpoints that mmengine's ``Runner`` writes hold the log history: `HistoryBuffer`, numpy arrays and numpy scalars. So
 mmengine 0.10.7 cannot load what it saved itself. We name exactly these as safe; the check stays on for all else.
+
+The published weights have other names than ours. mmengine chooses a loader by the form of a path, so we add three:
+``.pth.tar`` files and addresses, as they are published, and ``mmrev://NAME`` for the weights of a model in a metafile.
+They are checked and converted on the way; whatever is no published RevBiFPN is loaded as mmengine would.
 """
+import os
+import re
 import sys
 from pickle import UnpicklingError
-from typing import Any, Callable, List, Tuple, Union
+from typing import Any, Callable, Dict, List, Tuple, Union
 
 import numpy as np
 from mmengine.logging import HistoryBuffer
 
+from mmrev._after_import import after_import
+
+_PUBLISHED_FORM = r'(?!\S*://).*(?:\.pth\.tar|revbifpn[^/]*)$'  # of a local path; what the file holds decides
 _STATISTICS = ('min', 'max', 'current', 'mean')  # the methods that a HistoryBuffer saves along with itself
 
 
@@ -26,7 +35,8 @@ def _history_method(owner: Any, name: str) -> Callable:
     return getattr(HistoryBuffer, name)
 
 
-def _safe_globals() -> List[Union[type, Tuple[Callable, str]]]:
+def safe_globals() -> List[Union[type, Tuple[Callable, str]]]:
+    """What ``torch.serialization.add_safe_globals`` takes: the classes and functions in a checkpoint of mmengine."""
     multiarray = getattr(np, '_core', np.core).multiarray  # numpy 2 moved it; checkpoints name the one they met
     reconstruct, scalar = multiarray._reconstruct, multiarray.scalar
     renamed = [(function, f'numpy.{core}.multiarray.{name}') for core in ('core', '_core')
@@ -42,25 +52,115 @@ def allow_mmengine_checkpoints() -> None:
     `allow_when_needed`; a program that calls ``torch.load`` itself calls this first. Calling it again does no harm.
     """
     import torch
-    torch.serialization.add_safe_globals(_safe_globals())
+    torch.serialization.add_safe_globals(safe_globals())
 
 
 def allow_when_needed() -> None:
-    """Call `allow_mmengine_checkpoints` as soon as ``mmengine.runner``, which loads checkpoints, is imported.
+    """Have mmengine load all these checkpoints as soon as the part of it that loads checkpoints is imported.
 
     So ``import mmrev`` need not import torch, and it does not matter whether mmrev or mmdet is imported first.
     """
-    if 'mmengine.runner' in sys.modules:
-        allow_mmengine_checkpoints()
-    else:
-        sys.meta_path.insert(0, _RunnerNotice())
+    after_import('mmengine.runner.checkpoint', _add_loaders)
 
 
-class _RunnerNotice:
-    """A finder of modules that finds none; it is only told that ``mmengine.runner`` is being imported."""
+def _add_loaders() -> None:
+    from mmengine.runner.checkpoint import CheckpointLoader
+    allow_mmengine_checkpoints()
+    # Regular expressions, matched from the start of a path; mmengine tries them in descending order of their text, so
+    # that the first is before its own `https://`, and the last before its own for any file alone.
+    for pattern, loader in ((r'https?://\S*\.pth\.tar$', load_from_published_url), ('mmrev://', load_from_mmrev),
+                            (_PUBLISHED_FORM, load_from_published_file)):
+        CheckpointLoader.register_scheme(pattern, loader, force=True)
 
-    def find_spec(self, name: str, path: Any = None, target: Any = None) -> None:
-        """See `importlib.abc.MetaPathFinder.find_spec`."""
-        if name == 'mmengine.runner':
-            sys.meta_path.remove(self)
-            allow_mmengine_checkpoints()
+
+def has_published_form(file: str) -> bool:
+    """Whether mmengine loads this path by `load_from_published_file`."""
+    return re.match(_PUBLISHED_FORM, file) is not None
+
+
+def load_from_mmrev(filename: str, map_location: Any = None) -> Dict[str, Any]:
+    """Load the published weights of ``mmrev://NAME``, NAME being that of a model in a metafile of mmrev.
+
+    Raises:
+        CheckpointError: If there is no such model, it has no published weights, or they cannot be had.
+    """
+    from mmrev.converters import published
+    name = filename.removeprefix('mmrev://')
+    model = published.find_model(name)
+    if model is None:
+        known = ', '.join(model.name for model in published.models() if model.url)
+        raise published.CheckpointError(f'mmrev has no model `{name}`', f'Weights are published for {known}')
+    if model.url is None:
+        raise published.CheckpointError(
+            f'no weights are published for `{model.name}`', 'Give the path of a checkpoint of yours instead; `mmrev '
+            f'train mmrev::{model.config.removeprefix("configs/")}` makes one')
+    return load_from_published_url(model.url, map_location)
+
+
+def load_from_published_url(filename: str, map_location: Any = None) -> Dict[str, Any]:
+    """Load weights from where they are published, or from a mirror that keeps the file names.
+
+    The file is kept where torch keeps downloads (``TORCH_HOME``). In several processes the first one downloads.
+
+    Raises:
+        CheckpointError: If they cannot be downloaded, or are not the published ones.
+    """
+    from mmengine.dist import barrier, is_main_process
+    from mmengine.runner.checkpoint import load_from_http
+
+    from mmrev.converters import published
+    model = published.find_file(filename)
+    if model is None:
+        return load_from_http(filename, map_location)
+    try:
+        file = _download(filename, model) if is_main_process() else ''
+    finally:
+        barrier()  # the others must not wait for a first process that has failed
+    return _load_published(file or _download(filename, model), model, map_location)
+
+
+def _download(url: str, model: Any) -> str:
+    """Download published weights unless they are there; return their path."""
+    import torch
+
+    from mmrev.converters.published import CheckpointError
+    file = os.path.join(torch.hub.get_dir(), 'checkpoints', os.path.basename(url))
+    if os.path.isfile(file):
+        return file
+    try:
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        torch.hub.download_url_to_file(url, file, model.sha256, progress=sys.stderr.isatty())
+    except OSError as error:
+        raise CheckpointError(f'the weights of {model.name} cannot be downloaded from {url}: {error}', 'Download them '
+                              'elsewhere and give the path of the file') from error
+    except RuntimeError as error:  # of torch, about the hash
+        raise CheckpointError(f'what {url} gave are not the published weights of {model.name}: {error}', 'Try again '
+                              'later, or download them elsewhere and give the path of the file') from error
+    return file
+
+
+def load_from_published_file(filename: str, map_location: Any = None) -> Dict[str, Any]:
+    """Load a file that may hold published weights, or weights of a RevBiFPN that was trained with the published code.
+
+    Raises:
+        CheckpointError: If it has the name of a published file, but is another.
+    """
+    from mmengine.runner.checkpoint import load_from_local
+
+    from mmrev.converters import published
+    file = os.path.expanduser(filename)
+    model = published.find_file(file)
+    if model is not None and os.path.isfile(file):
+        return _load_published(file, model, map_location)
+    try:
+        content = published.read(file, map_location)
+    except published.CheckpointError:
+        return load_from_local(filename, map_location)  # not ours to refuse
+    return published.convert(content, file) if published.published_weights(content) else content
+
+
+def _load_published(file: str, model: Any, map_location: Any) -> Dict[str, Any]:
+    """Check, read and convert a published file."""
+    from mmrev.converters import published
+    published.check_hash(file, model)
+    return published.convert(published.read(file, map_location), file)

@@ -30,6 +30,11 @@ def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
     return {_convert_key(key, places, silo_levels, num_fusions): value for key, value in state_dict.items()}
 
 
+def is_published_name(key: str) -> bool:
+    """Whether a key is one of the reversible body, which nothing but a published RevBiFPN has."""
+    return key.startswith('rev_stack.')
+
+
 def _convert_key(key: str, places: Dict[int, Tuple[int, int]], silo_levels: Dict[int, int], num_fusions: int) -> str:
     block, silo, neck, head = (pattern.fullmatch(key) for pattern in (_BLOCK, _SILO, _NECK, _HEAD))
     if block:

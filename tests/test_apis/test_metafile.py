@@ -1,0 +1,79 @@
+"""What the metafiles say, held against the configs and the models themselves."""
+import re
+from pathlib import Path
+
+import mmdet
+import mmpretrain
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.hub import get_config
+from mmengine.registry import DefaultScope
+
+from mmrev.analysis import count_operations
+from mmrev.converters import published
+from mmrev.registry import MODELS
+
+ROOT = Path(__file__).parents[2]
+ENTRIES = yaml.safe_load((ROOT / 'configs/revbifpn/metafile.yml').read_text())['Models']
+CLASSIFIERS = [entry for entry in ENTRIES if 'Weights' in entry]
+COUNTED = ('s0', 's2')  # the larger ones take long
+SIZES = [f's{i}' for i in range(7)]
+
+
+def test_the_index_names_every_metafile():
+    index = yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']
+    assert sorted(index) == sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob('configs/*/metafile.yml'))
+
+
+def test_every_size_of_every_kind_is_listed():
+    assert [entry['Name'] for entry in ENTRIES] == [
+        pattern.format(size) for pattern in ('revbifpn-{}_3rdparty_in1k', 'faster_rcnn_revbifpn_{}',
+                                             'mask_rcnn_revbifpn_{}') for size in SIZES]
+
+
+@pytest.mark.parametrize('entry', ENTRIES, ids=lambda entry: entry['Name'])
+def test_every_entry_names_a_config_of_its_size(entry):
+    cfg = Config.fromfile(ROOT / entry['Config'])
+    assert cfg.model.backbone.arch == re.search(r'revbifpn[-_](s\d)', entry['Name']).group(1)
+    tasks = {result['Task'] for result in entry['Results']}
+    assert ('Instance Segmentation' in tasks) == ('mask_head' in cfg.model.get('roi_head', {}))
+    assert ('Image Classification' in tasks) == ('ImageClassifier' in cfg.model.type)
+
+
+@pytest.mark.parametrize('entry', CLASSIFIERS, ids=lambda entry: entry['Name'])
+def test_parameters_operations_and_resolution_are_those_of_the_config(entry):
+    cfg, facts = Config.fromfile(ROOT / entry['Config']), entry['Metadata']
+    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(cfg.model).eval()
+        image = torch.zeros(1, 3, facts['Resolution'], facts['Resolution'])
+    assert sum(p.numel() for p in model.parameters()) == facts['Parameters']
+    if cfg.model.backbone.arch in COUNTED:
+        assert count_operations(model, image)[''].published == facts['FLOPs']
+    crop, = (step['crop_size'] for step in cfg.test_pipeline if 'CenterCrop' in step['type'])
+    assert crop == facts['Resolution']
+
+
+def test_every_published_file_has_its_own_name_and_hash():
+    assert len({entry['Weights'].rpartition('/')[2] for entry in CLASSIFIERS}) == len(CLASSIFIERS) == 7
+    assert len({entry['Weights SHA256'] for entry in CLASSIFIERS}) == 7
+    assert all(re.fullmatch('[0-9a-f]{64}', entry['Weights SHA256']) for entry in CLASSIFIERS)
+
+
+@pytest.mark.parametrize('host', [mmdet, mmpretrain])
+def test_no_name_is_one_of_the_hosts(host):
+    folder = Path(host.__file__).parent / '.mim'
+    metafiles = [folder / name for name in yaml.safe_load((folder / 'model-index.yml').read_text())['Import']]
+    theirs = {name.lower() for path in metafiles for name in re.findall(r'Name: *(\S+)', path.read_text())}
+    assert theirs and not theirs & {entry['Name'].lower() for entry in ENTRIES}
+
+
+def test_the_package_reads_the_same():
+    assert [(model.name, model.config, model.url, model.sha256) for model in published.models()] == [
+        (entry['Name'], entry['Config'], entry.get('Weights'), entry.get('Weights SHA256')) for entry in ENTRIES]
+
+
+def test_mmengine_knows_the_weights_of_a_config():
+    cfg = get_config('mmrev::revbifpn/revbifpn-s3_8xb128_in1k.py', pretrained=True)
+    assert cfg.model_path.endswith('/revbifpn_s3.pth.tar') and cfg.model.backbone.arch == 's3'
