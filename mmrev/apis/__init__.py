@@ -1,6 +1,23 @@
-"""What a program of one's own needs around mmengine's `Runner`: loading its checkpoints, several CPU processes."""
+"""What a program of one's own needs around mmengine's `Runner`, and our models by name in mmpretrain and mmdet.
+
+After ``import mmrev.apis`` mmpretrain's `get_model`, `list_models` and `inference_model` know the classifiers.
+`DetInferencer`, which is imported only where it is asked for and needs mmdet, knows the detectors.
+"""
+from typing import Any
+
+from mmrev._after_import import after_import
 from mmrev.checkpoints import allow_mmengine_checkpoints
 
 from .distributed import adopt_launcher, prepare_cpu_processes
+from .model_hub import add_classifiers
 
 __all__ = ['adopt_launcher', 'allow_mmengine_checkpoints', 'prepare_cpu_processes']
+
+after_import('mmpretrain.apis.model', add_classifiers)
+
+
+def __getattr__(name: str) -> Any:
+    if name == 'DetInferencer':
+        from .det_inferencer import DetInferencer
+        return DetInferencer
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,0 +1,43 @@
+"""mmdet's inferencer, which knows our detectors by name."""
+from typing import Any, Optional, Tuple
+
+from mmdet.apis import DetInferencer as MMDetInferencer
+from mmengine.config import Config
+
+from mmrev.converters import published
+
+from .model_hub import CLASSIFICATION
+
+
+class DetInferencer(MMDetInferencer):
+    """mmdet's `DetInferencer`, with the same arguments, for the detectors of mmrev as well.
+
+    ``model`` may be a name from mmrev's metafiles or from mmdet's, or the path of a config. Where no weights are given
+    and none are published, it refuses; mmdet's own goes on with random ones.
+
+    Raises:
+        ValueError: If nobody knows the name, or there are no weights.
+    """
+
+    def _load_model_from_metafile(self, model: str) -> Tuple[Config, Optional[str]]:
+        """See `mmengine.infer.BaseInferencer`; the weights are used if the caller names none."""
+        known = published.find_model(model)
+        if known is None:
+            return self._load_from_mmdet(model)
+        if CLASSIFICATION in known.tasks:
+            raise ValueError(f'`{model}` is a classifier; use mmpretrain.inference_model({model!r}, ...)')
+        return Config.fromfile(known.config_file), known.weights
+
+    def _load_from_mmdet(self, model: str) -> Tuple[Config, Optional[str]]:
+        try:
+            return super()._load_model_from_metafile(model)
+        except ValueError as error:
+            names = ', '.join(known.name for known in published.models() if CLASSIFICATION not in known.tasks)
+            raise ValueError(f'{error}, nor is it a config file or a detector of mmrev: {names}') from error
+
+    def _init_model(self, cfg: Any, weights: Optional[str], device: str = 'cpu') -> Any:
+        """See `mmengine.infer.BaseInferencer`."""
+        if weights is None:
+            raise ValueError('a config alone has no weights: give weights=CHECKPOINT, which training with this config '
+                             'writes into its work dir')
+        return super()._init_model(cfg, weights, device)
