@@ -1,5 +1,6 @@
 """Every config loads, and the detectors of all sizes train one real iteration."""
 import ast
+import importlib.util
 import json
 import math
 import re
@@ -160,6 +161,40 @@ def test_the_example_for_own_data_trains_on_own_data(tmp_path, monkeypatch):
     runner.train()
     assert runner.iter == 1 and runner.model.roi_head.bbox_head.num_classes == len(CLASSES)
     assert isinstance(runner.val(), dict)  # an untrained detector may find nothing at all
+
+
+def test_the_lines_for_masks_make_the_example_a_mask_detector(tmp_path):
+    import mmrev.registry  # noqa: F401  makes `mmrev::` known
+    text = (CONFIGS.parent / 'docs' / 'own_data.md').read_text(encoding='utf-8')
+    example, lines = re.findall(r'```python\n(.*?)```', text, re.DOTALL)[:2]
+    for line in lines.splitlines():
+        example = re.sub(rf'^{line.split(" = ")[0]} = .*$', lambda _: line, example, flags=re.MULTILINE)
+    (tmp_path / 'cells.py').write_text(example)
+    cfg = Config.fromfile(tmp_path / 'cells.py')
+    assert cfg.model.type == 'MaskRCNN' and 'segm' in cfg.val_evaluator.metric
+    assert cfg.model.roi_head.bbox_head.num_classes == cfg.model.roi_head.mask_head.num_classes == 3
+
+
+@pytest.mark.parametrize('task', ['bbox', 'segm'])
+def test_the_benchmark_on_own_data_compares_models_that_differ_in_backbone_and_neck_alone(task, tmp_path):
+    import mmrev.registry  # noqa: F401  makes `mmrev::` known
+    path = CONFIGS.parent / 'benchmarks' / 'own_data.py'
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    (tmp_path / 'annotations').mkdir()
+    write_dataset(tmp_path / 'data').rename(tmp_path / 'annotations' / 'train.json')
+    configs = []
+    for name in benchmark.MODELS:
+        text = benchmark.config_text(name, benchmark.parse_args([str(tmp_path), '--task', task]))
+        (tmp_path / f'{name}.py').write_text(text)
+        configs.append(plain(Config.fromfile(tmp_path / f'{name}.py')._cfg_dict))
+    ours, theirs = configs
+    assert ours['train_dataloader']['dataset']['pipeline'][1].get('with_mask') is (task == 'segm')
+    for cfg in configs:
+        del cfg['model']['backbone'], cfg['model']['neck']
+    for key in theirs:
+        assert ours[key] == theirs[key], key
 
 
 def small_run(folder):

@@ -1,7 +1,8 @@
-"""RevBiFPN-S0 beside mmdet's ResNet-50 FPN on one's own data: Faster R-CNN from random weights, same data and schedule.
+"""RevBiFPN-S0 beside mmdet's ResNet-50 FPN on one's own data, from random weights, same data and schedule.
 
-Example:
-    python benchmarks/bccd.py DATA --models revbifpn_s0 resnet50_fpn
+Examples:
+    python benchmarks/own_data.py DATA                 # boxes: Faster R-CNN
+    python benchmarks/own_data.py DATA --task segm     # masks: Mask R-CNN
 
 DATA holds `annotations/train.json` and `annotations/val.json` in COCO's format, and the images in `train/` and `val/`.
 Everything but the backbone with its neck is the same for both: images, batches, steps, optimizer, heads.
@@ -16,9 +17,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FROM_SCRATCH = dict(init_cfg=None, frozen_stages=-1, norm_eval=False)  # what mmdet sets for ImageNet's weights
+KINDS = dict(bbox='faster', segm='mask')  # of the R-CNN, by task
 MODELS = dict(
-    revbifpn_s0=('mmrev::revbifpn/faster_rcnn_revbifpn_s0.py', {}),
-    resnet50_fpn=('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', dict(model=dict(backbone=FROM_SCRATCH))),
+    revbifpn_s0=('mmrev::revbifpn/{0}_rcnn_revbifpn_s0.py', {}),
+    resnet50_fpn=('mmdet::{0}_rcnn/{0}-rcnn_r50_fpn_1x_coco.py', dict(backbone=FROM_SCRATCH)),
 )
 
 
@@ -26,9 +28,10 @@ def main(argv=None):
     """Train and test the models one after the other, print the table."""
     args = parse_args(argv)
     rows = [run(name, args) for name in args.models]
-    print(f'\n{"model":<14}{"mAP":>8}{"mAP50":>8}{"minutes":>9}   {args.epochs} epochs of {args.data}')
+    print(f'\n{args.task:<14}{"mAP":>8}{"mAP50":>8}{"minutes":>9}   {args.epochs} epochs of {args.data}')
     for name, metrics, minutes in rows:
-        print(f'{name:<14}{metrics["coco/bbox_mAP"]:>8.3f}{metrics["coco/bbox_mAP_50"]:>8.3f}{minutes:>9.1f}')
+        values = (metrics[f'coco/{args.task}_{metric}'] for metric in ('mAP', 'mAP_50'))
+        print(f'{name:<14}' + ''.join(f'{value:>8.3f}' for value in values) + f'{minutes:>9.1f}')
     return 0
 
 
@@ -37,11 +40,13 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__.split('\n', 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('data', type=Path, help='folder with annotations/, train/ and val/')
+    parser.add_argument('--task', choices=KINDS, default='bbox', help='boxes alone, or boxes and masks')
     parser.add_argument('--models', nargs='+', choices=MODELS, default=list(MODELS))
-    parser.add_argument('--work-dir', type=Path, default='work_dirs/bccd')
+    parser.add_argument('--work-dir', type=Path, default='work_dirs/own_data')
     parser.add_argument('--epochs', type=int, default=6)
     parser.add_argument('--batch-size', type=int, default=2)
     parser.add_argument('--scale', type=int, nargs=2, default=(256, 192), help='longer and shorter side in pixels')
+    parser.add_argument('--anchor-scale', type=int, default=8, help='side of the anchors, in strides (4 to 64 pixels)')
     parser.add_argument('--channels', type=int, default=64, help='of the feature pyramid and the heads; COCO: 256')
     parser.add_argument('--lr', type=float, default=4e-4, help='of AdamW')
     parser.add_argument('--seed', type=int, default=0)
@@ -64,13 +69,14 @@ def run(name, args):
 
 
 def config_text(name, args):
-    """The config of one model: its base, and what is the same for all of them."""
+    """The config of one model: its base, and what is the same for both."""
     base, own = MODELS[name]
     categories = json.loads((args.data / 'annotations' / 'train.json').read_text(encoding='utf-8'))['categories']
     classes = tuple(category['name'] for category in categories)
     settings = shared_settings(str(args.data.resolve()) + '/', classes, args)
-    settings['model'] = {**settings['model'], **own.get('model', {})}
-    return '\n'.join([f'_base_ = {base!r}', *(f'{key} = {value!r}' for key, value in settings.items()), ''])
+    settings['model'].update(own)
+    settings = {'_base_': base.format(KINDS[args.task]), **settings}
+    return ''.join(f'{key} = {value!r}\n' for key, value in settings.items())
 
 
 def shared_settings(data_root, classes, args):
@@ -80,23 +86,28 @@ def shared_settings(data_root, classes, args):
                        data_prefix=dict(img=f'{split}/'), pipeline=pipeline)
         return dict(dataset=dataset, **entries)
 
-    load, boxes, resize, flip, pack = (
-        dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True),
+    masks = args.task == 'segm'
+    load, labels, resize, flip, pack = (
+        dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=masks),
         dict(type='mmdet.Resize', scale=tuple(args.scale), keep_ratio=True), dict(type='mmdet.RandomFlip', prob=0.5),
         dict(type='mmdet.PackDetInputs'))
     pack_test = dict(pack, meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
-    held_out = loader('val', [load, resize, boxes, pack_test])
+    held_out = loader('val', [load, resize, labels, pack_test])
     evaluator = dict(ann_file=data_root + 'annotations/val.json')
+    extractor = dict(out_channels=args.channels)
+    head = dict(in_channels=args.channels, num_classes=len(classes))
+    roi_head = dict(bbox_roi_extractor=extractor, bbox_head=dict(head, fc_out_channels=4 * args.channels))
+    if masks:
+        roi_head.update(mask_roi_extractor=extractor, mask_head=dict(head, conv_out_channels=args.channels))
     return dict(
         model=dict(
             neck=dict(out_channels=args.channels),
-            rpn_head=dict(in_channels=args.channels, feat_channels=args.channels),
-            roi_head=dict(
-                bbox_roi_extractor=dict(out_channels=args.channels),
-                bbox_head=dict(in_channels=args.channels, fc_out_channels=4 * args.channels, num_classes=len(classes))),
+            rpn_head=dict(in_channels=args.channels, feat_channels=args.channels,
+                          anchor_generator=dict(scales=[args.anchor_scale])),
+            roi_head=roi_head,
             train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=300), rcnn=dict(sampler=dict(num=128))),
             test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=300))),
-        train_dataloader=loader('train', [load, boxes, resize, flip, pack], batch_size=args.batch_size),
+        train_dataloader=loader('train', [load, labels, resize, flip, pack], batch_size=args.batch_size),
         val_dataloader=held_out,
         test_dataloader=held_out,
         val_evaluator=evaluator,
