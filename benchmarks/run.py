@@ -1,9 +1,12 @@
 """Time and memory of a training step: reversible, plain autograd and activation checkpointing, side by side.
 
-    python benchmarks/run.py                  # everything, about six minutes on two cores
+    python benchmarks/run.py                  # time, memory, depth and peak, about ten minutes on two cores
     python benchmarks/run.py time --arch s0   # one part
+    python benchmarks/run.py picture          # MACs against memory, beside EfficientNet (needs timm)
+    python benchmarks/run.py detectors        # whole detectors; needs 12 GB of memory and half an hour
 
-Nothing else may run on the machine while it times. Every figure in the README comes from one of these commands.
+Nothing else may run on the machine while it times. Memory is counted on the meta device, where nothing is computed, but
+for `detectors` and `depth`. Every figure in the README comes from one of these commands.
 """
 import argparse
 import json
@@ -13,33 +16,15 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, List
 
+import networks
 import torch
+from networks import MODES, build_backbone, bytes_per_image, train_step
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 
-from mmrev.models.backbones import RevBiFPN
-from mmrev.models.layers import MBConv
 from mmrev.reversible import ReversibleSequence, StreamPart, TwoStreamCoupling
-from mmrev.testing import PeakMemory, bytes_per_sample, set_reversible
+from mmrev.testing import PeakMemory
 
 MIB = 2**20
-MODES = ('reversible', 'plain', 'checkpoint')
-
-
-def build(arch: str, mode: str) -> nn.Module:
-    """The backbone in one of ``MODES``; ``checkpoint`` recomputes the very blocks that reversibility recomputes."""
-    torch.manual_seed(0)
-    model = set_reversible(RevBiFPN(arch), mode == 'reversible')
-    if mode == 'checkpoint':
-        for block in model.modules():
-            if isinstance(block, MBConv):
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
-    return model
-
-
-def train_step(model: nn.Module, images: torch.Tensor) -> None:
-    sum(level.sum() for level in model(images)).backward()
-    model.zero_grad()
 
 
 def seconds(function: Callable[[], None]) -> float:
@@ -51,7 +36,7 @@ def seconds(function: Callable[[], None]) -> float:
 def measure_time(arch: str, size: List[int], batch: int, rounds: int) -> Dict[str, float]:
     """Median seconds of a training step in each mode and of a forward without graph, taken in turn, round by round."""
     images = torch.randn(batch, 3, *size)
-    models = {mode: build(arch, mode) for mode in MODES}
+    models = {mode: build_backbone(arch, mode) for mode in MODES}
 
     def forward():
         with torch.no_grad():
@@ -82,14 +67,14 @@ def report_time(args) -> dict:
 
 def report_memory(args) -> dict:
     figures = {}
-    print('Peak bytes alive per image in a training step: slope between 1 and 2 images, so without weights')
+    print('Peak bytes alive per image in a training step: slope between %d and %d images, so without weights' %
+          networks.MANY)
     for arch, height, width in args.memory:
         for mode in args.modes:
-            model = build(arch, mode)
-            value = bytes_per_sample(lambda batch: train_step(model, torch.randn(batch, 3, int(height), int(width))))
-            figures[f'{arch} {height}x{width} {mode}'] = value / MIB
-            name = f'RevBiFPN-{arch.upper()} backbone, {height}x{width}'
-            print(f'  {name}, {mode:12s} {value / MIB:8.1f} MiB', flush=True)
+            network = networks.backbone(arch, int(height), int(width), mode)
+            value = bytes_per_image(network) / MIB
+            figures[f'{arch} {height}x{width} {mode}'] = value
+            print(f'  RevBiFPN-{arch.upper()} backbone, {height}x{width}, {mode:12s} {value:8.1f} MiB', flush=True)
     return figures
 
 
@@ -117,12 +102,29 @@ def report_depth(args) -> dict:
     return figures
 
 
-PARTS = {'time': report_time, 'memory': report_memory, 'depth': report_depth}
+def report_picture(args) -> dict:
+    import memory_picture
+    return memory_picture.report(args.picture)
+
+
+def report_peak(args) -> dict:
+    import peak_parts
+    return peak_parts.report([networks.classifier(6), networks.backbone('s3', 800, 1344)])
+
+
+def report_detectors(args) -> dict:
+    import detectors
+    return detectors.report(args.detectors, tuple(args.detector_size))
+
+
+PARTS = {'time': report_time, 'memory': report_memory, 'depth': report_depth, 'peak': report_peak,
+         'picture': report_picture, 'detectors': report_detectors}
+DEFAULT = ('time', 'memory', 'depth', 'peak')
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('parts', nargs='*', help=f'of {", ".join(PARTS)}; all if none is given')
+    parser.add_argument('parts', nargs='*', help=f'of {", ".join(PARTS)}; {", ".join(DEFAULT)} if none is given')
     parser.add_argument('--arch', default='s0', help='size to time')
     parser.add_argument('--time-size', type=int, nargs=2, default=[160, 160], metavar=('H', 'W'))
     parser.add_argument('--time-batch', type=int, default=8)
@@ -130,13 +132,16 @@ def main() -> None:
     parser.add_argument('--memory', nargs=3, action='append', metavar=('ARCH', 'H', 'W'),
                         help='may be repeated; default: s0 160 160 and s3 800 1344')
     parser.add_argument('--modes', nargs='+', choices=MODES, default=MODES, help='for memory')
+    parser.add_argument('--picture', type=Path, default=Path('work_dirs/training_memory.png'), help='where to draw')
+    parser.add_argument('--detectors', nargs='+', default=[], metavar='NAME', help='only those with this in their name')
+    parser.add_argument('--detector-size', type=int, nargs=2, default=[800, 1344], metavar=('H', 'W'))
     parser.add_argument('--out', type=Path, default=Path('work_dirs/benchmark.json'), help='where the figures go')
     args = parser.parse_args()
     args.memory = args.memory or [('s0', 160, 160), ('s3', 800, 1344)]
     unknown = set(args.parts) - set(PARTS)
     if unknown:
         parser.error(f'no such part: {", ".join(sorted(unknown))}; choose from {", ".join(PARTS)}')
-    figures = {name: PARTS[name](args) for name in args.parts or PARTS}
+    figures = {name: PARTS[name](args) for name in args.parts or DEFAULT}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(figures, indent=1))
     print(f'The figures are in {args.out}')

@@ -26,6 +26,10 @@ class ModuleStack:
     def path(self) -> str:
         return self._paths[-1]
 
+    def path_of(self, module: nn.Module) -> str:
+        """The path of any module; of one that is not the model's, that of the module that runs now."""
+        return self._names.get(module, self.path)
+
     def __enter__(self) -> 'ModuleStack':
         self._handles = [register_module_forward_pre_hook(self._enter),
                          register_module_forward_hook(self._leave, always_call=True)]
@@ -36,7 +40,7 @@ class ModuleStack:
             handle.remove()
 
     def _enter(self, module: nn.Module, _: Any) -> None:
-        self._paths.append(self._names.get(module, self.path))
+        self._paths.append(self.path_of(module))
 
     def _leave(self, *_: Any) -> None:
         self._paths.pop()

@@ -1,0 +1,99 @@
+"""The networks that the benchmarks measure, and one training step.
+
+On the meta device nothing is computed and nothing takes memory, and yet every tensor has its size: the bytes alive are
+those of a CPU run to the byte (`tests/test_benchmarks` holds it to that), for networks and batches of any size.
+"""
+from functools import partial
+from pathlib import Path
+from typing import Callable, NamedTuple, Tuple, Union
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from mmrev.models.backbones import RevBiFPN
+from mmrev.models.layers import MBConv
+from mmrev.testing import bytes_per_sample, set_reversible
+
+CONFIGS = Path(__file__).parents[1] / 'configs' / 'revbifpn'
+MODES = ('reversible', 'plain', 'checkpoint')
+CLASSIFIER_SIZES = (224, 256, 256, 288, 320, 352, 352)  # pixels, S0 ... S6
+EFFICIENTNET_SIZES = (224, 240, 260, 300, 380, 456, 528, 600)  # pixels, B0 ... B7
+MANY = (32, 64)  # images: enough that the activations, not the weights' gradients, decide where the peak is
+
+
+class Network(NamedTuple):
+    """A network to measure: its name, how to build it, and the image's height and width in pixels."""
+    name: str
+    build: Callable[[], nn.Module]
+    shape: Tuple[int, int]
+
+
+def build_backbone(arch: str, mode: str) -> nn.Module:
+    """The backbone in one of ``MODES``; ``checkpoint`` recomputes the very blocks that reversibility recomputes."""
+    torch.manual_seed(0)
+    model = set_reversible(RevBiFPN(arch), mode == 'reversible')
+    if mode == 'checkpoint':
+        for block in model.modules():
+            if isinstance(block, MBConv):
+                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    return model
+
+
+def build_classifier(size: int, mode: str) -> nn.Module:
+    """RevBiFPN-S``size`` with neck and head as its ImageNet config has it, ``'reversible'`` or ``'plain'``."""
+    from mmengine.config import Config
+    from mmengine.logging import MMLogger
+    from mmpretrain.registry import MODELS
+    MMLogger.get_current_instance().setLevel('WARNING')
+    cfg = Config.fromfile(CONFIGS / f'revbifpn-s{size}_8xb128_in1k.py')
+    return set_reversible(MODELS.build(cfg.model), mode == 'reversible')
+
+
+def build_efficientnet(size: int) -> nn.Module:
+    """EfficientNet-B``size`` of timm."""
+    try:
+        import timm
+    except ImportError as error:
+        raise SystemExit('EfficientNet comes from timm: pip install timm, or pip install mmrev[benchmark]') from error
+    return timm.create_model(f'efficientnet_b{size}')
+
+
+def backbone(arch: str, height: int, width: int, mode: str = 'reversible') -> Network:
+    return Network(f'RevBiFPN-{arch.upper()} backbone, {mode}', partial(build_backbone, arch, mode), (height, width))
+
+
+def classifier(size: int, mode: str = 'reversible') -> Network:
+    resolution = CLASSIFIER_SIZES[size]
+    return Network(f'RevBiFPN-S{size}, {mode}', partial(build_classifier, size, mode), (resolution, resolution))
+
+
+def efficientnet(size: int) -> Network:
+    resolution = EFFICIENTNET_SIZES[size]
+    return Network(f'EfficientNet-B{size}', partial(build_efficientnet, size), (resolution, resolution))
+
+
+def build_on(device: str, network: Network) -> nn.Module:
+    with torch.device(device):
+        return network.build()
+
+
+def images(network: Network, batch: int, device: str) -> torch.Tensor:
+    make = torch.empty if device == 'meta' else torch.randn
+    return make(batch, 3, *network.shape, device=device)
+
+
+def train_step(model: nn.Module, x: torch.Tensor) -> None:
+    """Forward, backward of the outputs' sum, and no gradients left."""
+    _total(model(x)).backward()
+    model.zero_grad()
+
+
+def _total(outputs: Union[torch.Tensor, Tuple[torch.Tensor, ...]]) -> torch.Tensor:
+    return sum(y.sum() for y in (outputs if isinstance(outputs, tuple) else (outputs, )))
+
+
+def bytes_per_image(network: Network, device: str = 'meta', batches: Tuple[int, int] = MANY) -> float:
+    """Peak bytes alive per image in a training step in float32: the slope between two batches, so without weights."""
+    model = build_on(device, network)
+    return bytes_per_sample(lambda batch: train_step(model, images(network, batch, device)), *batches)
