@@ -45,6 +45,7 @@ setup(
             'torchvision>=0.24',
         ],
         'inplace-abn': ['inplace-abn>=1.1.0'],
+        'benchmark': ['matplotlib', 'timm>=1.0'],  # EfficientNet, to compare with
         'dev': ['flake8', 'matplotlib', 'ninja', 'pytest', 'scikit-learn', 'setuptools<81', 'tensorboard', 'wheel'],
     },
     entry_points={'console_scripts': ['mmrev = mmrev.cli:main']},
