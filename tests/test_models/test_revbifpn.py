@@ -111,6 +111,30 @@ def test_gradients_reach_every_parameter():
         assert p.grad is not None and p.grad.isfinite().all(), f'no gradient for {name}'
 
 
+def test_levels_begin_as_what_the_stem_and_their_first_function_make_of_the_image():
+    model = tiny()
+    model.init_weights()
+    x = image()
+    stem = model._stem(x)
+    torch.testing.assert_close(model(x)[0], stem)
+    beginning = model.stages.couplings[0].silo.down['0_1'](stem)
+    torch.testing.assert_close(model(x)[1], beginning)
+    assert all(level.std() > 0.1 for level in model(x))
+    plain = tiny(zero_init_residual=False)
+    plain.init_weights()
+    assert not torch.allclose(plain(x)[0], stem)
+
+
+def test_pretrained_scales_are_not_zeroed(tmp_path):
+    published = tiny()
+    for p in published.parameters():
+        nn.init.normal_(p)
+    torch.save(dict(state_dict={f'backbone.{k}': v for k, v in published.state_dict().items()}), tmp_path / 'a.pth')
+    model = tiny(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), prefix='backbone.'))
+    model.init_weights()
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), published.parameters()))
+
+
 def test_other_norms_and_activations():
     model = tiny(norm_cfg=dict(type='GN', num_groups=2), act_cfg=dict(type='ReLU'))
     kinds = {type(m) for m in model.modules()}

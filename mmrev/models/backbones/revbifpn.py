@@ -61,6 +61,10 @@ class RevBiFPNStage(nn.Module):
         blocks = [step for row in self.blocks for block in row for step in block.steps()]
         return blocks + self.silo.steps()
 
+    def begins(self) -> List[nn.Module]:
+        """The functions whose sum a new level begins as; empty if there is none."""
+        return [f for pair, f in self.silo.down.items() if int(pair.split('_')[1]) == self.num_inputs]
+
     def _block(self, level: int) -> TwoStreamCoupling:
         """RevNet block on the two halves of a level's channels."""
         channels = self.channels[level]
@@ -106,6 +110,8 @@ class RevBiFPN(BaseModule):
         cache_every: Keep the levels before every ``cache_every``-th stage, see
             :class:`~mmrev.reversible.ReversibleSequence`.
         drop_path_rate: Stochastic depth of the last stage, growing linearly from the first; None is ``arch``'s.
+        zero_init_residual: Begin training with a zero scale in the last norm of every function that adds to a level, so
+            that the levels, which no norm holds, begin as what the stem and the first downsamplings make of the image.
         init_cfg: Initialisation.
 
     Shape:
@@ -148,6 +154,7 @@ class RevBiFPN(BaseModule):
                  reversible: bool = True,
                  cache_every: Optional[int] = None,
                  drop_path_rate: Optional[float] = None,
+                 zero_init_residual: bool = True,
                  init_cfg: Union[dict, List[dict], None] = None):
         super().__init__(init_cfg or list(MBConv.default_init_cfg))
         arch = self._resolve_arch(arch)
@@ -155,6 +162,7 @@ class RevBiFPN(BaseModule):
         self.in_channels = in_channels
         self.out_indices = out_indices
         self.norm_eval = norm_eval
+        self.zero_init_residual = zero_init_residual
         self.frozen_stages = frozen_stages
         self.size_divisor = self.stem_stride * 2**(len(self.channels) - 1)
         extra = arch.pop('num_extra_stages')
@@ -206,6 +214,16 @@ class RevBiFPN(BaseModule):
             raise ValueError(f'`out_indices` must lie in [0, {levels}), got {self.out_indices}')
         if not -1 <= self.frozen_stages <= num_stages:
             raise ValueError(f'`frozen_stages` must lie in [-1, {num_stages}], got {self.frozen_stages}')
+
+    def init_weights(self) -> None:
+        super().init_weights()
+        pretrained = isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained'
+        if not self.zero_init_residual or pretrained:
+            return
+        first = {id(f) for stage in self.stages.couplings for f in stage.begins()}
+        for block in self.modules():
+            if isinstance(block, MBConv) and id(block) not in first:
+                nn.init.zeros_(block.project_conv.norm.weight)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         levels = self.stages(self._stem(x))
