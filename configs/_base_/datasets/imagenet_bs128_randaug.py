@@ -1,4 +1,4 @@
-"""ImageNet-1k, RandAugment (timm's ``rand-m9-mstd0.5``) and random erasing; 224 pixels unless a config says otherwise."""
+"""ImageNet-1k, RandAugment (timm's ``rand-m9-mstd0.5``) and random erasing; 224 pixels where a config says no other."""
 resolution = 224
 batch_size = 128
 num_workers = 8
