@@ -16,6 +16,7 @@ MODELS = _child(roots.MODELS, 'mmrev.models')
 HOOKS = _child(roots.HOOKS, 'mmrev.hooks')
 DATASETS = _child(roots.DATASETS, 'mmrev.datasets')
 TRANSFORMS = _child(roots.TRANSFORMS, 'mmrev.datasets')
+OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'mmrev.optim')
 
 # Nothing of ours is in these yet. mmengine looks the entries of a config inherited from `mmrev::` up in them before it
 # looks in its own, warns where there are none, and imports the location of the first alone.
@@ -26,7 +27,6 @@ LOOPS = _child(roots.LOOPS, 'mmengine.runner')
 METRICS = _child(roots.METRICS, 'mmengine.evaluator')
 MODEL_WRAPPERS = _child(roots.MODEL_WRAPPERS, 'mmengine.model')
 OPTIMIZERS = _child(roots.OPTIMIZERS, 'mmengine.optim')
-OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'mmengine.optim')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(roots.OPTIM_WRAPPER_CONSTRUCTORS, 'mmengine.optim')
 PARAM_SCHEDULERS = _child(roots.PARAM_SCHEDULERS, 'mmengine.optim')
 VISBACKENDS = _child(roots.VISBACKENDS, 'mmengine.visualization')

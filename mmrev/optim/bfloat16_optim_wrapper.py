@@ -1,0 +1,57 @@
+"""Mixed precision in bfloat16, on the CPU as well."""
+import contextlib
+from typing import Any, Iterator
+
+import torch
+from mmengine.optim import OptimWrapper
+from torch import nn
+
+from mmrev.registry import OPTIM_WRAPPERS
+
+_PARTS = ('backbone', 'neck', 'head')  # how the hosts' names of a model's parts end: rpn_head, roi_head.mask_head, ...
+
+
+@OPTIM_WRAPPERS.register_module()
+class BFloat16OptimWrapper(OptimWrapper):
+    """Train under autocast in bfloat16, on the device that the model is on.
+
+    mmengine's `AmpOptimWrapper` needs an accelerator. bfloat16 has the range of float32, so nothing has to scale the
+    loss, and gradients, weights and the optimizer stay float32.
+
+    What the parts of a model (backbone, neck, heads) hand to each other is float32 again: mmcv's operators between
+    them, as RoIAlign and NMS, have no bfloat16 kernels on the CPU.
+    """
+
+    @contextlib.contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Enable autocast for the forward of a training step."""
+        with super().optim_context(model), bfloat16(model):
+            yield
+
+
+@contextlib.contextmanager
+def bfloat16(model: nn.Module) -> Iterator[None]:
+    """Run a model under autocast in bfloat16, with float32 between backbone, neck and heads."""
+    device = next(model.parameters()).device.type
+    hooks = [module.register_forward_hook(lambda _module, _args, output: _float32(output))
+             for name, module in model.named_modules() if _is_part(name)]
+    try:
+        with torch.autocast(device, torch.bfloat16):
+            yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def _is_part(name: str) -> bool:
+    """Whether a module of that name is a part of the model; what lies within a backbone or neck is none."""
+    *parents, last = [word for word in name.split('.') if not word.isdigit()] or ['']
+    return last.endswith(_PARTS) and not any(parent.endswith(_PARTS[:2]) for parent in parents)
+
+
+def _float32(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.float() if value.dtype is torch.bfloat16 else value
+    if type(value) in (tuple, list):
+        return type(value)(_float32(item) for item in value)
+    return {key: _float32(item) for key, item in value.items()} if type(value) is dict else value
