@@ -14,10 +14,11 @@ SERIES = {  # name: its networks, small to large
     'RevBiFPN, plain autograd': [networks.classifier(size, 'plain') for size in range(7)],
     'EfficientNet': [networks.efficientnet(size) for size in range(8)],
 }
-LOOKS = {  # colour, marker, where the points' labels are, in points
-    'RevBiFPN, reversible': ('#0b6e4f', 'o', (0, -14)),
-    'RevBiFPN, plain autograd': ('#c8553d', 's', (-4, 8)),
-    'EfficientNet': ('#4a5899', '^', (5, -13)),
+ABOVE, BELOW = (-5, 8), (5, -14)  # where a point's label is, in points from it
+LOOKS = {  # colour, marker, places of the labels; the two upper lines cross after S2 and B2
+    'RevBiFPN, reversible': ('#0b6e4f', 'o', [BELOW] * 7),
+    'RevBiFPN, plain autograd': ('#c8553d', 's', [ABOVE] * 3 + [BELOW] * 4),
+    'EfficientNet': ('#4a5899', '^', [BELOW] * 3 + [ABOVE] * 5),
 }
 
 
@@ -52,12 +53,12 @@ def draw(figures: Dict[str, List[dict]], path: Path) -> None:
     figure = Figure(figsize=(7.2, 5), dpi=150, layout='constrained')
     axes = figure.subplots()
     for series, points in figures.items():
-        colour, marker, offset = LOOKS[series]
+        colour, marker, places = LOOKS[series]
         macs, mib = [point['macs'] / 1e9 for point in points], [point['mib'] for point in points]
         axes.loglog(macs, mib, color=colour, marker=marker, markersize=6, linewidth=1.6, label=series)
-        for x, y, point in zip(macs, mib, points):
+        for x, y, point, place in zip(macs, mib, points, places):
             size = point['network'].partition('-')[2].split(',')[0]
-            axes.annotate(size, (x, y), offset, textcoords='offset points', ha='center', fontsize=8.5, color=colour)
+            axes.annotate(size, (x, y), place, textcoords='offset points', ha='center', fontsize=8.5, color=colour)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:,g}'))

@@ -50,10 +50,10 @@ class _PeakParts(PeakMemory):
         node, path = torch._C._current_autograd_node(), self._running.path
         if node is not None and not node.name().startswith('ReversibleNode'):
             return 'made by autograd in backward', self._paths.get(node._sequence_nr(), path)
+        if node is not None and not path:  # no module runs
+            return 'made by the engine in backward', path
         if torch.is_grad_enabled():
             self._paths.setdefault(torch.autograd._get_sequence_nr() - 1, path)  # its node exists when an operator runs
-        elif node is not None:
-            return 'made by the engine in backward', path
         return 'made in forward' if node is None else 'made in forward, again in backward', path
 
     def _count(self, x: Tensor) -> Tensor:
