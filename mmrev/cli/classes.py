@@ -11,6 +11,7 @@ from typing import Any, Iterator, Optional, Sequence, Tuple
 from mmengine.registry import DATASETS
 from torch import nn
 
+from mmrev.cli.arguments import registry_class
 from mmrev.cli.errors import UserError
 
 
@@ -69,8 +70,7 @@ def _coco_sets(node: Any, path: str) -> Iterator[Tuple[dict, str]]:
 
 def _classes(entry: dict) -> Any:
     """The class names that a data set will have: those of its config, else those of its class."""
-    with DATASETS.switch_scope_and_registry(entry.get('_scope_')) as registry:
-        built = registry.get(entry['type']) if isinstance(entry['type'], str) else entry['type']
+    built = registry_class(entry['type'], DATASETS, entry.get('_scope_'))
     return (entry.get('metainfo') or {}).get('classes', getattr(built, 'METAINFO', {}).get('classes'))
 
 

@@ -1,20 +1,25 @@
 """What ``mmrev train`` and ``mmrev test`` share: arguments, the config, several processes, the run itself."""
 import argparse
+import inspect
 import os
 import os.path as osp
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn, Sequence
+from typing import TYPE_CHECKING, Any, Dict, NoReturn, Sequence
 
 from mmrev.apis.distributed import adopt_launcher
-from mmrev.cli.errors import UserError, closest, users_input
+from mmrev.cli.errors import UserError, closest, users_input, walk
 
 if TYPE_CHECKING:
     from mmengine.config import Config
     from mmengine.hooks import Hook
     from mmengine.runner import Runner
 
+# What mmengine, mmdet and mmpretrain read from a config besides the arguments of the runner.
+_READ_BESIDES = ('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
+                 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline')
+_TOO_COMMON = (None, 0, 1, '', [], {})  # values (also True and False) that do not tell where a variable was used
 OPTIONS_HELP = ('override the config: key=value, nested as a.b.c=value, list entries by index (a.0.b=value), lists as '
                 'key="[a,b]" or key=a,b without blanks')
 
@@ -65,11 +70,7 @@ def join_launcher(args: argparse.Namespace) -> None:
 
 def load_config(args: argparse.Namespace) -> 'Config':
     """Read the config and merge the common arguments into it."""
-    if not osp.isfile(args.config) and '::' not in args.config:
-        folder = Path(args.config).parent
-        raise UserError(f'config `{args.config}` does not exist',
-                        closest(osp.basename(args.config), [path.name for path in folder.glob('*.py')])
-                        or 'Give the path of a config file, relative to this folder, or mmrev::FOLDER/NAME.py')
+    _check_config_file(args.config)
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')  # mmengine needs it, and says so each time
     try:
         from mmengine.config import Config
@@ -82,14 +83,64 @@ def load_config(args: argparse.Namespace) -> 'Config':
             cfg = get_config(args.config)
         else:
             cfg = Config.fromfile(args.config)
-    options = args.cfg_options or {}
-    with users_input(f'--cfg-options {" ".join(options)}', f'See what is in {args.config}'):
-        cfg.merge_from_dict(options)
+    merge_options(cfg, args.cfg_options or {}, args.config)
     cfg.launcher = args.launcher
+    if '' in (args.work_dir, cfg.get('work_dir')):
+        raise UserError('the work dir is empty', 'Name a folder with --work-dir, or leave it out for work_dirs/CONFIG')
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or osp.join('work_dirs', Path(args.config).stem)
+    from mmrev.cli.preflight import check_sections
+    check_sections(cfg)
     if osp.exists(cfg.work_dir) and not osp.isdir(cfg.work_dir):
         raise UserError(f'work dir `{cfg.work_dir}` is a file', 'Name a folder with --work-dir')
     return cfg
+
+
+def _check_config_file(config: str) -> None:
+    """Check that it is there; a name with ``::`` is mmengine's to look up."""
+    if '::' in config or osp.isfile(config):
+        return
+    is_folder = osp.isdir(config)
+    names = sorted(path.name for path in (Path(config) if is_folder else Path(config).parent).glob('*.py'))
+    if is_folder:
+        raise UserError(f'config `{config}` is a folder', f'Name a config in it: {", ".join(names[:5])}' +
+                        ', ...' * (len(names) > 5) if names else 'There is no config in it')
+    raise UserError(f'config `{config}` does not exist', closest(osp.basename(config), names) or
+                    'Give the path of a config file, relative to this folder, or mmrev::FOLDER/NAME.py')
+
+
+def merge_options(cfg: 'Config', options: Dict[str, Any], file: str) -> None:
+    """Merge ``--cfg-options`` into the config, and do what a config file would have done with them.
+
+    Raises:
+        UserError: If one cannot be merged, or would change nothing.
+    """
+    for key in options:
+        _check_takes_effect(cfg, key, file)
+    with users_input(f'--cfg-options {" ".join(options)}', f'See what is in {file}'):
+        cfg.merge_from_dict(options)
+    if any(key.split('.')[0] == 'custom_imports' for key in options):
+        from mmengine.utils import import_modules_from_strings
+        with users_input('--cfg-options custom_imports', 'Give modules that python finds; in this folder with '
+                         'PYTHONPATH=.'):
+            import_modules_from_strings(**cfg.custom_imports)
+
+
+def _check_takes_effect(cfg: 'Config', key: str, file: str) -> None:
+    """Check that the runner reads what an option sets; a misspelt name, or a variable of the file, would do nothing."""
+    from mmengine.runner import Runner
+    known = {*inspect.signature(Runner).parameters, *_READ_BESIDES}
+    name = key.split('.')[0]
+    if name in known or 'runner_type' in cfg:  # a runner of the user's own may read anything
+        return
+    if name not in cfg:
+        raise UserError(f'--cfg-options {key}: there is no `{name}` in {file}', closest(name, {*known, *cfg}) or
+                        'Write the whole path of what you mean, as optim_wrapper.optimizer.lr=0.01')
+    if cfg[name] not in _TOO_COMMON:
+        places = [place for place, node in walk(cfg._cfg_dict, '') if node == cfg[name]]
+        made = [place for place in places if place.split('.')[0] in known]
+        if made:
+            raise UserError(f'--cfg-options {key}: what {file} has made of `{name}` stays as it is',
+                            f'Set what is meant by it: {" ".join(f"{place}=..." for place in made[:3])}')
 
 
 def build_runner(cfg: 'Config', hooks: Sequence['Hook']) -> 'Runner':

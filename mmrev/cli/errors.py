@@ -1,8 +1,9 @@
 """Whose mistake is it? What a person can mend ends in two lines and status 2; a bug keeps its traceback.
 
-Three kinds of code run in a command, and each has its rule:
+Four kinds of code run in a command, and each has its rule:
 
 - `users_input`: reading what the user wrote. Whatever fails there is the user's to mend.
+- `building`: building one part of the config, to see whether it can be. The same; ``--traceback`` shows a bug.
 - `start_up`: building from the config. An error that a check *raised* (``raise ValueError(...)``, ``assert``) speaks to
   the user; one that the interpreter ran into (an attribute that is not there) is a bug.
 - What runs once the start-up is over: only a file that cannot be read or written is the user's.
@@ -15,7 +16,7 @@ import os
 import sys
 import time
 import traceback
-from typing import TYPE_CHECKING, Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, Optional, Tuple
 
 if TYPE_CHECKING:
     from mmengine.registry import Registry
@@ -52,6 +53,22 @@ def users_input(what: str, remedy: str = '') -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(f'{what}: {one_line(error)}', remedy) from error
+
+
+@contextlib.contextmanager
+def building(path: str, config: Any, file: str) -> Iterator[None]:
+    """Take every error in the block for the user's: it builds what is at `path` of the config `file`, to check it."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        part = _part_built(error, path, config)
+        remedy = f'Mend `{part}` in {file}, or override it with --cfg-options {part}' + \
+            '.KEY' * isinstance(config, dict) + '=VALUE'
+        if not is_complaint(error):
+            remedy += '; --traceback shows where it was noticed'
+        raise _as_user_error(error, remedy, part) from error
 
 
 @contextlib.contextmanager
@@ -145,19 +162,41 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _as_user_error(error: Exception, remedy: str) -> UserError:
-    """An error of the start-up in terms of the config: which entry of it could not be built, and why."""
+def _as_user_error(error: Exception, remedy: str, part: str = '') -> UserError:
+    """An error in terms of the config: which entry of it, in which `part`, could not be built, and why."""
     if isinstance(error, ImportError):
         return UserError(one_line(error), '`mmrev doctor` says what is installed and how to mend it')
+    builder = _last_builder(error)
+    if builder is None:
+        return UserError(f'`{part}`: ' * bool(part) + one_line(error), remedy)
+    name, built = (builder.get(key) for key in ('obj_type', 'obj_cls'))
+    if built is None and isinstance(name, str):
+        return unknown_type(name, builder['registry'], part, remedy)
+    return UserError(f'`{getattr(built, "__name__", built or part)}`' + f' of `{part}`' * bool(part and built) +
+                     f' cannot be built from the config: {one_line(error)}', remedy)
+
+
+def _last_builder(error: Exception) -> Optional[Dict[str, Any]]:
+    """The local variables of the innermost call of a registry that the error passed."""
     frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
     builders = [frame for frame in frames if frame.f_code.co_name == 'build_from_cfg']
-    if not builders:
-        return UserError(one_line(error), remedy)
-    name, built = (builders[-1].f_locals.get(key) for key in ('obj_type', 'obj_cls'))
-    if built is None and isinstance(name, str):
-        return unknown_type(name, builders[-1].f_locals['registry'], '', remedy)
-    built = getattr(built, '__name__', built)
-    return UserError(f'`{built}` cannot be built from the config: {one_line(error)}', remedy)
+    return builders[-1].f_locals if builders else None
+
+
+def _part_built(error: Exception, path: str, config: Any) -> str:
+    """Where below `path` the entry is that could not be built, if its ``type`` is there once."""
+    entry = (_last_builder(error) or {}).get('cfg')
+    name = entry.get('type') if isinstance(entry, dict) else None
+    places = [place for place, node in walk(config, path) if isinstance(node, dict) and node.get('type') == name]
+    return places[0] if name is not None and len(places) == 1 else path
+
+
+def walk(node: Any, path: str) -> Iterator[Tuple[str, Any]]:
+    """A config's node at `path` and all nodes below it, each with its path."""
+    yield path, node
+    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
+    for key, child in children:
+        yield from walk(child, f'{path}.{key}'.lstrip('.'))
 
 
 def unknown_type(name: str, registry: 'Registry', path: str, remedy: str) -> UserError:

@@ -3,7 +3,6 @@
 Nothing here changes the config or the disk. Each check raises `UserError`.
 """
 import copy
-import inspect
 import os.path as osp
 import pickle
 import zipfile
@@ -12,51 +11,158 @@ from typing import Any, Dict, Iterator, Tuple
 
 import torch
 from mmengine.config import Config
-from mmengine.registry import (DATA_SAMPLERS, DATASETS, EVALUATOR, HOOKS, LOOPS, METRICS, MODELS, OPTIM_WRAPPERS,
-                               OPTIMIZERS, PARAM_SCHEDULERS, TRANSFORMS, VISBACKENDS, VISUALIZERS, Registry,
-                               init_default_scope)
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.device import get_device
+from mmengine.registry import (DATA_SAMPLERS, DATASETS, EVALUATOR, HOOKS, LOG_PROCESSORS, LOOPS, METRICS, MODELS,
+                               OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS, TASK_UTILS, TRANSFORMS, VISBACKENDS,
+                               VISUALIZERS, Registry, init_default_scope)
+from mmengine.runner import Runner
 from torch import nn
 
 from mmrev.apis import allow_mmengine_checkpoints
+from mmrev.cli.arguments import check_keys, check_values, registry_class
 from mmrev.cli.classes import check_classes
-from mmrev.cli.errors import UserError, closest, start_up, unknown_type
+from mmrev.cli.errors import UserError, building, closest, start_up, unknown_type, walk
+from mmrev.cli.rehearsal import alone, rehearse_data, rehearse_environment, rehearse_training, unnoticed
+from mmrev.cli.shapes import check_bfloat16, check_channels
+from mmrev.optim import BFloat16OptimWrapper
 
 TRAIN_KEYS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 TEST_KEYS = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
 
 
 def check_config(cfg: Config, keys: Tuple[str, ...]) -> nn.Module:
-    """Check what the config names: that its classes exist, its model can be built and its data is there.
+    """Check what the config says: that its data is there, and that all of it can be built and fits together.
 
     Args:
         cfg: The config, with the command line merged in.
         keys: What it must have, `TRAIN_KEYS` or `TEST_KEYS`.
 
     Returns:
-        The model, without weights.
+        The model, without weights, in evaluation mode.
     """
     for key in keys:
         if cfg.get(key) is None:
             raise UserError(f'{cfg.filename} has no `{key}`', 'Add it, or inherit it from a base of mmdet::_base_')
-    init_default_scope(cfg.get('default_scope') or 'mmengine')
+    _check_together(cfg)
+    scope = cfg.get('default_scope') or 'mmengine'
     splits = ('train', 'val') if keys is TRAIN_KEYS else ('test', )
-    check_data(cfg, splits)
-    with start_up(f'Mend {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
-        check_types(cfg, splits)
-        model = MODELS.build(copy.deepcopy(cfg.model))  # some models write into the config that they are built from
+    init_default_scope(scope)
+    with unnoticed(), alone(cfg.get('launcher', 'none')):
+        _check_scope(scope, cfg.filename)
+        rehearse_environment(cfg)
+        check_data(cfg, splits)
+        with start_up(f'Mend {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
+            check_types(cfg, splits)
+        check_model(cfg)
+        with building('model', cfg.model, cfg.filename):
+            model_cfg = copy.deepcopy(cfg.model)  # some models write into the config
+            if cfg.get('data_preprocessor'):
+                model_cfg.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))  # as the runner does
+            model = MODELS.build(model_cfg)
         for split in splits:
-            path = f'{split}_dataloader.dataset'
-            check_classes((cfg.get(f'{split}_dataloader') or {}).get('dataset'), path, model, cfg.filename)
+            dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
+            rehearse_data(cfg, split)
+            check_classes(dataset, f'{split}_dataloader.dataset', model, cfg.filename)
+        if keys is TRAIN_KEYS:
+            check_pretrained(cfg)
+            optim_wrapper = rehearse_training(cfg, model)
+        check_channels(model, cfg.filename)
+        if keys is TRAIN_KEYS and isinstance(optim_wrapper, BFloat16OptimWrapper) and get_device() == 'cpu':
+            check_bfloat16(model)
     return model
 
 
-def check_weights(model: nn.Module, checkpoint: Dict[str, Any], file: str) -> None:
-    """Check that a checkpoint has weights of this model; mmengine itself would go on with random ones."""
-    weights = checkpoint.get('state_dict', checkpoint)
-    known = {key.removeprefix('module.') for key in model.state_dict()}
-    if not any(isinstance(key, str) and key.removeprefix('module.') in known for key in weights):
+# What a section of a config must be; one that it does not have, or that is `None`, is not looked at here.
+_KINDS: Dict[str, Tuple[type, ...]] = {
+    **dict.fromkeys(['model', 'optim_wrapper', 'default_hooks', 'auto_scale_lr', 'visualizer', 'log_processor',
+                     'randomness', 'env_cfg', 'custom_imports',
+                     *(f'{split}_{part}' for split in ('train', 'val', 'test') for part in ('dataloader', 'cfg'))],
+                    (dict, )),
+    **dict.fromkeys(['param_scheduler', 'val_evaluator', 'test_evaluator'], (dict, list)), 'custom_hooks': (list, ),
+    **dict.fromkeys(['default_scope', 'load_from', 'work_dir', 'log_level'], (str, )),
+    'resume': (bool, )}
+_TOGETHER = (('train_dataloader', 'train_cfg', 'optim_wrapper'), ('val_dataloader', 'val_cfg', 'val_evaluator'),
+             ('test_dataloader', 'test_cfg', 'test_evaluator'))
+
+
+def check_sections(cfg: Config) -> None:
+    """Check that each section of the config is what it has to be."""
+    for key, kinds in _KINDS.items():
+        if isinstance(cfg.get(key), list) and list in kinds and not all(isinstance(entry, dict) for entry in cfg[key]):
+            raise UserError(f'`{key}` is {cfg[key]!r}, not a list of dict(type=...)', f'Mend it in {cfg.filename}')
+        if cfg.get(key) is not None and not isinstance(cfg[key], kinds):
+            raise UserError(f'`{key}` is {cfg[key]!r}, not a {" or ".join(kind.__name__ for kind in kinds)}',
+                            f'Mend it in {cfg.filename} or --cfg-options; single entries are overridden as '
+                            f'{key}.KEY=VALUE' if str not in kinds else f'Mend it in {cfg.filename} or --cfg-options')
+
+
+def _check_together(cfg: Config) -> None:
+    """Check that those sections are there which need each other."""
+    for keys in _TOGETHER:
+        missing = [key for key in keys if cfg.get(key) is None]
+        if missing and len(missing) < len(keys):
+            raise UserError(f'{cfg.filename} has no `{missing[0]}`, but one of '
+                            f'{" and ".join(f"`{key}`" for key in keys if key not in missing)}',
+                            'Add it, or set all three to None')
+
+
+def _check_scope(scope: str, file: str) -> None:
+    """Check that some package has this scope; to mmengine an unknown one is as good as none."""
+    with MODELS.switch_scope_and_registry(scope) as registry:
+        if registry.scope != scope:
+            raise UserError(f'there is no scope `{scope}` (default_scope)',
+                            f'{closest(scope, [*MODULE2PACKAGE, "mmengine"])}Mend it in {file}, or import the '
+                            'package that has it there: custom_imports=dict(imports=[...])')
+
+
+def check_model(cfg: Config) -> None:
+    """Check of the model what its classes might not notice: a text instead of numbers, an unknown kind of layer."""
+    for path, entry in walk(cfg.model, 'model'):
+        name = entry.get('type') if isinstance(entry, dict) else None
+        if not name or not isinstance(name, str):
+            continue
+        found = [registry_class(name, registry, entry.get('_scope_')) for registry in (MODELS, TASK_UTILS)]
+        for built in filter(None, found):
+            check_values(built, entry, path, cfg.filename)
+        if found[0] is None and path.split('.')[-1] in ('norm_cfg', 'act_cfg', 'conv_cfg'):
+            raise unknown_type(name, MODELS, f'{path}.type', f'Mend it in {cfg.filename}')
+
+
+def check_pretrained(cfg: Config) -> None:
+    """Check the local checkpoints that ``init_cfg`` of the model, or of its parts, names."""
+    for path, entry in walk(cfg.model, 'model'):
+        if isinstance(entry, dict) and entry.get('type') == 'Pretrained' and '://' not in str(entry.get('checkpoint')):
+            try:
+                read_checkpoint(str(entry.get('checkpoint')))
+            except UserError as error:
+                raise UserError(f'{error.problem} ({path}.checkpoint)', error.remedy) from error
+
+
+def check_weights(model: nn.Module, checkpoint: Dict[str, Any], file: str, resume: bool = False) -> None:
+    """Check that a checkpoint is of this model; mmengine itself would go on with random weights.
+
+    Args:
+        model: The model.
+        checkpoint: What `read_checkpoint` gave.
+        file: Where that is from.
+        resume: Ask for all of its parameters, rather than for a single one.
+
+    Raises:
+        UserError: If it is not.
+    """
+    state = checkpoint.get('state_dict', checkpoint)
+    weights = {key.removeprefix('module.'): value for key, value in state.items() if isinstance(key, str)}
+    known = {key.removeprefix('module.') for key in model.state_dict()}  # of a model with augmentation around it
+    if not weights.keys() & known:
         raise UserError(f'checkpoint `{file}` holds no weight of this config\'s {type(model).__name__}',
                         'Give the config that it was trained with')
+    for name, parameter in model.named_parameters() if resume else ():
+        if name not in weights or weights[name].shape != parameter.shape:
+            found = f'of shape {tuple(weights[name].shape)}' if name in weights else 'missing'
+            raise UserError(f'checkpoint `{file}` is of another model: `{name}` is {found} there, and of shape '
+                            f'{tuple(parameter.shape)} in this config', 'Resume with the config that it was trained '
+                            f'with; to start from its weights: --cfg-options load_from={file}')
 
 
 # Where a config names classes besides the model, and the registry that they come from. `*` is any key or list index.
@@ -64,50 +170,47 @@ _REGISTRIES: Tuple[Tuple[str, Registry], ...] = (
     ('{split}_dataloader.dataset', DATASETS), ('{split}_dataloader.sampler', DATA_SAMPLERS),
     ('{split}_dataloader.dataset.pipeline.*', TRANSFORMS), ('{split}_evaluator', METRICS),
     ('{split}_evaluator.*', METRICS), ('{split}_evaluator.metrics.*', METRICS), ('{split}_cfg', LOOPS),
-    ('optim_wrapper', OPTIM_WRAPPERS), ('optim_wrapper.optimizer', OPTIMIZERS), ('param_scheduler.*', PARAM_SCHEDULERS),
-    ('default_hooks.*', HOOKS), ('custom_hooks.*', HOOKS), ('visualizer', VISUALIZERS),
-    ('visualizer.vis_backends.*', VISBACKENDS))
+    ('optim_wrapper', OPTIM_WRAPPERS), ('optim_wrapper.optimizer', OPTIMIZERS), ('param_scheduler', PARAM_SCHEDULERS),
+    ('param_scheduler.*', PARAM_SCHEDULERS), ('default_hooks.*', HOOKS), ('custom_hooks.*', HOOKS),
+    ('visualizer', VISUALIZERS), ('visualizer.vis_backends.*', VISBACKENDS), ('log_processor', LOG_PROCESSORS))
+_DEFAULTS = {'train_cfg': 'EpochBasedTrainLoop', 'val_cfg': 'ValLoop', 'test_cfg': 'TestLoop',
+             'log_processor': 'LogProcessor', 'visualizer': 'Visualizer', 'optim_wrapper': 'OptimWrapper'}
+_NEED_A_TYPE = (DATASETS, DATA_SAMPLERS, TRANSFORMS, OPTIMIZERS, HOOKS, VISBACKENDS)
+_PASSED_ON = {'CheckpointHook': Runner.save_checkpoint}  # a class's other keys, and what takes them late in the run
 _KEYS_ARE_REWRITTEN = ('optim_wrapper', 'param_scheduler')  # by mmengine, before the class sees them
 
 
 def check_types(cfg: Config, splits: Tuple[str, ...]) -> None:
-    """Check that every ``type=`` outside the model is known, and takes the keys beside it."""
+    """Check that every ``type=`` outside the model is known, and takes the keys and values beside it."""
     for pattern, registry in _REGISTRIES:
         for split in splits if '{split}' in pattern else ('', ):
             for path, entry in _entries(cfg, pattern.format(split=split)):
-                name = entry.get('type') if isinstance(entry, dict) else None
-                if isinstance(name, str):
-                    known_by = EVALUATOR if registry is METRICS and 'metrics' in entry else registry
-                    built = _look_up(name, entry, path, known_by, cfg.filename)
-                    _check_keys(built, entry, path, cfg.filename)
+                if isinstance(entry, dict):
+                    _check_type(entry, path, registry, cfg.filename)
+
+
+def _check_type(entry: dict, path: str, registry: Registry, file: str) -> None:
+    name = entry.get('type') or _DEFAULTS.get(path)
+    if name is None:
+        if registry in _NEED_A_TYPE:
+            raise UserError(f'`{path}` has no `type`, only {dict(entry)}', f'Mend its name, or add the type in {file}')
+    elif isinstance(name, str):
+        if path == 'train_cfg' and entry.get('by_epoch') is False:
+            name = 'IterBasedTrainLoop'
+        built = _look_up(name, entry, path, EVALUATOR if registry is METRICS and 'metrics' in entry else registry, file)
+        if path.split('.')[0] not in _KEYS_ARE_REWRITTEN:
+            check_keys(built, entry, path, file, ('by_epoch', ) * (path == 'train_cfg'),
+                       _PASSED_ON.get(name.split('.')[-1]))
+        check_values(built, entry, path, file)
 
 
 def _look_up(name: str, entry: dict, path: str, registry: Registry, file: str) -> Any:
     """The class or function that a config entry names."""
-    with registry.switch_scope_and_registry(entry.get('_scope_')) as scoped:
-        try:
-            built = scoped.get(name)
-        except RuntimeError:  # mmengine: "Failed to get ..."
-            built = None
-        if built is None:
-            raise unknown_type(name, scoped, f'{path}.type', f'Mend it in {file}, or import your own class there: '
-                               'custom_imports=dict(imports=[...])')
+    built = registry_class(name, registry, entry.get('_scope_'))
+    if built is None:
+        raise unknown_type(name, registry, f'{path}.type', f'Mend it in {file}, or import your own class there: '
+                           'custom_imports=dict(imports=[...])')
     return built
-
-
-def _check_keys(built: Any, entry: dict, path: str, file: str) -> None:
-    """Check that the entry's keys are arguments of what it builds, as far as its signature says."""
-    try:
-        parameters = inspect.signature(built).parameters
-    except ValueError:  # written in C, without one
-        return
-    takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
-    if takes_any or path.split('.')[0] in _KEYS_ARE_REWRITTEN:
-        return
-    for key in entry:
-        if key not in parameters and key not in ('type', '_scope_', 'priority'):
-            raise UserError(f'`{path}.{key}`: {entry["type"]} has no argument `{key}`',
-                            f'{closest(key, parameters)}Mend it in {file}')
 
 
 def _entries(node: Any, pattern: str, path: str = '') -> Iterator[Tuple[str, Any]]:

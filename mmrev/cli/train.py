@@ -3,7 +3,7 @@ import argparse
 import os.path as osp
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, List, Optional
+from typing import TYPE_CHECKING, List, Optional, Tuple
 
 from mmrev.cli.common import Parser, add_common_arguments, build_runner, join_launcher, load_config
 from mmrev.cli.errors import Interrupted, UserError, run_command, start_up
@@ -34,7 +34,8 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument('config', help='config file, or mmrev::FOLDER/NAME.py')
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on from this checkpoint; without one, from the latest in the work dir')
-    parser.add_argument('--amp', action='store_true', help='automatic mixed precision (needs a GPU)')
+    parser.add_argument('--amp', action='store_true', help='automatic mixed precision: float16 on a GPU, '
+                        'bfloat16 without one')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the batch size over auto_scale_lr.base_batch_size')
     add_common_arguments(parser)
@@ -46,11 +47,13 @@ def train(args: argparse.Namespace, prog: str) -> None:
     join_launcher(args)
     cfg = load_config(args)
     from mmrev.apis import prepare_cpu_processes
-    from mmrev.cli.preflight import TRAIN_KEYS, check_config
+    from mmrev.cli.preflight import TRAIN_KEYS, check_config, check_weights
     from mmrev.hooks import ProgressHook, RunReportHook
     apply_flags(cfg, args)
-    check_start(cfg)
-    check_config(cfg, TRAIN_KEYS)
+    start = check_start(cfg)
+    model = check_config(cfg, TRAIN_KEYS)
+    if start is not None:
+        check_weights(model, *start, resume=bool(cfg.get('resume')))
     progress = ProgressHook()
     try:
         with start_up(f'Mend {args.config}, or override it with --cfg-options KEY=VALUE',
@@ -67,11 +70,7 @@ def train(args: argparse.Namespace, prog: str) -> None:
 def apply_flags(cfg: 'Config', args: argparse.Namespace) -> None:
     """Merge ``--amp``, ``--auto-scale-lr`` and ``--resume`` into the config."""
     if args.amp:
-        from mmengine.device import get_device
-        if get_device() == 'cpu':
-            raise UserError('--amp needs a GPU, and there is none here',
-                            'Leave --amp out; `mmrev doctor` lists the devices')
-        cfg.merge_from_dict({'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'})
+        switch_amp_on(cfg)
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
             raise UserError('--auto-scale-lr: the config does not say for which batch size its learning rate is meant',
@@ -82,20 +81,35 @@ def apply_flags(cfg: 'Config', args: argparse.Namespace) -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
 
 
-def check_start(cfg: 'Config') -> None:
-    """Check the checkpoint that training starts from, if there is one."""
+def switch_amp_on(cfg: 'Config') -> None:
+    """Let the optimizer's wrapper train in mixed precision: mmengine's on a GPU, on the CPU ours."""
+    from mmengine.device import get_device
+    wrapper = cfg.get('optim_wrapper') or {}
+    kind = getattr(wrapper.get('type'), '__name__', wrapper.get('type') or 'OptimWrapper').split('.')[-1]
+    on_cpu = get_device() == 'cpu'
+    if kind == 'BFloat16OptimWrapper' or kind == 'AmpOptimWrapper' and not on_cpu:
+        return
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise UserError(f"--amp replaces mmengine's OptimWrapper, but `optim_wrapper.type` is `{kind}`",
+                        'Leave --amp out, or set up mixed precision in the config')
+    for key in ('loss_scale', 'dtype', 'use_fsdp'):  # of AmpOptimWrapper
+        wrapper.pop(key, None)
+    cfg.merge_from_dict({'optim_wrapper.type': 'mmrev.BFloat16OptimWrapper'} if on_cpu else
+                        {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'})
+
+
+def check_start(cfg: 'Config') -> Optional[Tuple[dict, str]]:
+    """Check the checkpoint that training starts from, if there is a local one; what it holds, and its name."""
     from mmrev.cli.preflight import read_checkpoint
     needed = _RESUMED if cfg.get('resume') else ()
     if cfg.get('load_from'):
-        if '://' not in cfg.load_from:
-            read_checkpoint(cfg.load_from, needed)
-        return
+        return (read_checkpoint(cfg.load_from, needed), cfg.load_from) if '://' not in cfg.load_from else None
     latest = Path(cfg.work_dir, 'last_checkpoint')
     if not cfg.get('resume') or not latest.exists():
-        return
+        return None
     file = latest.read_text().strip()
     try:
-        read_checkpoint(file, needed)
+        return read_checkpoint(file, needed), file
     except UserError as error:
         others = sorted(Path(cfg.work_dir).glob('*.pth'), key=lambda path: -path.stat().st_mtime)
         others = [str(path) for path in others if path.absolute() != Path(file).absolute()]

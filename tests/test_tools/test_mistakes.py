@@ -1,17 +1,30 @@
 """Every mistake in what the user gives: named in two lines, status 2, no traceback, nothing written."""
 import argparse
+import contextlib
+import logging
 import os
 import pickle
+import random
+import sys
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
+import numpy as np
 import pytest
 import torch
 import toy_detection
 from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.model import BaseModel
+from torch import nn
 
 from mmrev.checkpoints import allow_mmengine_checkpoints
 from mmrev.cli import main
+from mmrev.cli.arguments import check_values
+from mmrev.cli.common import merge_options
 from mmrev.cli.errors import UserError, is_complaint, one_line, start_up
 from mmrev.cli.preflight import TRAIN_KEYS, check_config, check_data
+from mmrev.cli.rehearsal import alone
+from mmrev.cli.shapes import check_channels
 
 from .conftest import ROOT, ended, mmrev, start
 
@@ -33,6 +46,8 @@ def folder(tmp_path_factory):
                                    f'{classes!r})))\n')
     (folder / 'no_checkpoint.pth').write_text('some text')
     torch.save(dict(state_dict=dict(other=torch.zeros(1))), folder / 'other.pth')
+    torch.save(dict(state_dict={'neck.lateral_convs.0.conv.bias': torch.zeros(16)}, meta={}, message_hub={},
+                    optimizer={}), folder / 'otherwise.pth')
     (folder / 'cut.pth').write_bytes((folder / 'other.pth').read_bytes()[:-200])
     flipped = bytearray((folder / 'other.pth').read_bytes())
     flipped[flipped.index(b'other')] ^= 1
@@ -46,6 +61,9 @@ def option(value):
 
 
 MISTAKES = {
+    'a folder for a config': (['train', 'data'], 'config `data` is a folder', 'no config in it'),
+    'a folder of configs': (['train', '.'], 'config `.` is a folder', 'good.py'),
+    'an empty work dir': (['train', 'good.py', '--work-dir', ''], 'work dir is empty', '--work-dir'),
     'a config that is not there': (['train', 'god.py'], 'config `god.py` does not exist', '`good.py`'),
     'a base that is not there': (['train', 'no_base.py'], 'nowhere.py', '_base_'),
     'a base that mmdet does not have': (['train', 'no_mmdet_base.py'], 'nowhere.py', '_base_'),
@@ -59,6 +77,16 @@ MISTAKES = {
     'an option with an empty key': (option('model..type=x'), '`model..type=x`', 'KEY=VALUE'),
     'an option with open brackets': (option('a=[1,(2'), 'a=[1,(2', 'Quote'),
     'an option below a number': (option('train_cfg.max_epochs.x=1'), 'train_cfg.max_epochs', 'good.py'),
+    'an option of a section that is not there': (option('optim_wraper.optimizer.lr=1'), '`optim_wraper`',
+                                                 '`optim_wrapper`'),
+    'an option that nothing reads': (option('seed=3'), 'no `seed`', 'whole path'),
+    'an option for a variable that was read': (option("CLASSES=['a','b']"), '`CLASSES` stays as it is',
+                                               'train_dataloader.dataset.metainfo.classes='),
+    'an option past the end of a list': (option('train_dataloader.dataset.pipeline.9.scale=3'), 'Index 9', 'good.py'),
+    'an import that is not there': (option('custom_imports.imports=no_such_module'), 'no_such_module', 'PYTHONPATH'),
+    'a scope that is not there': (option('default_scope=mmdett'), 'no scope `mmdett`', '`mmdet`'),
+    'a number for a section': (option('model=3'), '`model` is 3, not a dict', 'model.KEY=VALUE'),
+    'a section without its companions': (option('val_dataloader=None'), 'no `val_dataloader`', 'three'),
     'annotations that are not there': (option('train_dataloader.dataset.ann_file=x.json'), 'x.json` does not exist',
                                        'train_dataloader.dataset.data_root'),
     'annotations cut off': (option('train_dataloader.dataset.ann_file=cut.json'), 'cut.json` is empty or cut off',
@@ -71,12 +99,68 @@ MISTAKES = {
                             '`mmrev.RevBiFPN`'),
     'an unknown arch': (option('model.backbone.arch=s9'), 's9', 'good.py'),
     'an unknown argument of the backbone': (option('model.backbone.archh=s1'), 'archh', 'good.py'),
+    'a text for a number of the model': (option('model.neck.out_channels=abc'), '`model.neck.out_channels` is the '
+                                         'text `abc`; FPN takes int', 'model.neck.out_channels=VALUE'),
+    'a text for a number without annotation': (option('log_processor.window_size=abc'), 'LogProcessor takes int',
+                                               'VALUE'),
+    'a misspelt truth value': (option('train_dataloader.sampler.shuffle=Flase'), 'DefaultSampler takes bool', 'VALUE'),
+    'a model without this part': (option('model.nekc.out_channels=3'), "'nekc'", 'model.KEY=VALUE'),
+    'an unknown norm': (option('model.backbone.norm_cfg.type=BNN'), '`BNN` (model.backbone.norm_cfg.type)', '`BN`'),
+    'no type': (option('model.neck.type='), '(model.neck)', 'good.py'),
+    'a backbone that the neck does not fit': (option('model.backbone.arch=s3'), 'model.neck.lateral_convs.0.conv takes '
+                                              '48 channels and gets 128; model.backbone gives [128, 160, 208, 416]',
+                                              'model.neck'),
+    'more levels than the neck takes': (option('model.backbone.out_indices=(0,1)'), 'model.neck takes 4 levels',
+                                        'model.neck.in_channels'),
+    'a head that the neck does not fit': (option('model.rpn_head.in_channels=17'), 'rpn_conv takes 17 channels and '
+                                          'gets 16', 'model.rpn_head'),
+    'RoIs that the neck does not fit': (option('model.roi_head.bbox_roi_extractor.out_channels=17'), 'gets 16',
+                                        'model.roi_head'),
+    'weights to start from that are not there': (
+        ['train', 'good.py', '--cfg-options', 'model.backbone.init_cfg.type=Pretrained',
+         'model.backbone.init_cfg.checkpoint=othr.pth'], 'model.backbone.init_cfg.checkpoint', '`other.pth`'),
     'classes that the annotations do not have': (['train', 'no_classes.py'], 'none of the classes cat, dog',
                                                  "classes=('dark', 'bright')"),
     'a class that is no tuple': (['train', 'no_tuple.py'], 'the text `dark`', "classes=('dark', )"),
     'a head with other classes': (option('model.roi_head.bbox_head.num_classes=7'), 'num_classes=7', 'num_classes=2'),
     'an unknown transform': (option('train_dataloader.dataset.pipeline.2.type=Resise'), '`Resise`', '`Resize`'),
     'an unknown optimizer': (option('optim_wrapper.optimizer.type=SGGD'), '`SGGD`', '`SGD`'),
+    'a misspelt hook': (option('default_hooks.timr.interval=3'), '`default_hooks.timr` has no `type`', 'name'),
+    'an argument that a hook would pass on': (option('default_hooks.checkpoint.intervall=3'), '`intervall`',
+                                              '`interval`'),
+    'a metric to save the best by that is none': (option('default_hooks.checkpoint.save_best=x'), 'rule for key x',
+                                                  'default_hooks.checkpoint'),
+    'a text for the learning rate': (option('optim_wrapper.optimizer.lr=abc'), '`optim_wrapper.optimizer.lr` is the '
+                                     'text `abc`; SGD takes float', 'optim_wrapper.optimizer.lr=VALUE'),
+    'a text for the weight decay': (option('optim_wrapper.optimizer.weight_decay=x'), 'weight_decay` is the text',
+                                    'VALUE'),
+    'a negative learning rate': (option('optim_wrapper.optimizer.lr=-1'), 'Invalid learning rate: -1',
+                                 'optim_wrapper.optimizer'),
+    'a misspelt clipping': (option('optim_wrapper.clip_grad.max_nrom=1'), "'max_nrom'", 'optim_wrapper'),
+    'a misspelt rule for parameters': (option('optim_wrapper.paramwise_cfg.norm_decay_mul=0'), '`norm_decay_mul`',
+                                       '`norm_decay_mult`'),
+    'a base batch size of none': ([*option('auto_scale_lr.base_batch_size=0'), '--auto-scale-lr'], '`auto_scale_lr`',
+                                  'VALUE'),
+    'a schedule that is no list of dicts': (option("param_scheduler=[dict(type='StepLR')]"), 'not a list of dict',
+                                            'good.py'),
+    'a text for the batch size': (option('train_dataloader.batch_size=abc'), 'batch_size` is the text `abc`',
+                                  'train_dataloader.batch_size=VALUE'),
+    'a batch size of none': (option('train_dataloader.batch_size=0'), 'batch_size=0', 'train_dataloader'),
+    'a misspelt batch size': (option('val_dataloader.batch_siz=3'), '`val_dataloader.batch_siz`', '`batch_size`'),
+    'less than no workers': (option('train_dataloader.num_workers=-1'), 'num_workers', 'train_dataloader'),
+    'a number for a data set': (option('train_dataloader.dataset=3'), '`train_dataloader.dataset` is 3', 'good.py'),
+    'a misspelt argument of the data set': (option('val_dataloader.dataset.test_mod=True'), "'test_mod'",
+                                            'val_dataloader.dataset'),
+    'a text for a size': (option('train_dataloader.dataset.pipeline.2.scale=big'), 'pipeline.2.scale` is the text',
+                          'VALUE'),
+    'a metric that is none': (option('val_evaluator.metric=bboxx'), 'bboxx', 'val_evaluator'),
+    'a text for the epochs': (option('train_cfg.max_epochs=two'), '`train_cfg.max_epochs` is the text `two`', 'VALUE'),
+    'no epoch': (option('train_cfg.max_epochs=0'), '`train_cfg.max_epochs` is 0', 'train_cfg.max_epochs=NUMBER'),
+    'no interval': (option('train_cfg.val_interval=0'), '`train_cfg.val_interval` is 0', 'NUMBER'),
+    'a text for the seed': (option('randomness.seed=abc'), '`randomness`', 'randomness.KEY'),
+    'an unknown log level': (option('log_level=LOUD'), "'LOUD'", 'log_level'),
+    '--amp in place of another wrapper': (['train', 'good.py', '--amp', '--cfg-options',
+                                           'optim_wrapper.type=ApexOptimWrapper'], '`ApexOptimWrapper`', '--amp'),
     'an unknown hook': (option('default_hooks.timer.type=IterTimmerHook'), '`IterTimmerHook`', '`IterTimerHook`'),
     'an unknown argument of the loop': (option('train_cfg.max_epoch=3'), '`max_epoch`', '`max_epochs`'),
     'a checkpoint that is not there': (['test', 'good.py', 'othre.pth'], '`othre.pth` does not exist', '`other.pth`'),
@@ -87,6 +171,10 @@ MISTAKES = {
     'a checkpoint of another model': (['test', 'good.py', 'other.pth'], 'no weight of', 'config'),
     'resuming from nothing': (['train', 'good.py', '--resume', '7.bin'], '`7.bin` does not exist', 'Checkpoints'),
     'resuming from weights': (['train', 'good.py', '--resume', 'other.pth'], '`optimizer`', 'load_from=other.pth'),
+    'resuming from another model': (['train', 'good.py', '--resume', 'otherwise.pth'], 'another model: `backbone.',
+                                    'load_from=otherwise.pth'),
+    'starting from another model': (option('load_from=other.pth'), 'no weight of', 'config'),
+    'starting from a number': (option('load_from=3'), '`load_from` is 3', 'good.py'),
     'an --out that is no pickle': (['test', 'good.py', 'other.pth', '--out', 'x.json'], 'x.json', '.pkl'),
 }
 
@@ -107,6 +195,13 @@ def test_it_is_named_with_a_way_out_and_nothing_is_written(mistake, folder, monk
     assert status == 2
     assert_said(capfd.readouterr().err, problem, remedy)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob('*')} == before
+
+
+@pytest.mark.skipif(get_device() != 'cpu', reason='there is a GPU')
+def test_a_wrapper_that_needs_a_gpu_is_refused_without_one(folder, monkeypatch, capfd):
+    monkeypatch.chdir(folder)
+    assert main(option('optim_wrapper.type=AmpOptimWrapper')) == 2
+    assert_said(capfd.readouterr().err, 'AmpOptimWrapper, which needs a GPU', '--amp')
 
 
 @pytest.mark.parametrize('mistake', ['a config that is not there', 'a checkpoint cut off'])
@@ -150,6 +245,80 @@ def test_checking_leaves_the_config_as_it_is(folder, monkeypatch):
     before = cfg.pretty_text
     check_config(cfg, TRAIN_KEYS)
     assert cfg.pretty_text == before
+
+
+def test_checking_leaves_random_numbers_and_log_as_they_are(folder, monkeypatch, capfd):
+    monkeypatch.chdir(folder)
+
+    def draw():
+        return random.random(), np.random.rand(), torch.rand(1).item()
+
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(0)
+    expected = draw()
+    for seed in (random.seed, np.random.seed, torch.manual_seed):
+        seed(0)
+    check_config(Config.fromfile('good.py'), TRAIN_KEYS)
+    assert draw() == expected
+    assert capfd.readouterr().out == ''
+    assert logging.root.manager.disable < logging.ERROR
+
+
+def test_an_option_of_custom_imports_is_imported(folder, tmp_path, monkeypatch):
+    (tmp_path / 'module_of_the_user.py').write_text('')
+    monkeypatch.chdir(folder)
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = Config.fromfile('good.py')
+    merge_options(cfg, {'custom_imports.imports': ['mmrev', 'module_of_the_user']}, 'good.py')
+    assert 'module_of_the_user' in sys.modules
+
+
+class Digits(BaseModel):
+    """A classifier whose last layer takes images of one size, or none."""
+
+    def __init__(self, inputs):
+        super().__init__()
+        self.backbone = nn.Conv2d(3, 4, 1)
+        self.head = nn.Linear(inputs, 2)
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return self.head(nn.functional.avg_pool2d(self.backbone(inputs), 32).flatten(1))
+
+
+def test_a_layer_that_fits_images_of_another_size_only_is_no_mistake():
+    check_channels(Digits(4 * 7 * 7), 'x.py')
+
+
+class Pooled(Digits):
+    """The same for images of any size."""
+
+    def forward(self, inputs, data_samples=None, mode='tensor'):
+        return self.head(self.backbone(inputs).mean((2, 3)))
+
+
+def test_a_layer_that_fits_no_image_is_named():
+    check_channels(Pooled(4), 'x.py')
+    with pytest.raises(UserError, match=r'model.head takes 5 channels and gets 4; model.backbone gives \[4\]'):
+        check_channels(Pooled(5), 'x.py')
+
+
+@pytest.mark.parametrize('annotation, text, meant', [
+    (int, 'abc', False), (Optional[float], 'abc', False), (Union[int, Tuple[int, int]], 'abc', False),
+    (Union[str, int], 'abc', True), (List[str], 'abc', True), (Sequence[int], 'abc', True), (Any, 'abc', True),
+    (bool, 'qv_bias', True), (bool, 'Flase', False)])
+def test_a_text_is_refused_only_where_it_cannot_be_meant(annotation, text, meant):
+    def built(value):
+        raise AssertionError('nothing is built')
+
+    built.__annotations__['value'] = annotation
+    with contextlib.nullcontext() if meant else pytest.raises(UserError, match='`section.value` is the text'):
+        check_values(built, dict(value=text), 'section', 'x.py')
+
+
+def test_a_process_group_of_one_stands_for_processes_that_have_not_joined():
+    with alone('pytorch'):
+        assert torch.distributed.get_world_size() == 1
+    assert not torch.distributed.is_initialized()
 
 
 def test_data_behind_another_backend_is_not_looked_for_here(folder):

@@ -5,8 +5,10 @@ import signal
 import sys
 
 import cv2
+import numpy as np
 import pytest
 import torch
+from mmengine.device import get_device
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmrev.checkpoints import allow_mmengine_checkpoints
@@ -90,6 +92,56 @@ def test_two_processes_train_without_a_gpu_and_only_the_first_prints(toy, tmp_pa
     assert all(weight.isfinite().all() for weight in weights.values())
     # The logger speaks every 50 iterations, at the end of a short epoch, and the progress hook in between.
     assert re.findall(r'Iter\(val\) \[(\d)/2\]  eta: \d:\d\d:\d\d', output) == ['1', '2']
+
+
+def test_amp_trains_a_detector_without_a_gpu(toy, tmp_path):
+    output = succeed(*mmrev('train', toy.config, '--amp', '--work-dir', 'run', '--cfg-options',
+                            'train_cfg.max_epochs=1'), cwd=tmp_path)
+    if get_device() == 'cpu':
+        assert "type='mmrev.BFloat16OptimWrapper'" in (tmp_path / 'run' / 'toy.py').read_text()
+    assert 'coco/bbox_mAP: ' in output
+    assert all(weight.isfinite().all() for weight in load(tmp_path / 'run/epoch_1.pth')['state_dict'].values())
+
+
+CLASSIFIER = """
+default_scope = 'mmpretrain'
+custom_imports = dict(imports=['mmrev'])
+model = dict(type='ImageClassifier', backbone=dict(type='mmrev.RevBiFPN', arch='s0', out_indices=(3, )),
+             neck=dict(type='GlobalAveragePooling'), head=dict(type='LinearClsHead', num_classes=2, in_channels=160))
+train_dataloader = dict(
+    batch_size=4, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(type='CustomDataset', data_root='images', pipeline=[
+        dict(type='LoadImageFromFile'), dict(type='Resize', scale=64), dict(type='PackInputs')]))
+train_cfg = dict(by_epoch=True, max_epochs=1)
+optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.01))
+"""
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    """A folder with a config and eight images in two classes."""
+    for index in range(8):
+        folder = tmp_path / 'images' / 'ab'[index % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f'{index}.png'), np.full((64, 64, 3), 40 * (index % 2) + 5 * index, np.uint8))
+    (tmp_path / 'classifier.py').write_text(CLASSIFIER)
+    return tmp_path
+
+
+def test_amp_trains_a_classifier_without_a_gpu(classifier):
+    pytest.importorskip('mmpretrain')
+    output = succeed(*mmrev('train', 'classifier.py', '--amp', '--work-dir', 'run'), cwd=classifier)
+    assert re.search(r'Epoch\(train\) +\[1\]\[2/2\].* loss: \d', output)
+    weights = load(classifier / 'run/epoch_1.pth')['state_dict'].values()
+    assert torch.bfloat16 not in {weight.dtype for weight in weights}
+
+
+def test_a_classifier_whose_head_does_not_fit_its_backbone_is_named(classifier):
+    pytest.importorskip('mmpretrain')
+    status, output, errors = ended(start(*mmrev('train', 'classifier.py', '--cfg-options', 'model.backbone.arch=s1'),
+                                         cwd=classifier))
+    assert status == 2 and not (classifier / 'work_dirs').exists()
+    assert 'model.head.fc takes 160 channels and gets' in errors and 'Traceback' not in errors
 
 
 def test_a_bug_keeps_its_traceback(toy, tmp_path, monkeypatch):
