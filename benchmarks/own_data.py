@@ -43,12 +43,12 @@ def parse_args(argv=None):
     parser.add_argument('--task', choices=KINDS, default='bbox', help='boxes alone, or boxes and masks')
     parser.add_argument('--models', nargs='+', choices=MODELS, default=list(MODELS))
     parser.add_argument('--work-dir', type=Path, default='work_dirs/own_data')
-    parser.add_argument('--epochs', type=int, default=6)
+    parser.add_argument('--epochs', type=int, default=12)
     parser.add_argument('--batch-size', type=int, default=2)
     parser.add_argument('--scale', type=int, nargs=2, default=(256, 192), help='longer and shorter side in pixels')
     parser.add_argument('--anchor-scale', type=int, default=8, help='side of the anchors, in strides (4 to 64 pixels)')
     parser.add_argument('--channels', type=int, default=64, help='of the feature pyramid and the heads; COCO: 256')
-    parser.add_argument('--lr', type=float, default=4e-4, help='of AdamW')
+    parser.add_argument('--lr', type=float, default=1e-3, help='of AdamW')
     parser.add_argument('--seed', type=int, default=0)
     return parser.parse_args(argv)
 
@@ -87,10 +87,14 @@ def shared_settings(data_root, classes, args):
         return dict(dataset=dataset, **entries)
 
     masks = args.task == 'segm'
-    load, labels, resize, flip, pack = (
+    scale = tuple(args.scale)
+    load, labels, resize, pack = (
         dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=masks),
-        dict(type='mmdet.Resize', scale=tuple(args.scale), keep_ratio=True), dict(type='mmdet.RandomFlip', prob=0.5),
-        dict(type='mmdet.PackDetInputs'))
+        dict(type='mmdet.Resize', scale=scale, keep_ratio=True), dict(type='mmdet.PackDetInputs'))
+    augment = [  # what is small and few is learnt by heart otherwise
+        dict(type='RandomResize', resize_type='mmdet.Resize', scale=scale, ratio_range=(0.75, 1.4), keep_ratio=True),
+        dict(type='mmdet.RandomCrop', crop_size=scale[::-1], allow_negative_crop=True),
+        dict(type='mmdet.RandomFlip', prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal'])]
     pack_test = dict(pack, meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))
     held_out = loader('val', [load, resize, labels, pack_test])
     evaluator = dict(ann_file=data_root + 'annotations/val.json')
@@ -107,7 +111,7 @@ def shared_settings(data_root, classes, args):
             roi_head=roi_head,
             train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=300), rcnn=dict(sampler=dict(num=128))),
             test_cfg=dict(rpn=dict(nms_pre=500, max_per_img=300))),
-        train_dataloader=loader('train', [load, labels, resize, flip, pack], batch_size=args.batch_size),
+        train_dataloader=loader('train', [load, labels, *augment, pack], batch_size=args.batch_size),
         val_dataloader=held_out,
         test_dataloader=held_out,
         val_evaluator=evaluator,
