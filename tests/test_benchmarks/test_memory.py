@@ -27,12 +27,6 @@ def test_the_meta_device_has_the_peak_of_the_cpu_to_the_byte(network):
     assert peak(network, 'meta', 2) == peak(network, 'cpu', 2)
 
 
-def test_the_meta_device_has_the_peak_of_the_cpu_for_efficientnet():
-    pytest.importorskip('timm')
-    network = networks.efficientnet(0)._replace(shape=SMALL)
-    assert peak(network, 'meta', 2) == peak(network, 'cpu', 2)
-
-
 def test_dropout_and_drop_path_count_the_same_on_the_meta_device():
     arch = dict(channels=(48, 16), num_extra_stages=1, drop_path_rate=0.5)
     network = networks.Network('tiny', lambda: networks.RevBiFPN(arch, out_indices=(0, 1)), SMALL)
