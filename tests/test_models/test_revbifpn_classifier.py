@@ -21,7 +21,9 @@ CHANNELS = [8, 12, 16, 20]
 
 
 def config(arch) -> Config:
-    return Config.fromfile(CONFIGS / f'revbifpn-{arch}_8xb128_in1k.py')
+    cfg = Config.fromfile(CONFIGS / f'revbifpn-{arch}_8xb128_in1k.py')
+    cfg.model.data_preprocessor = cfg.data_preprocessor  # as the runner does
+    return cfg
 
 
 def levels(batch=3, channels=CHANNELS, size=32, dtype=torch.float64):
