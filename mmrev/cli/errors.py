@@ -150,7 +150,7 @@ def run_command(prog: str, body: Callable[[], None], with_traceback: bool = Fals
         first = os.environ.get('LOCAL_RANK', '0') == '0'
         if isinstance(error, UserError):
             if not first:
-                time.sleep(3)  # if the first process fails too, it says so, and the launcher ends this one meanwhile
+                time.sleep(10)  # if the first process fails too, it says so, and the launcher ends this one meanwhile
             _say(f'{prog}: error: {error.problem}' + (f'\n  {error.remedy}' if error.remedy else ''))
             return EXIT_USER_ERROR
         if first:

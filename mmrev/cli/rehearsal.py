@@ -221,12 +221,11 @@ def _build_metric(config: dict, path: str, cfg: Config) -> None:
 
 
 def _check_paramwise(cfg: Config) -> None:
-    """Check the keys of ``paramwise_cfg``: mmengine's constructor leaves others unread."""
-    if 'constructor' not in cfg.optim_wrapper:
-        for key in cfg.optim_wrapper.get('paramwise_cfg') or ():
-            if key not in _PARAMWISE:
-                raise UserError(f'`optim_wrapper.paramwise_cfg.{key}`: mmengine reads no `{key}` there',
-                                f'{closest(key, _PARAMWISE)}Mend it in {cfg.filename}')
+    """Find misspelt keys of ``paramwise_cfg``: mmengine's constructor leaves unread what it does not know."""
+    for key in cfg.optim_wrapper.get('paramwise_cfg') or () if 'constructor' not in cfg.optim_wrapper else ():
+        if key not in _PARAMWISE and closest(key, _PARAMWISE):
+            raise UserError(f'`optim_wrapper.paramwise_cfg.{key}`: mmengine reads no `{key}` there',
+                            f'{closest(key, _PARAMWISE)}Mend it in {cfg.filename}')
 
 
 def _build_hooks(cfg: Config) -> None:

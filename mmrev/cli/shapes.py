@@ -36,6 +36,10 @@ def check_channels(model: nn.Module, file: str) -> None:
     Raises:
         UserError: If a layer does not; the same for images of two sizes, or it would be a matter of the size.
     """
+    takes, gives = _image_channels(model)
+    if gives == 3 and takes not in (None, 3):  # a mean of one value is subtracted from all channels
+        raise UserError(f'model.backbone takes images of {takes} channels, and model.data_preprocessor gives 3',
+                        f'Make model.backbone.in_channels and model.data_preprocessor.mean agree in {file}')
     given: Dict[str, List[int]] = {}
     misfit = find_misfit(model, _SIZES[0], given)
     if misfit is not None and find_misfit(model, _SIZES[1], given) == misfit:
@@ -95,6 +99,13 @@ def find_misfit(model: nn.Module, size: int, given: Dict[str, List[int]]) -> Opt
     return seen[-1] if len(seen) > 1 else None  # not the first layer: the empty image may be the mistake
 
 
+def _image_channels(model: nn.Module) -> Tuple[Optional[int], Optional[int]]:
+    """How many channels one of our backbones takes, and the data preprocessor gives, as far as they say."""
+    backbone, mean = getattr(model, 'backbone', None), getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
+    ours = type(backbone).__module__.startswith('mmrev.')  # in the hosts, `in_channels` may be those after the stem
+    return getattr(backbone, 'in_channels', None) if ours else None, None if mean is None else len(mean)
+
+
 def _taken(module: nn.Module) -> Optional[Tuple[int, int]]:
     """How many channels a layer takes, and at which axis; `None` if that cannot be said."""
     if isinstance(module, nn.Linear):
@@ -113,8 +124,7 @@ def _failure(model: nn.Module, context: ContextManager, size: int = _SIZES[0]) -
 
     That need not be a mistake: the model may want text, queries or annotations, and the run shows whether it works.
     """
-    mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
-    image = torch.zeros(1, 3 if mean is None else len(mean), size, size)
+    image = torch.zeros(1, next(filter(None, _image_channels(model)), 3), size, size)
     sample = BaseDataElement(metainfo=dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size),
                                            batch_input_shape=(size, size), scale_factor=(1., 1.)))
     model.eval()

@@ -110,8 +110,10 @@ MISTAKES = {
     'a backbone that the neck does not fit': (option('model.backbone.arch=s3'), 'model.neck.lateral_convs.0.conv takes '
                                               '48 channels and gets 128; model.backbone gives [128, 160, 208, 416]',
                                               'model.neck'),
-    'more levels than the neck takes': (option('model.backbone.out_indices=(0,1)'), 'model.neck takes 4 levels',
-                                        'model.neck.in_channels'),
+    'a backbone for other images': (option('model.backbone.in_channels=1'), 'takes images of 1 channels',
+                                    'model.data_preprocessor.mean'),
+    'fewer levels than the neck takes': (option('model.backbone.out_indices=(0,1)'), 'model.neck takes 4 levels',
+                                         'model.neck.in_channels'),
     'a head that the neck does not fit': (option('model.rpn_head.in_channels=17'), 'rpn_conv takes 17 channels and '
                                           'gets 16', 'model.rpn_head'),
     'RoIs that the neck does not fit': (option('model.roi_head.bbox_roi_extractor.out_channels=17'), 'gets 16',
