@@ -1,4 +1,5 @@
 """Layers that need torch alone."""
 from .drop_path import DropPath
+from .inplace_abn import ABN, InPlaceABN, InPlaceABNSync
 
-__all__ = ['DropPath']
+__all__ = ['ABN', 'DropPath', 'InPlaceABN', 'InPlaceABNSync']

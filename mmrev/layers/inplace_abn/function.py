@@ -1,0 +1,172 @@
+"""The autograd function: keeps the output, recovers from it what the backward of a batch normalisation needs.
+
+With ``g = |weight| + eps`` and ``y = g * xhat + bias``, ``z = act(y)`` (Rota Bulò et al. 2018, section 3.1):
+
+    y = act^-1(z),  dy = dz * act'(y),  xhat = (y - bias) / g
+    dbias = sum(dy),  dweight = sign(weight) * sum(dy * xhat)
+    dx = g / std * (dy - sum(dy) / n - xhat * sum(dy * xhat) / n)    the batch's statistics, n values per channel
+    dx = g / std * dy                                                 running statistics
+
+The backward of a batch normalisation that has input ``y``, mean ``bias``, deviation ``g`` and weight ``g^2 / std`` is
+the same three lines, so ATen's kernel does all of it. As published, the sign of a weight of 0 is +1; so a weight that
+starts at 0 can grow.
+"""
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .statistics import Normalised, Settings, normalise
+
+native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
+
+# Bytes of the output that backward works on at once; of a larger one, intermediate results are made block by block, so
+# that only the input's gradient takes as much memory as the output. A block should fit into a cache.
+BLOCK_BYTES = {'cpu': 2**20}
+DEFAULT_BLOCK_BYTES = 2**25
+
+
+class InPlaceABNFunction(torch.autograd.Function):
+    """``apply(x, weight, bias, settings)``; ``weight`` and ``bias`` may be ``None``."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: Settings) -> Tensor:
+        out = normalise(x, weight, bias, settings)
+        needs_x, needs_weight, _, _ = ctx.needs_input_grad
+        ctx.settings = settings._replace(running_mean=None, running_var=None)
+        ctx.shape = tuple(out.z.shape)
+        # A gradient without activation by running statistics depends on nothing but the vectors.
+        keeps_output = settings.batch or needs_weight or settings.activation.name != 'identity'
+        negative = weight < 0 if needs_weight else None
+        ctx.count = out.count
+        ctx.save_for_backward(out.z if keeps_output else None, out.scale, out.shift, out.invstd, negative)
+        return out.z
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dz: Tensor):
+        z, scale, shift, invstd, negative = _saved(ctx)
+        kept = Normalised(dz if z is None else z, scale, shift, invstd, ctx.count)
+        needs = ctx.needs_input_grad[:3]
+        size = kept.z.numel() * kept.z.element_size()
+        if ctx.settings.batch and not ctx.settings.sync and 0 < size <= _block_bytes(kept.z):
+            dx, dweight, dbias = _at_once(dz, kept, ctx.settings, needs)
+        else:
+            dx, dweight, dbias = _by_blocks(dz, kept, ctx.settings, needs)
+        if dweight is not None:
+            dweight = torch.where(negative, -dweight, dweight)
+        return dx, dweight, dbias, None
+
+
+def _saved(ctx) -> Sequence[Optional[Tensor]]:
+    try:
+        return ctx.saved_tensors
+    except RuntimeError as error:
+        if 'inplace operation' not in str(error):
+            raise
+        raise RuntimeError(
+            f'the output of {ctx.settings.name}, shape {ctx.shape}, was modified in place before its backward. The '
+            f'layer keeps nothing but its output, so what follows must leave that as it is: `out = out + x` instead '
+            f'of `out += x`, `inplace=False` in the next layer') from error
+
+
+class _Block(NamedTuple):
+    index: Tuple[slice, ...]  # of the tensor
+    channels: slice
+
+
+def _block_bytes(z: Tensor) -> int:
+    return BLOCK_BYTES.get(z.device.type, DEFAULT_BLOCK_BYTES)
+
+
+def _blocks(z: Tensor) -> Iterator[_Block]:
+    """Cover a dense tensor by contiguous blocks of about the allowed size: samples, or parts of one sample."""
+    if not z.numel():
+        return
+    everything, limit = slice(None), _block_bytes(z)
+    sample = z[0].numel() * z.element_size()
+    if sample <= limit or z.ndim == 2:
+        step = max(1, limit // sample)
+        for i in range(0, len(z), step):
+            yield _Block((slice(i, i + step), ), everything)
+        return
+    dim = max(range(1, z.ndim), key=lambda d: (z.stride(d) if z.shape[d] > 1 else 0))  # outermost within a sample
+    step = max(1, z.shape[dim] * limit // sample)
+    for i in range(len(z)):
+        for j in range(0, z.shape[dim], step):
+            part = slice(j, j + step)
+            yield _Block((slice(i, i + 1), *[everything] * (dim - 1), part), part if dim == 1 else everything)
+
+
+def _at_once(dz: Tensor, kept: Normalised, s: Settings, needs: Sequence[bool]) -> List[Optional[Tensor]]:
+    """The gradients where the tensor is so small that intermediate results do not matter."""
+    z, dz = (t.to(kept.scale.dtype) for t in (kept.z, dz))
+    y = s.activation.invert(z, torch.empty_like(z))
+    dy = s.activation.differentiate(dz, z, torch.empty_like(z))
+    dx, dweight, dbias = native_batch_norm_backward(
+        dy, y, kept.scale.square() * kept.invstd, None, None, kept.shift, 1 / kept.scale, True, 0., list(needs))
+    dx = dx.to(kept.z.dtype) if needs[0] else None
+    return [g if needed else None for g, needed in zip((dx, dweight, dbias), needs)]
+
+
+def _by_blocks(dz: Tensor, kept: Normalised, s: Settings, needs: Sequence[bool]) -> List[Optional[Tensor]]:
+    """The gradients block by block: first the sums, then, with the batch's statistics, the input's gradient.
+
+    Arithmetic is in the parameters' type, for an output in half precision too.
+    """
+    dx = torch.empty_like(kept.z) if needs[0] else None  # holds dy between the two
+    sums = torch.stack([kept.scale, kept.scale]).zero_()  # sum(dy), sum(dy * xhat)
+    factor = kept.scale * kept.invstd
+    for block in _blocks(kept.z):
+        dy = _reduce_block(dz, kept, s, needs, block, dx, sums)
+        if dx is not None:
+            if not s.batch:
+                dy.mul_(_broadcast(factor, dy, block))
+            if dy.dtype != dx.dtype:
+                dx[block.index].copy_(dy)
+    if s.batch and needs[0]:
+        joint = sums
+        if s.sync:
+            joint = sums.clone()
+            dist.all_reduce(joint, group=s.group)
+        _finish_blocks(dx, kept, s, joint)
+    return [dx, sums[1] if needs[1] else None, sums[0] if needs[2] else None]
+
+
+def _reduce_block(dz, kept: Normalised, s: Settings, needs, block: _Block, dx: Optional[Tensor], sums: Tensor):
+    """Return a block of ``dy``, within ``dx`` if the types allow it, and add its sums."""
+    dtype = kept.scale.dtype
+    z, dz = (t[block.index].to(dtype) for t in (kept.z, dz))
+    own = torch.empty_like(z) if dx is None or dx.dtype != dtype else dx[block.index]
+    dy = s.activation.differentiate(dz, z, own)
+    c = block.channels
+    if needs[1] or (s.batch and needs[0]):
+        y = s.activation.invert(z, torch.empty_like(z))
+        _, dot, total = native_batch_norm_backward(
+            dy, y, kept.scale[c], None, None, kept.shift[c], 1 / kept.scale[c], True, 0., [False, True, True])
+        sums[0, c] += total
+        sums[1, c] += dot
+    elif needs[2]:
+        sums[0, c] += dy.sum([d for d in range(dy.ndim) if d != 1])
+    return dy
+
+
+def _finish_blocks(dx: Tensor, kept: Normalised, s: Settings, sums: Tensor) -> None:
+    """Turn ``dy`` in ``dx`` into the gradient of the input: a combination of ``dy``, ``y`` and 1 per channel."""
+    of_dy = kept.scale * kept.invstd
+    of_y = -kept.invstd * sums[1] / kept.count
+    of_one = -of_dy * sums[0] / kept.count - of_y * kept.shift
+    for block in _blocks(kept.z):
+        z, out = kept.z[block.index].to(of_dy.dtype), dx[block.index]
+        y = s.activation.invert(z, torch.empty_like(z))
+        y.mul_(_broadcast(of_y, y, block)).add_(_broadcast(of_one, y, block))
+        same = out.dtype == y.dtype
+        result = torch.addcmul(y, out.to(y.dtype), _broadcast(of_dy, y, block), out=out if same else y)
+        if not same:
+            out.copy_(result)
+
+
+def _broadcast(vector: Tensor, x: Tensor, block: _Block) -> Tensor:
+    return vector[block.channels].view(-1, *[1] * (x.ndim - 2))

@@ -1,0 +1,202 @@
+"""The layers as modules."""
+import copy
+from typing import Any, Optional, Tuple
+
+import torch
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from . import compiled, functional
+from .activations import get_activation
+from .statistics import Settings, is_distributed
+
+
+class BatchStatistics(_BatchNorm):
+    """Without parameters, buffers or a forward: the switch by which frameworks find a layer's statistics.
+
+    In eval mode (``norm_eval`` puts every batch norm there) the layer normalises by its running statistics. Where
+    ``SyncBatchNorm`` took its place, the layer synchronises.
+    """
+
+    def __init__(self, num_features: int):
+        super().__init__(num_features, affine=False, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise RuntimeError('this is only the switch of an activated batch norm; call the layer that holds it')
+
+    def extra_repr(self) -> str:
+        return ''
+
+
+class ABN(_InstanceNorm):
+    """Activated batch norm: batch normalisation with the scale ``|weight| + eps``, then an activation.
+
+    Made of PyTorch's own operators; the reference for :class:`InPlaceABN`, with the same state dict, that of
+    ``torch.nn.BatchNorm2d``. Checkpoints without ``num_batches_tracked``, like the published ones, load as well.
+
+    It is no subclass of ``_BatchNorm``: what folds or replaces those (``fuse_conv_bn``, ``convert_sync_batchnorm``,
+    ``efficient_conv_bn_eval``) knows nothing of the activation and of the absolute weight. Its child ``statistics`` is
+    one, so ``norm_eval`` freezes it and ``sync_bn`` synchronises it. It is an ``_InstanceNorm`` so that frameworks see
+    a norm (``norm_decay_mult``); it has nothing else of that class.
+
+    Args:
+        num_features: Channels ``C``.
+        eps: Added to the variance, and to the absolute weight.
+        momentum: Share of the batch in the running statistics; ``None`` for their plain average.
+        affine: Whether there are weight and bias.
+        track_running_stats: Whether there are running statistics; without, those of the batch are used in eval too.
+        activation: ``leaky_relu``, ``elu``, ``identity`` or ``relu``.
+        activation_param: Slope of ``leaky_relu`` (by default 0.01) or alpha of ``elu`` (1).
+        device: Of parameters and buffers.
+        dtype: Of parameters and buffers; float32 suits an input in half precision too.
+
+    Shape:
+        ``(B, C)``, ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``; output: the same, in the memory format and
+        the type of the input.
+
+    Raises:
+        ValueError: For an unknown activation, and in forward for a shape or a single value per channel in training.
+    """
+    _abbr_ = 'bn'
+
+    def __init__(self,
+                 num_features: int,
+                 eps: float = 1e-5,
+                 momentum: Optional[float] = 0.1,
+                 affine: bool = True,
+                 track_running_stats: bool = True,
+                 activation: str = 'leaky_relu',
+                 activation_param: Optional[float] = None,
+                 device=None,
+                 dtype=None):
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
+        self.activation = activation
+        self.activation_param = get_activation(activation, activation_param).param
+        self.statistics = BatchStatistics(num_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        settings = self._settings()
+        if settings.sync:  # PyTorch has an operator for that on GPUs alone
+            return functional.run(x, self.weight, self.bias, settings, 'torch')
+        functional.check_input(x, self.weight, settings)
+        return functional.plain(x, self.weight, self.bias, settings)
+
+    def _settings(self) -> Settings:
+        training = self.training and self.statistics.training
+        tracked = training and self.track_running_stats
+        momentum = 0. if self.momentum is None else self.momentum
+        if tracked:
+            self.num_batches_tracked.add_(1)
+            if self.momentum is None:
+                momentum = 1 / float(self.num_batches_tracked)
+        batch = training or self.running_mean is None
+        mean, var = (self.running_mean, self.running_var) if tracked or not batch else (None, None)
+        sync, group = self._group() if training else (False, None)
+        return Settings(mean, var, batch, momentum, self.eps, get_activation(self.activation, self.activation_param),
+                        f'{type(self).__name__}({self.num_features})', sync and is_distributed(group), group)
+
+    def _group(self) -> Tuple[bool, Any]:
+        """Whether to synchronise, and with whom: as the SyncBatchNorm of torch or mmcv in our switch's place says."""
+        group = getattr(self.statistics, 'process_group', getattr(self.statistics, 'group', None))
+        return type(self.statistics).__name__ == 'SyncBatchNorm', group
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        if self.track_running_stats:
+            known = self.num_batches_tracked
+            known = torch.tensor(0) if known.is_meta else known
+            state_dict.setdefault(f'{prefix}num_batches_tracked', known)
+        super(_InstanceNorm, self)._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return f'{super().extra_repr()}, activation={get_activation(self.activation, self.activation_param)}'
+
+
+class InPlaceABN(ABN):
+    """:class:`ABN` that keeps its output alone for backward: half the memory of a convolutional network.
+
+    In backward the input's normalised values are recovered from the output (Rota Bulò et al. 2018, arXiv:1712.02616,
+    section 3.1). The input is never written to; a change of the output before backward is an error that names the
+    layer.
+
+    With running statistics (eval, ``norm_eval``) memory is saved too, and ``relu`` is exact: the weight's gradient
+    needs normalised values only where the output is positive. With the batch's statistics ``relu`` is refused.
+
+    The precision of the recovered values is that of the output, relative to the scale: a weight next to nothing beside
+    its bias gives a finite but coarse gradient of that weight.
+
+    Args:
+        num_features: As the others, see :class:`ABN`.
+        backend: ``'auto'`` and ``'torch'`` use PyTorch's operators on every device. ``'inplace_abn'`` uses the
+            compiled package of that name where a gradient is needed; it overwrites its input.
+
+    Raises:
+        ValueError: In forward also for ``relu`` with the batch's statistics.
+        ImportError: If the compiled package is asked for and not installed.
+    """
+
+    def __init__(self,
+                 num_features: int,
+                 eps: float = 1e-5,
+                 momentum: Optional[float] = 0.1,
+                 affine: bool = True,
+                 track_running_stats: bool = True,
+                 activation: str = 'leaky_relu',
+                 activation_param: Optional[float] = None,
+                 backend: str = 'auto',
+                 device=None,
+                 dtype=None):
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, activation, activation_param, device,
+                         dtype)
+        if eps <= 0:
+            raise ValueError(f'`eps` must be positive, for the backward divides by |weight| + eps; got {eps}')
+        compiled.package(backend)
+        self.backend = backend
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.run(x, self.weight, self.bias, self._settings(), self.backend)
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ('' if self.backend == 'auto' else f', backend={self.backend}')
+
+
+class InPlaceABNSync(InPlaceABN):
+    """:class:`InPlaceABN` with the statistics of the joined batch of all processes of a group.
+
+    Batches may differ in size, and one may be empty. Without a process group, or with one process, it is an
+    :class:`InPlaceABN`; so models with it run unchanged on one device. Works wherever the process group does, on CPUs
+    (gloo) as well.
+
+    Args:
+        num_features: As the others, see :class:`InPlaceABN`.
+        group: Processes to join with; ``None`` for all. A copy shares it, a pickle leaves it out.
+    """
+
+    def __init__(self,
+                 num_features: int,
+                 eps: float = 1e-5,
+                 momentum: Optional[float] = 0.1,
+                 affine: bool = True,
+                 track_running_stats: bool = True,
+                 activation: str = 'leaky_relu',
+                 activation_param: Optional[float] = None,
+                 group: Any = None,
+                 backend: str = 'auto',
+                 device=None,
+                 dtype=None):
+        super().__init__(num_features, eps, momentum, affine, track_running_stats, activation, activation_param,
+                         backend, device, dtype)
+        self.group = group
+
+    def _group(self) -> Tuple[bool, Any]:
+        return True, self.group
+
+    def __deepcopy__(self, memo):
+        memo[id(self.group)] = self.group
+        new = self.__class__.__new__(self.__class__)
+        memo[id(self)] = new
+        new.__dict__ = copy.deepcopy(self.__dict__, memo)
+        return new
+
+    def __getstate__(self):
+        return {**self.__dict__, 'group': None}

@@ -1,0 +1,9 @@
+"""Activated batch norms under the names that a ``norm_cfg`` gives them, such as ``dict(type='mmrev.InPlaceABN')``.
+
+They hold their activation, so what builds them takes ``act_cfg=None``.
+"""
+from mmrev.layers import ABN, InPlaceABN, InPlaceABNSync
+from mmrev.registry import MODELS
+
+for norm in (ABN, InPlaceABN, InPlaceABNSync):
+    MODELS.register_module(module=norm)
