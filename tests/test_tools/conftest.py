@@ -1,5 +1,6 @@
 """One trained run that the tests of the tools share."""
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -24,7 +25,13 @@ def start(*command, cwd, merge=False) -> subprocess.Popen:
     """Start a command as a user would in `cwd`; its output and, unless merged with it, its errors are kept as text."""
     environment = dict(os.environ, PYTHON=sys.executable, PYTHONUNBUFFERED='1', OMP_NUM_THREADS='1')
     return subprocess.Popen([str(part) for part in command], cwd=cwd, env=environment, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT if merge else subprocess.PIPE)
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT if merge else subprocess.PIPE,
+                            preexec_fn=_heed_interrupts)
+
+
+def _heed_interrupts() -> None:
+    """A shell's background jobs, such as a test run, have their children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def ended(process: subprocess.Popen):
