@@ -27,8 +27,8 @@ def main(argv=None):
     args = parse_args(argv)
     runs = {mode: run(mode, args) for mode in args.modes}
     first = next(iter(runs))
-    print(f'\n{"mode":<12}{"top-1":>8}{"best":>8}{"minutes":>9}   largest difference of the first {args.compare} losses '
-          f'from {first}\'s, relative')
+    print(f'\n{"mode":<12}{"top-1":>8}{"best":>8}{"minutes":>9}   first {args.compare} losses beside {first}\'s, '
+          f'largest relative difference')
     for mode, (losses, accuracies, minutes) in runs.items():
         pairs = list(zip(losses, runs[first][0]))[:args.compare]
         difference = max(abs(ours - other) / abs(other) for ours, other in pairs)
