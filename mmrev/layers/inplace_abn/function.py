@@ -103,8 +103,7 @@ def _blocks(z: Tensor) -> Iterator[_Block]:
 def _at_once(dz: Tensor, kept: Normalised, s: Settings, needs: Sequence[bool]) -> List[Optional[Tensor]]:
     """The gradients where the tensor is so small that intermediate results do not matter."""
     z, dz = (t.to(kept.scale.dtype) for t in (kept.z, dz))
-    y = s.activation.invert(z, torch.empty_like(z))
-    dy = s.activation.differentiate(dz, z, torch.empty_like(z))
+    y, dy = _recovered(z, s), s.activation.differentiate(dz, z, torch.empty_like(z))
     dx, dweight, dbias = native_batch_norm_backward(
         dy, y, kept.scale.square() * kept.invstd, None, None, kept.shift, 1 / kept.scale, True, 0., list(needs))
     dx = dx.to(kept.z.dtype) if needs[0] else None
@@ -143,7 +142,7 @@ def _reduce_block(dz, kept: Normalised, s: Settings, needs, block: _Block, dx: O
     dy = s.activation.differentiate(dz, z, own)
     c = block.channels
     if needs[1] or (s.batch and needs[0]):
-        y = s.activation.invert(z, torch.empty_like(z))
+        y = _recovered(z, s)
         _, dot, total = native_batch_norm_backward(
             dy, y, kept.scale[c], None, None, kept.shift[c], 1 / kept.scale[c], True, 0., [False, True, True])
         sums[0, c] += total
@@ -159,13 +158,18 @@ def _finish_blocks(dx: Tensor, kept: Normalised, s: Settings, sums: Tensor) -> N
     of_y = -kept.invstd * sums[1] / kept.count
     of_one = -of_dy * sums[0] / kept.count - of_y * kept.shift
     for block in _blocks(kept.z):
-        z, out = kept.z[block.index].to(of_dy.dtype), dx[block.index]
-        y = s.activation.invert(z, torch.empty_like(z))
+        y = _recovered(kept.z[block.index].to(of_dy.dtype), s)
         y.mul_(_broadcast(of_y, y, block)).add_(_broadcast(of_one, y, block))
-        same = out.dtype == y.dtype
-        result = torch.addcmul(y, out.to(y.dtype), _broadcast(of_dy, y, block), out=out if same else y)
-        if not same:
-            out.copy_(result)
+        out = dx[block.index]
+        if out.dtype == y.dtype:
+            torch.addcmul(y, out, _broadcast(of_dy, y, block), out=out)
+        else:
+            out.copy_(y.addcmul_(out.to(y.dtype), _broadcast(of_dy, y, block)))
+        del y  # before the next one is made
+
+
+def _recovered(z: Tensor, s: Settings) -> Tensor:
+    return s.activation.invert(z, torch.empty_like(z))
 
 
 def _broadcast(vector: Tensor, x: Tensor, block: _Block) -> Tensor:
