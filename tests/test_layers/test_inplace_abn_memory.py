@@ -3,18 +3,11 @@ import pytest
 import torch
 from torch import nn
 
-import mmrev.layers.inplace_abn.function as function
 from mmrev.layers import InPlaceABN
 from mmrev.testing import PeakMemory
 
 DEPTH, CHANNELS, SHAPE = 12, 16, (4, 16, 64, 64)  # outputs of 1 MiB each
 OUTPUT = 4 * 16 * 64 * 64 * 4
-
-
-@pytest.fixture(autouse=True)
-def large_outputs(monkeypatch):
-    """Outputs that are large beside a block, as those that matter are."""
-    monkeypatch.setitem(function.BLOCK_BYTES, 'cpu', OUTPUT // 8)
 
 
 def stack(norm):

@@ -22,10 +22,11 @@ from .statistics import Normalised, Settings, normalise
 
 native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
 
-# Bytes of the output that backward works on at once; of a larger one, intermediate results are made block by block, so
-# that only the input's gradient takes as much memory as the output. A block should fit into a cache.
-BLOCK_BYTES = {'cpu': 2**20}
-DEFAULT_BLOCK_BYTES = 2**25
+# Bytes of the output that backward works on at once. Of a larger one, intermediate results are made block by block, so
+# that only the input's gradient takes as much memory as the output: an eighth of it, but at least so much and at most
+# four times that, which should fit into a cache.
+BLOCK_BYTES = {'cpu': 2**18}
+DEFAULT_BLOCK_BYTES = 2**23
 
 
 class InPlaceABNFunction(torch.autograd.Function):
@@ -50,8 +51,7 @@ class InPlaceABNFunction(torch.autograd.Function):
         z, scale, shift, invstd, negative = _saved(ctx)
         kept = Normalised(dz if z is None else z, scale, shift, invstd, ctx.count)
         needs = ctx.needs_input_grad[:3]
-        size = kept.z.numel() * kept.z.element_size()
-        if ctx.settings.batch and not ctx.settings.sync and 0 < size <= _block_bytes(kept.z):
+        if ctx.settings.batch and not ctx.settings.sync and 0 < _bytes(kept.z) <= _block_bytes(kept.z):
             dx, dweight, dbias = _at_once(dz, kept, ctx.settings, needs)
         else:
             dx, dweight, dbias = _by_blocks(dz, kept, ctx.settings, needs)
@@ -77,8 +77,13 @@ class _Block(NamedTuple):
     channels: slice
 
 
+def _bytes(x: Tensor) -> int:
+    return x.numel() * x.element_size()
+
+
 def _block_bytes(z: Tensor) -> int:
-    return BLOCK_BYTES.get(z.device.type, DEFAULT_BLOCK_BYTES)
+    least = BLOCK_BYTES.get(z.device.type, DEFAULT_BLOCK_BYTES)
+    return max(least, min(4 * least, _bytes(z) // 8))
 
 
 def _blocks(z: Tensor) -> Iterator[_Block]:
@@ -86,7 +91,7 @@ def _blocks(z: Tensor) -> Iterator[_Block]:
     if not z.numel():
         return
     everything, limit = slice(None), _block_bytes(z)
-    sample = z[0].numel() * z.element_size()
+    sample = _bytes(z[0])
     if sample <= limit or z.ndim == 2:
         step = max(1, limit // sample)
         for i in range(0, len(z), step):
