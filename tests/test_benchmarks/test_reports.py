@@ -1,0 +1,45 @@
+"""What the benchmarks feed to detectors, and draw."""
+import detectors
+import memory_picture
+import torch
+from mmdet.structures.bbox import bbox_overlaps
+from mmengine.structures import InstanceData
+
+
+class NoRpn:
+    """Proposes one useless box per image."""
+
+    def loss_and_predict(self, features, samples, proposal_cfg=None):
+        useless = InstanceData(bboxes=torch.zeros(1, 4), scores=torch.ones(1), labels=torch.zeros(1).long())
+        return {}, [useless for _ in samples]
+
+
+def test_synthetic_boxes_lie_in_the_image_and_repeat():
+    images, samples = detectors.synthetic_batch(2, (320, 480))
+    assert images.shape == (2, 3, 320, 480)
+    again = detectors.synthetic_batch(2, (320, 480))[1]
+    for sample, other in zip(samples, again):
+        boxes = sample.gt_instances.bboxes
+        assert torch.equal(boxes, other.gt_instances.bboxes)
+        assert (boxes[:, 2:] - boxes[:, :2] >= detectors.BOX_SIZES[0] - 1e-3).all()
+        assert all(mask.any() for mask in sample.gt_instances.masks.masks)
+    assert not torch.equal(samples[0].gt_instances.bboxes, samples[1].gt_instances.bboxes)
+
+
+def test_a_mask_head_gets_its_full_sample():
+    rpn_head = NoRpn()
+    detectors.add_good_proposals(rpn_head)
+    samples = detectors.synthetic_batch(2, (800, 1344))[1]
+    _, proposals = rpn_head.loss_and_predict(None, samples)
+    for sample, found in zip(samples, proposals):
+        overlaps = bbox_overlaps(found.bboxes, sample.gt_instances.bboxes).max(dim=1).values
+        assert (overlaps >= 0.5).sum() >= 128
+
+
+def test_the_picture_is_drawn_from_the_figures(tmp_path):
+    figures = {
+        series: [dict(network=network.name, macs=1e9 * 2**i, mib=10. * 3**i) for i, network in enumerate(networks)]
+        for series, networks in memory_picture.SERIES.items()
+    }
+    memory_picture.draw(figures, tmp_path / 'pictures' / 'memory.png')
+    assert (tmp_path / 'pictures' / 'memory.png').read_bytes().startswith(b'\x89PNG')
