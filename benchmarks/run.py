@@ -1,9 +1,9 @@
 """Time and memory of a training step: reversible, plain autograd and activation checkpointing, side by side.
 
-    python benchmarks/run.py                  # time, memory, depth and peak, about ten minutes on two cores
+    python benchmarks/run.py                  # time, memory, depth and peak, about eight minutes on two cores
     python benchmarks/run.py time --arch s0   # one part
     python benchmarks/run.py picture          # MACs against memory, beside EfficientNet (needs timm)
-    python benchmarks/run.py detectors        # whole detectors; needs 12 GB of memory and half an hour
+    python benchmarks/run.py detectors        # whole detectors; needs 10 GB of memory and ten minutes
 
 Nothing else may run on the machine while it times. Memory is counted on the meta device, where nothing is computed, but
 for `detectors` and `depth`. Every figure in the README comes from one of these commands.
