@@ -125,12 +125,24 @@ def test_levels_begin_as_what_the_stem_and_their_first_function_make_of_the_imag
     assert not torch.allclose(plain(x)[0], stem)
 
 
-def test_pretrained_scales_are_not_zeroed(tmp_path):
+def test_a_second_initialisation_changes_nothing():
+    model = tiny()
+    model.init_weights()
+    for p in model.parameters():
+        nn.init.normal_(p)
+    trained = copy.deepcopy(model.state_dict())
+    model.init_weights()
+    assert all(torch.equal(value, trained[name]) for name, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize('besides', [None, dict(type='Kaiming', layer='Conv2d')])
+def test_pretrained_scales_are_not_zeroed(besides, tmp_path):
     published = tiny()
     for p in published.parameters():
         nn.init.normal_(p)
     torch.save(dict(state_dict={f'backbone.{k}': v for k, v in published.state_dict().items()}), tmp_path / 'a.pth')
-    model = tiny(init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), prefix='backbone.'))
+    pretrained = dict(type='Pretrained', checkpoint=str(tmp_path / 'a.pth'), prefix='backbone.')
+    model = tiny(init_cfg=[besides, pretrained] if besides else pretrained)
     model.init_weights()
     assert all(torch.equal(p, q) for p, q in zip(model.parameters(), published.parameters()))
 

@@ -11,7 +11,7 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -216,9 +216,10 @@ class RevBiFPN(BaseModule):
             raise ValueError(f'`frozen_stages` must lie in [-1, {num_stages}], got {self.frozen_stages}')
 
     def init_weights(self) -> None:
+        begun, cfgs = self.is_init, self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
         super().init_weights()
-        pretrained = isinstance(self.init_cfg, dict) and self.init_cfg.get('type') == 'Pretrained'
-        if not self.zero_init_residual or pretrained:
+        pretrained = any(cfg['type'] in ('Pretrained', PretrainedInit) for cfg in cfgs)
+        if begun or pretrained or not self.zero_init_residual:
             return
         first = {id(f) for stage in self.stages.couplings for f in stage.begins()}
         for block in self.modules():
