@@ -19,12 +19,13 @@ from mmengine.registry import (DATA_SAMPLERS, DATASETS, EVALUATOR, HOOKS, LOG_PR
 from mmengine.runner import Runner
 from torch import nn
 
-from mmrev.apis import allow_mmengine_checkpoints
+from mmrev.checkpoints import allow_mmengine_checkpoints, has_published_form, load_from_published_file
 from mmrev.cli.arguments import check_keys, check_values, registry_class
 from mmrev.cli.classes import check_classes
 from mmrev.cli.errors import UserError, building, closest, start_up, unknown_type, walk
 from mmrev.cli.rehearsal import alone, rehearse_data, rehearse_environment, rehearse_training, unnoticed
 from mmrev.cli.shapes import check_bfloat16, check_channels
+from mmrev.converters.published import CheckpointError
 from mmrev.optim import BFloat16OptimWrapper
 
 TRAIN_KEYS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -318,7 +319,12 @@ def read_checkpoint(file: str, needed: Tuple[str, ...] = ()) -> Dict[str, Any]:
     zipped, cause = zipfile.is_zipfile(file), None
     try:
         damaged = zipfile.ZipFile(file).testzip() if zipped else None
-        checkpoint = torch.load(file, map_location='cpu', mmap=zipped) if not damaged else None
+        if has_published_form(file) and not damaged:
+            checkpoint = load_from_published_file(file, 'cpu')
+        else:
+            checkpoint = torch.load(file, map_location='cpu', mmap=zipped) if not damaged else None
+    except CheckpointError as error:
+        raise UserError(error.problem, error.remedy) from error
     except Exception as error:  # whatever a reader of foreign bytes runs into
         if zipped and isinstance(error, pickle.UnpicklingError):
             names = ', '.join(torch.serialization.get_unsafe_globals_in_checkpoint(file))
