@@ -1,4 +1,5 @@
 """The activations, each with its inverse and with its derivative taken from its output."""
+from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import Optional
 
@@ -9,7 +10,7 @@ from torch import Tensor
 aten = torch.ops.aten
 
 
-class Activation:
+class Activation(ABC):
     """One activation ``z = act(y)``.
 
     Attributes:
@@ -27,16 +28,17 @@ class Activation:
     def check(self, dtype: torch.dtype) -> None:
         """Raise ``ValueError`` where the inverse would leave the numbers that ``dtype`` holds."""
 
+    @abstractmethod
     def apply(self, y: Tensor, inplace: bool = False) -> Tensor:
-        raise NotImplementedError
+        """``z``."""
 
+    @abstractmethod
     def invert(self, z: Tensor, out: Tensor) -> Tensor:
         """Write ``y`` into ``out``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def differentiate(self, dz: Tensor, z: Tensor, out: Tensor) -> Tensor:
         """Write the gradient by ``y`` into ``out``."""
-        raise NotImplementedError
 
     def __str__(self) -> str:
         return f'{self.name}({self.param:g})'

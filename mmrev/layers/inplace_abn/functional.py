@@ -23,7 +23,8 @@ def abn(x: Tensor,
         activation_param: Optional[float] = None) -> Tensor:
     """Batch normalisation with the scale ``|weight| + eps``, then an activation, by PyTorch's own operators.
 
-    The reference for :func:`inplace_abn`, of which it has all arguments; ``relu`` is allowed with any statistics.
+    The reference for :func:`inplace_abn` (arXiv:1712.02616), of which it has the arguments, the shapes and the errors;
+    ``relu`` is allowed with any statistics.
     """
     settings = Settings(running_mean, running_var, training, momentum, eps,
                         get_activation(activation, activation_param), 'abn')
@@ -89,7 +90,7 @@ def inplace_abn_sync(x: Tensor,
 
     The batches may differ in size; one may be empty. As with ``torch.nn.SyncBatchNorm`` the gradients of weight and
     bias are those of the own batch, for DistributedDataParallel to join. Without a process group, or with one process,
-    this is :func:`inplace_abn`.
+    this is :func:`inplace_abn`, whose other arguments, shapes and errors it has.
     """
     settings = Settings(running_mean, running_var, training, momentum, eps,
                         get_activation(activation, activation_param), 'inplace_abn_sync', is_distributed(group), group)
