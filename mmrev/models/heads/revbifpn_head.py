@@ -1,7 +1,6 @@
 """The classification head of RevBiFPN (Chiley et al. 2022, arXiv:2206.14098)."""
 from typing import List, Optional, Sequence, Union
 
-from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from mmpretrain.models.heads import LinearClsHead
 from torch import Tensor, nn
@@ -9,7 +8,7 @@ from torch import Tensor, nn
 from mmrev.registry import MODELS
 from mmrev.reversible import AdditiveStep, NewStream, ReversibleSequence
 
-from ..layers import MBConv
+from ..layers import ConvNormAct, MBConv
 
 
 class DownFusion(nn.Module):
@@ -29,7 +28,7 @@ class PooledFeatures(BaseModule):
 
     def __init__(self, in_channels: int, out_channels: int, norm_cfg: Optional[dict], act_cfg: Optional[dict]):
         super().__init__()
-        self.conv = ConvModule(in_channels, out_channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.conv = ConvNormAct(in_channels, out_channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.conv(x).mean((2, 3))

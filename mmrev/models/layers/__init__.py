@@ -1,5 +1,5 @@
 """Blocks that several models share and that build on mmcv."""
 from . import norms  # noqa: F401
-from .mbconv import MBConv, SqueezeExcite
+from .mbconv import ConvNormAct, MBConv, SqueezeExcite
 
-__all__ = ['MBConv', 'SqueezeExcite']
+__all__ = ['ConvNormAct', 'MBConv', 'SqueezeExcite']

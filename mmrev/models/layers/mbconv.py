@@ -6,7 +6,7 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor
 
-from mmrev.layers import DropPath
+from mmrev.layers import DropPath, norm_act
 
 
 class SqueezeExcite(nn.Module):
@@ -30,6 +30,21 @@ class SqueezeExcite(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         pooled = x.mean((2, 3), keepdim=True)  # (B, C, 1, 1)
         return x * self.gate(self.expand(self.act(self.reduce(pooled))))
+
+
+class ConvNormAct(ConvModule):
+    """mmcv's ``ConvModule``, of which norm and activation keep one tensor for backward (:func:`mmrev.layers.norm_act`).
+
+    Shape:
+        Input: ``(B, in_channels, H, W)``; output: ``(B, out_channels, H', W')``, by kernel size, stride and padding.
+    """
+
+    def forward(self, x: Tensor, activate: bool = True, norm: bool = True) -> Tensor:
+        in_order = self.order == ('conv', 'norm', 'act') and self.with_norm and self.with_activation
+        joined = self.efficient_conv_bn_eval_forward is not None and not self.norm.training  # by mmcv, with the conv
+        if not (activate and norm and in_order) or joined:
+            return super().forward(x, activate, norm)
+        return norm_act(super().forward(x, activate=False, norm=False), self.norm, self.activate)
 
 
 class MBConv(BaseModule):
@@ -75,8 +90,8 @@ class MBConv(BaseModule):
         channels = int(in_channels * expand_ratio)
         self.expand_conv = None
         if expand_ratio != 1:
-            self.expand_conv = ConvModule(in_channels, channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg)
-        self.depthwise_conv = ConvModule(
+            self.expand_conv = ConvNormAct(in_channels, channels, 1, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        self.depthwise_conv = ConvNormAct(
             channels, channels, kernel_size, stride, (kernel_size - 1) // 2, groups=channels,
             norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.se = SqueezeExcite(channels, max(1, int(in_channels * se_ratio))) if se_ratio else None
