@@ -1,6 +1,7 @@
 """Layers that need torch alone."""
+from .batch_norm_act import BatchNormAct
 from .drop_path import DropPath
 from .inplace_abn import ABN, InPlaceABN, InPlaceABNSync
 from .norm_act import norm_act
 
-__all__ = ['ABN', 'DropPath', 'InPlaceABN', 'InPlaceABNSync', 'norm_act']
+__all__ = ['ABN', 'BatchNormAct', 'DropPath', 'InPlaceABN', 'InPlaceABNSync', 'norm_act']

@@ -1,3 +1,7 @@
+from .iabn_densenet import IABNDenseNet
+from .iabn_resnet import IABNResNet
+from .iabn_resnext import IABNResNeXt
 from .revbifpn import RevBiFPN
+from .wider_resnet import WiderResNet
 
-__all__ = ['RevBiFPN']
+__all__ = ['IABNDenseNet', 'IABNResNeXt', 'IABNResNet', 'RevBiFPN', 'WiderResNet']

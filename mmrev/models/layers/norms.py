@@ -2,8 +2,8 @@
 
 They hold their activation, so what builds them takes ``act_cfg=None``.
 """
-from mmrev.layers import ABN, InPlaceABN, InPlaceABNSync
+from mmrev.layers import ABN, BatchNormAct, InPlaceABN, InPlaceABNSync
 from mmrev.registry import MODELS
 
-for norm in (ABN, InPlaceABN, InPlaceABNSync):
+for norm in (ABN, BatchNormAct, InPlaceABN, InPlaceABNSync):
     MODELS.register_module(module=norm)

@@ -1,0 +1,61 @@
+"""PyTorch's batch norm and an activation, with the interface of the activated batch norms."""
+from typing import Optional
+
+from torch import Tensor, nn
+
+from .inplace_abn.activations import get_activation
+
+
+class BatchNormAct(nn.Module):
+    """``act(batch_norm(x) + residual)`` with the weight as it is, of either sign: the "Std-BN" of arXiv:1712.02616.
+
+    :class:`ABN` scales by ``|weight| + eps`` instead, so weights that were trained here are no weights of its. Both the
+    norm's input and the output are kept for backward.
+
+    The batch norm is a child, so what replaces or fuses batch norms (``convert_sync_batchnorm``, ``fuse_conv_bn``)
+    leaves the activation where it is. A state dict of an :class:`ABN`, without the child's name, loads as well.
+
+    Args:
+        num_features: Channels ``C``.
+        eps: Added to the variance.
+        momentum: Share of the batch in the running statistics; ``None`` for their plain average.
+        affine: Whether there are weight and bias.
+        track_running_stats: Whether there are running statistics.
+        activation: ``leaky_relu``, ``elu``, ``identity`` or ``relu``.
+        activation_param: Slope of ``leaky_relu`` (by default 0.01) or alpha of ``elu`` (1).
+
+    Shape:
+        ``(B, C, H, W)``; ``residual``, if given, and output: the same.
+
+    Raises:
+        ValueError: For an unknown activation.
+    """
+    _abbr_ = 'bn'
+
+    def __init__(self,
+                 num_features: int,
+                 eps: float = 1e-5,
+                 momentum: Optional[float] = 0.1,
+                 affine: bool = True,
+                 track_running_stats: bool = True,
+                 activation: str = 'leaky_relu',
+                 activation_param: Optional[float] = None):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(num_features, eps, momentum, affine, track_running_stats)
+        self.activation = activation
+        self.activation_param = get_activation(activation, activation_param).param
+
+    def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
+        y = self.norm(x)
+        if residual is not None:
+            y = y + residual
+        return get_activation(self.activation, self.activation_param).apply(y, inplace=True)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args):
+        for name in ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked'):
+            if f'{prefix}{name}' in state_dict:
+                state_dict[f'{prefix}norm.{name}'] = state_dict.pop(f'{prefix}{name}')
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def extra_repr(self) -> str:
+        return f'activation={get_activation(self.activation, self.activation_param)}'
