@@ -26,6 +26,7 @@ from mmrev.cli.errors import UserError, building, closest, start_up, unknown_typ
 from mmrev.cli.rehearsal import alone, rehearse_data, rehearse_environment, rehearse_training, unnoticed
 from mmrev.cli.shapes import check_bfloat16, check_channels
 from mmrev.converters.published import CheckpointError
+from mmrev.hooks import check_activations
 from mmrev.optim import BFloat16OptimWrapper
 
 TRAIN_KEYS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -61,6 +62,7 @@ def check_config(cfg: Config, keys: Tuple[str, ...]) -> nn.Module:
             if cfg.get('data_preprocessor'):
                 model_cfg.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))  # as the runner does
             model = MODELS.build(model_cfg)
+            check_activations(model)
         for split in splits:
             dataset = (cfg.get(f'{split}_dataloader') or {}).get('dataset')
             rehearse_data(cfg, split)

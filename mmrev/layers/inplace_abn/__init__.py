@@ -8,6 +8,7 @@ never write to their input.
 from .convert import convert_sync, revert_sync
 from .functional import abn, inplace_abn, inplace_abn_sync
 from .modules import ABN, InPlaceABN, InPlaceABNSync
+from .transfer import BatchNormAct, Conversion, activated_twice, convert_batchnorm, to_batchnorm
 
-__all__ = ['ABN', 'InPlaceABN', 'InPlaceABNSync', 'abn', 'convert_sync', 'inplace_abn', 'inplace_abn_sync',
-           'revert_sync']
+__all__ = ['ABN', 'BatchNormAct', 'Conversion', 'InPlaceABN', 'InPlaceABNSync', 'abn', 'activated_twice',
+           'convert_batchnorm', 'convert_sync', 'inplace_abn', 'inplace_abn_sync', 'revert_sync', 'to_batchnorm']

@@ -1,5 +1,5 @@
 """Activated batch norms to synchronised ones and back, in the manner of ``SyncBatchNorm.convert_sync_batchnorm``."""
-from typing import Any, Dict, Optional, Type
+from typing import Any, Callable, Dict, Optional, Type
 
 from torch import nn
 
@@ -25,7 +25,7 @@ def convert_sync(module: nn.Module, group: Any = None) -> nn.Module:
         new.group = group
         return new
 
-    return _replace(module, sync)
+    return replace(module, ABN, sync)
 
 
 def revert_sync(module: nn.Module, kind: Type[ABN] = InPlaceABN) -> nn.Module:
@@ -42,7 +42,7 @@ def revert_sync(module: nn.Module, kind: Type[ABN] = InPlaceABN) -> nn.Module:
 
     if not (isinstance(kind, type) and issubclass(kind, ABN)) or issubclass(kind, InPlaceABNSync):
         raise ValueError(f'`kind` must be ABN or InPlaceABN; got {kind!r}')
-    return _replace(module, revert)
+    return replace(module, ABN, revert)
 
 
 def _recast(layer: ABN, kind: Type[ABN]) -> ABN:
@@ -56,14 +56,16 @@ def _recast(layer: ABN, kind: Type[ABN]) -> ABN:
     return new
 
 
-def _replace(module: nn.Module, change, done: Optional[Dict[nn.Module, nn.Module]] = None) -> nn.Module:
+def replace(module: nn.Module, kind: Type[nn.Module], change: Callable[[nn.Module], nn.Module],
+            done: Optional[Dict[nn.Module, nn.Module]] = None) -> nn.Module:
+    """Replace the modules of a kind within ``module``, one for one, and return it or its replacement."""
     done = {} if done is None else done
     if module not in done:
         done[module] = module
-        if isinstance(module, ABN):
+        if isinstance(module, kind):
             done[module] = change(module)
         else:
             for name, child in module._modules.items():  # `named_children` leaves out what it has seen
                 if child is not None:
-                    module._modules[name] = _replace(child, change, done)
+                    module._modules[name] = replace(child, kind, change, done)
     return done[module]

@@ -10,6 +10,9 @@ With ``g = |weight| + eps`` and ``y = g * xhat + bias``, ``z = act(y)`` (Rota Bu
 The backward of a batch normalisation that has input ``y``, mean ``bias``, deviation ``g`` and weight ``g^2 / std`` is
 the same three lines, so ATen's kernel does all of it. As published, the sign of a weight of 0 is +1; so a weight that
 starts at 0 can grow.
+
+Where a residual block adds its shortcut ``r`` before the activation, ``z = act(y + r)``: the next block keeps ``z`` as
+its input, this one has kept ``r`` as its own, and ``y = act^-1(z) - r``, ``dr = dy``.
 """
 from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -30,34 +33,37 @@ DEFAULT_BLOCK_BYTES = 2**23
 
 
 class InPlaceABNFunction(torch.autograd.Function):
-    """``apply(x, weight, bias, settings)``; ``weight`` and ``bias`` may be ``None``."""
+    """``apply(x, weight, bias, residual, settings)``; ``weight``, ``bias`` and ``residual`` may be ``None``."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: Settings) -> Tensor:
-        out = normalise(x, weight, bias, settings)
-        needs_x, needs_weight, _, _ = ctx.needs_input_grad
+    def forward(ctx, x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], residual: Optional[Tensor],
+                settings: Settings) -> Tensor:
+        out = normalise(x, weight, bias, settings, residual)
+        needs_x, needs_weight, _, needs_residual, _ = ctx.needs_input_grad
         ctx.settings = settings._replace(running_mean=None, running_var=None)
-        ctx.shape = tuple(out.z.shape)
+        ctx.shape, ctx.takes_residual = tuple(out.z.shape), residual is not None
+        needs_value = (settings.batch and needs_x) or needs_weight
         # A gradient without activation by running statistics depends on nothing but the vectors.
         keeps_output = settings.batch or needs_weight or settings.activation.name != 'identity'
         negative = weight < 0 if needs_weight else None
         ctx.count = out.count
-        ctx.save_for_backward(out.z if keeps_output else None, out.scale, out.shift, out.invstd, negative)
+        ctx.save_for_backward(out.z if keeps_output else None, out.scale, out.shift, out.invstd, negative,
+                              residual if needs_value else None)
         return out.z
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dz: Tensor):
-        z, scale, shift, invstd, negative = _saved(ctx)
-        kept = Normalised(dz if z is None else z, scale, shift, invstd, ctx.count)
-        needs = ctx.needs_input_grad[:3]
+        z, scale, shift, invstd, negative, residual = _saved(ctx)
+        kept = Normalised(dz if z is None else z, scale, shift, invstd, ctx.count, residual)
+        needs = ctx.needs_input_grad[:4]
         if ctx.settings.batch and not ctx.settings.sync and 0 < _bytes(kept.z) <= _block_bytes(kept.z):
-            dx, dweight, dbias = _at_once(dz, kept, ctx.settings, needs)
+            dx, dweight, dbias, dresidual = _at_once(dz, kept, ctx.settings, needs)
         else:
-            dx, dweight, dbias = _by_blocks(dz, kept, ctx.settings, needs)
+            dx, dweight, dbias, dresidual = _by_blocks(dz, kept, ctx.settings, needs)
         if dweight is not None:
             dweight = torch.where(negative, -dweight, dweight)
-        return dx, dweight, dbias, None
+        return dx, dweight, dbias, dresidual, None
 
 
 def _saved(ctx) -> Sequence[Optional[Tensor]]:
@@ -66,10 +72,11 @@ def _saved(ctx) -> Sequence[Optional[Tensor]]:
     except RuntimeError as error:
         if 'inplace operation' not in str(error):
             raise
+        also = ', or the residual given to it,' if ctx.takes_residual else ''
         raise RuntimeError(
-            f'the output of {ctx.settings.name}, shape {ctx.shape}, was modified in place before its backward. The '
-            f'layer keeps nothing but its output, so what follows must leave that as it is: `out = out + x` instead '
-            f'of `out += x`, `inplace=False` in the next layer') from error
+            f'the output of {ctx.settings.name}, shape {ctx.shape},{also} was modified in place before its backward. '
+            f'The layer keeps nothing else, so what follows must leave that as it is: `out = out + x` instead of '
+            f'`out += x`, `inplace=False` in the next layer') from error
 
 
 class _Block(NamedTuple):
@@ -108,11 +115,11 @@ def _blocks(z: Tensor) -> Iterator[_Block]:
 def _at_once(dz: Tensor, kept: Normalised, s: Settings, needs: Sequence[bool]) -> List[Optional[Tensor]]:
     """The gradients where the tensor is so small that intermediate results do not matter."""
     z, dz = (t.to(kept.scale.dtype) for t in (kept.z, dz))
-    y, dy = _recovered(z, s), s.activation.differentiate(dz, z, torch.empty_like(z))
+    y, dy = _recovered(z, kept.residual, s), s.activation.differentiate(dz, z, torch.empty_like(z))
     dx, dweight, dbias = native_batch_norm_backward(
-        dy, y, kept.scale.square() * kept.invstd, None, None, kept.shift, 1 / kept.scale, True, 0., list(needs))
+        dy, y, kept.scale.square() * kept.invstd, None, None, kept.shift, 1 / kept.scale, True, 0., list(needs[:3]))
     dx = dx.to(kept.z.dtype) if needs[0] else None
-    return [g if needed else None for g, needed in zip((dx, dweight, dbias), needs)]
+    return [g if needed else None for g, needed in zip((dx, dweight, dbias, dy.to(kept.z.dtype)), needs)]
 
 
 def _by_blocks(dz: Tensor, kept: Normalised, s: Settings, needs: Sequence[bool]) -> List[Optional[Tensor]]:
@@ -120,34 +127,36 @@ def _by_blocks(dz: Tensor, kept: Normalised, s: Settings, needs: Sequence[bool])
 
     Arithmetic is in the parameters' type, for an output in half precision too.
     """
-    dx = torch.empty_like(kept.z) if needs[0] else None  # holds dy between the two
+    dresidual = torch.empty_like(kept.z) if needs[3] else None  # is dy
+    dx = torch.empty_like(kept.z) if needs[0] else None  # holds dy between the two, if nothing else does
     sums = torch.stack([kept.scale, kept.scale]).zero_()  # sum(dy), sum(dy * xhat)
     factor = kept.scale * kept.invstd
     for block in _blocks(kept.z):
-        dy = _reduce_block(dz, kept, s, needs, block, dx, sums)
-        if dx is not None:
-            if not s.batch:
-                dy.mul_(_broadcast(factor, dy, block))
-            if dy.dtype != dx.dtype:
-                dx[block.index].copy_(dy)
+        dy = _reduce_block(dz, kept, s, needs, block, dx if dresidual is None else dresidual, sums)
+        if dresidual is not None and dy.dtype != dresidual.dtype:
+            dresidual[block.index].copy_(dy)
+        if dx is not None and not s.batch:
+            torch.mul(dy, _broadcast(factor, dy, block), out=dx[block.index])
+        elif dx is not None and dresidual is None and dy.dtype != dx.dtype:
+            dx[block.index].copy_(dy)
     if s.batch and needs[0]:
         joint = sums
         if s.sync:
             joint = sums.clone()
             dist.all_reduce(joint, group=s.group)
-        _finish_blocks(dx, kept, s, joint)
-    return [dx, sums[1] if needs[1] else None, sums[0] if needs[2] else None]
+        _finish_blocks(dx, dx if dresidual is None else dresidual, kept, s, joint)
+    return [dx, sums[1] if needs[1] else None, sums[0] if needs[2] else None, dresidual]
 
 
-def _reduce_block(dz, kept: Normalised, s: Settings, needs, block: _Block, dx: Optional[Tensor], sums: Tensor):
-    """Return a block of ``dy``, within ``dx`` if the types allow it, and add its sums."""
+def _reduce_block(dz, kept: Normalised, s: Settings, needs, block: _Block, into: Optional[Tensor], sums: Tensor):
+    """Return a block of ``dy``, within ``into`` if the types allow it, and add its sums."""
     dtype = kept.scale.dtype
     z, dz = (t[block.index].to(dtype) for t in (kept.z, dz))
-    own = torch.empty_like(z) if dx is None or dx.dtype != dtype else dx[block.index]
+    own = torch.empty_like(z) if into is None or into.dtype != dtype else into[block.index]
     dy = s.activation.differentiate(dz, z, own)
     c = block.channels
     if needs[1] or (s.batch and needs[0]):
-        y = _recovered(z, s)
+        y = _recovered(z, _part(kept.residual, block), s)
         _, dot, total = native_batch_norm_backward(
             dy, y, kept.scale[c], None, None, kept.shift[c], 1 / kept.scale[c], True, 0., [False, True, True])
         sums[0, c] += total
@@ -157,24 +166,32 @@ def _reduce_block(dz, kept: Normalised, s: Settings, needs, block: _Block, dx: O
     return dy
 
 
-def _finish_blocks(dx: Tensor, kept: Normalised, s: Settings, sums: Tensor) -> None:
-    """Turn ``dy`` in ``dx`` into the gradient of the input: a combination of ``dy``, ``y`` and 1 per channel."""
+def _finish_blocks(dx: Tensor, dy: Tensor, kept: Normalised, s: Settings, sums: Tensor) -> None:
+    """Write the gradient of the input, a combination of ``dy``, ``y`` and 1 per channel, into ``dx``.
+
+    ``dx`` may be ``dy``.
+    """
     of_dy = kept.scale * kept.invstd
     of_y = -kept.invstd * sums[1] / kept.count
     of_one = -of_dy * sums[0] / kept.count - of_y * kept.shift
     for block in _blocks(kept.z):
-        y = _recovered(kept.z[block.index].to(of_dy.dtype), s)
+        y = _recovered(kept.z[block.index].to(of_dy.dtype), _part(kept.residual, block), s)
         y.mul_(_broadcast(of_y, y, block)).add_(_broadcast(of_one, y, block))
-        out = dx[block.index]
+        part, out = dy[block.index], dx[block.index]
         if out.dtype == y.dtype:
-            torch.addcmul(y, out, _broadcast(of_dy, y, block), out=out)
+            torch.addcmul(y, part, _broadcast(of_dy, y, block), out=out)
         else:
-            out.copy_(y.addcmul_(out.to(y.dtype), _broadcast(of_dy, y, block)))
+            out.copy_(y.addcmul_(part.to(y.dtype), _broadcast(of_dy, y, block)))
         del y  # before the next one is made
 
 
-def _recovered(z: Tensor, s: Settings) -> Tensor:
-    return s.activation.invert(z, torch.empty_like(z))
+def _recovered(z: Tensor, residual: Optional[Tensor], s: Settings) -> Tensor:
+    y = s.activation.invert(z, torch.empty_like(z))
+    return y if residual is None else y.sub_(residual)
+
+
+def _part(residual: Optional[Tensor], block: _Block) -> Optional[Tensor]:
+    return None if residual is None else residual[block.index]
 
 
 def _broadcast(vector: Tensor, x: Tensor, block: _Block) -> Tensor:

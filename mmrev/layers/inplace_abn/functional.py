@@ -2,6 +2,7 @@
 from typing import Any, Optional
 
 import torch
+import torch.fx
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,7 +21,8 @@ def abn(x: Tensor,
         momentum: float = 0.1,
         eps: float = 1e-5,
         activation: str = 'leaky_relu',
-        activation_param: Optional[float] = None) -> Tensor:
+        activation_param: Optional[float] = None,
+        residual: Optional[Tensor] = None) -> Tensor:
     """Batch normalisation with the scale ``|weight| + eps``, then an activation, by PyTorch's own operators.
 
     The reference for :func:`inplace_abn` (arXiv:1712.02616), of which it has the arguments, the shapes and the errors;
@@ -28,8 +30,8 @@ def abn(x: Tensor,
     """
     settings = Settings(running_mean, running_var, training, momentum, eps,
                         get_activation(activation, activation_param), 'abn')
-    check_input(x, weight, settings)
-    return plain(x, weight, bias, settings)
+    check_input(x, weight, settings, residual)
+    return plain(x, weight, bias, settings, residual)
 
 
 def inplace_abn(x: Tensor,
@@ -42,10 +44,11 @@ def inplace_abn(x: Tensor,
                 eps: float = 1e-5,
                 activation: str = 'leaky_relu',
                 activation_param: Optional[float] = None,
-                backend: str = 'auto') -> Tensor:
+                backend: str = 'auto',
+                residual: Optional[Tensor] = None) -> Tensor:
     """Batch normalisation and activation that keep their output alone for backward (Rota Bulò et al. 2018).
 
-    ``z = act((|weight| + eps) * (x - mean) / sqrt(var + eps) + bias)``. The input is left as it is.
+    ``z = act((|weight| + eps) * (x - mean) / sqrt(var + eps) + bias + residual)``. The input is left as it is.
 
     Args:
         x: Input.
@@ -60,6 +63,7 @@ def inplace_abn(x: Tensor,
         activation_param: Slope of ``leaky_relu`` (by default 0.01) or alpha of ``elu`` (1).
         backend: ``'torch'``, ``'inplace_abn'`` for the compiled package of that name, which overwrites ``x``, or
             ``'auto'``: ``'torch'``.
+        residual: Of the input's shape: the shortcut of a residual block. It is kept for backward, as a block keeps it.
 
     Shape:
         ``(B, C)``, ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``; output: the same, in the memory format and
@@ -71,7 +75,7 @@ def inplace_abn(x: Tensor,
     """
     settings = Settings(running_mean, running_var, training, momentum, eps,
                         get_activation(activation, activation_param))
-    return run(x, weight, bias, settings, backend)
+    return run(x, weight, bias, settings, backend, residual)
 
 
 def inplace_abn_sync(x: Tensor,
@@ -85,7 +89,8 @@ def inplace_abn_sync(x: Tensor,
                      activation: str = 'leaky_relu',
                      activation_param: Optional[float] = None,
                      group: Any = None,
-                     backend: str = 'auto') -> Tensor:
+                     backend: str = 'auto',
+                     residual: Optional[Tensor] = None) -> Tensor:
     """:func:`inplace_abn` with the statistics of the joined batch of all processes of ``group`` (by default the world).
 
     The batches may differ in size; one may be empty. As with ``torch.nn.SyncBatchNorm`` the gradients of weight and
@@ -94,39 +99,52 @@ def inplace_abn_sync(x: Tensor,
     """
     settings = Settings(running_mean, running_var, training, momentum, eps,
                         get_activation(activation, activation_param), 'inplace_abn_sync', is_distributed(group), group)
-    return run(x, weight, bias, settings, backend)
+    return run(x, weight, bias, settings, backend, residual)
 
 
-def run(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: Settings, backend: str) -> Tensor:
+def run(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: Settings, backend: str,
+        residual: Optional[Tensor] = None) -> Tensor:
     """What the functions above and the modules share."""
     package = compiled.package(backend)
     if not torch.jit.is_tracing():
-        check_input(x, weight, settings)
+        check_input(x, weight, settings, residual)
         _check_invertible(x, settings)
     if not settings.sync and (_is_exporting() or not x.numel()):
-        return plain(x, weight, bias, settings)  # the compiler chooses what to keep by itself
-    trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias))
+        return plain(x, weight, bias, settings, residual)  # the compiler chooses what to keep by itself
+    if residual is not None and (package is not None or residual.dtype != x.dtype):
+        y = run(x, weight, bias, settings._replace(activation=get_activation('identity')), backend)
+        return settings.activation.apply(y + residual, inplace=True)
+    trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, residual))
     if not trains:
-        return normalise(x, weight, bias, settings).z
+        return normalise(x, weight, bias, settings, residual).z
     if package is not None:
         return compiled.run(package, x, weight, bias, settings)
-    return InPlaceABNFunction.apply(x, weight, bias, settings)
+    return InPlaceABNFunction.apply(x, weight, bias, residual, settings)
 
 
 def _is_exporting() -> bool:
     return torch.jit.is_tracing() or torch.compiler.is_compiling()
 
 
-def plain(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], s: Settings) -> Tensor:
+def plain(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], s: Settings,
+          residual: Optional[Tensor] = None) -> Tensor:
     """Operators that any autograd, compiler or exporter knows."""
     scale = None if weight is None else torch.where(weight < 0, -weight, weight) + s.eps
     y = F.batch_norm(x, s.running_mean, s.running_var, scale, bias, s.batch, s.momentum, s.eps)
+    if residual is not None:
+        y = y + residual
     return s.activation.apply(y, inplace=not _is_exporting())
 
 
-def check_input(x: Tensor, weight: Optional[Tensor], s: Settings) -> None:
+def check_input(x: Tensor, weight: Optional[Tensor], s: Settings, residual: Optional[Tensor] = None) -> None:
+    if isinstance(x, torch.fx.Proxy):
+        raise TypeError(f'{s.name} cannot be traced symbolically, as `efficient_conv_bn_eval` does; leave it out '
+                        'there, or turn it into a batch norm by `mmrev.layers.to_batchnorm`')
     if not 2 <= x.ndim <= 5:
         raise ValueError(f'{s.name} takes an input of 2 to 5 dimensions, (B, C, ...); got shape {tuple(x.shape)}')
+    if residual is not None and residual.shape != x.shape:
+        raise ValueError(f'{s.name} adds a residual of its input\'s shape, {tuple(x.shape)}; got '
+                         f'{tuple(residual.shape)}')
     known = weight if weight is not None else s.running_mean
     if known is not None and len(known) != x.shape[1]:
         raise ValueError(f'{s.name} has {len(known)} channels, but its input has {x.shape[1]}: {tuple(x.shape)}')

@@ -52,8 +52,8 @@ class ABN(_InstanceNorm):
         dtype: Of parameters and buffers; float32 suits an input in half precision too.
 
     Shape:
-        ``(B, C)``, ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``; output: the same, in the memory format and
-        the type of the input.
+        ``(B, C)``, ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``; ``residual``, if given, which is added
+        before the activation: the same; output: the same, in the memory format and the type of the input.
 
     Raises:
         ValueError: For an unknown activation, and in forward for a shape or a single value per channel in training.
@@ -75,12 +75,12 @@ class ABN(_InstanceNorm):
         self.activation_param = get_activation(activation, activation_param).param
         self.statistics = BatchStatistics(num_features)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
         settings = self._settings()
         if settings.sync:  # PyTorch has an operator for that on GPUs alone
-            return functional.run(x, self.weight, self.bias, settings, 'torch')
-        functional.check_input(x, self.weight, settings)
-        return functional.plain(x, self.weight, self.bias, settings)
+            return functional.run(x, self.weight, self.bias, settings, 'torch', residual)
+        functional.check_input(x, self.weight, settings, residual)
+        return functional.plain(x, self.weight, self.bias, settings, residual)
 
     def _settings(self) -> Settings:
         training = self.training and self.statistics.training
@@ -122,6 +122,9 @@ class InPlaceABN(ABN):
     With running statistics (eval, ``norm_eval``) memory is saved too, and ``relu`` is exact: the weight's gradient
     needs normalised values only where the output is positive. With the batch's statistics ``relu`` is refused.
 
+    The last norm of a residual block takes the shortcut with it: ``bn3(x, residual=shortcut)`` is
+    ``act(norm(x) + shortcut)`` and keeps output and shortcut, which the blocks keep anyway.
+
     The precision of the recovered values is that of the output, relative to the scale: a weight next to nothing beside
     its bias gives a finite but coarse gradient of that weight.
 
@@ -153,8 +156,8 @@ class InPlaceABN(ABN):
         compiled.package(backend)
         self.backend = backend
 
-    def forward(self, x: Tensor) -> Tensor:
-        return functional.run(x, self.weight, self.bias, self._settings(), self.backend)
+    def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
+        return functional.run(x, self.weight, self.bias, self._settings(), self.backend, residual)
 
     def extra_repr(self) -> str:
         return super().extra_repr() + ('' if self.backend == 'auto' else f', backend={self.backend}')

@@ -28,6 +28,7 @@ class Normalised(NamedTuple):
     shift: Tensor
     invstd: Tensor
     count: Any  # values per channel: int, or a tensor where processes joined theirs
+    residual: Optional[Tensor] = None  # what was added before the activation
 
 
 def is_distributed(group: Any = None) -> bool:
@@ -35,8 +36,9 @@ def is_distributed(group: Any = None) -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
 
-def normalise(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: Settings) -> Normalised:
-    """``act(scale * (x - mean) / sqrt(var + eps) + shift)`` without a graph, with one new tensor of the input's size.
+def normalise(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: Settings,
+              residual: Optional[Tensor] = None) -> Normalised:
+    """``act(scale * (x - mean) / sqrt(var + eps) + shift + residual)``, made within one new tensor, without a graph.
 
     Updates the running statistics where the batch's are used.
     """
@@ -53,7 +55,9 @@ def normalise(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], setti
     else:
         y, _, invstd = torch.native_batch_norm(
             x, scale, shift, s.running_mean, s.running_var, True, s.momentum, s.eps)
-    return Normalised(s.activation.apply(y, inplace=True), scale, shift, invstd, count)
+    if residual is not None:
+        y += residual
+    return Normalised(s.activation.apply(y, inplace=True), scale, shift, invstd, count, residual)
 
 
 def _affine(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], s: Settings) -> Tuple[Tensor, Tensor]:

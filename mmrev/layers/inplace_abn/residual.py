@@ -1,0 +1,77 @@
+"""Residual blocks of the ResNet family as they run with activated norms."""
+from functools import lru_cache
+from typing import List, Type
+
+import torch.utils.checkpoint
+from torch import Tensor, nn
+
+
+class ResidualBlock:
+    """The forward of a ``BasicBlock`` or ``Bottleneck`` whose norms hold their activations.
+
+    Placed before the block's own class: :func:`activated_class`. The last norm takes the shortcut and activates the
+    sum; where a plugin or an active drop path stands between the two, that norm has no activation, and the block's is
+    applied to the sum.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if getattr(self, 'with_cp', False) and x.requires_grad:
+            return torch.utils.checkpoint.checkpoint(self._forward, x, use_reentrant=False)
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
+        *inner, last = range(1, depth(self) + 1)
+        out = x
+        for i in inner:
+            out = getattr(self, f'conv{i}')(out)
+            out = self._plugged(getattr(self, norm_name(self, i))(out), i)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        out = getattr(self, f'conv{last}')(out)
+        norm = getattr(self, norm_name(self, last))
+        if joins_shortcut(self):
+            return norm(out, residual=shortcut)
+        out = self._plugged(norm(out), last)
+        return self.relu(getattr(self, 'drop_path', nn.Identity())(out) + shortcut)
+
+    def _plugged(self, x: Tensor, i: int) -> Tensor:
+        for name in plugins(self, i):
+            x = getattr(self, name)(x)
+        return x
+
+    def __reduce__(self):  # the class is made on the fly, so pickle finds it by the one it is made of
+        return _new, (plain_class(type(self)), ), self.__dict__
+
+
+@lru_cache(maxsize=None)
+def activated_class(kind: Type[nn.Module]) -> Type[nn.Module]:
+    """The class of a block of ``kind`` with activated norms."""
+    return type(f'Activated{kind.__name__}', (ResidualBlock, kind), {'__module__': kind.__module__})
+
+
+def plain_class(kind: Type[nn.Module]) -> Type[nn.Module]:
+    """:func:`activated_class` undone."""
+    return kind.__bases__[1]
+
+
+def _new(kind: Type[nn.Module]) -> nn.Module:
+    return nn.Module.__new__(activated_class(kind))
+
+
+def depth(block: nn.Module) -> int:
+    """Number of its convolutions."""
+    return 3 if hasattr(block, 'conv3') else 2
+
+
+def norm_name(owner: nn.Module, i: int) -> str:
+    """Name of the norm after the i-th convolution, in the OpenMMLab packages and in torchvision."""
+    return getattr(owner, f'norm{i}_name', f'bn{i}')
+
+
+def plugins(block: nn.Module, i: int) -> List[str]:
+    """Names of the modules that mmdet plugs in after the i-th convolution."""
+    return getattr(block, f'after_conv{i}_plugin_names', []) if getattr(block, 'with_plugins', False) else []
+
+
+def joins_shortcut(block: nn.Module) -> bool:
+    """Whether the shortcut is added right after the last norm."""
+    return isinstance(getattr(block, 'drop_path', None), (nn.Identity, type(None))) and not plugins(block, depth(block))

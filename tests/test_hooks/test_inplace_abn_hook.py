@@ -1,0 +1,205 @@
+"""The hosts' own models become InPlace-ABN by config alone."""
+import copy
+import uuid
+
+import pytest
+import torch
+from mmdet.utils import register_all_modules
+from mmengine.config import Config
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+
+import mmrev.models  # noqa: F401
+from mmrev.hooks import InPlaceABNHook, check_activations
+from mmrev.layers import ABN, InPlaceABN, convert_batchnorm
+
+from toy_detection import CLASSES, write_dataset
+
+register_all_modules(init_default_scope=False)
+
+
+def detector_config(tmp_path, **variables):
+    """mmdet's own Faster R-CNN R50-FPN, one quarter as wide, on a toy set."""
+    annotations = write_dataset(tmp_path / 'data')
+    cfg = Config.fromfile(base_config(tmp_path))
+    data = dict(data_root=str(tmp_path / 'data') + '/', ann_file=annotations.name, data_prefix=dict(img='images/'),
+                metainfo=dict(classes=CLASSES))
+    cfg.merge_from_dict(dict(
+        model=dict(
+            backbone=dict(base_channels=16, init_cfg=None),
+            neck=dict(in_channels=[64, 128, 256, 512], out_channels=16),
+            rpn_head=dict(in_channels=16, feat_channels=16),
+            roi_head=dict(bbox_head=dict(num_classes=2, in_channels=16, fc_out_channels=16),
+                          bbox_roi_extractor=dict(out_channels=16))),
+        train_dataloader=dict(dataset=data, num_workers=0, persistent_workers=False),
+        val_dataloader=dict(dataset=data, num_workers=0, persistent_workers=False),
+        val_evaluator=dict(ann_file=str(annotations)),
+        train_cfg=dict(max_epochs=1), work_dir=str(tmp_path / 'work'),
+        custom_hooks=[dict(type='mmrev.InPlaceABNHook')], **variables))
+    for split in ('train', 'val'):
+        for step in cfg[f'{split}_dataloader'].dataset.pipeline:
+            if step.type == 'Resize':
+                step.scale = (96, 96)
+    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
+    return cfg
+
+
+def base_config(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text("_base_ = ['mmdet::_base_/models/faster-rcnn_r50_fpn.py', "
+                    "'mmdet::_base_/datasets/coco_detection.py', 'mmdet::_base_/schedules/schedule_1x.py', "
+                    "'mmdet::_base_/default_runtime.py']\n")
+    return path
+
+
+def build_runner(cfg, **changed):
+    """mmengine keeps visualizers and loggers by their names."""
+    name = uuid.uuid4().hex
+    visualizer = dict(type='mmdet.DetLocalVisualizer', name=name, vis_backends=[])
+    return Runner.from_cfg({**copy.deepcopy(cfg), **changed, 'experiment_name': name, 'visualizer': visualizer})
+
+
+def filled(model):
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for m in model.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.weight.uniform_(0.5, 1.5, generator=generator)
+                m.weight *= torch.randint(0, 2, m.weight.shape, generator=generator) * 2 - 1
+                m.bias.normal_(generator=generator)
+                m.running_mean.normal_(generator=generator)
+                m.running_var.uniform_(0.5, 2, generator=generator)
+    return model
+
+
+def losses_and_gradients(model, batch):
+    torch.manual_seed(0)
+    model.zero_grad()
+    data = model.data_preprocessor(copy.deepcopy(batch), True)
+    loss, parsed = model.parse_losses(model(**data, mode='loss'))
+    loss.backward()
+    return parsed, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_faster_rcnn_by_the_hook_alone(tmp_path):
+    runner = build_runner(detector_config(tmp_path))
+    model = filled(runner.model)
+    before = copy.deepcopy(model.state_dict())
+    batch = next(iter(runner.build_dataloader(runner.cfg.train_dataloader)))
+    model.train()
+    expected = losses_and_gradients(model, batch)
+
+    hook = next(h for h in runner.hooks if isinstance(h, InPlaceABNHook))
+    hook.before_train(runner)
+    model.train()
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert sum(isinstance(m, InPlaceABN) for m in model.modules()) == 53
+    losses, gradients = losses_and_gradients(model, batch)
+    for name, value in expected[0].items():
+        torch.testing.assert_close(losses[name], value, rtol=1e-5, atol=1e-6, msg=lambda m: f'{name}: {m}')
+    assert gradients.keys() == expected[1].keys()
+    for name, theirs in expected[1].items():
+        error = (gradients[name].abs() - theirs.abs()).norm()
+        assert error <= 1e-4 * theirs.norm() + 1e-7, f'{name}: {error / theirs.norm()}'
+
+    checkpoint = dict(state_dict=dict(model.state_dict()))
+    hook.before_save_checkpoint(runner, checkpoint)
+    saved = checkpoint['state_dict']
+    assert saved.keys() == before.keys()
+    for name, value in before.items():  # folded signs apart, as it was loaded
+        torch.testing.assert_close(saved[name].abs(), value.abs(), rtol=1e-5, atol=1e-6, msg=lambda m: f'{name}: {m}')
+
+
+def test_trains_saves_resumes_and_tests(tmp_path, caplog):
+    cfg = detector_config(tmp_path, load_from=str(tmp_path / 'start.pth'))
+    start = build_runner(cfg)
+    filled(start.model)
+    torch.save(dict(state_dict=start.model.state_dict(), meta={}), cfg.load_from)
+    cfg.custom_hooks.append(dict(type='EMAHook', momentum=0.5))
+    runner = build_runner(cfg)
+    runner.train()
+    assert sum(isinstance(m, InPlaceABN) for m in runner.model.modules()) == 53
+    first = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=False)
+    plain = build_runner(cfg, custom_hooks=[]).model
+    plain.load_state_dict(first['state_dict'])  # the averaged ones, as batch norms
+    runner.model.eval(), plain.eval()
+    averaged = next(h.ema_model.module for h in runner.hooks if hasattr(h, 'ema_model'))
+    x = torch.randn(1, 3, 64, 64)
+    averaged.eval()
+    for ours, theirs in zip(averaged.extract_feat(x), plain.extract_feat(x)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
+    cfg.train_cfg.max_epochs, cfg.resume, cfg.load_from = 2, True, None
+    resumed = build_runner(cfg)
+    resumed.train()
+    assert resumed.epoch == 2
+    metrics = build_runner(cfg, resume=False, load_from=str(tmp_path / 'work' / 'epoch_2.pth')).test()
+    assert 'coco/bbox_mAP' in metrics
+
+
+class Toy(BaseModel):
+
+    def __init__(self, *layers):
+        super().__init__()
+        self.body = nn.Sequential(*layers)
+
+    def forward(self, x, mode='tensor'):
+        return self.body(x)
+
+
+@pytest.mark.parametrize(('layers', 'named'), [
+    ((nn.Conv2d(3, 4, 1), InPlaceABN(4), nn.ReLU()), 'body.2 after body.1'),
+    ((nn.Conv2d(3, 4, 1), ABN(4), nn.Hardswish()), 'body.2 after body.1'),
+    ((nn.Conv2d(3, 4, 1), InPlaceABN(4, activation='identity'), nn.ReLU(inplace=True)), 'body.2 after body.1'),
+    ((nn.Conv2d(3, 4, 1), InPlaceABN(4, activation='identity'), nn.ReLU()), None),
+    ((nn.Conv2d(3, 4, 1), InPlaceABN(4), nn.Conv2d(4, 4, 1), nn.ReLU()), None),
+])
+def test_an_activation_after_an_activated_norm_is_named(layers, named):
+    if named is None:
+        check_activations(Toy(*layers))
+        return
+    with pytest.raises(ValueError, match=f'{named}.*act_cfg=None'):
+        check_activations(Toy(*layers))
+
+
+def test_a_host_block_with_activated_norms_is_named_when_the_runner_starts(tmp_path):
+    cfg = detector_config(tmp_path)
+    cfg.model.backbone.norm_cfg = dict(type='mmrev.InPlaceABN')
+    with pytest.raises(ValueError, match='backbone.relu after backbone.bn1'):
+        build_runner(cfg).train()
+
+
+def test_efficient_conv_bn_eval_and_the_conversion_leave_each_other_alone():
+    from mmdet.registry import MODELS
+    from mmengine.model.efficient_conv_bn_eval import turn_on_efficient_conv_bn_eval
+    model = filled(MODELS.build(dict(type='mmdet.ResNet', depth=18, base_channels=8, norm_eval=True)))
+    model.train()
+    x = torch.randn(1, 3, 64, 64)
+    expected = model(x)
+    efficient = Toy()
+    efficient.body = copy.deepcopy(model)
+    turn_on_efficient_conv_bn_eval(efficient, ['body'])
+    report = convert_batchnorm(efficient)
+    assert not report.converted and all('efficient_conv_bn_eval' in reason for reason in report.kept.values())
+
+    assert not convert_batchnorm(model).kept
+    converted = Toy()
+    converted.body = model
+    converted.train()
+    with pytest.raises(TypeError, match='InPlaceABN.*efficient_conv_bn_eval'):
+        turn_on_efficient_conv_bn_eval(converted, ['body'])
+    for ours, theirs in zip(converted(x), expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+def test_fuse_conv_bn_leaves_converted_models_alone():
+    from mmcv.cnn import fuse_conv_bn
+    from mmdet.registry import MODELS
+    model = filled(MODELS.build(dict(type='mmdet.ResNet', depth=18, base_channels=8, norm_eval=True)))
+    model.eval()
+    x = torch.randn(1, 3, 64, 64)
+    expected = model(x)
+    convert_batchnorm(model)
+    for ours, theirs in zip(fuse_conv_bn(model)(x), expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
