@@ -5,10 +5,11 @@ the other. The second is kept by the next convolution anyway; the first follows 
 affine map can be inverted. So these layers keep their output alone: half the memory of a convolutional network. They
 never write to their input.
 """
+from .batch_norm_act import BatchNormAct
 from .convert import convert_sync, revert_sync
 from .functional import abn, inplace_abn, inplace_abn_sync
 from .modules import ABN, InPlaceABN, InPlaceABNSync
-from .transfer import BatchNormAct, Conversion, activated_twice, convert_batchnorm, to_batchnorm
+from .transfer import Conversion, activated_twice, convert_batchnorm, to_batchnorm
 
 __all__ = ['ABN', 'BatchNormAct', 'Conversion', 'InPlaceABN', 'InPlaceABNSync', 'abn', 'activated_twice',
            'convert_batchnorm', 'convert_sync', 'inplace_abn', 'inplace_abn_sync', 'revert_sync', 'to_batchnorm']

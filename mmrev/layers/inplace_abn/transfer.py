@@ -3,9 +3,10 @@ from collections import Counter
 from typing import Dict, List, NamedTuple, Optional, Set
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from .activations import get_activation
+from .batch_norm_act import BatchNormAct
 from .convert import replace
 from .modules import ABN, InPlaceABN, InPlaceABNSync
 from .pairs import BATCH_NORMS, Pair, Unit, is_activation, units
@@ -125,29 +126,6 @@ def activated_twice(model: nn.Module) -> Dict[str, str]:
             if follows and (pair.module.activation != 'identity' or getattr(act, 'inplace', False)):
                 found[_path(pair, names)] = names[act]
     return found
-
-
-class BatchNormAct(nn.Module):
-    """``act(bn(x) + residual)`` made of PyTorch's own modules: what :func:`to_batchnorm` makes of an activated norm.
-
-    Args:
-        bn: Batch norm.
-        act: Activation.
-
-    Shape:
-        Whatever ``bn`` takes; ``residual``, if given, and the output: the same.
-    """
-
-    def __init__(self, bn: nn.Module, act: nn.Module):
-        super().__init__()
-        self.bn = bn
-        self.act = act
-
-    def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
-        y = self.bn(x)
-        if residual is not None:
-            y = y + residual
-        return self.act(y)
 
 
 class _Moved(nn.Identity):
@@ -289,29 +267,20 @@ def _activated(norm: nn.Module, act: Optional[nn.Module]) -> InPlaceABN:
 
 def _to_batchnorm(layer: ABN) -> nn.Module:
     rewritten = getattr(layer, 'rewritten', None)
-    norm = (rewritten or _BatchNorm)(layer.num_features, layer.eps, layer.momentum, layer.affine,
-                                     layer.track_running_stats, device='meta')
+    arguments = (layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
+    if rewritten:
+        new = norm = rewritten(*arguments)
+    else:
+        new = BatchNormAct(*arguments, layer.activation, layer.activation_param)
+        norm = new.norm
     _hand_over(layer, norm)
     with torch.no_grad():
         if norm.affine:
             norm.weight.abs_().add_(norm.eps)
-    norm.train(layer.training and layer.statistics.training)
+    new.train(layer.training and layer.statistics.training)
     if rewritten is nn.SyncBatchNorm:
         norm.process_group = layer.group
-    if rewritten or layer.activation == 'identity':
-        return norm
-    param = get_activation(layer.activation, layer.activation_param).param
-    return BatchNormAct(norm, _MODULES[layer.activation](param))
-
-
-_MODULES = {'leaky_relu': nn.LeakyReLU, 'elu': nn.ELU, 'relu': lambda _: nn.ReLU()}
-
-
-class _BatchNorm(nn.BatchNorm2d):
-    """For an input of any number of dimensions, as the layers take."""
-
-    def _check_input_dim(self, x: Tensor) -> None:
-        pass
+    return norm if layer.activation == 'identity' else new
 
 
 def _hand_over(old: nn.Module, new: nn.Module) -> None:

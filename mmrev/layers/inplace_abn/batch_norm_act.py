@@ -3,14 +3,23 @@ from typing import Optional
 
 from torch import Tensor, nn
 
-from .inplace_abn.activations import get_activation
+from .activations import get_activation
+
+_MODULES = {'leaky_relu': nn.LeakyReLU, 'elu': nn.ELU, 'relu': lambda _: nn.ReLU(), 'identity': lambda _: nn.Identity()}
+
+
+class _BatchNorm(nn.BatchNorm2d):
+    """For an input of any number of dimensions, as the other layers take."""
+
+    def _check_input_dim(self, x: Tensor) -> None:
+        pass
 
 
 class BatchNormAct(nn.Module):
     """``act(batch_norm(x) + residual)`` with the weight as it is, of either sign: the "Std-BN" of arXiv:1712.02616.
 
     :class:`ABN` scales by ``|weight| + eps`` instead, so weights that were trained here are no weights of its. Both the
-    norm's input and the output are kept for backward.
+    norm's input and the output are kept for backward. Made of PyTorch's own modules, for any exporter.
 
     The batch norm is a child, so what replaces or fuses batch norms (``convert_sync_batchnorm``, ``fuse_conv_bn``)
     leaves the activation where it is. A state dict of an :class:`ABN`, without the child's name, loads as well.
@@ -25,7 +34,8 @@ class BatchNormAct(nn.Module):
         activation_param: Slope of ``leaky_relu`` (by default 0.01) or alpha of ``elu`` (1).
 
     Shape:
-        ``(B, C, H, W)``; ``residual``, if given, and output: the same.
+        ``(B, C)``, ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``; ``residual``, if given, and output: the
+        same.
 
     Raises:
         ValueError: For an unknown activation.
@@ -41,21 +51,19 @@ class BatchNormAct(nn.Module):
                  activation: str = 'leaky_relu',
                  activation_param: Optional[float] = None):
         super().__init__()
-        self.norm = nn.BatchNorm2d(num_features, eps, momentum, affine, track_running_stats)
+        self.norm = _BatchNorm(num_features, eps, momentum, affine, track_running_stats)
         self.activation = activation
         self.activation_param = get_activation(activation, activation_param).param
+        self.act = _MODULES[activation](self.activation_param)
 
     def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
         y = self.norm(x)
         if residual is not None:
             y = y + residual
-        return get_activation(self.activation, self.activation_param).apply(y, inplace=True)
+        return self.act(y)
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         for name in ('weight', 'bias', 'running_mean', 'running_var', 'num_batches_tracked'):
             if f'{prefix}{name}' in state_dict:
                 state_dict[f'{prefix}norm.{name}'] = state_dict.pop(f'{prefix}{name}')
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-    def extra_repr(self) -> str:
-        return f'activation={get_activation(self.activation, self.activation_param)}'
