@@ -5,7 +5,12 @@ from torch import Tensor, nn
 
 from .activations import get_activation
 
-_MODULES = {'leaky_relu': nn.LeakyReLU, 'elu': nn.ELU, 'relu': lambda _: nn.ReLU(), 'identity': lambda _: nn.Identity()}
+_MODULES = {  # in place: what they overwrite is the norm's own output, or a sum of our own
+    'leaky_relu': lambda slope: nn.LeakyReLU(slope, inplace=True),
+    'elu': lambda alpha: nn.ELU(alpha, inplace=True),
+    'relu': lambda _: nn.ReLU(inplace=True),
+    'identity': lambda _: nn.Identity(),
+}
 
 
 class _BatchNorm(nn.BatchNorm2d):
