@@ -90,6 +90,10 @@ def load_from_mmrev(filename: str, map_location: Any = None) -> Dict[str, Any]:
     if model is None:
         known = ', '.join(model.name for model in published.models() if model.url)
         raise published.CheckpointError(f'mmrev has no model `{name}`', f'Weights are published for {known}')
+    if model.page is not None:
+        raise published.CheckpointError(
+            f'the weights of `{model.name}` can be fetched by a browser alone, from {model.page}',
+            'Do so, convert them by tools/model_converters/inplace_abn_to_mmrev.py, and give the path of the result')
     if model.url is None:
         raise published.CheckpointError(
             f'no weights are published for `{model.name}`', 'Give the path of a checkpoint of yours instead; `mmrev '

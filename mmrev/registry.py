@@ -15,7 +15,7 @@ def _child(root: roots.Registry, location: str) -> roots.Registry:
 MODELS = _child(roots.MODELS, 'mmrev.models')
 HOOKS = _child(roots.HOOKS, 'mmrev.hooks')
 DATASETS = _child(roots.DATASETS, 'mmrev.datasets')
-TRANSFORMS = _child(roots.TRANSFORMS, 'mmrev.datasets')
+TRANSFORMS = _child(roots.TRANSFORMS, 'mmrev.datasets.transforms')
 OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'mmrev.optim')
 
 # Nothing of ours is in these yet. mmengine looks the entries of a config inherited from `mmrev::` up in them before it

@@ -11,7 +11,7 @@ import os
 import re
 import warnings
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
@@ -40,13 +40,19 @@ class CheckpointError(ValueError):
 
 
 class Model(NamedTuple):
-    """One model of the metafiles; ``url`` and ``sha256`` are None where no weights are published."""
+    """One model of the metafiles.
+
+    ``url`` and ``sha256`` are None where no weights are published, or where a browser alone can fetch them: from
+    ``page``, a file of that ``md5``.
+    """
 
     name: str
     config: str  # path below the folder of the index
     tasks: Tuple[str, ...]
     url: Optional[str]
     sha256: Optional[str]
+    page: Optional[str] = None
+    md5: Optional[str] = None
 
     @property
     def config_file(self) -> str:
@@ -67,7 +73,8 @@ def models() -> Tuple[Model, ...]:
     for metafile in yaml.load(INDEX.read_text(encoding='utf-8'), loader)['Import']:
         entries += yaml.load((INDEX.parent / metafile).read_text(encoding='utf-8'), loader)['Models']
     return tuple(Model(entry['Name'], entry['Config'], tuple(result['Task'] for result in entry.get('Results') or ()),
-                       entry.get('Weights'), entry.get('Weights SHA256')) for entry in entries)
+                       entry.get('Weights'), entry.get('Weights SHA256'), entry.get('Published Weights'),
+                       entry.get('Weights MD5')) for entry in entries)
 
 
 def find_model(name: str) -> Optional[Model]:
@@ -83,7 +90,15 @@ def find_file(path: str) -> Optional[Model]:
 
 def sha256_of(file: str) -> str:
     """The SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
+    return _digest(file, hashlib.sha256())
+
+
+def md5_of(file: str) -> str:
+    """The MD5 of a file, in hexadecimal."""
+    return _digest(file, hashlib.md5(usedforsecurity=False))
+
+
+def _digest(file: str, digest: Any) -> str:
     with open(file, 'rb') as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
@@ -153,11 +168,13 @@ def _numpy_and_mmengine() -> list:
     return safe_globals()
 
 
-def published_weights(content: Any) -> Optional[Dict[str, Tensor]]:
+def published_weights(content: Any, is_published_name: Callable[[str], bool] = is_published_name
+                      ) -> Optional[Dict[str, Tensor]]:
     """The weights under their published names that a checkpoint holds, or None if it holds none.
 
     Args:
         content: A state dict, or a dict that holds one where timm's tools put it; averaged weights are preferred.
+        is_published_name: Tells such a name; by default, those of a RevBiFPN.
     """
     if not isinstance(content, dict):
         return None

@@ -4,4 +4,4 @@ from importlib.util import find_spec
 from . import backbones, necks  # noqa: F401
 
 if find_spec('mmpretrain') is not None:
-    from . import heads  # noqa: F401
+    from . import heads, tta  # noqa: F401

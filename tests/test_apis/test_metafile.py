@@ -17,6 +17,7 @@ from mmrev.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = yaml.safe_load((ROOT / 'configs/revbifpn/metafile.yml').read_text())['Models']
+IABN = yaml.safe_load((ROOT / 'configs/inplace_abn/metafile.yml').read_text())['Models']
 CLASSIFIERS = [entry for entry in ENTRIES if 'Weights' in entry]
 COUNTED = ('s0', 's2')  # the larger ones take long
 SIZES = [f's{i}' for i in range(7)]
@@ -66,12 +67,37 @@ def test_no_name_is_one_of_the_hosts(host):
     folder = Path(host.__file__).parent / '.mim'
     metafiles = [folder / name for name in yaml.safe_load((folder / 'model-index.yml').read_text())['Import']]
     theirs = {name.lower() for path in metafiles for name in re.findall(r'Name: *(\S+)', path.read_text())}
-    assert theirs and not theirs & {entry['Name'].lower() for entry in ENTRIES}
+    assert theirs and not theirs & {entry['Name'].lower() for entry in ENTRIES + IABN}
 
 
 def test_the_package_reads_the_same():
-    assert [(model.name, model.config, model.url, model.sha256) for model in published.models()] == [
-        (entry['Name'], entry['Config'], entry.get('Weights'), entry.get('Weights SHA256')) for entry in ENTRIES]
+    keys = ('Name', 'Config', 'Weights', 'Weights SHA256', 'Published Weights', 'Weights MD5')
+    assert [(model.name, model.config, model.url, model.sha256, model.page, model.md5) for model in published.models()
+            ] == [tuple(entry.get(key) for key in keys) for entry in ENTRIES + IABN]
+
+
+@pytest.mark.parametrize('entry', IABN, ids=lambda entry: entry['Name'])
+def test_every_network_with_inplace_abn_names_its_config(entry):
+    cfg, facts = Config.fromfile(ROOT / entry['Config']), entry['Metadata']
+    name = entry['Name']
+    norms = {'-stdbn': 'BatchNormAct', '-iabn_': 'InPlaceABN'}
+    norm = next((norms[key] for key in norms if key in name), 'InPlaceABNSync')
+    assert cfg.model.backbone.norm_cfg.type == f'mmrev.{norm}'
+    assert str(cfg.model.backbone.depth) in name
+    if 'rcnn' in name:
+        assert ('mask' in name) == ('mask_head' in cfg.model.roi_head) == (len(entry['Results']) == 2)
+        return
+    assert 8 * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == facts['Batch Size']
+    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmpretrain'):
+        assert sum(p.numel() for p in MODELS.build(cfg.model).parameters()) == facts['Parameters']
+
+
+def test_the_nine_published_files_have_an_address_and_an_md5_each():
+    published_ones = [entry for entry in IABN if 'Published Weights' in entry]
+    assert len(published_ones) == len({entry['Published Weights'] for entry in published_ones}) == 9
+    assert len({entry['Weights MD5'] for entry in published_ones}) == 9
+    assert all(re.fullmatch('[0-9a-f]{32}', entry['Weights MD5']) for entry in published_ones)
+    assert all(len(entry['Results'][0]['Metrics']) == 6 for entry in published_ones)
 
 
 def test_mmengine_knows_the_weights_of_a_config():

@@ -1,0 +1,50 @@
+"""ImageNet-1k with random crops, colour jitter and lighting noise; single crop of 224 pixels in tests, or ten (--tta).
+
+Other tests: `--cfg-options tta_pipeline.1.scale=352 tta_pipeline.2.crop_size=320`, and for a single crop
+`test_dataloader.dataset.pipeline.1.scale=320 test_dataloader.dataset.pipeline.2.crop_size=320`.
+"""
+scale = 256  # pixels of the shorter side in tests
+crop = 224  # pixels
+jitter = 0.4  # greatest relative change of brightness, contrast and saturation
+batch_size = 32
+num_workers = 8
+
+data_preprocessor = dict(
+    type='mmpretrain.ClsDataPreprocessor',
+    num_classes=1000,
+    mean=[123.675, 116.28, 103.53],
+    std=[58.395, 57.12, 57.375],
+    to_rgb=True)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='mmpretrain.RandomResizedCrop', scale=crop, backend='pillow', interpolation='bilinear'),
+    dict(type='mmpretrain.RandomFlip', prob=0.5, direction='horizontal'),
+    dict(type='mmpretrain.ColorJitter', brightness=jitter, contrast=jitter, saturation=jitter),
+    dict(type='mmrev.LightingNoise', std=0.1),
+    dict(type='mmpretrain.PackInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='mmpretrain.ResizeEdge', scale=scale, edge='short', backend='pillow', interpolation='bilinear'),
+    dict(type='mmpretrain.CenterCrop', crop_size=crop),
+    dict(type='mmpretrain.PackInputs'),
+]
+tta_model = dict(type='mmrev.AverageClsLogitTTA')
+tta_pipeline = [*test_pipeline[:2], dict(type='mmrev.TenCrop', crop_size=crop)]
+
+train_dataloader = dict(
+    batch_size=batch_size,
+    num_workers=num_workers,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    dataset=dict(type='mmpretrain.ImageNet', data_root='data/imagenet', split='train', pipeline=train_pipeline))
+val_dataloader = dict(
+    batch_size=batch_size,
+    num_workers=num_workers,
+    persistent_workers=True,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='mmpretrain.ImageNet', data_root='data/imagenet', split='val', pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1, 5))
+test_evaluator = val_evaluator

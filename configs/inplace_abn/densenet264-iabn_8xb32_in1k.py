@@ -1,0 +1,3 @@
+_base_ = './iabn_in1k.py'
+
+model = dict(backbone=dict(type='mmrev.IABNDenseNet', depth=264), head=dict(in_channels=2688))

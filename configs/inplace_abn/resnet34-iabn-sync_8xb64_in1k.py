@@ -1,0 +1,6 @@
+_base_ = './iabn_in1k.py'
+
+model = dict(backbone=dict(depth=34, norm_cfg=dict(type='mmrev.InPlaceABNSync')), head=dict(in_channels=512))
+train_dataloader = dict(batch_size=64)
+optim_wrapper = dict(optimizer=dict(lr=0.2))
+auto_scale_lr = dict(base_batch_size=512)
