@@ -40,16 +40,21 @@ def family(state_dict: Dict[str, Tensor]) -> str:
     return 'resnet' if any('.convs.bn1.' in key for key in state_dict) else 'pre_activation'
 
 
-def signed_weights(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """The norms' weights of a published state dict that have negative entries, by their names."""
-    return {key: value for key, value in state_dict.items()
-            if _is_norm_weight(state_dict, key) and bool((value < 0).any())}
+def to_batch_norm(state_dict: Dict[str, Tensor], eps: float = 1e-5) -> Dict[str, Tensor]:
+    """From the scale ``|weight| + eps`` of InPlace-ABN to the ``weight`` of a batch norm: the same function.
+
+    Args:
+        state_dict: Under the published names.
+        eps: What the norms add.
+    """
+    return {key: value.abs() + eps if _is_norm_weight(state_dict, key) else value for key, value in state_dict.items()}
 
 
 def fold_signs(state_dict: Dict[str, Tensor], eps: float = 1e-5) -> Tuple[Dict[str, Tensor], List[str]]:
     """From the scale ``weight`` of a batch norm to ``|weight| + eps`` of InPlace-ABN: the same function.
 
-    The sign of a channel goes into the convolution that feeds the norm and nothing else, and into its running mean.
+    The sign of a channel goes into the convolution that feeds the norm and nothing else, and into its running mean. A
+    weight nearer to 0 than ``eps`` becomes ``eps``.
 
     Args:
         state_dict: Under the published names.
