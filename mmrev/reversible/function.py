@@ -13,10 +13,11 @@ from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.autograd.graph import get_gradient_edge
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .check import ReconstructionReport, active_report
 from .errors import ReversibilityError
+from .overlap import Ahead, collectives
 from .replay import AutocastSnapshot, ModuleSnapshot, Replay, rng_devices
 from .step import AdditiveStep, StreamBuffers, shares_memory
 
@@ -32,6 +33,14 @@ class _Record(NamedTuple):
     before: Optional[Tensor]  # the target before the step, where reconstruction is checked
 
 
+class _Recomputed(NamedTuple):
+    """A step's function evaluated again."""
+    edge: Optional[GradientEdge]  # of its output; None where no gradient is needed
+    dtype: torch.dtype
+    sources: List[Tensor]
+    likes: List[Optional[Tensor]]  # the streams that the sources are parts of
+
+
 class Call:
     """One forward through a list of steps and the backwards that follow it.
 
@@ -39,9 +48,10 @@ class Call:
         steps: The steps, in order.
         describe: Gives a step's place for error messages.
         keep_at: Indices of steps before which all streams are kept, for the undo to start afresh from.
+        overlap: In the backward, evaluate a step's function while the gradient of the step after it is computed.
     """
 
-    def __init__(self, steps: Sequence[AdditiveStep], describe, keep_at: Sequence[int] = ()):
+    def __init__(self, steps: Sequence[AdditiveStep], describe, keep_at: Sequence[int] = (), overlap: bool = False):
         self.steps = steps
         self.describe = describe
         self.records: List[_Record] = []
@@ -53,6 +63,9 @@ class Call:
         self._versions: List[int] = []
         self.streams: Optional[StreamBuffers] = None
         self.gradients: Optional[StreamBuffers] = None
+        self.communicates: Optional[str] = None  # the first step that does, noticed where steps are to overlap
+        self._overlap = overlap
+        self._ahead: Optional[Ahead] = None
         self._first_trained = len(steps)
         self._first_read: Dict[int, int] = {}  # per stream, the first step that reads it
         for index, step in enumerate(steps):
@@ -93,8 +106,11 @@ class Call:
         needs = tuple(self._needs_grad[part.stream] for part in step.sources)
         trains = bool(weights) or any(needs)
         # Where nothing known needs a gradient, a graph costs nothing and betrays a captured tensor that does.
+        begun = collectives() if self._overlap else 0
         with torch.set_grad_enabled(not trains):
             out = step.f(*[x.detach() for x in sources])
+        if self._overlap and collectives() != begun:
+            self._overlap, self.communicates = False, self.describe(index)
         replay.finish()
         self._check_output(index, sources, versions, out)
         before = None
@@ -160,60 +176,90 @@ class Call:
         self._retain_graph = retain_graph
         self.gradients = StreamBuffers([None if g is None else g.clone() for g in gradients])
         self.gradients.own()
+        if self._overlap:
+            self._ahead = Ahead(self._devices[-1])
 
     def backward(self, start: int, stop: int) -> Dict[int, Tensor]:
         """Undo steps ``[start, stop)``; returns the gradients of their weights by ``id``."""
         weight_gradients: Dict[int, Tensor] = {}
         for index in range(stop - 1, max(start, self._first_trained) - 1, -1):
-            self._backward_step(index, weight_gradients)
-            if index in self._kept:
-                self.streams = StreamBuffers(self._kept[index])
-                if not self._retain_graph:
-                    del self._kept[index]
+            if self._ahead is None:
+                recomputed = self._recompute(index)
+            else:
+                recomputed = self._ahead.take(index, self._recompute)
+                if index > self._first_trained:
+                    self._ahead.start(index - 1, self._recompute)
+            self._differentiate(index, recomputed, weight_gradients)
         return weight_gradients
 
-    def _backward_step(self, index: int, weight_gradients: Dict[int, Tensor]) -> None:
+    def _recompute(self, index: int) -> Optional[_Recomputed]:
+        """Evaluate a step's function again, take the step back, and keep the graph if a gradient is needed.
+
+        With ``overlap`` this runs beside :meth:`_differentiate` of the step after it. So it touches none of the
+        gradients, and overwrites no source that the other's graph holds.
+        """
         step, record = self.steps[index], self.records[index]
-        gradient = self.gradients.read(step.target)
         if step.creates:
             self.streams.pop(step.target)
-            self.gradients.pop(step.target)
         changed = self._modules[index].changed_parameter()
         if changed is not None:
             raise ReversibilityError(
                 f'a parameter of {self.describe(index)}, shape {tuple(changed.shape)}, was modified in place or '
                 f'replaced between forward and backward; run the backward before the optimizer steps, and within '
                 f'`torch.func.functional_call`')
-        needs_graph = gradient is not None and record.trains
+        has_gradient = self._ahead is not None or self.gradients.read(step.target) is not None
+        needs_graph = has_gradient and record.trains
         undo = not step.creates and self._is_read_before(step.target.stream, index)
-        if not (needs_graph or undo):
-            return
+        recomputed = None
+        if needs_graph or undo:
+            recomputed = self._evaluate(index, needs_graph, undo)
+        for part in step.sources if recomputed else ():
+            if not self._is_read_before(part.stream, index):
+                self.streams.drop(part.stream)
+        if index in self._kept:
+            self.streams = StreamBuffers(self._kept[index])
+            if not self._retain_graph:
+                del self._kept[index]
+        return recomputed
+
+    def _evaluate(self, index: int, needs_graph: bool, undo: bool) -> _Recomputed:
+        step, record = self.steps[index], self.records[index]
         # A detached tensor shares its version counter with the buffer that the undo writes to; `.data` does not.
         sources = [self.streams.read(part).data for part in step.sources]
+        likes = [None if part.whole else self.streams.tensors[part.stream] for part in step.sources]
         with torch.set_grad_enabled(needs_graph), record.replay.again():
             for x, needed in zip(sources, record.source_needs_grad):
                 x.requires_grad_(needed and needs_graph)
             out = step.f(*sources)
         if undo:
+            if self._ahead is not None:
+                self.streams.disown()
             self.streams.add(step.target, out.detach(), alpha=-1)
             self._check_reconstruction(index)
-        if out.requires_grad:
-            edge, dtype = get_gradient_edge(out), out.dtype
-            del out
-            self._differentiate(index, edge, gradient.to(dtype), sources, weight_gradients)
-        for part in step.sources:
-            if not self._is_read_before(part.stream, index):
-                self.streams.drop(part.stream)
+        if self._ahead is not None:
+            self._ahead.share(self.streams.tensors)
+        edge = get_gradient_edge(out) if out.requires_grad else None
+        return _Recomputed(edge, out.dtype, sources, likes)
 
-    def _differentiate(self, index, edge, gradient, sources, weight_gradients) -> None:
+    def _differentiate(self, index: int, recomputed: Optional[_Recomputed],
+                       weight_gradients: Dict[int, Tensor]) -> None:
         step, record = self.steps[index], self.records[index]
-        needed = [(part, x) for part, x in zip(step.sources, sources) if x.requires_grad]
-        self._check_captured(index, edge.node, (*record.weights, *(x for _, x in needed)))
+        gradient = self.gradients.read(step.target)
+        if step.creates:
+            self.gradients.pop(step.target)
+        if recomputed is None or recomputed.edge is None or gradient is None:
+            return
+        needed = [(part, x, like) for part, x, like in zip(step.sources, recomputed.sources, recomputed.likes)
+                  if x.requires_grad]
+        gradient = gradient.to(recomputed.dtype)
+        self._check_captured(index, recomputed.edge.node, (*record.weights, *(x for _, x, _ in needed)))
         found = torch.autograd.grad(
-            edge, [x for _, x in needed] + list(record.weights), gradient, allow_unused=True)
-        for (part, _), g in zip(needed, found):
+            recomputed.edge, [x for _, x, _ in needed] + list(record.weights), gradient, allow_unused=True)
+        if self._ahead is not None:
+            self._ahead.share([*found, gradient])
+        for (part, _, like), g in zip(needed, found):
             if g is not None:
-                self.gradients.add_gradient(part, g, self.streams.tensors[part.stream], gradient)
+                self.gradients.add_gradient(part, g, like, gradient)
         storage = gradient.untyped_storage()
         first_byte, end = storage.data_ptr(), storage.data_ptr() + storage.nbytes()
         for weight, g in zip(record.weights, found[len(needed):]):

@@ -1,10 +1,12 @@
 """The module that runs couplings reversibly or, with the same modules and state dict, under plain autograd."""
-from typing import List, Optional, Sequence, Tuple
+import warnings
+from typing import List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from .function import Call, run_reversible
+from .overlap import obstacle
 from .plain import run_plain
 from .step import AdditiveStep, StreamBuffers
 
@@ -18,6 +20,9 @@ class ReversibleSequence(nn.Module):
         reversible: ``False`` runs the same steps under plain autograd.
         cache_every: Keep all streams before every ``cache_every``-th coupling, so that the undo starts afresh there:
             memory against the drift of long inversions in low precision. ``None`` keeps nothing but the outputs.
+        overlap: In the backward, recompute a step while the gradient of the step after it is computed (PaReprop, Zhu
+            and Mangalam 2023), for one more step's graph in memory. On CPUs by a second thread: it helps where a step's
+            operators are too small to use all cores; with large ones, one step at a time on all cores is faster.
 
     Shape:
         Input: one tensor per stream, for example ``(B, C, H, W)``.
@@ -28,13 +33,16 @@ class ReversibleSequence(nn.Module):
             gradient.
     """
 
-    def __init__(self, couplings: Sequence[nn.Module], reversible: bool = True, cache_every: Optional[int] = None):
+    def __init__(self, couplings: Sequence[nn.Module], reversible: bool = True, cache_every: Optional[int] = None,
+                 overlap: bool = False):
         super().__init__()
         if cache_every is not None and cache_every < 1:
             raise ValueError(f'`cache_every` must be None or at least 1, got {cache_every}')
         self.couplings = nn.ModuleList(couplings)
         self.reversible = reversible
         self.cache_every = cache_every
+        self.overlap = overlap
+        self._told: Set[str] = set()
 
     def forward(self, *streams: Tensor) -> Tuple[Tensor, ...]:
         streams = tuple(self._keep_float32_under_autocast(x) for x in streams)
@@ -54,10 +62,20 @@ class ReversibleSequence(nn.Module):
         keep_at = [start for start, _ in segments[every::every]] if every else []
         segments = [(start, stop) for start, stop in segments if start < stop]
         segments.append((len(steps), len(steps)))  # takes over the gradients of the outputs, see function.py
-        return run_reversible(Call(steps, self._describe, keep_at), segments, streams)
+        reason = obstacle(len(steps), streams[0].device) if self.overlap else None
+        call = Call(steps, self._describe, keep_at, self.overlap and reason is None)
+        outputs = run_reversible(call, segments, streams)
+        if self.overlap and (reason or call.communicates):
+            self._tell(reason or f'{call.communicates} communicates, which all processes must do in one order')
+        return outputs
+
+    def _tell(self, reason: str) -> None:
+        if reason not in self._told:
+            self._told.add(reason)
+            warnings.warn(f'`overlap=True` has no effect, the steps are undone one by one: {reason}', stacklevel=3)
 
     def extra_repr(self) -> str:
-        return f'reversible={self.reversible}, cache_every={self.cache_every}'
+        return f'reversible={self.reversible}, cache_every={self.cache_every}, overlap={self.overlap}'
 
     def _plan(self) -> Tuple[List[AdditiveStep], List[Tuple[int, int]]]:
         """All steps, and for each coupling the range of those that are its own."""

@@ -1,0 +1,208 @@
+"""Recomputing the next step while this one is differentiated changes no bit of the gradients."""
+import threading
+import time
+import warnings
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from torch import nn
+
+from mmrev.reversible import (AdditiveStep, ReversibilityError, ReversibleSequence, TwoStreamCoupling,
+                              check_reconstruction)
+from mmrev.testing import PeakMemory
+
+from .networks import NETWORKS, inputs
+
+
+def build(name, **kwargs):
+    torch.manual_seed(3)
+    return NETWORKS[name](**kwargs)
+
+
+def gradients(module, streams, overlap, amp=False):
+    module.overlap = overlap
+    torch.manual_seed(11)
+    streams = [x.detach().clone().requires_grad_() for x in streams]
+    module.zero_grad()
+    with torch.autocast('cpu', torch.bfloat16, enabled=amp):
+        outputs = module(*streams)
+    sum((x * x.detach().cos()).sum() for x in outputs).backward()
+    found = {**{n: p.grad for n, p in module.named_parameters()}, 'random state afterwards': torch.get_rng_state()}
+    return {**found, **{f'input {i}': x.grad for i, x in enumerate(streams)}}
+
+
+def assert_same_bits(ours, expected):
+    for name, x in expected.items():
+        assert (x is None and ours[name] is None) or torch.equal(ours[name], x), name
+
+
+@pytest.mark.parametrize('cache_every', [None, 2])
+@pytest.mark.parametrize('name', NETWORKS)
+def test_same_bits(name, cache_every):
+    module, streams = build(name), inputs(name)
+    module.cache_every = cache_every
+    assert_same_bits(gradients(module, streams, True), gradients(module, streams, False))
+
+
+def dropping(depth, width=16):
+    def f():
+        return nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.Dropout(0.3),
+                             nn.Hardswish())
+
+    torch.manual_seed(0)
+    return ReversibleSequence([TwoStreamCoupling(f(), f()) for _ in range(depth)])
+
+
+@pytest.mark.parametrize('amp', [False, True])
+@pytest.mark.parametrize('depth', [1, 2, 5])
+def test_same_bits_with_dropout_at_odd_and_even_depth(depth, amp):
+    module, streams = dropping(depth), [torch.randn(2, 16, 8, 8) for _ in range(2)]
+    assert_same_bits(gradients(module, streams, True, amp), gradients(module, streams, False, amp))
+
+
+def test_frozen_beginnings_and_a_second_backward():
+    module, streams = dropping(4), [torch.randn(2, 16, 8, 8) for _ in range(2)]
+    module.couplings[:2].requires_grad_(False)
+    results = []
+    for module.overlap in (False, True):
+        torch.manual_seed(1)
+        loss = sum((x * x).sum() for x in module(*streams))
+        loss.backward(retain_graph=True)
+        loss.backward()
+        results.append({n: p.grad for n, p in module.named_parameters()})
+        module.zero_grad()
+    assert_same_bits(results[1], results[0])
+
+
+class Noting(nn.Module):
+    """Notes on which thread it runs, and when it begins and its gradient is done."""
+
+    def __init__(self, log, name):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.log, self.name = log, name
+
+    def forward(self, x):
+        if torch.is_grad_enabled():
+            self.log.append((self.name, 'recomputed', threading.current_thread().name))
+            time.sleep(0.05)
+        y = x * self.weight
+        if y.requires_grad:
+            y.register_hook(self.differentiate)
+        return y
+
+    def differentiate(self, _):
+        time.sleep(0.05)
+        self.log.append((self.name, 'differentiated', threading.current_thread().name))
+
+
+def test_a_second_thread_runs_one_step_ahead_and_no_more():
+    log = []
+    module = ReversibleSequence([TwoStreamCoupling(Noting(log, 2 * i), Noting(log, 2 * i + 1)) for i in range(3)],
+                                overlap=True)
+    sum(x.sum() for x in module(torch.ones(3), torch.ones(3))).backward()
+    order = [(name, what) for name, what, _ in log]
+    for i in range(1, 5):
+        assert order.index((i - 1, 'recomputed')) < order.index((i, 'differentiated'))
+        assert order.index((i + 1, 'differentiated')) < order.index((i - 1, 'recomputed'))
+    assert any('mmrev-overlap' in thread for _, what, thread in log if what == 'recomputed')
+    assert not any('mmrev-overlap' in thread for _, what, thread in log if what == 'differentiated')
+
+
+def test_memory_of_both_threads_is_seen_and_is_one_graph_more():
+    def peak(overlap):
+        module = dropping(8)
+        module.overlap = overlap
+        streams = [torch.randn(4, 16, 32, 32) for _ in range(2)]
+        with PeakMemory() as memory:
+            sum(x.sum() for x in module(*streams)).backward()
+        return memory.peak
+
+    with PeakMemory() as memory:
+        f, x = dropping(1).couplings[0].f, torch.randn(4, 16, 32, 32, requires_grad=True)
+        before = memory.current
+        y = f(x)
+        graph = memory.current - before
+        del y
+    stream = 4 * 16 * 32 * 32 * 4
+    assert peak(False) < peak(True) <= peak(False) + graph + 2 * stream
+
+
+def test_errors_of_the_second_thread_arrive():
+    module, streams = dropping(3), [torch.randn(2, 16, 8, 8) for _ in range(2)]
+    module.overlap = True
+    outputs = module(*streams)
+    with torch.no_grad():
+        module.couplings[0].f[0].weight.add_(1)
+    with pytest.raises(ReversibilityError, match='couplings.0.f.*modified in place'):
+        sum(x.sum() for x in outputs).backward()
+    gradients(module, streams, True)  # and the next call works
+
+
+def test_reconstruction_is_checked_too():
+    module, streams = dropping(3), [torch.randn(2, 16, 8, 8) for _ in range(2)]
+    module.overlap = True
+    with check_reconstruction() as report:
+        sum(x.sum() for x in module(*streams)).backward()
+    assert len(report.errors) == 6
+
+
+def test_says_where_it_cannot_help():
+    class Single(nn.Module):
+
+        def __init__(self):
+            super().__init__()
+            self.f = nn.Conv1d(4, 4, 1)
+
+        def steps(self):
+            return [AdditiveStep(self.f, 0, (1, ))]
+
+    module, streams = ReversibleSequence([Single()], overlap=True), [torch.randn(2, 4, 8) for _ in range(2)]
+    with pytest.warns(UserWarning, match='no effect.*one step alone'):
+        module(*streams)
+    with warnings.catch_warnings():  # once
+        warnings.simplefilter('error')
+        module(*streams)
+
+
+class MeanOverProcesses(nn.Module):
+    """A collective in the forward and in the backward of a step."""
+
+    class Mean(torch.autograd.Function):
+
+        @staticmethod
+        def forward(ctx, x):
+            x = x.clone()
+            dist.all_reduce(x)
+            return x / dist.get_world_size()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return MeanOverProcesses.Mean.apply(gradient)
+
+    def forward(self, x):
+        return x - self.Mean.apply(x.mean(0, keepdim=True))
+
+
+def communicate(rank, folder):
+    dist.init_process_group('gloo', init_method=f'file://{folder}/store', rank=rank, world_size=2)
+    torch.manual_seed(0)
+    module = ReversibleSequence([TwoStreamCoupling(*[nn.Sequential(nn.Conv1d(4, 4, 1), MeanOverProcesses())
+                                                     for _ in range(2)]) for _ in range(3)])
+    streams = [torch.randn(2, 4, 8, generator=torch.Generator().manual_seed(rank)) for _ in range(2)]
+    expected = gradients(module, streams, False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter('always')
+        assert_same_bits(gradients(module, streams, True), expected)
+    assert any('communicates' in str(w.message) and 'couplings.0.f' in str(w.message) for w in caught)
+    silent = dropping(2, width=4)
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        gradients(silent, [torch.randn(2, 4, 8, 8) for _ in range(2)], True)
+    dist.destroy_process_group()
+
+
+def test_a_step_that_communicates_is_undone_in_order(tmp_path):
+    mp.spawn(communicate, (str(tmp_path), ), nprocs=2)
