@@ -1,7 +1,12 @@
 """Layers that need torch alone."""
+from .attention import MultiheadAttention, PoolingAttention, WindowAttention
 from .drop_path import DropPath
 from .inplace_abn import ABN, BatchNormAct, InPlaceABN, InPlaceABNSync, convert_batchnorm, to_batchnorm
+from .mlp import MLP
 from .norm_act import norm_act
+from .patch_embed import PatchEmbed, PatchMerging, resize_pos_embed
+from .pre_norm import PreNorm
 
-__all__ = ['ABN', 'BatchNormAct', 'DropPath', 'InPlaceABN', 'InPlaceABNSync', 'convert_batchnorm', 'norm_act',
-           'to_batchnorm']
+__all__ = ['ABN', 'BatchNormAct', 'DropPath', 'InPlaceABN', 'InPlaceABNSync', 'MLP', 'MultiheadAttention', 'PatchEmbed',
+           'PatchMerging', 'PoolingAttention', 'PreNorm', 'WindowAttention', 'convert_batchnorm', 'norm_act',
+           'resize_pos_embed', 'to_batchnorm']

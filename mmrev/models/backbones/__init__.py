@@ -2,6 +2,7 @@ from .iabn_densenet import IABNDenseNet
 from .iabn_resnet import IABNResNet
 from .iabn_resnext import IABNResNeXt
 from .revbifpn import RevBiFPN
+from .revvit import RevViT
 from .wider_resnet import WiderResNet
 
-__all__ = ['IABNDenseNet', 'IABNResNeXt', 'IABNResNet', 'RevBiFPN', 'WiderResNet']
+__all__ = ['IABNDenseNet', 'IABNResNeXt', 'IABNResNet', 'RevBiFPN', 'RevViT', 'WiderResNet']

@@ -1,0 +1,134 @@
+"""What reversible transformers share: blocks of two streams, and levels that leave them."""
+from typing import List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from mmrev.reversible import AdditiveStep, TwoStreamCoupling
+
+from ...layers import DropPath, PreNorm
+
+FUSION_MODES = ('concat', 'add', 'max', 'min', 'avg')
+
+
+class FusedStreams(nn.Module):
+    """A level that leaves the streams: their channels are concatenated, normed, and fused.
+
+    Args:
+        norm: Of all channels; None has no norm.
+        mode: ``'concat'``, ``'add'``, ``'max'``, ``'min'`` or ``'avg'`` of the streams.
+
+    Shape:
+        Input: streams of ``(B, ..., C)``; output: ``(B, ..., C)``, for ``'concat'`` ``(B, ..., C * streams)``.
+    """
+
+    def __init__(self, norm: Optional[nn.Module] = None, mode: str = 'concat'):
+        super().__init__()
+        self.norm = nn.Identity() if norm is None else norm
+        self.mode = mode
+
+    def forward(self, *streams: Tensor) -> Tensor:
+        x = self.norm(torch.cat(streams, dim=-1))
+        if self.mode == 'concat':
+            return x
+        x = x.unflatten(-1, (len(streams), -1))  # (B, ..., streams, C)
+        if self.mode == 'add':
+            return x.sum(-2)
+        return x.mean(-2) if self.mode == 'avg' else getattr(x, f'a{self.mode}')(-2)
+
+
+class TwoStreamBlock(TwoStreamCoupling):
+    """A reversible transformer block, and what happens to the streams after it.
+
+    ``x[0] += f(x[1])``, attention; ``x[1] += g(x[0])``, perceptron (RevViT, Mangalam et al. 2022, eqs. 4 and 5). Then
+    come the couplings in ``after``, such as a :class:`~mmrev.reversible.NewStream` for a level that leaves. They belong
+    to the block, so that a block's names in a state dict do not depend on the levels.
+    """
+
+    def __init__(self, f: nn.Module, g: nn.Module, streams: Tuple[int, int] = (0, 1)):
+        super().__init__(f, g, streams)
+        self.after = nn.ModuleDict()
+
+    def steps(self) -> List[AdditiveStep]:
+        return super().steps() + steps_of(self.after)
+
+
+class Fork(nn.Module):
+    """Two streams that begin alike, ``x[a] = x[b] = f(x[sources])``; then what comes in ``after``.
+
+    Args:
+        f: Not reversible: the sources stay, to be read again in backward.
+        streams: ``(a, b)``, the next two indices; ``(a, )`` begins one stream alone.
+        sources: Streams that ``f`` reads.
+    """
+
+    def __init__(self, f: nn.Module, streams: Sequence[int], sources: Sequence[int]):
+        super().__init__()
+        self.f = f
+        self.copy = Copy()
+        self.streams, self.sources = tuple(streams), tuple(sources)
+        self.after = nn.ModuleDict()
+
+    def steps(self) -> List[AdditiveStep]:
+        first, *second = self.streams
+        steps = [AdditiveStep(self.f, first, self.sources, creates=True)]
+        steps += [AdditiveStep(self.copy, stream, (first, ), creates=True) for stream in second]
+        return steps + steps_of(self.after)
+
+
+def steps_of(couplings: nn.ModuleDict) -> List[AdditiveStep]:
+    """The steps of one coupling after another."""
+    return [step for coupling in couplings.values() for step in coupling.steps()]
+
+
+class Copy(nn.Module):
+    """``x`` in memory of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.clone()
+
+
+def token_norm(norm_cfg: dict, channels: int) -> nn.Module:
+    """A norm of tokens ``(B, ..., C)`` from a config such as ``dict(type='LN', eps=1e-6)``.
+
+    Raises:
+        ValueError: If the norm is not over the last dimension.
+    """
+    from mmcv.cnn import build_norm_layer
+    norm = build_norm_layer(norm_cfg, channels)[1]
+    if not isinstance(norm, (nn.LayerNorm, getattr(nn, 'RMSNorm', nn.LayerNorm))):
+        raise ValueError(f"`norm_cfg` must name a norm of tokens, such as dict(type='LN'), got {norm_cfg}")
+    return norm
+
+
+def pre_norm(norm_cfg: dict, channels: int, layer: nn.Module, drop_path_rate: float) -> PreNorm:
+    """``drop_path(layer(norm(x)))``."""
+    return PreNorm(token_norm(norm_cfg, channels), layer, DropPath(drop_path_rate))
+
+
+def level_indices(out_indices, num_levels: int) -> Tuple[int, ...]:
+    """``out_indices`` as a tuple, counted from the first.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    given = (out_indices, ) if isinstance(out_indices, int) else out_indices
+    if not isinstance(given, (tuple, list)) or not given or not all(
+            isinstance(i, int) and -num_levels <= i < num_levels for i in given):
+        raise ValueError(f'`out_indices` must be numbers in [{-num_levels}, {num_levels}), got {out_indices!r}')
+    indices = tuple(i % num_levels for i in given)
+    if list(indices) != sorted(set(indices)):
+        raise ValueError(f'`out_indices` must ascend, got {out_indices!r}')
+    return indices
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raises ``ValueError`` where ``value`` is none of the choices."""
+    if value not in choices:
+        raise ValueError(f'`{name}` must be one of {tuple(choices)}, got {value!r}')
+
+
+def freeze(module: nn.Module) -> None:
+    """Eval mode and no gradients."""
+    module.eval()
+    module.requires_grad_(False)
