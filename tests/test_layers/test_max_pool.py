@@ -1,0 +1,96 @@
+"""3x3 max pooling: PyTorch's own operator is the reference, for values, gradients and what an exporter sees."""
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmrev.layers import MaxPool3x3, max_pool3x3, max_pool_tokens
+from mmrev.testing import PeakMemory
+
+LAYOUTS = [torch.contiguous_format, torch.channels_last]
+
+
+def image(*shape, dtype=torch.float32, ties=False) -> torch.Tensor:
+    x = torch.randn(*shape, generator=torch.Generator().manual_seed(0)).to(dtype)
+    return x.round() if ties else x
+
+
+def reference(x, stride=1, dilation=1) -> torch.Tensor:
+    return F.max_pool2d(F.pad(x, (dilation, ) * 4, value=float('-inf')), 3, stride, 0, dilation)
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('stride, dilation', [(1, 1), (1, 2), (1, 4), (2, 1), (2, 2), (3, 1), (3, 4)])
+def test_values_and_gradients_are_those_of_max_pool2d(stride, dilation, layout):
+    """Values that tie as well, where the gradient goes to the first."""
+    for size in ((1, 1), (1, 7), (2, 3), (8, 8), (9, 5)):
+        x = image(2, 3, *size, ties=True).contiguous(memory_format=layout).requires_grad_()
+        expected = reference(x, stride, dilation)
+        with torch.no_grad():
+            assert torch.equal(max_pool3x3(x, stride, dilation), expected)
+        found = MaxPool3x3(stride, dilation)(x)
+        assert torch.equal(found, expected)
+        cotangent = image(*expected.shape)
+        gradients = [torch.autograd.grad(y, x, cotangent)[0] for y in (found, expected)]
+        torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+@pytest.mark.parametrize('grad', [True, False])
+def test_the_memory_format_is_kept(layout, grad):
+    x = image(2, 3, 6, 8).contiguous(memory_format=layout).requires_grad_(grad)
+    y = max_pool3x3(x, 2)
+    assert y.is_contiguous(memory_format=layout)
+    if grad:
+        y.sum().backward()
+        assert x.grad.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16, torch.float64])
+@pytest.mark.parametrize('grad', [True, False])
+def test_other_types(dtype, grad):
+    x = image(2, 3, 6, 5, dtype=dtype).requires_grad_(grad)
+    y = max_pool3x3(x)
+    assert y.dtype == dtype and torch.equal(y, F.max_pool2d(x, 3, 1, 1))
+
+
+def test_nan_is_seen_by_its_neighbours():
+    x = image(1, 1, 5, 5)
+    x[0, 0, 2, 2] = float('nan')
+    assert torch.equal(max_pool3x3(x).isnan(), F.max_pool2d(x, 3, 1, 1).isnan())
+
+
+def test_gradcheck():
+    x = image(2, 2, 5, 4, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(max_pool3x3, (x, ))
+
+
+def test_a_second_derivative_is_refused():
+    x = image(1, 2, 4, 4).requires_grad_()
+    gradient, = torch.autograd.grad(max_pool3x3(x).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        gradient.sum().backward()
+
+
+@pytest.mark.parametrize('grad', [True, False])
+def test_tokens_are_pooled_on_their_map(grad):
+    x = image(2, 4, 6, 5).requires_grad_(grad)  # (B, H, W, C)
+    y = max_pool_tokens(x)
+    assert y.is_contiguous()
+    assert torch.equal(y, F.max_pool2d(x.permute(0, 3, 1, 2), 3, 1, 1).permute(0, 2, 3, 1))
+
+
+def test_no_image_at_all():
+    assert max_pool3x3(torch.empty(0, 3, 8, 8), 2).shape == (0, 3, 4, 4)
+
+
+@pytest.mark.parametrize('side, size', [(64, 2), (192, 4)])
+def test_backward_keeps_one_small_index_per_output(side, size):
+    x = image(1, 4, side, side).requires_grad_()
+    with PeakMemory() as memory:
+        y = max_pool3x3(x, 2)
+        assert memory.current == y.numel() * (y.element_size() + size)
+
+
+def test_a_traced_network_has_the_plain_operator():
+    traced = torch.jit.trace(MaxPool3x3(2), image(1, 2, 8, 8))
+    assert 'aten::max_pool2d' in str(traced.inlined_graph)
