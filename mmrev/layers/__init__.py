@@ -1,8 +1,13 @@
 """Layers that need torch alone."""
+from .attention import MultiheadAttention, PoolingAttention, WindowAttention
 from .drop_path import DropPath
 from .inplace_abn import ABN, BatchNormAct, InPlaceABN, InPlaceABNSync, convert_batchnorm, to_batchnorm
 from .max_pool import MaxPool3x3, max_pool3x3, max_pool_tokens
+from .mlp import MLP
 from .norm_act import norm_act
+from .patch_embed import PatchEmbed, PatchMerging, resize_pos_embed
+from .pre_norm import PreNorm
 
-__all__ = ['ABN', 'BatchNormAct', 'DropPath', 'InPlaceABN', 'InPlaceABNSync', 'MaxPool3x3', 'convert_batchnorm',
-           'max_pool3x3', 'max_pool_tokens', 'norm_act', 'to_batchnorm']
+__all__ = ['ABN', 'BatchNormAct', 'DropPath', 'InPlaceABN', 'InPlaceABNSync', 'MLP', 'MaxPool3x3', 'MultiheadAttention',
+           'PatchEmbed', 'PatchMerging', 'PoolingAttention', 'PreNorm', 'WindowAttention', 'convert_batchnorm',
+           'max_pool3x3', 'max_pool_tokens', 'norm_act', 'resize_pos_embed', 'to_batchnorm']

@@ -1,0 +1,184 @@
+"""ResNet of parameter-free layers ("Learning Features with Parameter-Free Layers", Han et al. 2022, arXiv:2202.02777).
+
+The 3x3 convolution of a bottleneck is one spatial operation among others: max pooling has no weights and costs next to
+nothing. R50-max has it in every block. R50-hybrid, made of "efficient bottlenecks", keeps a convolution where the
+resolution changes, after an average pooling.
+
+Deviations from the published code: in a dilated stage the pooling is dilated as well, and the first block keeps its
+convolution, so that weights that were trained with strides fit; average pooling takes a last odd row or column along,
+so that images of any size pass.
+"""
+from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
+
+from mmcv.cnn import build_norm_layer
+from torch import Tensor, nn
+
+from mmrev.registry import MODELS
+
+from ...layers import ABN, BatchNormAct, MaxPool3x3
+from ..layers.activated_backbone import ActivatedBackbone
+
+# Of channels, stride, dilation, and whether the block begins a stage of another resolution: a pooling, then a
+# convolution of as many channels, which a norm and an activation follow. Either may be left out.
+Parts = Tuple[Optional[nn.Module], Optional[nn.Conv2d]]
+Operation = Callable[[int, int, int, bool], Parts]
+
+
+def convolution(channels: int, stride: int, dilation: int, begins: bool) -> Parts:
+    """ResNet's own: a 3x3 convolution."""
+    return None, nn.Conv2d(channels, channels, 3, stride, dilation, dilation, bias=False)
+
+
+def max_pooling(channels: int, stride: int, dilation: int, begins: bool) -> Parts:
+    """R50-max: a 3x3 max pooling."""
+    return MaxPool3x3(stride, dilation), None
+
+
+def efficient(channels: int, stride: int, dilation: int, begins: bool) -> Parts:
+    """R50-hybrid: a 3x3 max pooling, but for the block that begins a stage: average pooling and a 3x3 convolution."""
+    if not begins:
+        return max_pooling(channels, stride, dilation, begins)
+    pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else None
+    return pool, convolution(channels, 1, dilation, begins)[1]
+
+
+class Bottleneck(nn.Module):
+    """A spatial operation between two 1x1 convolutions, and a shortcut.
+
+    Args:
+        in_channels: Channels of the input.
+        channels: Channels of the operation, a quarter of those of the output.
+        stride: Of the operation.
+        pool: The operation's parameter-free part, or None.
+        conv: The operation's convolution, or None.
+        norm_cfg: Norm, with an activation of its own or without; a ReLU follows those without.
+
+    Shape:
+        Input: ``(B, in_channels, H, W)``; output: ``(B, 4 * channels, ceil(H / stride), ceil(W / stride))``.
+    """
+    expansion = 4
+
+    def __init__(self, in_channels: int, channels: int, stride: int, pool: Optional[nn.Module],
+                 conv: Optional[nn.Conv2d], norm_cfg: dict):
+        super().__init__()
+        out_channels = channels * self.expansion
+        self.conv1 = nn.Conv2d(in_channels, channels, 1, bias=False)
+        self.bn1 = build_norm(norm_cfg, channels)
+        self.pool2 = pool
+        self.conv2 = conv
+        self.bn2 = None if conv is None else build_norm(norm_cfg, channels)
+        self.conv3 = nn.Conv2d(channels, out_channels, 1, bias=False)
+        self.bn3 = build_norm(norm_cfg, out_channels)
+        self.downsample = None
+        if stride != 1 or in_channels != out_channels:
+            self.downsample = nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
+                                            build_norm(norm_cfg, out_channels, activate=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        out = activate(self.bn1, self.conv1(x))
+        if self.pool2 is not None:
+            out = self.pool2(out)
+        if self.conv2 is not None:
+            out = activate(self.bn2, self.conv2(out))
+        return activate(self.bn3, self.conv3(out), shortcut)
+
+
+def build_norm(norm_cfg: dict, channels: int, activate: bool = True) -> nn.Module:
+    """Build a norm; ``activate=False`` takes the activation out of one that holds its own."""
+    norm = build_norm_layer(norm_cfg, channels)[1]
+    if isinstance(norm, (ABN, BatchNormAct)) and not activate:
+        norm = build_norm_layer({**norm_cfg, 'activation': 'identity'}, channels)[1]
+    return norm
+
+
+def activate(norm: nn.Module, x: Tensor, shortcut: Optional[Tensor] = None) -> Tensor:
+    """Norm, sum with the shortcut, and activation: the norm's own, or a ReLU."""
+    if isinstance(norm, (ABN, BatchNormAct)):
+        return norm(x, residual=shortcut)
+    x = norm(x)
+    if shortcut is not None:
+        x = x + shortcut
+    return x.relu_()
+
+
+@MODELS.register_module()
+class PFResNet(ActivatedBackbone):
+    """ResNet whose bottlenecks take any spatial operation. Names of weights are those of torchvision and OpenMMLab's.
+
+    Args:
+        depth: 50 or 101.
+        operation: ``'conv'`` (ResNet), ``'max'`` (R50-max), ``'hybrid'`` (R50-hybrid), or a function
+            ``(channels, stride, dilation, begins) -> (pooling or None, convolution or None)``.
+        width: Factor of all channels but the stem's 64.
+        in_channels: Channels of the image.
+        strides: Of the first block of each stage.
+        dilations: Of the operation in each stage.
+        out_indices: Stages whose outputs are returned, of 0 (stride 4) ... 3 (stride 32).
+        frozen_stages: 0 freezes the stem, ``k`` also stages 1 ... ``k``; -1 freezes nothing.
+        norm_cfg: Any norm, followed by a ReLU; or ``mmrev.InPlaceABN``, ``mmrev.InPlaceABNSync``, ``mmrev.ABN`` or
+            ``mmrev.BatchNormAct`` with an activation of their own. None for batch norm.
+        norm_eval: Keep the statistics of norms frozen in training.
+        init_cfg: Initialisation.
+
+    Shape:
+        Input: ``(B, in_channels, H, W)``.
+        Output: a tuple of ``(B, channels[i], ceil(H / 4 / 2**i), ceil(W / 4 / 2**i))`` for ``i`` in ``out_indices``.
+
+    Raises:
+        ValueError: For another depth or operation, or indices out of range.
+    """
+    arch_zoo: Dict[int, Tuple[int, ...]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
+    operations: Dict[str, Operation] = dict(conv=convolution, max=max_pooling, hybrid=efficient)
+
+    def __init__(self,
+                 depth: int = 50,
+                 operation: Union[str, Operation] = 'hybrid',
+                 width: float = 1.,
+                 in_channels: int = 3,
+                 strides: Sequence[int] = (1, 2, 2, 2),
+                 dilations: Sequence[int] = (1, 1, 1, 1),
+                 out_indices: Sequence[int] = (0, 1, 2, 3),
+                 frozen_stages: int = -1,
+                 norm_cfg: Optional[dict] = None,
+                 norm_eval: bool = False,
+                 init_cfg: Union[dict, List[dict], None] = None):
+        super().__init__(in_channels, out_indices, frozen_stages, norm_eval, norm_cfg or dict(type='BN'), init_cfg)
+        if depth not in self.arch_zoo:
+            raise ValueError(f'`depth` must be one of {list(self.arch_zoo)}, got {depth!r}')
+        if not callable(operation) and operation not in self.operations:
+            raise ValueError(f'`operation` must be one of {list(self.operations)} or a function, got {operation!r}')
+        operation = operation if callable(operation) else self.operations[operation]
+        self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
+        self.bn1 = build_norm(self.norm_cfg, 64)
+        self.maxpool = MaxPool3x3(stride=2)
+        before, channels = 64, []
+        for i, (number, stride, dilation) in enumerate(zip(self.arch_zoo[depth], strides, dilations)):
+            planes = int(64 * 2**i * width)
+            blocks = []
+            for j in range(number):
+                at = stride if j == 0 else 1
+                spatial = operation(planes, at, dilation, j == 0 and (i > 0 or stride > 1))
+                blocks.append(Bottleneck(before, planes, at, *spatial, self.norm_cfg))
+                before = planes * Bottleneck.expansion
+            self.add_module(f'layer{i + 1}', nn.Sequential(*blocks))
+            channels.append(before)
+        self._check_levels(channels)
+        self._freeze_stages()
+
+    @staticmethod
+    def _default_init(norm_cfg: dict) -> List[dict]:
+        return [dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu'),
+                dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1)]
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        x = self.maxpool(activate(self.bn1, self.conv1(x)))
+        levels = []
+        for i, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
+            x = stage(x)
+            if i in self.out_indices:
+                levels.append(x)
+        return tuple(levels)
+
+    def _frozen(self) -> List[nn.Module]:
+        return [self.conv1, self.bn1, *(getattr(self, f'layer{i + 1}') for i in range(self.frozen_stages))]

@@ -1,0 +1,177 @@
+"""ResNets with parameter-free layers: against the published networks, and what a host expects of a backbone."""
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from golden import GoldenRecord, assert_agrees
+from mmrev.converters.pflayer import convert_state_dict
+from mmrev.layers import ABN, MaxPool3x3
+from mmrev.models.backbones import PFResNet
+from mmrev.registry import MODELS
+
+OPERATIONS = ('conv', 'max', 'hybrid')
+NORMS = [dict(type='BN'), dict(type='mmrev.InPlaceABN', activation='leaky_relu'), dict(type='mmrev.BatchNormAct')]
+
+
+@pytest.fixture(autouse=True)
+def shallow(monkeypatch):
+    """Two blocks a stage; what is asked here does not depend on that, but the time does."""
+    monkeypatch.setitem(PFResNet.arch_zoo, 50, (2, 2, 2, 2))
+
+
+def build(operation='hybrid', **kwargs) -> nn.Module:
+    torch.manual_seed(0)
+    return MODELS.build(dict(type='mmrev.PFResNet', depth=50, operation=operation, **dict(dict(width=0.25), **kwargs)))
+
+
+def image(batch=2, size=64) -> Tensor:
+    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
+
+
+class Classifier(nn.Module):
+    """As the published networks end."""
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Module()
+        self.head.fc = nn.Linear(backbone.channels[-1], 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head.fc(self.backbone(x)[-1].mean((2, 3)))
+
+
+@pytest.mark.parametrize('operation', ['max', 'hybrid'])
+def test_golden_record(operation, monkeypatch):
+    monkeypatch.undo()
+    assert_agrees(Classifier(PFResNet(50, operation)), GoldenRecord(f'pf_resnet50_{operation}'), convert_state_dict)
+
+
+@pytest.mark.parametrize('depth, operation, number', [
+    (50, 'conv', 25557032), (50, 'max', 14232232), (50, 'hybrid', 17330600), (101, 'conv', 44549160)])
+def test_number_of_parameters_is_the_published_one(depth, operation, number, monkeypatch):
+    monkeypatch.undo()
+    with torch.device('meta'):
+        assert sum(p.numel() for p in Classifier(PFResNet(depth, operation)).parameters()) == number
+
+
+def test_weights_have_the_names_of_torchvision():
+    names = {key for key in build('conv').state_dict() if 'num_batches' not in key}
+    assert {'conv1.weight', 'bn1.running_mean', 'layer1.0.conv2.weight', 'layer2.1.bn3.bias',
+            'layer4.0.downsample.0.weight', 'layer4.0.downsample.1.bias'} <= names
+
+
+def test_hybrid_keeps_a_convolution_where_the_resolution_changes():
+    model = build('hybrid')
+    assert [name for name, m in model.named_modules() if name.endswith('conv2') and m is not None] == [
+        f'layer{i}.0.conv2' for i in (2, 3, 4)]
+    assert sum(isinstance(m, MaxPool3x3) for m in build('max').modules()) == 1 + 8
+
+
+@pytest.mark.parametrize('operation', OPERATIONS)
+def test_levels_follow_out_indices(operation):
+    model = build(operation).eval()
+    with torch.no_grad():
+        levels = model(image())
+        assert [tuple(x.shape) for x in levels] == [(2, 64 * 2**i, 16 // 2**i, 16 // 2**i) for i in range(4)]
+        assert model.channels == (64, 128, 256, 512)
+        some = build(operation, out_indices=(1, 3)).eval()
+        some.load_state_dict(model.state_dict())
+        assert all(torch.equal(a, b) for a, b in zip(some(image()), levels[1::2])) and some.channels == (128, 512)
+
+
+@pytest.mark.parametrize('operation', OPERATIONS)
+def test_images_of_any_size_pass(operation):
+    x = torch.randn(1, 3, 75, 101)
+    assert [tuple(y.shape[2:]) for y in build(operation).eval()(x)] == [(19, 26), (10, 13), (5, 7), (3, 4)]
+
+
+@pytest.mark.parametrize('operation', OPERATIONS)
+def test_a_dilated_stage_takes_the_weights_of_a_strided_one(operation):
+    strided = build(operation).eval()
+    dilated = build(operation, strides=(1, 2, 2, 1), dilations=(1, 1, 1, 2)).eval()
+    dilated.load_state_dict(strided.state_dict())
+    with torch.no_grad():
+        levels = [model(image(1, 128))[-1] for model in (strided, dilated)]
+    assert [x.shape[-1] for x in levels] == [4, 8]
+
+
+def test_an_operation_can_be_injected():
+    model = build(lambda channels, stride, dilation, begins: (nn.AvgPool2d(3, stride, 1), None))
+    assert sum(isinstance(m, nn.AvgPool2d) for m in model.modules()) == 8
+    assert model(image())[-1].shape == (2, 512, 2, 2)
+
+
+def loss(outputs) -> Tensor:
+    return sum((x * torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)).sum() for x in outputs)
+
+
+@pytest.mark.parametrize('operation', OPERATIONS)
+def test_gradients_with_inplace_abn_equal_those_with_abn(operation):
+    found = []
+    for kind in ('ABN', 'InPlaceABN'):
+        model = build(operation, norm_cfg=dict(type=f'mmrev.{kind}', activation='leaky_relu')).double()
+        assert {m.activation for m in model.modules() if isinstance(m, ABN)} == {'leaky_relu', 'identity'}
+        assert not any(m.activation == 'identity' for name, m in model.named_modules()
+                       if isinstance(m, ABN) and 'downsample' not in name)
+        outputs = model(image().double())
+        loss(outputs).backward()
+        found.append([*outputs, *(p.grad for p in model.parameters())])
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8 * float(theirs.detach().abs().max() + 1))
+
+
+@pytest.mark.parametrize('norm_cfg', NORMS, ids=lambda cfg: cfg['type'])
+@pytest.mark.parametrize('operation', OPERATIONS)
+def test_gradients_reach_every_parameter_and_copies_compute_the_same(operation, norm_cfg):
+    model = build(operation, norm_cfg=norm_cfg)
+    model.init_weights()
+    loss(model(image())).backward()
+    for key, p in model.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), f'no gradient for {key}'
+    model.eval()
+    with torch.no_grad():
+        expected = model(image())
+        for other in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert all(torch.equal(a, b) for a, b in zip(other(image()), expected))
+
+
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 2])
+def test_frozen_stages_get_no_gradient_and_keep_their_statistics(frozen_stages):
+    model = build(frozen_stages=frozen_stages).train()
+    before = copy.deepcopy(dict(model.named_buffers()))
+    loss(x for x in model(image()) if x.requires_grad).backward()
+    frozen = {key for key, p in model.named_parameters() if p.grad is None}
+    parts = {key.partition('.')[0] for key in frozen}
+    assert parts == {-1: set(), 0: {'conv1', 'bn1'}, 2: {'conv1', 'bn1', 'layer1', 'layer2'}}[frozen_stages]
+    for key, buffer in model.named_buffers():
+        assert torch.equal(buffer, before[key]) is (key.partition('.')[0] in parts)
+
+
+@pytest.mark.parametrize('norm_cfg', NORMS, ids=lambda cfg: cfg['type'])
+def test_norm_eval_keeps_statistics(norm_cfg):
+    model = build(norm_cfg=norm_cfg, norm_eval=True).train()
+    before = copy.deepcopy(dict(model.named_buffers()))
+    model(image())
+    assert all(torch.equal(buffer, before[key]) for key, buffer in model.named_buffers())
+
+
+def test_channels_last_computes_the_same():
+    model = build('max').eval()
+    with torch.no_grad():
+        expected = model(image())
+        found = model.to(memory_format=torch.channels_last)(image().contiguous(memory_format=torch.channels_last))
+    for a, b in zip(found, expected):
+        assert a.is_contiguous(memory_format=torch.channels_last)
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize('mistake, message', [
+    (dict(depth=34), '`depth` must be one of'), (dict(operation='min'), '`operation` must be one of'),
+    (dict(out_indices=(4, )), '`out_indices`'), (dict(frozen_stages=5), '`frozen_stages`')])
+def test_mistakes_are_named(mistake, message):
+    with pytest.raises(ValueError, match=message):
+        PFResNet(**mistake)
