@@ -7,7 +7,8 @@ from .mlp import MLP
 from .norm_act import norm_act
 from .patch_embed import PatchEmbed, PatchMerging, resize_pos_embed
 from .pre_norm import PreNorm
+from .token_pooling import TokenPooling
 
 __all__ = ['ABN', 'BatchNormAct', 'DropPath', 'InPlaceABN', 'InPlaceABNSync', 'MLP', 'MaxPool3x3', 'MultiheadAttention',
-           'PatchEmbed', 'PatchMerging', 'PoolingAttention', 'PreNorm', 'WindowAttention', 'convert_batchnorm',
-           'max_pool3x3', 'max_pool_tokens', 'norm_act', 'resize_pos_embed', 'to_batchnorm']
+           'PatchEmbed', 'PatchMerging', 'PoolingAttention', 'PreNorm', 'TokenPooling', 'WindowAttention',
+           'convert_batchnorm', 'max_pool3x3', 'max_pool_tokens', 'norm_act', 'resize_pos_embed', 'to_batchnorm']

@@ -1,0 +1,30 @@
+"""The parameter-free layer that takes the place of self-attention (Han et al. 2022, arXiv:2202.02777)."""
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .max_pool import max_pool_tokens
+
+
+class TokenPooling(nn.Module):
+    """Expand, pool the tokens' map by 3x3 maxima, project: ``fc2(gelu(max(gelu(fc1(x)))))``.
+
+    The tokens stay as they lie in memory, channels last. Both activations are the published ones.
+
+    Args:
+        embed_dims: Channels of input and output.
+        expand_ratio: Factor of the channels that are pooled.
+        drop_rate: Dropout of the output.
+
+    Shape:
+        Input and output: ``(B, H, W, embed_dims)``.
+    """
+
+    def __init__(self, embed_dims: int, expand_ratio: int = 3, drop_rate: float = 0.):
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dims, expand_ratio * embed_dims)
+        self.fc2 = nn.Linear(expand_ratio * embed_dims, embed_dims)
+        self.drop = nn.Dropout(drop_rate) if drop_rate else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = max_pool_tokens(F.gelu(self.fc1(x)))
+        return self.drop(self.fc2(F.gelu(x)))

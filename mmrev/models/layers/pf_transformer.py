@@ -1,0 +1,128 @@
+"""What vision transformers with parameter-free layers share (Han et al. 2022, arXiv:2202.02777)."""
+from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+from mmengine.model import BaseModule, PretrainedInit
+from torch import Tensor, nn
+
+from ...layers import MLP, DropPath, MultiheadAttention, TokenPooling
+from .two_stream import check_choice, freeze, token_norm
+
+OPERATIONS = ('attention', 'max')
+DEFAULT_NORM = dict(type='LN', eps=1e-6)
+
+
+def as_pair(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
+    """Height and width of a size that one number may state."""
+    return (size, size) if isinstance(size, int) else tuple(size)
+
+
+class PFBlock(nn.Module):
+    """A transformer block on a map of tokens: ``x += spatial(norm1(x))``, ``x += mlp(norm2(x))``.
+
+    Args:
+        embed_dims: Channels.
+        num_heads: Heads, where there is attention.
+        operation: ``'attention'`` or ``'max'``.
+        mlp_ratio: Factor of the perceptron's channels.
+        drop_rate: Dropout of both functions.
+        attn_drop_rate: Dropout of the attention weights.
+        drop_path_rate: Stochastic depth of both functions.
+        norm_cfg: Norm of the tokens.
+
+    Shape:
+        Input and output: ``(B, H, W, embed_dims)``.
+    """
+
+    def __init__(self, embed_dims: int, num_heads: int, operation: str, mlp_ratio: float, drop_rate: float,
+                 attn_drop_rate: float, drop_path_rate: float, norm_cfg: dict):
+        super().__init__()
+        self.norm1 = token_norm(norm_cfg, embed_dims)
+        if operation == 'attention':
+            self.spatial = MultiheadAttention(embed_dims, num_heads, attn_drop_rate=attn_drop_rate, drop_rate=drop_rate)
+        else:
+            self.spatial = TokenPooling(embed_dims, drop_rate=drop_rate)
+        self.norm2 = token_norm(norm_cfg, embed_dims)
+        self.mlp = MLP(embed_dims, int(embed_dims * mlp_ratio), drop_rate=drop_rate)
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self._mix(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+    def _mix(self, x: Tensor) -> Tensor:
+        if isinstance(self.spatial, TokenPooling):
+            return self.spatial(x)
+        return self.spatial(x.flatten(1, 2)).view(x.shape)  # (B, H * W, C)
+
+
+class PFTransformer(BaseModule):
+    """Operation, levels and frozen stages of the transformers with parameter-free layers.
+
+    Even blocks attend, from 0; odd ones do what ``operation`` says.
+
+    Attributes:
+        channels: Channels of the levels that are returned.
+    """
+    arch_zoo: Dict[str, dict]
+    channels: Tuple[int, ...]
+
+    def __init__(self, operation: str, norm_cfg: Optional[dict], frozen_stages: int,
+                 init_cfg: Union[dict, List[dict], None]):
+        super().__init__(init_cfg or [dict(type='TruncNormal', layer='Linear', std=0.02),
+                                      dict(type='Constant', layer='LayerNorm', val=1.)])
+        check_choice('operation', operation, OPERATIONS)
+        self.operation = operation
+        self.norm_cfg = norm_cfg or DEFAULT_NORM
+        self.frozen_stages = frozen_stages
+        self._register_load_state_dict_pre_hook(self._fit_position)
+
+    def _blocks(self, embed_dims: int, num_heads: int, drop_path_rates: Sequence[float], **kwargs) -> nn.Sequential:
+        """A block per rate of stochastic depth."""
+        return nn.Sequential(*(
+            PFBlock(embed_dims, num_heads, self.operation if i % 2 else 'attention', drop_path_rate=rate,
+                    norm_cfg=self.norm_cfg, **kwargs) for i, rate in enumerate(drop_path_rates)))
+
+    def init_weights(self) -> None:
+        begun, cfgs = self.is_init, self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
+        super().init_weights()
+        if not begun and not any(cfg['type'] in ('Pretrained', PretrainedInit) for cfg in cfgs):
+            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+
+    def _resized(self, position: Tensor) -> Tensor:
+        """A loaded position embedding of another grid, for ours."""
+        raise NotImplementedError
+
+    def _fit_position(self, state_dict: dict, prefix: str, *args) -> None:
+        key = f'{prefix}pos_embed'
+        if key in state_dict and state_dict[key].shape != self.pos_embed.shape:
+            state_dict[key] = self._resized(state_dict[key])
+
+    def _frozen(self) -> List[nn.Module]:
+        """The modules that ``frozen_stages`` freezes, but for the position embedding."""
+        raise NotImplementedError
+
+    @classmethod
+    def _resolve_arch(cls, arch: Union[str, dict]) -> dict:
+        if isinstance(arch, str):
+            arch = cls.arch_zoo.get(arch.lower(), arch)
+        if not isinstance(arch, dict):
+            raise ValueError(f'`arch` must be one of {list(cls.arch_zoo)} or a dict, got {arch!r}')
+        if set(arch) != set(cls.arch_zoo['s']):
+            raise ValueError(f'a dict `arch` must have the keys {sorted(cls.arch_zoo["s"])}, got {sorted(arch)}')
+        return arch
+
+    def _check_frozen_stages(self, stages: int) -> None:
+        if not -1 <= self.frozen_stages <= stages:
+            raise ValueError(f'`frozen_stages` must lie in [-1, {stages}], got {self.frozen_stages}')
+
+    def train(self, mode: bool = True) -> 'PFTransformer':
+        super().train(mode)
+        self._freeze_stages()
+        return self
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        self.pos_embed.requires_grad_(False)
+        for module in self._frozen():
+            freeze(module)

@@ -1,0 +1,164 @@
+"""ViT and PiT with parameter-free layers: against the published networks, and what a host expects of a backbone."""
+import copy
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from golden import GoldenRecord, assert_agrees
+from mmrev.converters.pflayer import convert_state_dict
+from mmrev.layers import MultiheadAttention, TokenPooling
+from mmrev.models.backbones import PFViT, PiT
+from mmrev.registry import MODELS
+
+TINY = dict(
+    vit=dict(type='mmrev.PFViT', arch=dict(embed_dims=16, num_layers=4, num_heads=2), img_size=32, patch_size=8,
+             out_indices=(1, 3)),
+    pit=dict(type='mmrev.PiT', img_size=32, arch=dict(
+        embed_dims=(8, 16, 32), num_layers=(2, 2, 2), num_heads=(1, 2, 4), patch_size=8, stride=4)))
+CHANNELS = dict(vit=(16, 16), pit=(8, 16, 32))
+SIZES = dict(vit=[(4, 4), (4, 4)], pit=[(7, 7), (4, 4), (2, 2)])
+PARTS = dict(vit=[{'pos_embed', 'patch_embed'}, {'blocks.0'}], pit=[{'pos_embed', 'patch_embed'}, {'stages.0'}])
+
+
+def build(name, operation='max', **kwargs) -> nn.Module:
+    torch.manual_seed(0)
+    model = MODELS.build({**TINY[name], 'operation': operation, **kwargs})
+    for p in model.parameters():  # nothing at zero: every gradient counts
+        nn.init.normal_(p, std=0.3)
+    return model
+
+
+def image(batch=2, height=32, width=32) -> Tensor:
+    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+class Classifier(nn.Module):
+    """As the published networks end."""
+
+    def __init__(self, backbone: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Module()
+        self.head.fc = nn.Linear(backbone.channels[-1], 1000)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head.fc(self.backbone(x)[-1].mean((2, 3)))
+
+
+@pytest.mark.parametrize('name, kind', [('pf_vit_s_max', PFViT), ('pf_pit_s_max', PiT)])
+def test_golden_record(name, kind):
+    record = GoldenRecord(name)
+    names = dict(zip(record.shapes, convert_state_dict(record.state_dict())))  # by the shapes of the weights
+    assert_agrees(Classifier(kind('s', 'max')), record, lambda values: {names[key]: v for key, v in values.items()})
+
+
+@pytest.mark.parametrize('kind, arch, operation, number', [
+    (PFViT, 's', 'max', 23819368), (PiT, 's', 'max', 25119784), (PFViT, 's', 'attention', 22049896)])
+def test_number_of_parameters(kind, arch, operation, number):
+    """With attention: DeiT-S's 22,050,664 but for the class token and its place."""
+    with torch.device('meta'):
+        assert sum(p.numel() for p in Classifier(kind(arch, operation)).parameters()) == number
+
+
+@pytest.mark.parametrize('kind', [PFViT, PiT])
+@pytest.mark.parametrize('arch', ['ti', 's', 'b'])
+def test_even_blocks_attend_and_odd_ones_pool(kind, arch):
+    with torch.device('meta'):
+        model = kind(arch, 'max')
+    groups = [model.blocks] if kind is PFViT else model.stages
+    for blocks in groups:
+        kinds = [type(block.spatial) for block in blocks]
+        assert kinds == [(MultiheadAttention, TokenPooling)[i % 2] for i in range(len(blocks))]
+
+
+@pytest.mark.parametrize('operation', ['attention', 'max'])
+@pytest.mark.parametrize('name', TINY)
+def test_levels_follow_out_indices(name, operation):
+    model = build(name, operation).eval()
+    assert model.channels == CHANNELS[name]
+    with torch.no_grad():
+        levels = model(image())
+        assert [tuple(x.shape[1:]) for x in levels] == [(c, *size) for c, size in zip(CHANNELS[name], SIZES[name])]
+        last = build(name, operation, out_indices=(-1, )).eval()
+        last.load_state_dict(model.state_dict())
+        assert torch.equal(last(image())[0], levels[-1])
+
+
+def test_s_has_levels_of_27_14_and_7_tokens():
+    with torch.device('meta'):
+        assert [x.shape[1:] for x in PiT('s', 'max')(torch.empty(1, 3, 224, 224))] == [
+            (144, 27, 27), (288, 14, 14), (576, 7, 7)]
+
+
+@pytest.mark.parametrize('name', TINY)
+def test_any_grid_of_tokens_passes(name):
+    levels = build(name).eval()(image(1, 45, 70))
+    assert [tuple(x.shape[2:]) for x in levels] == dict(vit=[(6, 9)] * 2, pit=[(11, 17), (6, 9), (3, 5)])[name]
+
+
+def test_a_pooling_block_sees_its_neighbours_on_a_grid_that_is_not_square():
+    layer = TokenPooling(4)
+    x = torch.randn(2, 3, 5, 4)  # (B, H, W, C)
+    wide = F.gelu(layer.fc1(x)).permute(0, 3, 1, 2)
+    expected = layer.fc2(F.gelu(F.max_pool2d(wide, 3, 1, 1)).permute(0, 2, 3, 1))
+    torch.testing.assert_close(layer(x), expected)
+
+
+@pytest.mark.parametrize('name', TINY)
+def test_weights_of_another_image_size_fit(name):
+    weights, model = build(name).state_dict(), build(name, img_size=48)
+    shape = model.pos_embed.shape
+    model.load_state_dict(weights)
+    assert model.pos_embed.shape == shape
+    small = build(name)
+    small.load_state_dict(weights)
+    torch.testing.assert_close(model.eval()(image(1, 48, 48))[0], small.eval()(image(1, 48, 48))[0])
+
+
+def loss(outputs) -> Tensor:
+    return sum((x * torch.linspace(-1, 1, x.numel()).view_as(x)).sum() for x in outputs)
+
+
+@pytest.mark.parametrize('operation', ['attention', 'max'])
+@pytest.mark.parametrize('name', TINY)
+def test_gradients_reach_every_parameter_and_copies_compute_the_same(name, operation):
+    model = build(name, operation, drop_rate=0.1, attn_drop_rate=0.1, drop_path_rate=0.1)
+    loss(model(image())).backward()
+    for key, p in model.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all(), f'no gradient for {key}'
+    model.eval()
+    with torch.no_grad():
+        expected = model(image())
+        for other in (model, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            assert all(torch.equal(a, b) for a, b in zip(other(image()), expected))
+
+
+@pytest.mark.parametrize('name', TINY)
+@pytest.mark.parametrize('frozen_stages', [-1, 0, 1])
+def test_frozen_stages_get_no_gradient(name, frozen_stages):
+    model = build(name, frozen_stages=frozen_stages, drop_rate=0.5).train()
+    loss(model(image())).backward()
+    frozen = [key for key, p in model.named_parameters() if p.grad is None]
+    expected = set().union(*PARTS[name][:frozen_stages + 1])
+    assert {part for part in expected if any(key.startswith(part) for key in frozen)} == expected
+    assert all(key.startswith(tuple(expected)) for key in frozen)
+    assert model.drop_after_pos.training is (frozen_stages < 0)
+
+
+@pytest.mark.parametrize('name', TINY)
+def test_initialisation(name):
+    model = MODELS.build(TINY[name])
+    model.init_weights()
+    assert 0.01 < model.pos_embed.std() < 0.03 and bool((model.norm.weight == 1).all())
+
+
+@pytest.mark.parametrize('kind, mistake, message', [
+    (PFViT, dict(arch='l'), '`arch` must be one of'), (PFViT, dict(operation='conv'), '`operation` must be one of'),
+    (PFViT, dict(out_indices=(12, )), '`out_indices`'), (PFViT, dict(frozen_stages=13), '`frozen_stages`'),
+    (PiT, dict(arch=dict(embed_dims=8)), 'must have the keys'), (PiT, dict(out_indices=(3, )), '`out_indices`')])
+def test_mistakes_are_named(kind, mistake, message):
+    with torch.device('meta'), pytest.raises(ValueError, match=message):
+        kind(**mistake)
