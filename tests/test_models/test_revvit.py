@@ -1,13 +1,13 @@
 """RevViT against the published implementations, and everything that a host expects of a backbone."""
 import copy
 import pickle
-import re
 
 import pytest
 import torch
 from torch import nn
 
 from golden import GoldenRecord, assert_agrees
+from mmrev.converters.minrev import convert_state_dict
 from mmrev.models.backbones import RevViT
 from mmrev.registry import MODELS
 from mmrev.testing import assert_invertible, assert_same_gradients, bytes_per_sample, set_reversible
@@ -39,24 +39,10 @@ class MinREV(nn.Module):
             norm_cfg=dict(type='LN', eps=1e-5), reversible=reversible)
         for block in self.backbone.layers.couplings:
             block.f.norm.eps = 1e-6
-        self.head = nn.Linear(128, 10)
+        self.head = nn.ModuleDict(dict(fc=nn.Linear(128, 10)))
 
     def forward(self, x):
-        return self.head(self.backbone(x)[0])
-
-
-def from_minrev(published: dict) -> dict:
-    """minREV's names to those of the model above."""
-    names = ((r'layers\.(\d+)\.F\.', r'layers.couplings.\1.f.'), (r'layers\.(\d+)\.G\.', r'layers.couplings.\1.g.'),
-             (r'attn\.in_proj_', 'layer.qkv.'), (r'attn\.out_proj', 'layer.proj'), (r'mlp\.0', 'layer.fc1'),
-             (r'mlp\.2', 'layer.fc2'), ('pos_embeddings', 'pos_embed'), ('patch_embed', 'patch_embed.projection'),
-             (r'^norm', 'pooled_norms.0'))
-    converted = {}
-    for key, value in published.items():
-        for pattern, ours in names:
-            key = re.sub(pattern, ours, key)
-        converted[key if key.startswith('head.') else f'backbone.{key}'] = value
-    return converted
+        return self.head.fc(self.backbone(x)[0])
 
 
 def adapted(model):
@@ -82,7 +68,7 @@ def test_golden_record_of_mmpretrain(reversible):
 
 @pytest.mark.parametrize('reversible', [True, False])
 def test_golden_record_of_minrev(reversible):
-    assert_agrees(MinREV(reversible), GoldenRecord('minrev_vit'), from_minrev)
+    assert_agrees(MinREV(reversible), GoldenRecord('minrev_vit'), convert_state_dict)
 
 
 @pytest.mark.parametrize('arch', NUM_PARAMS)

@@ -1,0 +1,215 @@
+"""Rev-Swin: Swin (Liu et al. 2021, arXiv:2103.14030) with reversible blocks (PaReprop, Zhu and Mangalam 2023,
+arXiv:2306.09342).
+
+A stage is reversible; at its end a perceptron fuses the two streams and patch merging makes the next stage's (section
+3). In backward the steps between stages are computed again as well, so that nothing of them is kept but their input.
+"""
+from typing import Dict, List, Optional, Sequence, Tuple, Union
+
+import torch
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from mmrev.registry import MODELS
+from mmrev.reversible import AdditiveStep, NewStream, ReversibleSequence
+
+from ...layers import MLP, PatchEmbed, PatchMerging, WindowAttention
+from ..layers.two_stream import (Copy, FusedStreams, TwoStreamBlock, check_choice, freeze, level_indices, pre_norm,
+                                 token_norm)
+
+
+class FusedMLP(MLP):
+    """The perceptron that fuses two streams of ``(B, H, W, C)`` into one."""
+
+    def __init__(self, channels: int):
+        super().__init__(2 * channels, 2 * channels, channels)
+
+    def forward(self, *streams: Tensor) -> Tensor:
+        return super().forward(torch.cat(streams, dim=-1))
+
+
+class StageEnd(nn.Module):
+    """The two streams are fused; the next stage's begin as the merged patches of that; a level may leave between.
+
+    Args:
+        channels: Of a stream.
+        sources: The stage's streams.
+        first: Index of the next stream that begins.
+        level_norm: Norm of the level that leaves, or None where none does.
+        norm_eps: Of the norm in patch merging.
+
+    Attributes:
+        streams: The next stage's streams.
+        level: The level's stream, or None.
+    """
+
+    def __init__(self, channels: int, sources: Tuple[int, int], first: int, level_norm: Optional[nn.Module],
+                 norm_eps: float):
+        super().__init__()
+        self.fuse = FusedMLP(channels)
+        self.merge = PatchMerging(channels, norm_eps)
+        self.copy = Copy()
+        self.norm = level_norm
+        self.sources, self.first = sources, first
+        self.level = None if level_norm is None else first + 1
+        after = first if level_norm is None else first + 2
+        self.streams = (after, after + 1)
+
+    def forward(self, *streams: Tensor) -> Tensor:
+        return self.merge(self.fuse(*streams))
+
+    def steps(self) -> List[AdditiveStep]:
+        a, b = self.streams
+        if self.level is None:  # in one step: what is fused is not kept
+            steps = [AdditiveStep(self, a, self.sources, creates=True)]
+        else:
+            steps = [
+                AdditiveStep(self.fuse, self.first, self.sources, creates=True),
+                AdditiveStep(self.norm, self.level, (self.first, ), creates=True),
+                AdditiveStep(self.merge, a, (self.first, ), creates=True)
+            ]
+        return [*steps, AdditiveStep(self.copy, b, (a, ), creates=True)]
+
+
+@MODELS.register_module()
+class RevSwin(BaseModule):
+    """Hierarchical transformer whose training memory does not grow with the depth of its stages.
+
+    Args:
+        arch: A key of :attr:`arch_zoo`, or a dict with ``embed_dims``, and ``depths`` and ``num_heads`` per stage.
+        patch_size: Side of a patch, in pixels.
+        in_channels: Channels of the image.
+        window_size: Side of a window, in tokens.
+        out_indices: Stages after which a normed level leaves, from 0, or from -1, the last, backwards.
+        out_type: ``'featmap'``, maps; or ``'avg_featmap'``, their means.
+        mlp_ratio: Channels in a perceptron over those of a stream.
+        drop_rate: Dropout after the patch embedding and in all blocks.
+        attn_drop_rate: Dropout of the attention weights.
+        drop_path_rate: Stochastic depth of the last block, growing linearly from 0 of the first.
+        qkv_bias: Whether queries, keys and values have a bias.
+        norm_cfg: Norm of the tokens.
+        frozen_stages: The patch embedding, if not negative, and stages 1 ... ``frozen_stages`` get no gradient and stay
+            in eval mode.
+        reversible: False trains under plain autograd, same weights, same results.
+        cache_every: Keep the streams before every ``cache_every``-th block, see
+            :class:`~mmrev.reversible.ReversibleSequence`.
+        init_cfg: Initialisation.
+
+    Shape:
+        Input: ``(B, in_channels, H, W)``; maps of odd sides are padded with zeros.
+        Output: a tuple with a level per index: ``(B, channels[i], H / stride, W / stride)`` or ``(B, channels[i])``;
+        a level has a stream's channels, the last one those of both.
+
+    Raises:
+        ValueError: For an unknown ``arch`` or choice, or indices out of range.
+    """
+
+    arch_zoo: Dict[str, dict] = {
+        **dict.fromkeys(['t', 'tiny'], dict(embed_dims=96, depths=(2, 2, 6, 2), num_heads=(3, 6, 12, 24))),
+        **dict.fromkeys(['s', 'small'], dict(embed_dims=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24))),
+        **dict.fromkeys(['b', 'base'], dict(embed_dims=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32))),
+    }
+    out_types = ('featmap', 'avg_featmap')
+
+    def __init__(self,
+                 arch: Union[str, dict] = 'tiny',
+                 patch_size: int = 4,
+                 in_channels: int = 3,
+                 window_size: int = 7,
+                 out_indices: Union[int, Sequence[int]] = -1,
+                 out_type: str = 'featmap',
+                 mlp_ratio: float = 4.,
+                 drop_rate: float = 0.,
+                 attn_drop_rate: float = 0.,
+                 drop_path_rate: float = 0.1,
+                 qkv_bias: bool = True,
+                 norm_cfg: Optional[dict] = None,
+                 frozen_stages: int = -1,
+                 reversible: bool = True,
+                 cache_every: Optional[int] = None,
+                 init_cfg: Union[dict, List[dict], None] = None):
+        super().__init__(init_cfg or [
+            dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.)])
+        arch = self._resolve_arch(arch)
+        check_choice('out_type', out_type, self.out_types)
+        self.depths = tuple(arch['depths'])
+        self.out_indices = level_indices(out_indices, len(self.depths))
+        self.out_type = out_type
+        if not -1 <= frozen_stages <= len(self.depths):
+            raise ValueError(f'`frozen_stages` must lie in [-1, {len(self.depths)}], got {frozen_stages}')
+        self.frozen_stages = frozen_stages
+        self._norm_cfg = norm_cfg or dict(type='LN', eps=1e-5)
+        self._mlp_ratio, self._drop_rate = mlp_ratio, drop_rate
+        self._attention = dict(window_size=window_size, qkv_bias=qkv_bias, attn_drop_rate=attn_drop_rate,
+                               drop_rate=drop_rate)
+        dims, eps = arch['embed_dims'], self._norm_cfg.get('eps', 1e-5)
+        self.patch_embed = PatchEmbed(in_channels, dims, patch_size, norm_eps=eps)
+        self.drop_after_pos = nn.Dropout(drop_rate) if drop_rate else nn.Identity()
+
+        depth = sum(self.depths)
+        rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
+        blocks, streams, self._levels, self.channels = [], (0, 1), [], ()
+        for stage, num_heads in enumerate(arch['num_heads']):
+            channels = dims * 2**stage
+            blocks += [self._block(channels, num_heads, i, rates[len(blocks) + i], streams)
+                       for i in range(self.depths[stage])]
+            streams = self._end_stage(blocks[-1], stage, channels, streams, eps)
+        self.blocks = ReversibleSequence(blocks, reversible, cache_every)
+        self._freeze_stages()
+
+    @classmethod
+    def _resolve_arch(cls, arch: Union[str, dict]) -> dict:
+        if isinstance(arch, str):
+            arch = cls.arch_zoo.get(arch.lower(), arch)
+        if not isinstance(arch, dict):
+            raise ValueError(f'`arch` must be one of {list(cls.arch_zoo)} or a dict, got {arch!r}')
+        if set(arch) != set(cls.arch_zoo['tiny']):
+            raise ValueError(f'a dict `arch` must have the keys {sorted(cls.arch_zoo["tiny"])}, got {sorted(arch)}')
+        if len(arch['depths']) != len(arch['num_heads']) or not arch['depths'] or min(arch['depths']) < 1:
+            raise ValueError(f'`depths` and `num_heads` must have a positive number per stage, got {arch["depths"]} '
+                             f'and {arch["num_heads"]}')
+        return arch
+
+    def _block(self, channels: int, num_heads: int, i: int, drop_path_rate: float, streams) -> TwoStreamBlock:
+        """Block ``i`` of a stage; every second one shifts its windows by half."""
+        shift = self._attention['window_size'] // 2 if i % 2 else 0
+        f = WindowAttention(channels, num_heads, shift=shift, **self._attention)
+        g = MLP(channels, int(channels * self._mlp_ratio), drop_rate=self._drop_rate)
+        return TwoStreamBlock(*(pre_norm(self._norm_cfg, channels, layer, drop_path_rate) for layer in (f, g)), streams)
+
+    def _end_stage(self, block: TwoStreamBlock, stage: int, channels: int, streams, eps: float) -> Tuple[int, int]:
+        """Add to a stage's last block what comes after it; returns the next stage's streams."""
+        first = streams[1] + 1
+        leaves, last = stage in self.out_indices, stage == len(self.depths) - 1
+        if last:
+            if leaves:
+                norm = token_norm(self._norm_cfg, 2 * channels)
+                block.after['level'] = NewStream(FusedStreams(norm), first, streams)
+            level = first
+        else:
+            norm = token_norm(self._norm_cfg, channels) if leaves else None
+            block.after['end'] = end = StageEnd(channels, streams, first, norm, eps)
+            level, streams = end.level, end.streams
+        if leaves:
+            self._levels.append(level)
+            self.channels += (2 * channels if last else channels, )
+        return streams
+
+    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
+        x = self.drop_after_pos(self.patch_embed(x))  # (B, H, W, C)
+        streams = self.blocks(x, x)
+        levels = [streams[i] for i in self._levels]
+        if self.out_type == 'avg_featmap':
+            return tuple(x.mean(dim=(1, 2)) for x in levels)
+        return tuple(x.permute(0, 3, 1, 2).contiguous() for x in levels)  # (B, C, H, W)
+
+    def train(self, mode: bool = True) -> 'RevSwin':
+        super().train(mode)
+        self._freeze_stages()
+        return self
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages >= 0:
+            for module in (self.patch_embed, self.drop_after_pos,
+                           *self.blocks.couplings[:sum(self.depths[:self.frozen_stages])]):
+                freeze(module)
