@@ -1,5 +1,6 @@
 """Necks that the hosts lack, or that keep less for the backward than theirs."""
 from .hrfpn import HRFPN
 from .revbifpn_neck import RevBiFPNNeck
+from .simple_feature_pyramid import SimpleFeaturePyramid
 
-__all__ = ['HRFPN', 'RevBiFPNNeck']
+__all__ = ['HRFPN', 'RevBiFPNNeck', 'SimpleFeaturePyramid']
