@@ -19,8 +19,23 @@ from mmengine.logging import HistoryBuffer
 
 from mmrev._after_import import after_import
 
+# By the folder of the configs, for weights that a browser alone can fetch.
+_CONVERTERS = dict(inplace_abn='tools/model_converters/inplace_abn_to_mmrev.py',
+                   parameter_free='tools/model_converters/pflayer_to_mmrev.py')
 _PUBLISHED_FORM = r'(?!\S*://).*(?:\.pth\.tar|revbifpn[^/]*)$'  # of a local path; what the file holds decides
 _STATISTICS = ('min', 'max', 'current', 'mean')  # the methods that a HistoryBuffer saves along with itself
+
+
+def mismatch(model: Any, checkpoint: Dict[str, Any]) -> str:
+    """The first parameter of a model that a checkpoint does not hold in its shape, in words; empty if it holds all."""
+    state = checkpoint.get('state_dict', checkpoint)
+    weights = {key.removeprefix('module.'): value for key, value in state.items() if isinstance(key, str)}
+    for name, parameter in model.named_parameters():
+        name = name.removeprefix('module.')  # of a model with augmentation around it
+        if name not in weights or weights[name].shape != parameter.shape:
+            found = f'of shape {tuple(weights[name].shape)}' if name in weights else 'missing'
+            return f'`{name}` is {found} there, and of shape {tuple(parameter.shape)} in this config'
+    return ''
 
 
 def _history_method(owner: Any, name: str) -> Callable:
@@ -93,7 +108,7 @@ def load_from_mmrev(filename: str, map_location: Any = None) -> Dict[str, Any]:
     if model.page is not None:
         raise published.CheckpointError(
             f'the weights of `{model.name}` can be fetched by a browser alone, from {model.page}',
-            'Do so, convert them by tools/model_converters/inplace_abn_to_mmrev.py, and give the path of the result')
+            f'Do so, convert them by {_CONVERTERS[model.config.split("/")[-2]]}, and give the path of the result')
     if model.url is None:
         raise published.CheckpointError(
             f'no weights are published for `{model.name}`', 'Give the path of a checkpoint of yours instead; `mmrev '

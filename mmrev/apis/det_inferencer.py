@@ -4,6 +4,7 @@ from typing import Any, Optional, Tuple
 from mmdet.apis import DetInferencer as MMDetInferencer
 from mmengine.config import Config
 
+from mmrev.checkpoints import mismatch
 from mmrev.converters import published
 
 from .model_hub import CLASSIFICATION
@@ -16,7 +17,7 @@ class DetInferencer(MMDetInferencer):
     and none are published, it refuses; mmdet's own goes on with random ones.
 
     Raises:
-        ValueError: If nobody knows the name, or there are no weights.
+        ValueError: If nobody knows the name, there are no weights, or they are of another model.
     """
 
     def _load_model_from_metafile(self, model: str) -> Tuple[Config, Optional[str]]:
@@ -41,3 +42,10 @@ class DetInferencer(MMDetInferencer):
             raise ValueError('a config alone has no weights: give weights=CHECKPOINT, which training with this config '
                              'writes into its work dir')
         return super()._init_model(cfg, weights, device)
+
+    def _load_weights_to_model(self, model: Any, checkpoint: Optional[dict], cfg: Any) -> None:
+        """See `mmengine.infer.BaseInferencer`."""
+        other = checkpoint is not None and mismatch(model, checkpoint)
+        if other:
+            raise ValueError(f'the weights are of another model: {other}; give those that were trained with it')
+        super()._load_weights_to_model(model, checkpoint, cfg)

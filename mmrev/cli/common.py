@@ -8,7 +8,6 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, NoReturn, Sequence
 
-from mmrev.apis.distributed import adopt_launcher
 from mmrev.cli.errors import UserError, closest, users_input, walk
 
 if TYPE_CHECKING:
@@ -61,11 +60,19 @@ def join_launcher(args: argparse.Namespace) -> None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     with users_input(f'--launcher {args.launcher}', 'Use tools/dist_train.sh or tools/dist_test.sh, or torchrun, srun, '
                      'mpirun'):
-        rank = adopt_launcher(args.launcher)
+        rank = _adopt_launcher(args.launcher)
     if rank > 0:
         sys.stdout.flush()
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the descriptor: C++ libraries print as well
         warnings.simplefilter('ignore')
+
+
+def _adopt_launcher(launcher: str) -> int:
+    try:
+        from mmrev.apis.distributed import adopt_launcher
+    except ImportError as error:
+        raise UserError(f'mmengine cannot be imported: {error}', '`mmrev doctor` says how to mend it') from error
+    return adopt_launcher(launcher)
 
 
 def load_config(args: argparse.Namespace) -> 'Config':

@@ -19,7 +19,8 @@ from mmengine.registry import (DATA_SAMPLERS, DATASETS, EVALUATOR, HOOKS, LOG_PR
 from mmengine.runner import Runner
 from torch import nn
 
-from mmrev.checkpoints import allow_mmengine_checkpoints, has_published_form, load_from_published_file
+from mmrev.checkpoints import (allow_mmengine_checkpoints, has_published_form, load_from_published_file,
+                               mismatch)
 from mmrev.cli.arguments import check_keys, check_values, registry_class
 from mmrev.cli.classes import check_classes
 from mmrev.cli.errors import UserError, building, closest, start_up, unknown_type, walk
@@ -142,14 +143,14 @@ def check_pretrained(cfg: Config) -> None:
                 raise UserError(f'{error.problem} ({path}.checkpoint)', error.remedy) from error
 
 
-def check_weights(model: nn.Module, checkpoint: Dict[str, Any], file: str, resume: bool = False) -> None:
+def check_weights(model: nn.Module, checkpoint: Dict[str, Any], file: str, remedy: str = '') -> None:
     """Check that a checkpoint is of this model; mmengine itself would go on with random weights.
 
     Args:
         model: The model.
         checkpoint: What `read_checkpoint` gave.
         file: Where that is from.
-        resume: Ask for all of its parameters, rather than for a single one.
+        remedy: Where all of its parameters are needed, rather than a single one: what to do if one is not there.
 
     Raises:
         UserError: If it is not.
@@ -160,12 +161,9 @@ def check_weights(model: nn.Module, checkpoint: Dict[str, Any], file: str, resum
     if not weights.keys() & known:
         raise UserError(f'checkpoint `{file}` holds no weight of this config\'s {type(model).__name__}',
                         'Give the config that it was trained with')
-    for name, parameter in model.named_parameters() if resume else ():
-        if name not in weights or weights[name].shape != parameter.shape:
-            found = f'of shape {tuple(weights[name].shape)}' if name in weights else 'missing'
-            raise UserError(f'checkpoint `{file}` is of another model: `{name}` is {found} there, and of shape '
-                            f'{tuple(parameter.shape)} in this config', 'Resume with the config that it was trained '
-                            f'with; to start from its weights: --cfg-options load_from={file}')
+    other = remedy and mismatch(model, checkpoint)
+    if other:
+        raise UserError(f'checkpoint `{file}` is of another model: {other}', remedy)
 
 
 # Where a config names classes besides the model, and the registry that they come from. `*` is any key or list index.

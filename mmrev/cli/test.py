@@ -60,7 +60,7 @@ def test(args: argparse.Namespace) -> None:
         augment(cfg)
     model = check_config(cfg, TEST_KEYS)
     if checkpoint is not None:
-        check_weights(model, checkpoint, args.checkpoint)
+        check_weights(model, checkpoint, args.checkpoint, 'Give the config that it was trained with')
     progress = ProgressHook()
     with start_up(f'Mend {args.config}, or override it with --cfg-options KEY=VALUE', over=lambda: progress.started):
         prepare_cpu_processes(cfg)

@@ -53,7 +53,9 @@ def train(args: argparse.Namespace, prog: str) -> None:
     start = check_start(cfg)
     model = check_config(cfg, TRAIN_KEYS)
     if start is not None:
-        check_weights(model, *start, resume=bool(cfg.get('resume')))
+        other = f'Resume with the config that it was trained with; to start from its weights: --cfg-options ' \
+                f'load_from={start[1]}'
+        check_weights(model, *start, other if cfg.get('resume') else '')
     progress = ProgressHook()
     try:
         with start_up(f'Mend {args.config}, or override it with --cfg-options KEY=VALUE',

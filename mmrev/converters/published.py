@@ -16,7 +16,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
-from .revbifpn import convert_state_dict, is_published_name
+from .revbifpn import check_complete, convert_state_dict, is_published_name
 
 INDEX = Path(__file__).parents[1] / '.mim' / 'model-index.yml'
 CONVERTER = 'tools/model_converters/revbifpn_to_mmrev.py'
@@ -210,7 +210,9 @@ def convert(content: Any, file: str) -> Dict[str, Any]:
     if strange is not None:
         raise CheckpointError(f'{foreign}: `{strange}` is a {type(weights[strange]).__name__}, not a tensor', remedy)
     try:
-        return dict(state_dict=convert_state_dict(weights), meta=dict(converted_from=os.path.basename(file)))
+        converted = convert_state_dict(weights)
+        check_complete(converted)
+        return dict(state_dict=converted, meta=dict(converted_from=os.path.basename(file)))
     except KeyError as error:
         raise CheckpointError(f'{foreign}: {error.args[0]}', remedy) from error
 

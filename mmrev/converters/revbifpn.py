@@ -22,12 +22,35 @@ def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
         The same tensors as ``backbone.*``, ``neck.*``, ``head.*``.
 
     Raises:
-        KeyError: For a key that is not of a RevBiFPN.
+        KeyError: For a key that is not of a RevBiFPN, or where a layer is missing.
     """
     places = _stage_of_each_layer(state_dict)
     silo_levels = _silo_levels(state_dict)
     num_fusions = len({match.group(1) for match in map(_HEAD.fullmatch, state_dict) if match})
     return {_convert_key(key, places, silo_levels, num_fusions): value for key, value in state_dict.items()}
+
+
+def check_complete(weights: Dict[str, Tensor]) -> None:
+    """Check that every convolution of a block has its norm, every block its convolutions, and that they fit.
+
+    Args:
+        weights: What `convert_state_dict` gave.
+
+    Raises:
+        KeyError: If not.
+    """
+    convs = {key.removesuffix('.conv.weight'): value for key, value in weights.items() if key.endswith('.conv.weight')}
+    for name, conv in convs.items():
+        for part in ('weight', 'bias', 'running_mean', 'running_var'):
+            norm = weights.get(f'{name}.bn.{part}')
+            if norm is None or len(norm) != len(conv):
+                raise KeyError(f'`{name}.bn.{part}` is {"missing" if norm is None else "not of its convolution"}')
+    for block in {name.rpartition('.')[0] for name in convs if name.endswith(('_conv.conv', '_conv'))}:
+        expand, depthwise, project = (convs.get(f'{block}.{part}_conv') for part in ('expand', 'depthwise', 'project'))
+        if depthwise is None or project is None:
+            raise KeyError(f'`{block}` lacks a convolution')
+        if len(depthwise) != project.shape[1] or (expand is not None and len(expand) != len(depthwise)):
+            raise KeyError(f'the convolutions of `{block}` do not fit each other')
 
 
 def is_published_name(key: str) -> bool:
@@ -67,6 +90,9 @@ def _stage_of_each_layer(state_dict) -> Dict[int, Tuple[int, int]]:
     """``{layer: (stage, row of blocks)}``; a silo ends a stage."""
     silos = set(_silo_levels(state_dict))
     layers: List[int] = sorted({int(m.group(1)) for m in map(_BLOCK.fullmatch, state_dict) if m} | silos)
+    missing = next((i for i in range(1, max(layers, default=1)) if i not in layers), None)  # 0 holds no weights
+    if missing is not None:
+        raise KeyError(f'layer {missing} of `rev_stack` is missing, the last is {layers[-1]}')
     places, stage, row = {}, 0, 0
     for layer in layers:
         places[layer] = (stage, row)

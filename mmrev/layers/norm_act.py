@@ -54,11 +54,23 @@ def norm_act(x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
 def _is_known(x: Tensor, norm: nn.Module, act: nn.Module) -> bool:
     if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) or type(act) not in _ACTIVATIONS:
         return False
-    if torch.jit.is_tracing() or torch.compiler.is_compiling():
-        return False  # a compiler chooses by itself what to keep
-    hooked = any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
-                 or 'forward' in m.__dict__ for m in (norm, act))  # somebody wants to see what is between the two
-    return not hooked and x.ndim > 1 and x.numel() > x.shape[1] == norm.num_features
+    if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        return False  # a compiler chooses by itself what to keep; a transform wants differentiable operators
+    statistics = next((t.dtype for t in (norm.weight, norm.running_mean) if t is not None), x.dtype)
+    if statistics not in (torch.float32, torch.float64):
+        return False  # a variance may leave the range of half precision, its inverse root not
+    if _is_watched(norm) or _is_watched(act):
+        return False
+    norm._check_input_dim(x)
+    return x.numel() > x.shape[1] == norm.num_features
+
+
+def _is_watched(m: nn.Module) -> bool:
+    """Whether somebody wants to see its input or output, or to compute something else in its place."""
+    everywhere = torch.nn.modules.module
+    return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
+                or 'forward' in m.__dict__ or everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks
+                or everywhere._global_backward_hooks or everywhere._global_backward_pre_hooks)
 
 
 def _batch_or_running(norm: nn.Module) -> Tuple[bool, float, Optional[Tensor], Optional[Tensor]]:

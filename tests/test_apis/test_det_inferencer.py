@@ -64,3 +64,9 @@ def test_a_name_with_weights_of_ones_own_detects(tmp_path):
     assert all(torch.equal(value, loaded[key]) for key, value in detector.state_dict().items())
     result, = inferencer(np.zeros((64, 64, 3), np.uint8))['predictions']
     assert set(result) == {'labels', 'scores', 'bboxes'}
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    torch.save({'state_dict': {'conv1.weight': torch.zeros(1)}}, tmp_path / 'resnet.pth')
+    with pytest.raises(ValueError, match='of another model: `backbone.*is missing there'):
+        DetInferencer('faster_rcnn_revbifpn_s0', str(tmp_path / 'resnet.pth'), device='cpu')

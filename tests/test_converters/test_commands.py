@@ -24,7 +24,7 @@ def test_they_take_a_local_file_as_it_was_trained(content, weights, converted, s
     assert same_tensors(checkpoint['state_dict'], converted)
     cfg = Config.fromfile(CONFIG)
     cfg.model.data_preprocessor = cfg.data_preprocessor
-    check_weights(MODELS.build(cfg.model), checkpoint, str(file), resume=True)  # all of them
+    check_weights(MODELS.build(cfg.model), checkpoint, str(file), 'all of them')
 
 
 def test_they_name_a_file_that_is_not_the_published_one(weights, tmp_path):

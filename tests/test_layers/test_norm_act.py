@@ -89,7 +89,7 @@ def test_without_gradient_leaves_the_input_alone():
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize('what', ['another norm', 'another activation', 'hook', 'compiler'])
+@pytest.mark.parametrize('what', ['another norm', 'another activation', 'hook', 'global hook', 'compiler', 'half'])
 def test_evaluates_what_it_does_not_know_as_it_stands(what, monkeypatch):
     norm, act, x, seen = nn.BatchNorm2d(4), nn.Hardswish(), torch.randn(2, 4, 3, 3), []
     if what == 'another norm':
@@ -98,10 +98,36 @@ def test_evaluates_what_it_does_not_know_as_it_stands(what, monkeypatch):
         act = nn.Softplus()
     elif what == 'hook':
         norm.register_forward_hook(lambda *_: seen.append(_))
+    elif what == 'half':
+        norm, x = norm.half(), x.half()
     monkeypatch.setattr(_NormAct, 'apply', None)  # must not be reached
     function = torch.compile(norm_act, backend='eager') if what == 'compiler' else norm_act
+    if what == 'global hook':
+        with_hook = torch.nn.modules.module.register_module_forward_hook(lambda *_: seen.append(_))
+        try:
+            function(x, norm, act)
+        finally:
+            with_hook.remove()
+        assert len(seen) == 2
+        return
     torch.testing.assert_close(function(x, norm, act), act(norm(x)))
     assert len(seen) == (2 if what == 'hook' else 0)
+
+
+def test_transforms_of_functions():
+    norm, act = nn.BatchNorm2d(4).eval(), nn.Hardswish()
+    x = torch.randn(3, 2, 4, 5, 5)
+    torch.testing.assert_close(torch.func.vmap(lambda a: norm_act(a, norm, act))(x),
+                               torch.stack([act(norm(a)) for a in x]))
+
+
+def test_a_variance_beyond_half_precision():
+    torch.manual_seed(0)
+    x, dz = 300 * torch.randn(8, 4, 9, 9), torch.randn(8, 4, 9, 9)
+    expected = results(lambda x, norm: nn.Hardswish()(norm(x)), nn.BatchNorm2d(4).half(), x.half(), dz.half())
+    ours = results(lambda x, norm: norm_act(x, norm, nn.Hardswish()), nn.BatchNorm2d(4).half(), x.half(), dz.half())
+    for name in expected:
+        torch.testing.assert_close(ours[name], expected[name])
 
 
 def test_half_precision_input_with_float32_parameters():
@@ -117,3 +143,8 @@ def test_half_precision_input_with_float32_parameters():
 def test_one_value_per_channel_is_an_error():
     with pytest.raises(ValueError, match='more than 1 value per channel'):
         norm_act(torch.randn(1, 4, 1, 1), nn.BatchNorm2d(4), nn.Hardswish())
+
+
+def test_another_number_of_dimensions_is_an_error():
+    with pytest.raises(ValueError, match='expected 4D input'):
+        norm_act(torch.randn(2, 4, 6, requires_grad=True), nn.BatchNorm2d(4), nn.Hardswish())

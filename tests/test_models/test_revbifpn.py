@@ -1,12 +1,13 @@
 """RevBiFPN against the published implementation, and everything that a host expects of a backbone."""
 import copy
+import re
 
 import pytest
 import torch
 from torch import nn
 
 from golden import GoldenRecord, assert_agrees
-from mmrev.converters.revbifpn import convert_state_dict
+from mmrev.converters.revbifpn import check_complete, convert_state_dict
 from mmrev.models.backbones import RevBiFPN
 from mmrev.registry import MODELS
 from mmrev.testing import assert_invertible, assert_same_gradients, bytes_per_sample, set_reversible
@@ -38,6 +39,18 @@ def test_golden_record(arch, reversible):
 def test_converter_refuses_a_foreign_key():
     with pytest.raises(KeyError, match='rev_stack.1.foo'):
         convert_state_dict({'rev_stack.1.foo': torch.zeros(1)})
+
+
+@pytest.mark.parametrize(('lost', 'message'), [
+    (r'rev_stack\.3\.', 'layer 3 of `rev_stack` is missing'),
+    (r'.*rev_transform_0\.f.*dw_conv\.', 'lacks a convolution'),
+    (r'.*rev_transform_0\.f.*running_var', 'running_var` is missing'),
+])
+def test_converter_refuses_gaps(lost, message):
+    shapes = GoldenRecord('revbifpn_s0_backbone').shapes
+    weights = {key: torch.empty(shape, device='meta') for key, shape in shapes.items()}
+    with pytest.raises(KeyError, match=message):
+        check_complete(convert_state_dict({k: value for k, value in weights.items() if not re.match(lost, k)}))
 
 
 @pytest.mark.parametrize('arch', NUM_PARAMS)
@@ -155,6 +168,13 @@ def test_other_norms_and_activations():
     assert not {nn.ReLU} & {type(m) for m in tiny(act_cfg=None).modules()}
 
 
+@pytest.mark.parametrize('norm_cfg', [dict(type='IN'), dict(type='BN', affine=False)])
+def test_norms_without_weights(norm_cfg):
+    model = tiny(norm_cfg=norm_cfg)
+    model.init_weights()
+    assert_same_gradients(model.double(), image(dtype=torch.float64))
+
+
 def test_bf16_autocast_trains():
     model = tiny()
     with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -186,6 +206,10 @@ def test_stem_keeps_every_pixel():
     (dict(arch=None), '`arch` must be one of'),
     (dict(arch=dict(channels=(16, 8, 8, 8, 8), num_extra_stages=0)), '`kernel_sizes` must have an entry for each'),
     (dict(arch=dict(TINY, num_extra_stages=-1)), '`num_extra_stages` must not be negative'),
+    (dict(arch=dict(TINY, channels=(48, ))), 'at least two levels'),
+    (dict(arch=dict(TINY, channels=48)), 'at least two levels'),
+    (dict(arch=dict(TINY, num_blocks=-3)), '`num_blocks` must not be negative'),
+    (dict(arch=dict(TINY, kernel_sizes=(3, 4, 5, 5))), 'must be odd, got 4'),
     (dict(arch='s0', frozen_stages=6), r'`frozen_stages` must lie in \[-1, 5\], got 6'),
 ])
 def test_bad_arguments_are_named(kwargs, message):

@@ -13,6 +13,7 @@ import cv2
 import mmengine
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from pycocotools import mask as coco_mask
@@ -94,8 +95,11 @@ def draw_sheet(samples: List[dict], coco: COCO, out: str, score_thr: float = 0.5
         axis.set_axis_off()
     for index, (sample, picture) in enumerate(zip(samples, pictures)):
         truth, found = axes[index // columns, 2 * (index % columns):][:2]
-        draw_panel(truth, picture, ground_truth(sample, coco), 'ground truth')
-        draw_panel(found, picture, detections(sample, coco, score_thr), 'prediction')
+        objects = ground_truth(sample, coco), detections(sample, coco, score_thr)
+        # Of a single class there may be many, and labels say nothing.
+        masks_alone = len(coco.cats) == 1 and all(mask is not None for half in objects for *_, mask in half)
+        draw_panel(truth, picture, objects[0], 'ground truth', masks_alone)
+        draw_panel(found, picture, objects[1], 'prediction', masks_alone)
     figure.savefig(out, dpi=110)
 
 
@@ -128,12 +132,24 @@ def detections(sample: dict, coco: COCO, score_thr: float) -> List[Drawn]:
     return objects[::-1]  # the surest is drawn last, over the others
 
 
-def draw_panel(axis: Axes, picture: np.ndarray, objects: List[Drawn], title: str) -> None:
-    """Draw an image with its objects: a frame and a label each, and the mask where there is one."""
+def draw_panel(axis: Axes, picture: np.ndarray, objects: List[Drawn], title: str, masks_alone: bool = False) -> None:
+    """Draw an image with its objects: a frame and a label each, and the mask where there is one.
+
+    Args:
+        axis: Where to.
+        picture: ``(H, W, 3)``, blue first.
+        objects: What is drawn.
+        title: Above the image.
+        masks_alone: Whether the masks are filled, each in another colour, instead of all that.
+    """
     height, width = picture.shape[:2]
     axis.imshow(picture[..., ::-1], interpolation='nearest', extent=(0, width, height, 0))
     axis.set_title(title, fontsize=8, pad=2)
-    for (left, top, w, h), index, label, mask in objects:
+    for number, ((left, top, w, h), index, label, mask) in enumerate(objects):
+        if masks_alone:
+            colour = to_rgba(f'C{number % 10}', 0.65)
+            axis.imshow(mask[..., None] * np.array(colour), interpolation='nearest', extent=(0, width, height, 0))
+            continue
         colour = f'C{index % 10}'
         axis.add_patch(Rectangle((left, top), w, h, fill=False, edgecolor=colour, linewidth=1.6))
         if mask is not None and mask.any():

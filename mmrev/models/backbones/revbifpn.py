@@ -193,11 +193,18 @@ class RevBiFPN(BaseModule):
             raise ValueError(f'a dict `arch` must have the keys {sorted(required)} and may have '
                              f'{sorted(cls.arch_defaults)}, got {sorted(arch)}')
         channels = arch['channels']
+        if not isinstance(channels, Sequence) or len(channels) < 2:
+            raise ValueError(f'`channels` must be a list of the channels of at least two levels, got {channels!r}')
         if channels[0] % cls.stem_stride**2 or any(c % 2 for c in channels):
             raise ValueError(f'`channels` must be even and begin with a multiple of 16, got {tuple(channels)}')
         if arch['num_extra_stages'] < 0:
             raise ValueError(f'`num_extra_stages` must not be negative, got {arch["num_extra_stages"]}')
         arch = {**cls.arch_defaults, **arch}
+        if arch['num_blocks'] < 0:
+            raise ValueError(f'`num_blocks` must not be negative, got {arch["num_blocks"]}')
+        even = [k for key in ('kernel_sizes', 'up_kernel_sizes') for k in arch[key] if k % 2 == 0]
+        if even:
+            raise ValueError(f'`kernel_sizes` and `up_kernel_sizes` must be odd, got {even[0]}')
         for key in ('kernel_sizes', 'up_kernel_sizes', 'expand_ratios', 'se_ratios'):
             if len(arch[key]) < len(channels):
                 raise ValueError(f'`{key}` must have an entry for each of the {len(channels)} levels, got {arch[key]}')
@@ -224,7 +231,8 @@ class RevBiFPN(BaseModule):
         first = {id(f) for stage in self.stages.couplings for f in stage.begins()}
         for block in self.modules():
             if isinstance(block, MBConv) and id(block) not in first:
-                nn.init.zeros_(block.project_conv.norm.weight)
+                if getattr(block.project_conv.norm, 'weight', None) is not None:  # a norm may have none
+                    nn.init.zeros_(block.project_conv.norm.weight)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         levels = self.stages(self._stem(x))

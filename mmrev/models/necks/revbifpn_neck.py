@@ -44,7 +44,8 @@ class RevBiFPNNeck(BaseModule):
                  reversible: bool = True,
                  init_cfg: Union[dict, List[dict], None] = None):
         super().__init__(init_cfg or list(MBConv.default_init_cfg))
-        if len(in_channels) != len(out_channels) or len(expand_ratios) < len(in_channels) > len(se_ratios):
+        fewest = min(len(out_channels), len(expand_ratios), len(se_ratios))
+        if len(in_channels) != len(out_channels) or fewest < len(in_channels):
             raise ValueError('`in_channels`, `out_channels`, `expand_ratios` and `se_ratios` must have an entry for '
                              f'each level, got {in_channels}, {out_channels}, {expand_ratios} and {se_ratios}')
         cfgs = MBConv.default_cfgs(norm_cfg, act_cfg)
