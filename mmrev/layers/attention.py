@@ -86,6 +86,7 @@ class WindowAttention(MultiheadAttention):
     Args:
         window_size: Side of a window, in tokens.
         shift: By how many tokens the windows are shifted down and right, cyclically.
+        shift_back: Whether what was attended returns to its place. minREV's code leaves it shifted.
         embed_dims, num_heads, qkv_bias, attn_drop_rate, drop_rate: See :class:`MultiheadAttention`.
 
     Shape:
@@ -95,12 +96,14 @@ class WindowAttention(MultiheadAttention):
         ValueError: If ``shift`` does not lie in ``[0, window_size)``.
     """
 
-    def __init__(self, embed_dims: int, num_heads: int, window_size: int, shift: int = 0, **kwargs):
+    def __init__(self, embed_dims: int, num_heads: int, window_size: int, shift: int = 0, shift_back: bool = True,
+                 **kwargs):
         super().__init__(embed_dims, num_heads, **kwargs)
         if not 0 <= shift < window_size:
             raise ValueError(f'`shift` must lie in [0, {window_size}), got {shift}')
         self.window_size = window_size
         self.shift = shift
+        self.shift_back = shift_back
         self.relative_position_bias_table = nn.Parameter(torch.zeros((2 * window_size - 1)**2, num_heads))
         nn.init.trunc_normal_(self.relative_position_bias_table, std=0.02)
 
@@ -121,7 +124,7 @@ class WindowAttention(MultiheadAttention):
         y = self.attend(q, k, v, bias[None])
         y = merge_heads(y.reshape(-1, self.num_heads, *y.shape[2:]))  # (B * windows, N, C)
         y = from_windows(self.proj(y).view(b, -1, *y.shape[1:]), size, padded_h, padded_w)
-        if self.shift:
+        if self.shift and self.shift_back:
             y = y.roll((self.shift, self.shift), (1, 2))
         return self.drop(y[:, :h, :w])
 

@@ -70,6 +70,14 @@ def converter(record):
 
 
 @pytest.mark.parametrize('reversible', [True, False])
+def test_golden_record_of_swin(reversible):
+    backbone = RevSwin(dict(embed_dims=48, depths=(2, 2), num_heads=(2, 4)), window_size=4, out_type='avg_featmap',
+                       drop_path_rate=0., shift_back=False, reversible=reversible)
+    record = GoldenRecord('minrev_swin')
+    assert_agrees(Classifier(backbone), record, converter(record))
+
+
+@pytest.mark.parametrize('reversible', [True, False])
 def test_golden_record_of_mvit(reversible):
     arch = dict(embed_dims=32, num_layers=4, num_heads=1, downscale_indices=(1, 3))
     backbone = RevMViT(arch, img_size=32, patch_kernel=3, patch_stride=2, stride_kv=2, window_size=16,

@@ -3,6 +3,9 @@ arXiv:2306.09342).
 
 A stage is reversible; at its end a perceptron fuses the two streams and patch merging makes the next stage's (section
 3). In backward the steps between stages are computed again as well, so that nothing of them is kept but their input.
+
+Deviation from the published code (minREV): what was attended in shifted windows returns to its place, as in Swin; there
+it stays shifted. ``shift_back=False`` does the same, for weights that were trained so.
 """
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
@@ -80,6 +83,7 @@ class RevSwin(BaseModule):
         patch_size: Side of a patch, in pixels.
         in_channels: Channels of the image.
         window_size: Side of a window, in tokens.
+        shift_back: False leaves what was attended in shifted windows shifted, as minREV does.
         out_indices: Stages after which a normed level leaves, from 0, or from -1, the last, backwards.
         out_type: ``'featmap'``, maps; or ``'avg_featmap'``, their means.
         mlp_ratio: Channels in a perceptron over those of a stream.
@@ -116,6 +120,7 @@ class RevSwin(BaseModule):
                  patch_size: int = 4,
                  in_channels: int = 3,
                  window_size: int = 7,
+                 shift_back: bool = True,
                  out_indices: Union[int, Sequence[int]] = -1,
                  out_type: str = 'featmap',
                  mlp_ratio: float = 4.,
@@ -140,8 +145,8 @@ class RevSwin(BaseModule):
         self.frozen_stages = frozen_stages
         self._norm_cfg = norm_cfg or dict(type='LN', eps=1e-5)
         self._mlp_ratio, self._drop_rate = mlp_ratio, drop_rate
-        self._attention = dict(window_size=window_size, qkv_bias=qkv_bias, attn_drop_rate=attn_drop_rate,
-                               drop_rate=drop_rate)
+        self._attention = dict(window_size=window_size, shift_back=shift_back, qkv_bias=qkv_bias,
+                               attn_drop_rate=attn_drop_rate, drop_rate=drop_rate)
         dims, eps = arch['embed_dims'], self._norm_cfg.get('eps', 1e-5)
         self.patch_embed = PatchEmbed(in_channels, dims, patch_size, norm_eps=eps)
         self.drop_after_pos = nn.Dropout(drop_rate) if drop_rate else nn.Identity()
