@@ -51,7 +51,7 @@ def test_config_builds_its_model(name):
     assert 'mmrev' in cfg.custom_imports.imports
     with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):  # shapes alone: quick
         model = MODELS.build(cfg.model)
-    taken = cfg.model.neck.get('in_channels') or [cfg.model.head.in_channels]
+    taken = (cfg.model.neck or {}).get('in_channels') or [cfg.model.head.in_channels]
     assert model.backbone.channels == tuple(taken)
 
 

@@ -1,0 +1,26 @@
+"""Mask R-CNN with Rev-Swin-T and FPN on COCO (8x2 images, 1x)."""
+_base_ = [
+    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
+    'mmdet::_base_/datasets/coco_instance.py',
+    'mmdet::_base_/schedules/schedule_1x.py',
+    'mmdet::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
+
+pretrained = None  # path or URL of ImageNet weights for the backbone; None trains from random weights
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmrev.RevSwin',
+        arch='tiny',
+        out_indices=(0, 1, 2, 3),
+        drop_path_rate=0.2,
+        init_cfg=pretrained and dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.')),
+    neck=dict(in_channels=[96, 192, 384, 1536]))
+
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
+    paramwise_cfg=dict(
+        norm_decay_mult=0.,
+        custom_keys={'relative_position_bias_table': dict(decay_mult=0.)}))

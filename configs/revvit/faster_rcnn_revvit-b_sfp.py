@@ -1,0 +1,28 @@
+"""Faster R-CNN with RevViT-B and ViTDet's simple feature pyramid on COCO (8x2 images, 1x)."""
+_base_ = [
+    'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
+    'mmdet::_base_/datasets/coco_detection.py',
+    'mmdet::_base_/schedules/schedule_1x.py',
+    'mmdet::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
+
+pretrained = None  # path or URL of ImageNet weights for the backbone; None trains from random weights
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmrev.RevViT',
+        arch='deit-base',
+        img_size=224,
+        patch_size=16,
+        drop_path_rate=0.1,
+        out_type='featmap',
+        init_cfg=pretrained and dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.')),
+    neck=dict(_delete_=True, type='mmrev.SimpleFeaturePyramid', in_channels=[1536], out_channels=256, num_outs=5))
+
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
+    paramwise_cfg=dict(
+        norm_decay_mult=0.,
+        custom_keys={'.pos_embed': dict(decay_mult=0.)}))

@@ -1,0 +1,1 @@
+_base_ = './revvit_in1k.py'

@@ -1,0 +1,30 @@
+"""What both sizes share: RevViT on ImageNet-1k by mmpretrain's recipe, DeiT's for 8x256 images and 300 epochs."""
+_base_ = [
+    'mmpretrain::_base_/datasets/imagenet_bs128_revvit_224.py',
+    'mmpretrain::_base_/schedules/imagenet_bs1024_adamw_revvit.py',
+    'mmpretrain::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
+
+pretrained = None  # path or URL of weights to start from, mmpretrain's as they are; None begins from random ones
+
+model = dict(
+    type='mmpretrain.ImageClassifier',
+    backbone=dict(
+        type='mmrev.RevViT',
+        arch='deit-small',
+        img_size=224,
+        patch_size=16,
+        drop_path_rate=0.1,
+        out_type='avg_featmap'),
+    neck=None,
+    head=dict(
+        type='mmpretrain.LinearClsHead',
+        num_classes=1000,
+        in_channels=768,
+        loss=dict(type='mmpretrain.LabelSmoothLoss', label_smooth_val=0.1, mode='original')),
+    train_cfg=dict(
+        augments=[dict(type='mmpretrain.Mixup', alpha=0.8), dict(type='mmpretrain.CutMix', alpha=1.0)]),
+    init_cfg=pretrained and dict(type='Pretrained', checkpoint=pretrained))
+
+auto_scale_lr = dict(base_batch_size=2048)  # that the rate of the schedule is for
