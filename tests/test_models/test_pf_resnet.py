@@ -99,6 +99,10 @@ def test_a_dilated_stage_takes_the_weights_of_a_strided_one(operation):
     assert [x.shape[-1] for x in levels] == [4, 8]
 
 
+def test_a_small_stem_keeps_the_resolution():
+    assert [x.shape[-1] for x in build(small_stem=True)(image(2, 16))] == [16, 8, 4, 2]
+
+
 def test_an_operation_can_be_injected():
     model = build(lambda channels, stride, dilation, begins: (nn.AvgPool2d(3, stride, 1), None))
     assert sum(isinstance(m, nn.AvgPool2d) for m in model.modules()) == 8

@@ -111,6 +111,8 @@ class PFResNet(ActivatedBackbone):
         operation: ``'conv'`` (ResNet), ``'max'`` (R50-max), ``'hybrid'`` (R50-hybrid), or a function
             ``(channels, stride, dilation, begins) -> (pooling or None, convolution or None)``.
         width: Factor of all channels but the stem's 64.
+        small_stem: A 3x3 convolution of stride 1 begins the network, without pooling, for images of 32 pixels; all
+            strides are a quarter then.
         in_channels: Channels of the image.
         strides: Of the first block of each stage.
         dilations: Of the operation in each stage.
@@ -135,6 +137,7 @@ class PFResNet(ActivatedBackbone):
                  depth: int = 50,
                  operation: Union[str, Operation] = 'hybrid',
                  width: float = 1.,
+                 small_stem: bool = False,
                  in_channels: int = 3,
                  strides: Sequence[int] = (1, 2, 2, 2),
                  dilations: Sequence[int] = (1, 1, 1, 1),
@@ -149,9 +152,10 @@ class PFResNet(ActivatedBackbone):
         if not callable(operation) and operation not in self.operations:
             raise ValueError(f'`operation` must be one of {list(self.operations)} or a function, got {operation!r}')
         operation = operation if callable(operation) else self.operations[operation]
-        self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
+        kernel = (3, 1, 1) if small_stem else (7, 2, 3)  # size, stride, padding
+        self.conv1 = nn.Conv2d(in_channels, 64, *kernel, bias=False)
         self.bn1 = build_norm(self.norm_cfg, 64)
-        self.maxpool = MaxPool3x3(stride=2)
+        self.maxpool = nn.Identity() if small_stem else MaxPool3x3(stride=2)
         before, channels = 64, []
         for i, (number, stride, dilation) in enumerate(zip(self.arch_zoo[depth], strides, dilations)):
             planes = int(64 * 2**i * width)

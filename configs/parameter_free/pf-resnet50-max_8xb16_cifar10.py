@@ -1,0 +1,3 @@
+_base_ = './pf-resnet50-hybrid_8xb16_cifar10.py'
+
+model = dict(backbone=dict(operation='max'))

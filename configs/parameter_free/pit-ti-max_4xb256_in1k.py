@@ -1,0 +1,3 @@
+_base_ = './pit-s-max_4xb256_in1k.py'
+
+model = dict(backbone=dict(arch='ti'), head=dict(in_channels=256))
