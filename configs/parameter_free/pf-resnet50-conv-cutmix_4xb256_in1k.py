@@ -1,4 +1,4 @@
-"""The same with CutMix."""
-_base_ = './pf-resnet50-conv_4xb256_in1k.py'
+"""ResNet-50 with CutMix, by the recipe of R50-hybrid."""
+_base_ = './pf-resnet50-hybrid_4xb256_in1k.py'
 
-model = dict(train_cfg=dict(augments=dict(type='mmpretrain.CutMix', alpha=1.0)))
+model = dict(backbone=dict(operation='conv'), train_cfg=dict(augments=dict(type='mmpretrain.CutMix', alpha=1.0)))
