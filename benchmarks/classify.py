@@ -46,7 +46,7 @@ def parse_args(argv=None):
     parser.add_argument('--epochs', type=int, default=8)
     parser.add_argument('--batch-size', type=int, default=32)
     parser.add_argument('--resolution', type=int, default=96, help='side of the images in pixels')
-    parser.add_argument('--lr', type=float, default=2e-3, help='of AdamW')
+    parser.add_argument('--lr', type=float, default=1e-3, help='of AdamW')
     parser.add_argument('--seed', type=int, default=0)
     parser.add_argument('--compare', type=int, default=50, help='losses to compare')
     return parser.parse_args(argv)

@@ -8,9 +8,11 @@ The published weights have other names than ours. mmengine chooses a loader by t
 ``.pth.tar`` files and addresses, as they are published, and ``mmrev://NAME`` for the weights of a model in a metafile.
 They are checked and converted on the way; whatever is no published RevBiFPN is loaded as mmengine would.
 """
+import copy
 import os
 import re
 import sys
+import warnings
 from pickle import UnpicklingError
 from typing import Any, Callable, Dict, List, Tuple, Union
 
@@ -27,15 +29,24 @@ _STATISTICS = ('min', 'max', 'current', 'mean')  # the methods that a HistoryBuf
 
 
 def mismatch(model: Any, checkpoint: Dict[str, Any]) -> str:
-    """The first parameter of a model that a checkpoint does not hold in its shape, in words; empty if it holds all."""
+    """The first parameter of a model that a checkpoint does not hold in its shape, in words; empty if it holds all.
+
+    The names are adapted as the model's modules do when they load.
+    """
     state = checkpoint.get('state_dict', checkpoint)
+    wrapped = hasattr(model, 'module')  # by augmentation
+    model = model.module if wrapped else model
     weights = {key.removeprefix('module.'): value for key, value in state.items() if isinstance(key, str)}
-    for name, parameter in model.named_parameters():
-        name = name.removeprefix('module.')  # of a model with augmentation around it
-        if name not in weights or weights[name].shape != parameter.shape:
-            found = f'of shape {tuple(weights[name].shape)}' if name in weights else 'missing'
-            return f'`{name}` is {found} there, and of shape {tuple(parameter.shape)} in this config'
-    return ''
+    probe = copy.deepcopy(model).to('meta')
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # that copying to this device does nothing
+            missing = set(probe.load_state_dict(weights, strict=False).missing_keys)
+    except RuntimeError as error:
+        found = re.search(r'size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)', str(error))
+        return '`%s` is of shape %s there, and of shape %s in this config' % found.groups() if found else str(error)
+    lost = next((name for name, _ in model.named_parameters() if name in missing), None)
+    return f'`{lost}` is missing there' if lost else ''
 
 
 def _history_method(owner: Any, name: str) -> Callable:
