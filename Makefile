@@ -3,6 +3,7 @@ STACK ?= openmmlab
 ENV := $(if $(filter openmmlab,$(STACK)),.venv,.venv-$(STACK))
 PY := $(ENV)/bin/python
 ARGS ?=
+JOBS ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test test-slow doctor wheel benchmark clean clean-env
@@ -14,6 +15,7 @@ help:  ## this list
 	@echo '  STACK=onedl            with OneDL'"'"'s forks, in an environment of its own (.venv-onedl)'
 	@echo '  PYTHON=python3.12      interpreter of the environment (3.10 to 3.12)'
 	@echo '  ARGS="-k reversible"   more arguments for pytest, quickstart or the benchmark'
+	@echo '  JOBS=4                 processes that run the tests (default: 2)'
 	@echo '  MMREV_WHEELS=folder    where built wheels of mmcv are kept (default: the user cache folder)'
 	@echo '  MMREV_CUDA_OPS=0|1     mmcv without or with CUDA ops (default: with, if a GPU and its compiler are there)'
 
@@ -23,8 +25,8 @@ setup:  ## the environment alone
 quickstart: setup  ## make the digits set, train a reversible detector on it, evaluate, draw
 	$(PY) tools/quickstart.py $(ARGS)
 
-test: setup  ## the test suite
-	$(PY) -m pytest $(ARGS)
+test: setup  ## the test suite, in two processes
+	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: setup  ## the tests that take minutes
 	$(PY) -m pytest -m slow $(ARGS)

@@ -46,8 +46,8 @@ setup(
         ],
         'inplace-abn': ['inplace-abn>=1.1.0'],
         'benchmark': ['matplotlib', 'timm>=1.0'],  # EfficientNet, to compare with
-        'dev': ['flake8', 'matplotlib', 'ninja', 'onnx', 'onnxruntime', 'pytest', 'scikit-learn', 'setuptools<81',
-                'tensorboard', 'wheel'],
+        'dev': ['flake8', 'matplotlib', 'ninja', 'onnx', 'onnxruntime', 'pytest', 'pytest-xdist',
+                'scikit-learn', 'setuptools<81', 'tensorboard', 'wheel'],
     },
     entry_points={'console_scripts': ['mmrev = mmrev.cli:main']},
     zip_safe=False,

@@ -11,8 +11,8 @@ from mmengine.runner import Runner
 from torch import nn
 
 import mmrev.models  # noqa: F401
-from mmrev.hooks import InPlaceABNHook, check_activations
-from mmrev.layers import ABN, InPlaceABN, convert_batchnorm
+from mmrev.hooks import InPlaceABNHook, check_activations, watch_activations
+from mmrev.layers import ABN, BatchNormAct, InPlaceABN, convert_batchnorm
 
 from toy_detection import CLASSES, write_dataset
 
@@ -130,6 +130,10 @@ def test_trains_saves_resumes_and_tests(tmp_path, caplog):
     for ours, theirs in zip(averaged.extract_feat(x), plain.extract_feat(x)):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
+    runner.load_checkpoint(str(tmp_path / 'work' / 'epoch_1.pth'))  # into the converted model
+    for ours, theirs in zip(runner.model.extract_feat(x), plain.extract_feat(x)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+
     cfg.train_cfg.max_epochs, cfg.resume, cfg.load_from = 2, True, None
     resumed = build_runner(cfg)
     resumed.train()
@@ -152,6 +156,8 @@ class Toy(BaseModel):
     ((nn.Conv2d(3, 4, 1), InPlaceABN(4), nn.ReLU()), 'body.2 after body.1'),
     ((nn.Conv2d(3, 4, 1), ABN(4), nn.Hardswish()), 'body.2 after body.1'),
     ((nn.Conv2d(3, 4, 1), InPlaceABN(4, activation='identity'), nn.ReLU(inplace=True)), 'body.2 after body.1'),
+    ((nn.Conv2d(3, 4, 1), BatchNormAct(4), nn.ReLU()), 'body.2 after body.1'),
+    ((nn.Conv2d(3, 4, 1), ABN(4, activation='identity'), nn.ReLU(inplace=True)), None),
     ((nn.Conv2d(3, 4, 1), InPlaceABN(4, activation='identity'), nn.ReLU()), None),
     ((nn.Conv2d(3, 4, 1), InPlaceABN(4), nn.Conv2d(4, 4, 1), nn.ReLU()), None),
 ])
@@ -161,6 +167,26 @@ def test_an_activation_after_an_activated_norm_is_named(layers, named):
         return
     with pytest.raises(ValueError, match=f'{named}.*act_cfg=None'):
         check_activations(Toy(*layers))
+
+
+class Own(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.act = InPlaceABN(4), nn.ReLU()
+
+    def forward(self, x):
+        return self.act(self.norm(x))
+
+
+def test_an_activation_in_a_forward_of_ones_own_is_named_in_the_first_iteration():
+    model, x = Own(), torch.randn(2, 4, 3, 3)
+    handles = watch_activations(model)
+    with pytest.raises(ValueError, match='act after norm.*act_cfg=None'):
+        model(x)
+    for handle in handles:
+        handle.remove()
+    model(x)
 
 
 def test_a_host_block_with_activated_norms_is_named_when_the_runner_starts(tmp_path):

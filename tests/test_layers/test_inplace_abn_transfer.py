@@ -5,6 +5,7 @@ import pickle
 import mmpretrain.models  # noqa: F401
 import pytest
 import torch
+import torch.nn.utils.prune
 import torchvision
 from mmcv.cnn import ConvModule
 from mmdet.registry import MODELS as DET
@@ -302,3 +303,53 @@ def test_a_layer_of_its_own_comes_back_with_its_activation():
     back = to_batchnorm(layer)
     assert isinstance(back, BatchNormAct)
     torch.testing.assert_close(back(x, shortcut), expected)
+
+
+def unfoldable():
+    """What cannot be converted, by what the report says."""
+    tied = nn.Sequential(*[nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.LeakyReLU(), nn.Conv2d(3, 3, 1))
+                           for _ in range(2)])
+    tied[1][1].weight, tied[1][1].bias = tied[0][1].weight, tied[0][1].bias
+    linear = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.LeakyReLU(), nn.Linear(5, 5))
+    standardised = ConvModule(3, 8, 1, conv_cfg=dict(type='ConvAWS'), norm_cfg=dict(type='BN'),
+                              act_cfg=dict(type='LeakyReLU'))
+    hooked = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.LeakyReLU())
+    hooked[2].register_forward_hook(lambda *_: None)
+    pruned = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.LeakyReLU())
+    torch.nn.utils.prune.l1_unstructured(pruned[1], 'weight', 0.3)
+
+    def followed(*after):
+        return nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), *after, nn.Conv2d(3, 3, 1))
+
+    return {'several places': tied, 'no convolution': linear, 'right before it': standardised, 'hooks': hooked,
+            'pruned': pruned, 'in place': followed(nn.Identity(), nn.ReLU(inplace=True)),
+            'changes that in place': followed(nn.LeakyReLU(0.1), nn.Dropout(inplace=True))}
+
+
+@pytest.mark.parametrize('reason', unfoldable())
+def test_is_left_alone(reason):
+    model = unfoldable()[reason]
+    with torch.no_grad():
+        for m in model.modules():
+            if isinstance(m, nn.modules.batchnorm._BatchNorm) and 'weight' in m._parameters:
+                m.weight[0] = -1
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    report = convert_batchnorm(model)
+    assert not report.converted and report.kept
+    assert all(reason in why for why in report.kept.values()), report.kept
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+
+
+def test_batch_norms_that_mmengine_made_of_synchronised_ones():
+    from mmengine.model import revert_sync_batchnorm
+    model = filled(PRETRAIN.build(dict(type='mmpretrain.ResNet', depth=18, base_channels=8, norm_eval=True,
+                                       norm_cfg=dict(type='SyncBN')))).double()
+    model = revert_sync_batchnorm(model)
+    for m in model.modules():
+        if isinstance(m, nn.modules.batchnorm._BatchNorm):
+            m.running_mean.normal_(generator=torch.Generator().manual_seed(1))
+    model.train()
+    reference = copy.deepcopy(model)
+    report = convert_batchnorm(model)
+    assert not report.kept and len(report.converted) == 21
+    assert_same_function(model, reference, images())

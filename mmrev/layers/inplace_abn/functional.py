@@ -105,6 +105,8 @@ def inplace_abn_sync(x: Tensor,
 def run(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: Settings, backend: str,
         residual: Optional[Tensor] = None) -> Tensor:
     """What the functions above and the modules share."""
+    if (weight is None) != (bias is None):
+        raise ValueError(f'{settings.name} takes weight and bias, or neither of the two')
     package = compiled.package(backend)
     if not torch.jit.is_tracing():
         check_input(x, weight, settings, residual)

@@ -2,18 +2,25 @@
 from typing import Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.lazy import LazyModuleMixin
 
-from .modules import ABN
+from .batch_norm_act import BatchNormAct
+from .modules import ABN, BatchStatistics
 from .residual import depth, joins_shortcut, norm_name
 
-BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 Kinds = Union[type, Tuple[type, ...]]
+BATCH_NORMS: Kinds = (_BatchNorm, )
+ACTIVATED: Kinds = (ABN, BatchNormAct)
 # What reads a norm's output and leaves it as it is.
 _READERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
             nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
             nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Upsample)
+_OVERWRITTEN = 'what follows its activation changes that in place'
 _UNKNOWN_READER = 'what follows it is not known and might change its output in place'
-_DEFORMABLE = ('DeformConv2d', 'ModulatedDeformConv2d')  # mmcv's, linear in their weight like any convolution
+# Convolutions of mmcv with a forward of their own, linear in the weight like any.
+_CONVOLUTIONS = ('mmcv.cnn.bricks.wrappers', 'mmcv.cnn.bricks.conv2d_adaptive_padding', 'mmcv.ops.deform_conv',
+                 'mmcv.ops.modulated_deform_conv')
 
 
 class Pair(NamedTuple):
@@ -59,7 +66,9 @@ def _in_sequential(m: nn.Sequential, kinds: Kinds) -> Iterator[Unit]:
         elif isinstance(after, _READERS):
             pair = Pair(m, name, conv)
         else:
-            pair = Pair(m, name, conv, after, place)
+            reader = next((c for _, c in children[i + 2:] if type(c) is not nn.Identity), None)
+            inplace = getattr(reader, 'inplace', False)
+            pair = Pair(m, name, conv, after, place, _OVERWRITTEN if inplace else None)
         yield Unit([pair])
 
 
@@ -87,7 +96,7 @@ def _in_block(m: nn.Module, kinds: Kinds) -> Iterator[Unit]:
         (*_, before), (name, norm) = [(None, None), *m.downsample._modules.items()][-2:]
         if isinstance(norm, kinds):
             pairs.append(Pair(m.downsample, name, _feeding(before)))
-    yield Unit([pair for pair in pairs if isinstance(pair.module, kinds)] if kinds is ABN else pairs, m)
+    yield Unit([pair for pair in pairs if isinstance(pair.module, kinds)] if kinds is ACTIVATED else pairs, m)
 
 
 def _in_stem(m: nn.Module, kinds: Kinds) -> Iterator[Unit]:
@@ -111,10 +120,16 @@ _KNOWN = {
 
 
 def _feeding(m: Optional[nn.Module]) -> Optional[nn.Module]:
-    """A module whose output changes sign with its weight and bias, channel by channel; or nothing."""
-    if isinstance(m, (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)):
-        return m
-    return m if any(kind.__name__ in _DEFORMABLE for kind in type(m).__mro__) else None
+    """A convolution whose output changes sign with its weight and bias, channel by channel; or nothing."""
+    plain = type(m).forward in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward) if m is not None else False
+    return m if plain or type(m).__module__ in _CONVOLUTIONS and hasattr(m, 'out_channels') else None
+
+
+def is_known(norm: nn.Module) -> bool:
+    """Whether it is a batch norm that computes as PyTorch's."""
+    if isinstance(norm, (LazyModuleMixin, BatchStatistics)):
+        return False
+    return type(norm) is nn.SyncBatchNorm or type(norm).forward is _BatchNorm.forward
 
 
 def is_activation(m: nn.Module) -> bool:

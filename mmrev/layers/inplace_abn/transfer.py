@@ -8,8 +8,8 @@ from torch import nn
 from .activations import get_activation
 from .batch_norm_act import BatchNormAct
 from .convert import replace
-from .modules import ABN, InPlaceABN, InPlaceABNSync
-from .pairs import BATCH_NORMS, Pair, Unit, is_activation, units
+from .modules import ABN, BatchStatistics, InPlaceABN, InPlaceABNSync
+from .pairs import ACTIVATED, BATCH_NORMS, Pair, Unit, is_activation, is_known, units
 from .residual import ResidualBlock, activated_class, plain_class
 
 
@@ -51,7 +51,8 @@ def convert_batchnorm(model: nn.Module, relu: Optional[str] = None, slope: float
     Known are ``torch.nn.Sequential``, mmcv's ``ConvModule``, the residual blocks and stems of mmdet's, mmpretrain's and
     torchvision's ResNets (and what inherits their forward: ResNeXt, RegNet's blocks, HRNet's). What is not known is
     left alone and listed. Parameters stay the same objects under the same names, so an optimizer that holds them goes
-    on. ``SyncBatchNorm`` becomes :class:`InPlaceABNSync`.
+    on. ``SyncBatchNorm`` becomes :class:`InPlaceABNSync`. Load weights of the model with batch norms
+    before, not after. The momentum of an optimizer does not know of the signs that are folded.
 
     The scale of the new layers is ``|weight| + eps``. So ``eps`` is taken off the weights, and where a weight is
     negative, the sign goes into the convolution that feeds this norm alone and into its running mean. Whether a norm
@@ -85,7 +86,7 @@ def convert_batchnorm(model: nn.Module, relu: Optional[str] = None, slope: float
             conversion.kept.update({name: reason or f'in one residual block with {obstacle}, which was left alone'
                                     for name, reason in reasons.items()})
     for name, m in model.named_modules():
-        if isinstance(m, BATCH_NORMS):
+        if isinstance(m, BATCH_NORMS) and not isinstance(m, BatchStatistics):
             conversion.kept.setdefault(name, 'in a module of a kind that is not known')
     return conversion
 
@@ -119,11 +120,12 @@ def activated_twice(model: nn.Module) -> Dict[str, str]:
     """
     names = {m: name for name, m in model.named_modules()}
     found = {}
-    for unit in units(model, ABN):
+    for unit in units(model, ACTIVATED):
         for pair in unit.pairs:
-            act = pair.activation
+            act, norm = pair.activation, pair.module
             follows = act is not None and not isinstance(act, nn.Identity) and is_activation(act)
-            if follows and (pair.module.activation != 'identity' or getattr(act, 'inplace', False)):
+            overwrites = isinstance(norm, InPlaceABN) and getattr(act, 'inplace', False)
+            if follows and (norm.activation != 'identity' or overwrites):
                 found[_path(pair, names)] = names[act]
     return found
 
@@ -144,36 +146,45 @@ class _Plan:
 
     def __init__(self, model: nn.Module, slope: Optional[float]):
         self._slope = slope
-        self._uses = Counter(id(x) for m in model.modules() for x in (*m._modules.values(), *m._parameters.values()))
+        self._uses = Counter(id(x) for m in model.modules()
+                             for held in (m._modules, m._parameters, m._buffers) for x in held.values())
         self._by_batch = _normalising_by_batch(model)
         self._replaced = {m for owner in model.modules() if 'forward' in owner.__dict__ for m in owner.modules()}
 
     def obstacle(self, pair: Pair) -> Optional[str]:
         """Why a pair cannot be converted."""
         norm, act = pair.module, pair.activation
-        if type(norm) not in BATCH_NORMS:
+        if not is_known(norm):
             return f'a {type(norm).__name__} is no batch norm that is known'
         if pair.obstacle:
             return pair.obstacle
         if norm in self._replaced or getattr(pair.owner, 'efficient_conv_bn_eval_forward', None):
             return 'the forward around it was replaced, as `efficient_conv_bn_eval` does'
-        if self._uses[id(norm)] > 1:
-            return 'used at several places'
+        own = [t for t in (norm, *norm._parameters.values(), *norm._buffers.values()) if t is not None]
+        if any(self._uses[id(t)] > 1 for t in own):
+            return 'it, or a tensor of it, is used at several places'
+        if set(norm._parameters) != {'weight', 'bias'} or norm._forward_pre_hooks or hasattr(norm, 'parametrizations'):
+            return 'its parameters are pruned or parametrised'
         if norm.eps <= 0:
             return 'its `eps` is not positive'
+        if act is not None and (act._forward_hooks or act._forward_pre_hooks or act._backward_hooks):
+            return 'its activation has hooks'
         if act is not None and not _held(act):
             return f'what follows it, a {type(act).__name__}, is no activation with an inverse'
         if isinstance(act, nn.ReLU) and norm in self._by_batch and self._slope is None:
             return "a ReLU after statistics of the batch has no inverse (`relu='leaky'` makes it leaky)"
         negative = _negative(norm)
-        why = negative and self._cannot_fold(pair.conv)
+        why = negative and self._cannot_fold(pair)
         return f'the negative sign of {_channels(negative)} can be folded nowhere: {why}' if why else None
 
-    def _cannot_fold(self, conv: Optional[nn.Module]) -> Optional[str]:
+    def _cannot_fold(self, pair: Pair) -> Optional[str]:
+        conv = pair.conv
         if conv is None:
             return 'no convolution stands right before it'
         if any(self._uses[id(x)] > 1 for x in (conv, conv.weight, conv.bias) if x is not None):
             return 'the convolution before it feeds others too'
+        if len(conv.weight) != pair.module.num_features:
+            return 'the convolution before it has other channels'
         if conv._forward_hooks or conv._forward_pre_hooks or hasattr(conv, 'parametrizations'):
             return 'the convolution before it has hooks or a parametrisation'
         return None
