@@ -108,11 +108,12 @@ def check_activations(model: nn.Module) -> None:
     twice = activated_twice(model)
     if twice:
         named: List[str] = [f'{act} after {norm}' for norm, act in twice.items()]
-        raise ValueError(_TWICE.format(', '.join(named[:4]) + f' and {len(named) - 4} more' * bool(named[4:])))
+        more = f' and {len(named) - 4} more' if len(named) > 4 else ''
+        raise ValueError(_TWICE.format(', '.join(named[:4]) + more))
 
 
-_TWICE = ('an activation follows a norm that is activated already: {}. Set `act_cfg=None` there; or use batch norms and '
-          '`custom_hooks=[dict(type="mmrev.InPlaceABNHook")]`, which converts norms with their activations')
+_TWICE = ('an activation follows a norm that is activated already: {}. Set `act_cfg=None` there; or use batch norms '
+          'and `custom_hooks=[dict(type="mmrev.InPlaceABNHook")]`, which converts norms with their activations')
 
 
 def watch_activations(model: nn.Module) -> list:

@@ -40,7 +40,8 @@ def norm_act(x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
         Whatever ``norm`` takes; output: that of ``norm``.
 
     Note:
-        The result cannot be differentiated twice.
+        The result cannot be differentiated twice. Hooks on the two modules are called; hooks on all modules alike
+        (``torch.nn.modules.module.register_module_forward_hook``) are not called for these two.
     """
     if not _is_known(x, norm, act):
         return act(norm(x))
@@ -67,10 +68,8 @@ def _is_known(x: Tensor, norm: nn.Module, act: nn.Module) -> bool:
 
 def _is_watched(m: nn.Module) -> bool:
     """Whether somebody wants to see its input or output, or to compute something else in its place."""
-    everywhere = torch.nn.modules.module
     return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
-                or 'forward' in m.__dict__ or everywhere._global_forward_hooks or everywhere._global_forward_pre_hooks
-                or everywhere._global_backward_hooks or everywhere._global_backward_pre_hooks)
+                or 'forward' in m.__dict__)
 
 
 def _batch_or_running(norm: nn.Module) -> Tuple[bool, float, Optional[Tensor], Optional[Tensor]]:

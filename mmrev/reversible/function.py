@@ -183,13 +183,11 @@ class Call:
         """Undo steps ``[start, stop)``; returns the gradients of their weights by ``id``."""
         weight_gradients: Dict[int, Tensor] = {}
         for index in range(stop - 1, max(start, self._first_trained) - 1, -1):
-            if self._ahead is None:
-                recomputed = self._recompute(index)
-            else:
-                recomputed = self._ahead.take(index, self._recompute)
-                if index > self._first_trained:
-                    self._ahead.start(index - 1, self._recompute)
+            recomputed = self._ahead.take(index, self._recompute) if self._ahead else self._recompute(index)
+            if self._ahead is not None and index > self._first_trained:
+                self._ahead.start(index - 1, self._recompute)
             self._differentiate(index, recomputed, weight_gradients)
+            del recomputed  # before the next one is made
         return weight_gradients
 
     def _recompute(self, index: int) -> Optional[_Recomputed]:

@@ -10,6 +10,7 @@ from mmrev.layers import ABN, BatchNormAct
 
 def norm(**kwargs) -> BatchNormAct:
     layer = BatchNormAct(4, **kwargs).double()
+    torch.manual_seed(0)
     for t in (layer.norm.weight, layer.norm.bias, layer.norm.running_mean):
         nn.init.normal_(t)
     return layer
