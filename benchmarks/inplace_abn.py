@@ -83,7 +83,7 @@ def cases():
             'InPlace-ABN': lambda: detector_backbone(convert=True)}, (800, 1344), (320, 320), 2),
         Case('ResNeXt-101 64x, pre-activation', {
             PLAIN: lambda: IABNResNeXt(101, norm_cfg=norm_relu),
-            'InPlace-ABN': lambda: IABNResNeXt(101)}, (224, 224), (224, 224), 1),
+            'InPlace-ABN': lambda: IABNResNeXt(101)}, (224, 224), (224, 224), 4),
     ]
 
 

@@ -17,10 +17,12 @@ class Activation(ABC):
         name: As in configs.
         param: Slope of ``leaky_relu`` or alpha of ``elu``, as the user gave it or by default.
         invertible: Whether ``y`` follows from ``z``.
+        keeps_values: Whether ``z`` is ``y`` wherever the derivative is not 0.
     """
     name: str
     default_param = 0.01
     invertible = True
+    keeps_values = False
 
     def __init__(self, param: Optional[float] = None):
         self.param = self.default_param if param is None else param
@@ -46,6 +48,7 @@ class Activation(ABC):
 
 class Identity(Activation):
     name = 'identity'
+    keeps_values = True
 
     def apply(self, y, inplace=False):
         return y

@@ -175,19 +175,23 @@ def _finish_blocks(dx: Tensor, dy: Tensor, kept: Normalised, s: Settings, sums: 
     of_y = -kept.invstd * sums[1] / kept.count
     of_one = -of_dy * sums[0] / kept.count - of_y * kept.shift
     for block in _blocks(kept.z):
-        y = _recovered(kept.z[block.index].to(of_dy.dtype), _part(kept.residual, block), s)
-        y.mul_(_broadcast(of_y, y, block)).add_(_broadcast(of_one, y, block))
+        z = kept.z[block.index].to(of_dy.dtype)
+        y = _recovered(z, _part(kept.residual, block), s)
+        y = torch.mul(y, _broadcast(of_y, y, block), out=None if y is z else y).add_(_broadcast(of_one, y, block))
         part, out = dy[block.index], dx[block.index]
         if out.dtype == y.dtype:
             torch.addcmul(y, part, _broadcast(of_dy, y, block), out=out)
         else:
             out.copy_(y.addcmul_(part.to(y.dtype), _broadcast(of_dy, y, block)))
-        del y  # before the next one is made
+        del z, y  # before the next ones are made
 
 
 def _recovered(z: Tensor, residual: Optional[Tensor], s: Settings) -> Tensor:
-    y = s.activation.invert(z, torch.empty_like(z))
-    return y if residual is None else y.sub_(residual)
+    """``y``; not to be written to, for where the activation keeps values it may be ``z``."""
+    y = z if s.activation.keeps_values else s.activation.invert(z, torch.empty_like(z))
+    if residual is None:
+        return y
+    return torch.sub(y, residual) if y is z else y.sub_(residual)
 
 
 def _part(residual: Optional[Tensor], block: _Block) -> Optional[Tensor]:
