@@ -44,10 +44,12 @@ def build_classifier(size: int, mode: str) -> nn.Module:
     """RevBiFPN-S``size`` with neck and head as its ImageNet config has it, ``'reversible'`` or ``'plain'``."""
     from mmengine.config import Config
     from mmengine.logging import MMLogger
+    from mmengine.registry import DefaultScope
     from mmpretrain.registry import MODELS
     MMLogger.get_current_instance().setLevel('WARNING')
     cfg = Config.fromfile(CONFIGS / f'revbifpn-s{size}_8xb128_in1k.py')
-    return set_reversible(MODELS.build(cfg.model), mode == 'reversible')
+    with DefaultScope.overwrite_default_scope('mmpretrain'):  # whatever ran in this process before
+        return set_reversible(MODELS.build(cfg.model), mode == 'reversible')
 
 
 def build_efficientnet(size: int) -> nn.Module:
