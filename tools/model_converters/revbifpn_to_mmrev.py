@@ -7,17 +7,17 @@ Examples:
 A file with a published name must have the published sha256, unless --any-hash says otherwise.
 """
 import argparse
-import os
 import sys
 from typing import List, Optional
 
 from mmrev.cli.common import Parser
-from mmrev.cli.errors import UserError, run_command, users_input
+from mmrev.cli.conversion import convert_file
+from mmrev.cli.errors import run_command
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Convert the file that the command line names; returns the exit status."""
-    return run_command('revbifpn_to_mmrev.py', lambda: convert_file(parse_args(argv)))
+    return run_command('revbifpn_to_mmrev.py', lambda: run(parse_args(argv)))
 
 
 def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
@@ -31,43 +31,21 @@ def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def convert_file(args: argparse.Namespace) -> None:
-    """Check, convert and write; `dst` appears only when it is complete."""
-    folder = os.path.dirname(os.path.abspath(args.dst))
-    if not os.path.isdir(folder):
-        raise UserError(f'folder `{folder}` does not exist', 'Make it, or name another one')
-    if os.path.isdir(args.dst):
-        raise UserError(f'`{args.dst}` is a folder', 'Name the file to write in it')
-    if os.path.exists(args.dst) and os.path.exists(args.src) and os.path.samefile(args.src, args.dst):
-        raise UserError(f'`{args.dst}` is the file to convert', 'Name another file to write')
-    with users_input('PyTorch and PyYAML are needed', '`mmrev doctor` says how to install what is missing'):
-        import torch
-        import yaml  # noqa: F401
-    checkpoint, origin = convert(args.src, args.any_hash)
-    partial = f'{args.dst}.{os.getpid()}.partial'
-    try:
-        with users_input(f'`{args.dst}` cannot be written'):
-            torch.save(checkpoint, partial)
-            os.replace(partial, args.dst)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
-    print(f'{args.dst}: {len(checkpoint["state_dict"]):,} tensors of {origin}')
+def run(args: argparse.Namespace) -> None:
+    """Convert and write."""
+    convert_file(args.src, args.dst, lambda: convert(args.src, args.any_hash))
 
 
 def convert(src: str, any_hash: bool) -> tuple:
     """The converted checkpoint, and what is known about where it comes from."""
     from mmrev import __version__
     from mmrev.converters import published
-    try:
-        content = published.read(src)
-        digest = published.sha256_of(src)
-        named = published.find_file(src)
-        if named is not None and not any_hash:
-            published.check_hash(src, named, digest)
-        checkpoint = published.convert(content, src)
-    except published.CheckpointError as error:
-        raise UserError(error.problem, error.remedy) from error
+    content = published.read(src)
+    digest = published.sha256_of(src)
+    named = published.find_file(src)
+    if named is not None and not any_hash:
+        published.check_hash(src, named, digest)
+    checkpoint = published.convert(content, src)
     checkpoint['meta'].update(converted_from_sha256=digest, mmrev_version=__version__)
     model = next((model for model in published.models() if model.sha256 == digest), None)
     return checkpoint, f'{model.name}, the published file' if model else f'{src}, which is not a published file'

@@ -12,12 +12,13 @@ import sys
 from typing import List, Optional
 
 from mmrev.cli.common import Parser
-from mmrev.cli.errors import UserError, run_command, users_input
+from mmrev.cli.conversion import convert_file
+from mmrev.cli.errors import UserError, run_command
 
 
 def main(argv: Optional[List[str]] = None) -> int:
     """Convert the file that the command line names; returns the exit status."""
-    return run_command('revvit_to_mmrev.py', lambda: convert_file(parse_args(argv)))
+    return run_command('revvit_to_mmrev.py', lambda: run(parse_args(argv)))
 
 
 def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
@@ -28,37 +29,16 @@ def parse_args(argv: Optional[List[str]]) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def convert_file(args: argparse.Namespace) -> None:
-    """Check, convert and write; `dst` appears only when it is complete."""
-    folder = os.path.dirname(os.path.abspath(args.dst))
-    if not os.path.isdir(folder):
-        raise UserError(f'folder `{folder}` does not exist', 'Make it, or name another one')
-    if os.path.isdir(args.dst):
-        raise UserError(f'`{args.dst}` is a folder', 'Name the file to write in it')
-    if os.path.exists(args.dst) and os.path.exists(args.src) and os.path.samefile(args.src, args.dst):
-        raise UserError(f'`{args.dst}` is the file to convert', 'Name another file to write')
-    with users_input('PyTorch is needed', '`mmrev doctor` says how to install what is missing'):
-        import torch
-    checkpoint = convert(args.src)
-    partial = f'{args.dst}.{os.getpid()}.partial'
-    try:
-        with users_input(f'`{args.dst}` cannot be written'):
-            torch.save(checkpoint, partial)
-            os.replace(partial, args.dst)
-    finally:
-        if os.path.exists(partial):
-            os.remove(partial)
-    print(f'{args.dst}: {len(checkpoint["state_dict"]):,} tensors of {args.src}')
+def run(args: argparse.Namespace) -> None:
+    """Convert and write."""
+    convert_file(args.src, args.dst, lambda: convert(args.src))
 
 
-def convert(src: str) -> dict:
-    """The converted checkpoint."""
+def convert(src: str) -> tuple:
+    """The converted checkpoint, and where it is from."""
     from mmrev import __version__
     from mmrev.converters import published, revvit
-    try:
-        content = published.read(src)
-    except published.CheckpointError as error:
-        raise UserError(error.problem, error.remedy) from error
+    content = published.read(src)
     try:
         state_dict = revvit.convert_checkpoint(content)
     except KeyError as error:
@@ -66,7 +46,7 @@ def convert(src: str) -> dict:
                         "Give one of PySlowFast's RevViT, of mmpretrain's, or of minREV's networks") from error
     meta = dict(converted_from=os.path.basename(src), converted_from_sha256=published.sha256_of(src),
                 mmrev_version=__version__)
-    return dict(state_dict=state_dict, meta=meta)
+    return dict(state_dict=state_dict, meta=meta), src
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """What the backbones with activated norms have in common."""
 import math
+from abc import abstractmethod
 from typing import List, Optional, Sequence, Tuple, Union
 
 from mmcv.cnn import build_norm_layer
@@ -101,9 +102,9 @@ class ActivatedBackbone(BaseModule):
             raise ValueError(f'`frozen_stages` must lie in [-1, {stages}], got {self.frozen_stages}')
         self.channels = tuple(channels[i] for i in sorted(self.out_indices))
 
+    @abstractmethod
     def _frozen(self) -> List[nn.Module]:
         """The modules that ``frozen_stages`` >= 0 freezes."""
-        raise NotImplementedError
 
     def train(self, mode: bool = True) -> 'ActivatedBackbone':
         super().train(mode)

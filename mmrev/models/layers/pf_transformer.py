@@ -1,4 +1,5 @@
 """What vision transformers with parameter-free layers share (Han et al. 2022, arXiv:2202.02777)."""
+from abc import abstractmethod
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 from mmengine.model import BaseModule, PretrainedInit
@@ -88,18 +89,18 @@ class PFTransformer(BaseModule):
         if not begun and not any(cfg['type'] in ('Pretrained', PretrainedInit) for cfg in cfgs):
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
+    @abstractmethod
     def _resized(self, position: Tensor) -> Tensor:
         """A loaded position embedding of another grid, for ours."""
-        raise NotImplementedError
 
     def _fit_position(self, state_dict: dict, prefix: str, *args) -> None:
         key = f'{prefix}pos_embed'
         if key in state_dict and state_dict[key].shape != self.pos_embed.shape:
             state_dict[key] = self._resized(state_dict[key])
 
+    @abstractmethod
     def _frozen(self) -> List[nn.Module]:
         """The modules that ``frozen_stages`` freezes, but for the position embedding."""
-        raise NotImplementedError
 
     @classmethod
     def _resolve_arch(cls, arch: Union[str, dict]) -> dict:
