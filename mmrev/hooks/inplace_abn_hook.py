@@ -39,7 +39,7 @@ class InPlaceABNHook(Hook):
     def __init__(self, relu: Optional[str] = None, slope: float = 0.01):
         self.relu = relu
         self.slope = slope
-        self._watched: Optional[list] = []  # handles of what watches the first iteration
+        self._watched: Optional[list] = None  # handles of what watches the first iteration
         self._eps: Optional[Dict[str, float]] = None  # of the rewritten layers, by the name of their weight
 
     def before_train(self, runner) -> None:
@@ -56,14 +56,13 @@ class InPlaceABNHook(Hook):
 
     def before_train_epoch(self, runner) -> None:
         """Watch the first iteration for activations that nothing but a forward shows."""
-        if self._eps is not None and not self._watched:
+        if self._watched is None:
             self._watched = watch_activations(_unwrapped(runner.model))
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Watch no longer."""
         while self._watched:
             self._watched.pop().remove()
-        self._watched = None
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Convert weights that are loaded into a model that is converted already."""

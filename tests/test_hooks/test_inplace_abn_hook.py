@@ -128,6 +128,7 @@ def test_trains_saves_resumes_and_tests(tmp_path, caplog):
     runner = build_runner(cfg)
     runner.train()
     assert sum(isinstance(m, InPlaceABN) for m in runner.model.modules()) == 53
+    assert not any(m._forward_pre_hooks for m in runner.model.modules())  # of what watched the first iteration
     first = torch.load(tmp_path / 'work' / 'epoch_1.pth', weights_only=False)
     plain = build_runner(cfg, custom_hooks=[]).model
     plain.load_state_dict(first['state_dict'])  # the averaged ones, as batch norms
