@@ -22,9 +22,7 @@ def build(args, overlap: bool) -> RevViT:
     torch.manual_seed(0)
     arch = dict(embed_dims=args.width, num_layers=args.depth, num_heads=args.width // 64,
                 feedforward_channels=4 * args.width)
-    model = RevViT(arch, img_size=32, patch_size=4)
-    model.layers.overlap = overlap
-    return model
+    return RevViT(arch, img_size=32, patch_size=4, overlap=overlap)
 
 
 def step(model: RevViT, images: torch.Tensor) -> None:

@@ -109,6 +109,8 @@ class RevBiFPN(BaseModule):
         reversible: False trains under plain autograd, same weights, same results.
         cache_every: Keep the levels before every ``cache_every``-th stage, see
             :class:`~mmrev.reversible.ReversibleSequence`.
+        overlap: In backward, recompute a step while the gradient of the one after it is computed, see
+            :class:`~mmrev.reversible.ReversibleSequence`.
         drop_path_rate: Stochastic depth of the last stage, growing linearly from the first; None is ``arch``'s.
         zero_init_residual: Begin training with a zero scale in the last norm of every function that adds to a level, so
             that the levels, which no norm holds, begin as what the stem and the first downsamplings make of the image.
@@ -153,6 +155,7 @@ class RevBiFPN(BaseModule):
                  act_cfg: Union[dict, None, str] = 'default',
                  reversible: bool = True,
                  cache_every: Optional[int] = None,
+                 overlap: bool = False,
                  drop_path_rate: Optional[float] = None,
                  zero_init_residual: bool = True,
                  init_cfg: Union[dict, List[dict], None] = None):
@@ -177,7 +180,7 @@ class RevBiFPN(BaseModule):
                 self.channels[begins[k]] if k < len(begins) else None,
                 drop_path_rate=max_drop * (k + 1) / num_stages,
                 **arch) for k in range(num_stages)
-        ], reversible, cache_every)
+        ], reversible, cache_every, overlap)
         self._check_indices(num_stages)
         self._freeze_stages()
 

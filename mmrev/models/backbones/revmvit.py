@@ -77,6 +77,8 @@ class RevMViT(BaseModule):
         reversible: False trains under plain autograd, same weights, same results.
         cache_every: Keep the streams before every ``cache_every``-th block, see
             :class:`~mmrev.reversible.ReversibleSequence`.
+        overlap: In backward, recompute a step while the gradient of the one after it is computed, see
+            :class:`~mmrev.reversible.ReversibleSequence`.
         init_cfg: Initialisation.
 
     Shape:
@@ -120,6 +122,7 @@ class RevMViT(BaseModule):
                  frozen_stages: int = -1,
                  reversible: bool = True,
                  cache_every: Optional[int] = None,
+                 overlap: bool = False,
                  init_cfg: Union[dict, List[dict], None] = None):
         super().__init__(init_cfg or [
             dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.)])
@@ -168,7 +171,7 @@ class RevMViT(BaseModule):
                 blocks[-1].after['level'] = NewStream(FusedStreams(norm), count, streams)
                 self._levels.append(count)
                 count += 1
-        self.blocks = ReversibleSequence(blocks, reversible, cache_every)
+        self.blocks = ReversibleSequence(blocks, reversible, cache_every, overlap)
         self.pooled_norms = nn.ModuleList(
             token_norm(self._norm_cfg, c) for c in self.channels) if norm_pooled else None
         self._freeze_stages()

@@ -97,6 +97,8 @@ class RevSwin(BaseModule):
         reversible: False trains under plain autograd, same weights, same results.
         cache_every: Keep the streams before every ``cache_every``-th block, see
             :class:`~mmrev.reversible.ReversibleSequence`.
+        overlap: In backward, recompute a step while the gradient of the one after it is computed, see
+            :class:`~mmrev.reversible.ReversibleSequence`.
         init_cfg: Initialisation.
 
     Shape:
@@ -132,6 +134,7 @@ class RevSwin(BaseModule):
                  frozen_stages: int = -1,
                  reversible: bool = True,
                  cache_every: Optional[int] = None,
+                 overlap: bool = False,
                  init_cfg: Union[dict, List[dict], None] = None):
         super().__init__(init_cfg or [
             dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.)])
@@ -159,7 +162,7 @@ class RevSwin(BaseModule):
             blocks += [self._block(channels, num_heads, i, rates[len(blocks) + i], streams)
                        for i in range(self.depths[stage])]
             streams = self._end_stage(blocks[-1], stage, channels, streams, eps)
-        self.blocks = ReversibleSequence(blocks, reversible, cache_every)
+        self.blocks = ReversibleSequence(blocks, reversible, cache_every, overlap)
         self._freeze_stages()
 
     @classmethod

@@ -54,6 +54,8 @@ class RevViT(BaseModule):
         reversible: False trains under plain autograd, same weights, same results.
         cache_every: Keep the streams before every ``cache_every``-th layer, see
             :class:`~mmrev.reversible.ReversibleSequence`.
+        overlap: In backward, recompute a step while the gradient of the one after it is computed, see
+            :class:`~mmrev.reversible.ReversibleSequence`.
         init_cfg: Initialisation.
 
     Shape:
@@ -101,6 +103,7 @@ class RevViT(BaseModule):
                  interpolate_mode: str = 'bicubic',
                  reversible: bool = True,
                  cache_every: Optional[int] = None,
+                 overlap: bool = False,
                  init_cfg: Union[dict, List[dict], None] = None):
         super().__init__(init_cfg or [
             dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.)])
@@ -134,7 +137,7 @@ class RevViT(BaseModule):
         for target, i in enumerate(self.out_indices, 2):
             norm = token_norm(norm_cfg, 2 * dims) if final_norm and not norm_pooled else None
             blocks[i].after['level'] = NewStream(FusedStreams(norm, fusion_mode), target, (0, 1))
-        self.layers = ReversibleSequence(blocks, reversible, cache_every)
+        self.layers = ReversibleSequence(blocks, reversible, cache_every, overlap)
         self.channels = (2 * dims if fusion_mode == 'concat' else dims, ) * len(self.out_indices)
         self.pooled_norms = nn.ModuleList(token_norm(norm_cfg, c) for c in self.channels) if norm_pooled else None
         self._register_load_state_dict_pre_hook(self._adapt_state_dict)
