@@ -48,7 +48,8 @@ class MultiheadAttention(nn.Module):
         drop_rate: Dropout of the output.
 
     Shape:
-        Input and output: ``(B, N, embed_dims)``.
+        Input and output: ``(B, N, embed_dims)``, or a map of tokens ``(B, H, W, embed_dims)``, all of which attend to
+        each other.
 
     Raises:
         ValueError: If the channels cannot be split into the heads.
@@ -66,7 +67,8 @@ class MultiheadAttention(nn.Module):
         self.drop = nn.Dropout(drop_rate) if drop_rate else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.drop(self.proj(merge_heads(self.attend(*split_heads(self.qkv(x), self.num_heads)))))
+        qkv = self.qkv(x.flatten(1, -2))  # (B, N, 3 * C)
+        return self.drop(self.proj(merge_heads(self.attend(*split_heads(qkv, self.num_heads))))).view(x.shape)
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         """``softmax(q k^T / sqrt(d) + bias) v`` of ``(B, heads, N, d)``."""

@@ -8,10 +8,12 @@ from torch import nn
 
 from golden import GoldenRecord, assert_agrees
 from mmrev.converters.minrev import convert_state_dict
+from mmrev.layers import MultiheadAttention, TokenPooling
 from mmrev.models.backbones import RevViT
 from mmrev.registry import MODELS
 from mmrev.testing import assert_invertible, assert_same_gradients, bytes_per_sample, set_reversible
 
+OPERATIONS = ('attention', 'max')
 TINY = dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32)
 NUM_PARAMS = {'tiny': 5524416, 'deit-small': 21665664, 'base': 85798656, 'large': 303301632, 'huge': 630918400,
               'small': 48003840}
@@ -101,23 +103,28 @@ def test_position_embedding_of_another_size_is_resized_when_loaded():
     torch.testing.assert_close(small(image(1, 64, 64))[0], large(image(1, 64, 64))[0])
 
 
+@pytest.mark.parametrize('operation', OPERATIONS)
 @pytest.mark.parametrize('depth', [3, 4])
 @pytest.mark.parametrize('drops', [{}, dict(drop_rate=0.2, attn_drop_rate=0.2, drop_path_rate=0.4)])
-def test_gradients_equal_plain_autograd(depth, drops):
-    model = tiny(arch=dict(TINY, num_layers=depth), out_indices=(0, -1), out_type='featmap', **drops).double()
+def test_gradients_equal_plain_autograd(depth, drops, operation):
+    model = tiny(arch=dict(TINY, num_layers=depth), out_indices=(0, -1), out_type='featmap', operation=operation,
+                 **drops).double()
     assert_same_gradients(model, image(4, dtype=torch.float64))
     assert_same_gradients(model, image(4, dtype=torch.float64, requires_grad=True))
 
 
-def test_gradients_equal_numerical_ones():
-    model = tiny(arch=dict(embed_dims=4, num_layers=2, num_heads=2, feedforward_channels=6), img_size=8, patch_size=4)
+@pytest.mark.parametrize('operation', OPERATIONS)
+def test_gradients_equal_numerical_ones(operation):
+    model = tiny(arch=dict(embed_dims=4, num_layers=2, num_heads=2, feedforward_channels=6), img_size=8, patch_size=4,
+                 operation=operation)
     x = image(1, 8, 8, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda x: model.double()(x)[0], (x, ))
 
 
-def test_two_forwards_accumulation_and_retained_graphs():
+@pytest.mark.parametrize('operation', OPERATIONS)
+def test_two_forwards_accumulation_and_retained_graphs(operation):
     for reversible in (True, False):
-        model = tiny(drop_path_rate=0.3, reversible=reversible).double()
+        model = tiny(drop_path_rate=0.3, reversible=reversible, operation=operation).double()
         torch.manual_seed(0)
         first, second = model(image(dtype=torch.float64))[0], model(image(dtype=torch.float64).flip(0))[0]
         first.square().sum().backward(retain_graph=True)
@@ -130,11 +137,27 @@ def test_two_forwards_accumulation_and_retained_graphs():
         torch.testing.assert_close(ours, plain)
 
 
-def test_backward_reconstructs_both_streams():
-    assert_invertible(tiny(drop_rate=0.1).double(), image(dtype=torch.float64), tolerance=1e-10)
+@pytest.mark.parametrize('operation', OPERATIONS)
+def test_backward_reconstructs_both_streams(operation):
+    assert_invertible(tiny(drop_rate=0.1, operation=operation).double(), image(dtype=torch.float64), tolerance=1e-10)
 
 
-@pytest.mark.parametrize('cache_every', [None, 1, 2])
+def test_odd_blocks_pool_the_map_of_their_tokens():
+    """On a grid that is not square; the even blocks and all perceptrons are those of RevViT."""
+    model = tiny(operation='max')
+    mixers = [block.f.layer for block in model.layers.couplings]
+    assert [type(mixer) for mixer in mixers] == [MultiheadAttention, TokenPooling, MultiheadAttention]
+    seen = []
+    mixers[1].register_forward_hook(lambda layer, inputs, output: seen.append((inputs[0], output)))
+    model.eval()(image(1, 40, 24))
+    (tokens, pooled), = seen
+    wide = nn.functional.gelu(mixers[1].fc1(tokens)).permute(0, 3, 1, 2)
+    assert tokens.shape == (1, 5, 3, 16)
+    wide = nn.functional.gelu(nn.functional.max_pool2d(wide, 3, 1, 1)).permute(0, 2, 3, 1)
+    torch.testing.assert_close(pooled, mixers[1].fc2(wide))
+
+
+@pytest.mark.parametrize('cache_every', [1, 2])
 def test_keeping_states_changes_no_gradient(cache_every):
     assert_same_gradients(tiny(cache_every=cache_every).double(), image(dtype=torch.float64))
 
@@ -229,9 +252,11 @@ def test_memory_of_revvit_s_per_image():
 
 def test_memory_does_not_grow_with_depth():
 
-    def of_depth(depth, reversible):
-        return per_image(set_reversible(tiny(arch=dict(TINY, num_layers=depth)), reversible), 32, 8, 16)
+    def of_depth(depth, reversible, **kwargs):
+        model = tiny(arch=dict(TINY, num_layers=depth), **kwargs)
+        return per_image(set_reversible(model, reversible), 32, 8, 16)
 
+    assert of_depth(8, True, operation='max') <= of_depth(4, True, operation='max')
     assert of_depth(8, True) <= of_depth(3, True)
     assert of_depth(8, False) > 1.5 * of_depth(4, False)
 
@@ -244,6 +269,8 @@ def test_memory_does_not_grow_with_depth():
     (dict(out_indices=(1, 0)), '`out_indices` must ascend'),
     (dict(out_type='map'), "`out_type` must be one of .*got 'map'"),
     (dict(out_type='cls_token'), 'needs `with_cls_token=True`'),
+    (dict(operation='mean'), '`operation` must be one of'),
+    (dict(operation='max', with_cls_token=True), "`operation='max'` needs `with_cls_token=False`"),
     (dict(fusion_mode='mul'), '`fusion_mode` must be one of'),
     (dict(frozen_stages=4), r'`frozen_stages` must lie in \[-1, 3\], got 4'),
     (dict(norm_pooled=True, out_type='raw'), "`norm_pooled` needs `out_type='avg_featmap'`"),

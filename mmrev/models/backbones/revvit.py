@@ -1,7 +1,8 @@
 """RevViT: Reversible Vision Transformers (Mangalam et al. 2022, CVPR; arXiv:2302.04869).
 
 A vision transformer whose residual stream is split in two: ``x[0] += attention(x[1])``, ``x[1] += mlp(x[0])`` (eqs. 4
-and 5), and which is fused again at its end (section 3.3.2).
+and 5), and which is fused again at its end (section 3.3.2). With ``operation='max'`` every other block pools the map of
+its tokens by 3x3 maxima instead of attending, as ViT-S-max does (Han et al. 2022, ICLR; arXiv:2202.02777).
 
 Deviations from mmpretrain's RevVisionTransformer: attention and perceptron of a block drop their paths independently;
 nothing is dropped in eval mode; random numbers are not reseeded. Its checkpoints are loaded as they are.
@@ -16,7 +17,8 @@ from torch import Tensor, nn
 from mmrev.registry import MODELS
 from mmrev.reversible import NewStream, ReversibleSequence
 
-from ...layers import MLP, MultiheadAttention, PatchEmbed, resize_pos_embed
+from ...layers import MLP, PatchEmbed, resize_pos_embed
+from ..layers.pf_transformer import OPERATIONS, token_mixer
 from ..layers.two_stream import (FUSION_MODES, FusedStreams, TwoStreamBlock, check_choice, freeze, level_indices,
                                  pre_norm, token_norm)
 
@@ -51,6 +53,7 @@ class RevViT(BaseModule):
         frozen_stages: If positive, what comes before the layers, and that many layers, get no gradient and stay in eval
             mode.
         interpolate_mode: For resizing the position embedding.
+        operation: Of the odd blocks: ``'attention'``, or ``'max'``; even blocks attend.
         reversible: False trains under plain autograd, same weights, same results.
         cache_every: Keep the streams before every ``cache_every``-th layer, see
             :class:`~mmrev.reversible.ReversibleSequence`.
@@ -101,6 +104,7 @@ class RevViT(BaseModule):
                  norm_cfg: Optional[dict] = None,
                  frozen_stages: int = -1,
                  interpolate_mode: str = 'bicubic',
+                 operation: str = 'attention',
                  reversible: bool = True,
                  cache_every: Optional[int] = None,
                  overlap: bool = False,
@@ -112,6 +116,7 @@ class RevViT(BaseModule):
         self.out_indices = level_indices(out_indices, depth)
         self.out_type, self.norm_pooled = out_type, norm_pooled
         self.interpolate_mode = interpolate_mode
+        self.operation = operation
         self._check_choices(fusion_mode, with_cls_token)
         if not -1 <= frozen_stages <= depth:
             raise ValueError(f'`frozen_stages` must lie in [-1, {depth}], got {frozen_stages}')
@@ -126,12 +131,12 @@ class RevViT(BaseModule):
         self.pos_embed = nn.Parameter(torch.zeros(1, self.num_extra_tokens + self.grid[0] * self.grid[1], dims))
         self.drop_after_pos = nn.Dropout(drop_rate) if drop_rate else nn.Identity()
 
-        attention = dict(num_heads=arch['num_heads'], qkv_bias=qkv_bias, attn_drop_rate=attn_drop_rate,
-                         drop_rate=drop_rate)
         blocks = []
         for i in range(depth):
             rate = drop_path_rate * i / max(1, depth - 1)
-            f = pre_norm(norm_cfg, dims, MultiheadAttention(dims, **attention), rate)
+            mixer = token_mixer(operation if i % 2 else 'attention', dims, arch['num_heads'], qkv_bias,
+                                attn_drop_rate, drop_rate)
+            f = pre_norm(norm_cfg, dims, mixer, rate)
             g = pre_norm(norm_cfg, dims, MLP(dims, arch['feedforward_channels'], drop_rate=drop_rate), rate)
             blocks.append(TwoStreamBlock(f, g))
         for target, i in enumerate(self.out_indices, 2):
@@ -156,6 +161,9 @@ class RevViT(BaseModule):
     def _check_choices(self, fusion_mode: str, with_cls_token: bool) -> None:
         check_choice('out_type', self.out_type, self.out_types)
         check_choice('fusion_mode', fusion_mode, FUSION_MODES)
+        check_choice('operation', self.operation, OPERATIONS)
+        if self.operation != 'attention' and with_cls_token:  # which has no neighbours to be pooled with
+            raise ValueError(f'`operation={self.operation!r}` needs `with_cls_token=False`')
         if self.out_type == 'cls_token' and not with_cls_token:
             raise ValueError("`out_type='cls_token'` needs `with_cls_token=True`")
         if self.norm_pooled and self.out_type != 'avg_featmap':
@@ -178,8 +186,10 @@ class RevViT(BaseModule):
             x = torch.cat([self.cls_token.expand(len(x), -1, -1), x], dim=1)
         x = x + resize_pos_embed(self.pos_embed, self.grid, grid, self.num_extra_tokens, self.interpolate_mode)
         x = self.drop_after_pos(x)
+        if self.operation != 'attention':
+            x = x.unflatten(1, grid)  # (B, H, W, C): tokens are pooled with their neighbours
         _, _, *levels = self.layers(x, x)
-        return tuple(self._format(i, tokens, grid) for i, tokens in enumerate(levels))
+        return tuple(self._format(i, level.flatten(1, -2), grid) for i, level in enumerate(levels))
 
     def _format(self, i: int, tokens: Tensor, grid: Tuple[int, int]) -> Tensor:
         if self.out_type == 'raw':

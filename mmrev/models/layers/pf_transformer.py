@@ -17,6 +17,19 @@ def as_pair(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
     return (size, size) if isinstance(size, int) else tuple(size)
 
 
+def token_mixer(operation: str, embed_dims: int, num_heads: int, qkv_bias: bool = True, attn_drop_rate: float = 0.,
+                drop_rate: float = 0.) -> nn.Module:
+    """What a transformer block moves tokens with: ``'attention'``, or ``'max'``, which has neither heads nor biases of
+    queries.
+
+    Shape:
+        Input and output: ``(B, H, W, embed_dims)``; attention takes ``(B, N, embed_dims)`` as well.
+    """
+    if operation == 'attention':
+        return MultiheadAttention(embed_dims, num_heads, qkv_bias, attn_drop_rate, drop_rate)
+    return TokenPooling(embed_dims, drop_rate=drop_rate)
+
+
 class PFBlock(nn.Module):
     """A transformer block on a map of tokens: ``x += spatial(norm1(x))``, ``x += mlp(norm2(x))``.
 
@@ -38,22 +51,14 @@ class PFBlock(nn.Module):
                  attn_drop_rate: float, drop_path_rate: float, norm_cfg: dict):
         super().__init__()
         self.norm1 = token_norm(norm_cfg, embed_dims)
-        if operation == 'attention':
-            self.spatial = MultiheadAttention(embed_dims, num_heads, attn_drop_rate=attn_drop_rate, drop_rate=drop_rate)
-        else:
-            self.spatial = TokenPooling(embed_dims, drop_rate=drop_rate)
+        self.spatial = token_mixer(operation, embed_dims, num_heads, attn_drop_rate=attn_drop_rate, drop_rate=drop_rate)
         self.norm2 = token_norm(norm_cfg, embed_dims)
         self.mlp = MLP(embed_dims, int(embed_dims * mlp_ratio), drop_rate=drop_rate)
         self.drop_path = DropPath(drop_path_rate)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.drop_path(self._mix(self.norm1(x)))
+        x = x + self.drop_path(self.spatial(self.norm1(x)))
         return x + self.drop_path(self.mlp(self.norm2(x)))
-
-    def _mix(self, x: Tensor) -> Tensor:
-        if isinstance(self.spatial, TokenPooling):
-            return self.spatial(x)
-        return self.spatial(x.flatten(1, 2)).view(x.shape)  # (B, H * W, C)
 
 
 class PFTransformer(BaseModule):
