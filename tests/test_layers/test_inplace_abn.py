@@ -19,11 +19,6 @@ MODES = ['train', 'eval', 'norm_eval', 'no_statistics', 'no_affine', 'no_affine_
 CASES = [(a, m) for a in ACTIVATIONS for m in MODES if a != 'relu' or m.endswith('eval')]  # relu: frozen alone
 
 
-@pytest.fixture(params=[2**20, 64], ids=['at_once', 'by_blocks'])
-def block_bytes(request, monkeypatch):
-    monkeypatch.setitem(function.BLOCK_BYTES, 'cpu', request.param)
-
-
 def filled(layer, seed=0):
     """Weights of both signs, and running statistics that are not those of any batch."""
     generator = torch.Generator().manual_seed(seed)
@@ -64,7 +59,7 @@ def assert_equal(ours, expected, rtol=1e-9, atol=1e-11):
 
 
 @pytest.mark.parametrize('activation, mode', CASES)
-def test_gradcheck_in_every_mode(activation, mode, block_bytes):
+def test_gradcheck_in_every_mode(activation, mode, backward_way):
     layer = make(InPlaceABN, activation, mode)
     x, names = random(2, 4, 3, 2).requires_grad_(), [name for name, _ in layer.named_parameters()]
 
@@ -76,7 +71,7 @@ def test_gradcheck_in_every_mode(activation, mode, block_bytes):
 
 @pytest.mark.parametrize('shape', SHAPES, ids=len)
 @pytest.mark.parametrize('activation, mode', CASES)
-def test_equals_the_reference_in_outputs_gradients_and_statistics(activation, mode, shape, block_bytes):
+def test_equals_the_reference_in_outputs_gradients_and_statistics(activation, mode, shape, backward_way):
     ours, reference = (make(kind, activation, mode) for kind in (InPlaceABN, ABN))
     x, dz = random(*shape), random(*shape, seed=2)
     assert_equal(gradients(ours, x, dz), gradients(reference, x, dz))
@@ -121,7 +116,7 @@ def test_a_weight_of_zero_can_grow(kind):
 
 @pytest.mark.parametrize('frozen', ['weight', 'bias', 'input', 'weight bias', 'input weight', 'input bias'])
 @pytest.mark.parametrize('mode', ['train', 'eval'])
-def test_gradients_of_what_is_not_frozen(frozen, mode, block_bytes):
+def test_gradients_of_what_is_not_frozen(frozen, mode, backward_way):
     found = []
     for kind in (InPlaceABN, ABN):
         layer, x = make(kind, 'leaky_relu', mode), random(3, 4, 5).requires_grad_('input' not in frozen)
@@ -136,7 +131,7 @@ def test_gradients_of_what_is_not_frozen(frozen, mode, block_bytes):
 @pytest.mark.parametrize('shape, memory_format', [((3, 4, 5, 6), torch.channels_last),
                                                   ((2, 4, 3, 3, 2), torch.channels_last_3d)])
 @pytest.mark.parametrize('activation, mode', [('elu', 'train'), ('leaky_relu', 'train'), ('relu', 'eval')])
-def test_memory_format_is_kept(shape, memory_format, activation, mode, block_bytes):
+def test_memory_format_is_kept(shape, memory_format, activation, mode, backward_way):
     ours, reference = (make(kind, activation, mode) for kind in (InPlaceABN, ABN))
     x, dz = random(*shape).contiguous(memory_format=memory_format), random(*shape, seed=2)
     found = gradients(ours, x, dz)
@@ -145,13 +140,26 @@ def test_memory_format_is_kept(shape, memory_format, activation, mode, block_byt
     assert_equal(found, gradients(reference, x, dz))
 
 
-def test_blocks_cover_a_tensor_once(block_bytes):
+@pytest.mark.parametrize('block_bytes', [2**20, 64])
+def test_blocks_cover_a_tensor_once(block_bytes, monkeypatch):
+    monkeypatch.setitem(function.BLOCK_BYTES, 'cpu', block_bytes)
     for shape in [*SHAPES, (1, 4, 50, 1), (2, 1, 300, 7), (200, 3)]:
         for x in (torch.zeros(shape), torch.zeros(shape).transpose(1, -1).contiguous().transpose(1, -1)):
             for block in function._blocks(x):
                 assert x[block.index].shape[1] == len(torch.zeros(shape[1])[block.channels])
                 x[block.index] += 1
             assert (x == 1).all()
+
+
+def test_few_channels_go_at_once_where_they_fit_into_the_caches(monkeypatch):
+    monkeypatch.setattr(function, 'CPU_CHANNELS_BYTES', 1000)
+    threads = torch.get_num_threads()
+    small, large, wide = (torch.zeros(n, 8, side) for n, side in ((5, 6), (5 * threads, 20), (5 * threads, 60)))
+    assert function._channels_at_once(small, True) == function._channels_at_once(small, False) == 8
+    assert function._channels_at_once(large, True) == 2 and function._channels_at_once(large, False) == 0
+    assert function._channels_at_once(wide, True) == 0  # not even a channel for each thread
+    assert function._channels_at_once(large.transpose(1, 2).contiguous().transpose(1, 2), True) == 0
+    assert function._channels_at_once(small[:0], True) == 0
 
 
 def test_cumulative_average_of_statistics():
@@ -237,7 +245,7 @@ def test_published_checkpoints_without_a_batch_counter_load():
         assert layer[0].num_batches_tracked == 7
 
 
-def test_works_within_the_reversible_engine(block_bytes):
+def test_works_within_the_reversible_engine(backward_way):
     def f(activation):
         return nn.Sequential(nn.Conv2d(4, 4, 3, padding=1), InPlaceABN(4, activation=activation, momentum=None),
                              nn.Conv2d(4, 4, 1))

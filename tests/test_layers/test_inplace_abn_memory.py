@@ -6,8 +6,8 @@ from torch import nn
 from mmrev.layers import InPlaceABN
 from mmrev.testing import PeakMemory
 
-DEPTH, CHANNELS, SHAPE = 12, 16, (4, 16, 64, 64)  # outputs of 1 MiB each
-OUTPUT = 4 * 16 * 64 * 64 * 4
+DEPTH, CHANNELS, SHAPE = 12, 16, (4, 16, 256, 256)  # outputs of 16 MiB each
+OUTPUT = 4 * 16 * 256 * 256 * 4
 
 
 def stack(norm):

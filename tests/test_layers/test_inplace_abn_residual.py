@@ -3,16 +3,10 @@ import pytest
 import torch
 from torch import nn
 
-import mmrev.layers.inplace_abn.function as function
 from mmrev.layers import ABN, InPlaceABN
 from mmrev.testing import PeakMemory
 
 ACTIVATIONS = ['leaky_relu', 'elu', 'identity', 'relu']
-
-
-@pytest.fixture(params=[2**20, 64], ids=['at_once', 'by_blocks'])
-def block_bytes(request, monkeypatch):
-    monkeypatch.setitem(function.BLOCK_BYTES, 'cpu', request.param)
 
 
 def random(*shape, seed=1):
@@ -37,7 +31,7 @@ def gradients(layer, x, shortcut, dz, needs):
             'dbias': layer.bias.grad}
 
 
-@pytest.mark.usefixtures('block_bytes')
+@pytest.mark.usefixtures('backward_way')
 @pytest.mark.parametrize('needs', [('x', 'shortcut', 'parameters'), ('x', ), ('shortcut', ), ('parameters', )], ids=str)
 @pytest.mark.parametrize(('activation', 'frozen'), [(a, f) for a in ACTIVATIONS for f in (False, True)
                                                     if f or a != 'relu'])

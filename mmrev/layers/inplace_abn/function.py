@@ -25,9 +25,11 @@ from .statistics import Normalised, Settings, normalise
 
 native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
 
-# Bytes of the output that backward works on at once. Of a larger one, intermediate results are made block by block, so
-# that only the input's gradient takes as much memory as the output: an eighth of it, but at least so much and at most
-# four times that, which should fit into a cache.
+# Bytes of the output that backward works on at once, where a few channels have no more: on CPUs per thread, and what
+# should fit into a cache together with as much for each of three intermediate results.
+CPU_CHANNELS_BYTES = 2**20
+# Otherwise, intermediate results are made block by block: of an eighth of the output, but at least so much and at most
+# four times that. So only the input's gradient takes as much memory as the output.
 BLOCK_BYTES = {'cpu': 2**18}
 DEFAULT_BLOCK_BYTES = 2**23
 
@@ -57,8 +59,9 @@ class InPlaceABNFunction(torch.autograd.Function):
         z, scale, shift, invstd, negative, residual = _saved(ctx)
         kept = Normalised(dz if z is None else z, scale, shift, invstd, ctx.count, residual)
         needs = ctx.needs_input_grad[:4]
-        if ctx.settings.batch and not ctx.settings.sync and 0 < _bytes(kept.z) <= _block_bytes(kept.z):
-            dx, dweight, dbias, dresidual = _at_once(dz, kept, ctx.settings, needs)
+        number = 0 if ctx.settings.sync else _channels_at_once(kept.z, ctx.settings.batch)
+        if number and (ctx.settings.batch or needs[1]):
+            dx, dweight, dbias, dresidual = _by_channels(dz, kept, ctx.settings, needs, number)
         else:
             dx, dweight, dbias, dresidual = _by_blocks(dz, kept, ctx.settings, needs)
         if dweight is not None:
@@ -112,14 +115,44 @@ def _blocks(z: Tensor) -> Iterator[_Block]:
             yield _Block((slice(i, i + 1), *[everything] * (dim - 1), part), part if dim == 1 else everything)
 
 
-def _at_once(dz: Tensor, kept: Normalised, s: Settings, needs: Sequence[bool]) -> List[Optional[Tensor]]:
-    """The gradients where the tensor is so small that intermediate results do not matter."""
-    z, dz = (t.to(kept.scale.dtype) for t in (kept.z, dz))
-    y, dy = _recovered(z, kept.residual, s), s.activation.differentiate(dz, z, torch.empty_like(z))
-    dx, dweight, dbias = native_batch_norm_backward(
-        dy, y, kept.scale.square() * kept.invstd, None, None, kept.shift, 1 / kept.scale, True, 0., list(needs[:3]))
-    dx = dx.to(kept.z.dtype) if needs[0] else None
-    return [g if needed else None for g, needed in zip((dx, dweight, dbias, dy.to(kept.z.dtype)), needs)]
+def _channels_at_once(z: Tensor, batch: bool) -> int:
+    """How many channels, in all samples, are few enough bytes for intermediate results of the same size; 0 for none.
+
+    All or none on devices whose kernels want many channels, where the channels of one value are neighbours in memory,
+    and by running statistics, whose gradients take one pass over blocks of any shape.
+    """
+    threads, on_cpu = torch.get_num_threads(), z.device.type == 'cpu'
+    limit = CPU_CHANNELS_BYTES * threads if on_cpu else DEFAULT_BLOCK_BYTES
+    if not z.numel():
+        return 0
+    number = min(z.shape[1] * limit // _bytes(z), z.shape[1])
+    in_parts = on_cpu and batch and z.is_contiguous() and number >= threads
+    return number if in_parts or number == z.shape[1] else 0
+
+
+def _by_channels(dz: Tensor, kept: Normalised, s: Settings, needs: Sequence[bool], number: int):
+    """The gradients, ``number`` channels at a time: each value goes through the caches once."""
+    z, channels, dtype = kept.z, kept.z.shape[1], kept.scale.dtype
+    dx, dresidual = (torch.empty_like(z) if needed and number < channels else None for needed in (needs[0], needs[3]))
+    weight, invstd, var = kept.scale.square() * kept.invstd, 1 / kept.scale, kept.scale.square()
+    sums = []
+    for c in (slice(i, i + number) for i in range(0, channels, number)):
+        part = z[:, c].to(dtype)
+        dy = s.activation.differentiate(dz[:, c].to(dtype), part, torch.empty_like(part))
+        y = _recovered(part, None if kept.residual is None else kept.residual[:, c], s)
+        of_x, *of_parameters = native_batch_norm_backward(
+            dy, y if y.is_contiguous() or number == channels else y.contiguous(), weight[c], kept.shift[c], var[c],
+            kept.shift[c], invstd[c], s.batch, 0., [needs[0], True, True])
+        sums.append(of_parameters)
+        if number == channels:
+            dx, dresidual = (g if g is None else g.to(z.dtype) for g in (of_x, dy if needs[3] else None))
+            continue
+        for whole, block in ((dx, of_x), (dresidual, dy)):
+            if whole is not None:
+                whole[:, c] = block
+        del part, dy, y, of_x, block  # before the next ones are made
+    dweight, dbias = (torch.cat(parts) for parts in zip(*sums))
+    return [dx, dweight if needs[1] else None, dbias if needs[2] else None, dresidual]
 
 
 def _by_blocks(dz: Tensor, kept: Normalised, s: Settings, needs: Sequence[bool]) -> List[Optional[Tensor]]:
