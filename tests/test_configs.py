@@ -40,8 +40,10 @@ def bases(path):
 
 
 def layers(path):
-    """Length of the longest chain of bases, the config itself included."""
-    return 1 + max((1 if base is None else layers(base) for base in bases(path)), default=0)
+    """Length of the longest chain of bases, the config itself included; `_base_` and the hosts are one layer."""
+    if path is None or '_base_' in path.parts:
+        return 1
+    return 1 + max((layers(base) for base in bases(path)), default=0)
 
 
 @pytest.mark.parametrize('name', all_configs())
@@ -64,6 +66,8 @@ def test_config_has_at_most_three_layers(name):
 def test_base_config_is_not_named_after_a_model(path):
     models = ('revbifpn', 'rcnn', 'revvit', 'revswin', 'revmvit', 'iabn', 'resnet', 'resnext')
     assert not any(word in path.stem for word in models)
+    for base in filter(None, bases(path)):  # at most one more file to read, and that of `_base_` as well
+        assert '_base_' in base.parts and not any(bases(base))
 
 
 @pytest.mark.parametrize('name', ['faster_rcnn_revbifpn_s3', *DIGITS])

@@ -1,39 +1,10 @@
-"""Faster R-CNN with R50-max and FPN on handwritten digits: trained in minutes, without a GPU.
+"""Faster R-CNN with R50-max and FPN on handwritten digits: trained in minutes, without a GPU."""
+_base_ = '../_base_/digits_detector.py'
 
-The data: `python tools/dataset_converters/digits.py`.
-"""
-_base_ = [
-    'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
-    '../_base_/datasets/digits_detection.py',
-    '../_base_/schedules/adamw_short.py',
-    'mmdet::_base_/default_runtime.py',
-]
-custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
-
-channels = 64  # of the feature pyramid and the heads: COCO's 256 would only cost time here
 strides = [4, 8, 16, 32]  # of the pyramid
-anchor_scale = 6  # times the stride: anchors of 24, 48, 96 and 192 pixels; digits are 24 to 48 pixels tall
-anchor_ratios = [1.0, 1.5, 2.25]  # height over width: digits are taller than wide
 
 model = dict(
-    data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[64., 64., 64.]),
-    backbone=dict(
-        _delete_=True,
-        type='mmrev.PFResNet',
-        depth=50,
-        operation='max',
-        out_indices=(0, 1, 2, 3)),
-    neck=dict(in_channels=[256, 512, 1024, 2048], out_channels=channels, num_outs=len(strides)),
-    rpn_head=dict(
-        in_channels=channels,
-        feat_channels=channels,
-        anchor_generator=dict(scales=[anchor_scale], ratios=anchor_ratios, strides=strides)),
-    roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=channels, featmap_strides=strides),
-        bbox_head=dict(in_channels=channels, fc_out_channels=256, num_classes=10)),
-    train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=64, pos_fraction=0.5))),
-    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)))
-
-default_hooks = dict(
-    logger=dict(interval=10),
-    checkpoint=dict(save_best='coco/bbox_mAP', rule='greater', max_keep_ckpts=2))
+    backbone=dict(_delete_=True, type='mmrev.PFResNet', depth=50, operation='max', out_indices=(0, 1, 2, 3)),
+    neck=dict(in_channels=[256, 512, 1024, 2048], num_outs=len(strides)),
+    rpn_head=dict(anchor_generator=dict(strides=strides)),
+    roi_head=dict(bbox_roi_extractor=dict(featmap_strides=strides)))

@@ -1,6 +1,7 @@
 """ViT-Ti-max on CIFAR-10, patches of 4 pixels (1x128 images)."""
 _base_ = [
-    'mmpretrain::_base_/datasets/cifar10_bs16.py',
+    '../_base_/linear_classifier.py',
+    '../_base_/datasets/cifar10_bs128.py',
     '../_base_/schedules/adamw_short.py',
     'mmpretrain::_base_/default_runtime.py',
 ]
@@ -8,22 +9,11 @@ custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
 max_epochs = 200
 lr = 5e-4
-batch_size = 128
 
 model = dict(
-    type='mmpretrain.ImageClassifier',
     backbone=dict(type='mmrev.PFViT', arch='ti', operation='max', img_size=32, patch_size=4),
-    neck=dict(type='mmpretrain.GlobalAveragePooling'),
-    head=dict(
-        type='mmpretrain.LinearClsHead',
-        num_classes=10,
-        in_channels=192,
-        loss=dict(type='mmpretrain.CrossEntropyLoss', loss_weight=1.0),
-        topk=(1, )))
+    head=dict(in_channels=192))
 
-train_dataloader = dict(batch_size=batch_size)
-val_dataloader = dict(batch_size=batch_size)
-test_dataloader = val_dataloader
 train_cfg = dict(max_epochs=max_epochs)
 optim_wrapper = dict(optimizer=dict(lr=lr, weight_decay=0.05))
 param_scheduler = [
@@ -31,4 +21,4 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', T_max=max_epochs - 5, by_epoch=True, begin=5, end=max_epochs,
          convert_to_iter_based=True),
 ]
-auto_scale_lr = dict(base_batch_size=batch_size)
+auto_scale_lr = dict(base_batch_size=128)

@@ -1,13 +1,13 @@
 """Rev-MViT on CIFAR-10 with minREV's settings (1x128 images)."""
 _base_ = [
-    'mmpretrain::_base_/datasets/cifar10_bs16.py',
+    '../_base_/linear_classifier.py',
+    '../_base_/datasets/cifar10_bs128.py',
     '../_base_/schedules/adam_cosine.py',
     'mmpretrain::_base_/default_runtime.py',
 ]
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
 model = dict(
-    type='mmpretrain.ImageClassifier',
     backbone=dict(
         type='mmrev.RevMViT',
         arch=dict(embed_dims=128, num_layers=6, num_heads=8, downscale_indices=(1, 3)),
@@ -21,13 +21,4 @@ model = dict(
         norm_cfg=dict(type='LN', eps=1e-5),
         out_type='avg_featmap'),
     neck=None,
-    head=dict(
-        type='mmpretrain.LinearClsHead',
-        num_classes=10,
-        in_channels=1024,
-        loss=dict(type='mmpretrain.CrossEntropyLoss', loss_weight=1.0),
-        topk=(1, )))
-
-train_dataloader = dict(batch_size=128)
-val_dataloader = dict(batch_size=128)
-test_dataloader = val_dataloader
+    head=dict(in_channels=1024))

@@ -1,22 +1,7 @@
-"""Faster R-CNN with a small RevViT and a simple feature pyramid on handwritten digits: trained in minutes.
-
-The data: `python tools/dataset_converters/digits.py`.
-"""
-_base_ = [
-    'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
-    '../_base_/datasets/digits_detection.py',
-    '../_base_/schedules/adamw_short.py',
-    'mmdet::_base_/default_runtime.py',
-]
-custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
-
-channels = 64  # of the feature pyramid and the heads: COCO's 256 would only cost time here
-strides = [4, 8, 16]  # of the pyramid: digits are 24 to 48 pixels tall
-anchor_scale = 6  # times the stride: anchors of 24, 48 and 96 pixels
-anchor_ratios = [1.0, 1.5, 2.25]  # height over width: digits are taller than wide
+"""Faster R-CNN with a small RevViT and a simple feature pyramid on handwritten digits: trained in minutes."""
+_base_ = '../_base_/digits_detector.py'
 
 model = dict(
-    data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[64., 64., 64.]),
     backbone=dict(
         _delete_=True,
         type='mmrev.RevViT',
@@ -28,20 +13,8 @@ model = dict(
         _delete_=True,
         type='mmrev.SimpleFeaturePyramid',
         in_channels=[192],
-        out_channels=channels,
+        out_channels=_base_.channels,
         scales=(2, 1, 0.5),
-        num_outs=len(strides)),
-    rpn_head=dict(
-        in_channels=channels,
-        feat_channels=channels,
-        anchor_generator=dict(scales=[anchor_scale], ratios=anchor_ratios, strides=strides)),
-    roi_head=dict(
-        bbox_roi_extractor=dict(out_channels=channels, featmap_strides=strides),
-        bbox_head=dict(in_channels=channels, fc_out_channels=256, num_classes=10)),
-    train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=64, pos_fraction=0.5))),
-    test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)))
+        num_outs=len(_base_.strides)))
 
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
-default_hooks = dict(
-    logger=dict(interval=10),
-    checkpoint=dict(save_best='coco/bbox_mAP', rule='greater', max_keep_ckpts=2))

@@ -1,16 +1,11 @@
 """ImageNet-1k, RandAugment (timm's ``rand-m9-mstd0.5``) and random erasing; 224 pixels where a config says no other."""
+_base_ = './imagenet.py'
+
 resolution = 224
 batch_size = 128
-num_workers = 8
 
-data_preprocessor = dict(
-    type='mmpretrain.ClsDataPreprocessor',
-    num_classes=1000,
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    to_rgb=True)
-bgr_mean = data_preprocessor['mean'][::-1]
-bgr_std = data_preprocessor['std'][::-1]
+bgr_mean = _base_.data_preprocessor.mean[::-1]
+bgr_std = _base_.data_preprocessor.std[::-1]
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -46,18 +41,6 @@ test_pipeline = [
     dict(type='mmpretrain.PackInputs'),
 ]
 
-train_dataloader = dict(
-    batch_size=batch_size,
-    num_workers=num_workers,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='mmpretrain.ImageNet', data_root='data/imagenet', split='train', pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=batch_size,
-    num_workers=num_workers,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='mmpretrain.ImageNet', data_root='data/imagenet', split='val', pipeline=test_pipeline))
+train_dataloader = dict(batch_size=batch_size, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(batch_size=batch_size, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1, 5))
-test_evaluator = val_evaluator

@@ -3,18 +3,12 @@
 Other tests: `--cfg-options tta_pipeline.1.scale=352 tta_pipeline.2.crop_size=320`, and for a single crop
 `test_dataloader.dataset.pipeline.1.scale=320 test_dataloader.dataset.pipeline.2.crop_size=320`.
 """
+_base_ = './imagenet.py'
+
 scale = 256  # pixels of the shorter side in tests
 crop = 224  # pixels
 jitter = 0.4  # greatest relative change of brightness, contrast and saturation
 batch_size = 32
-num_workers = 8
-
-data_preprocessor = dict(
-    type='mmpretrain.ClsDataPreprocessor',
-    num_classes=1000,
-    mean=[123.675, 116.28, 103.53],
-    std=[58.395, 57.12, 57.375],
-    to_rgb=True)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -33,18 +27,6 @@ test_pipeline = [
 tta_model = dict(type='mmrev.AverageClsLogitTTA')
 tta_pipeline = [*test_pipeline[:2], dict(type='mmrev.TenCrop', crop_size=crop)]
 
-train_dataloader = dict(
-    batch_size=batch_size,
-    num_workers=num_workers,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
-    dataset=dict(type='mmpretrain.ImageNet', data_root='data/imagenet', split='train', pipeline=train_pipeline))
-val_dataloader = dict(
-    batch_size=batch_size,
-    num_workers=num_workers,
-    persistent_workers=True,
-    sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(type='mmpretrain.ImageNet', data_root='data/imagenet', split='val', pipeline=test_pipeline))
+train_dataloader = dict(batch_size=batch_size, dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(batch_size=batch_size, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(type='mmpretrain.Accuracy', topk=(1, 5))
-test_evaluator = val_evaluator
