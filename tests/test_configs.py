@@ -47,17 +47,6 @@ def layers(path):
 
 
 @pytest.mark.parametrize('name', all_configs())
-def test_config_builds_its_model(name):
-    cfg = load(name)
-    pytest.importorskip(cfg.default_scope)
-    assert 'mmrev' in cfg.custom_imports.imports
-    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):  # shapes alone: quick
-        model = MODELS.build(cfg.model)
-    taken = (cfg.model.neck or {}).get('in_channels') or [cfg.model.head.in_channels]
-    assert model.backbone.channels == tuple(taken)
-
-
-@pytest.mark.parametrize('name', all_configs())
 def test_config_has_at_most_three_layers(name):
     assert layers(CONFIGS / name) <= 3
 

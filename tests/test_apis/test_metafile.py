@@ -25,10 +25,6 @@ COUNTED = ('s0', 's2')  # the larger ones take long
 SIZES = [f's{i}' for i in range(7)]
 
 
-def test_the_index_names_every_metafile():
-    assert sorted(INDEX) == sorted(path.relative_to(ROOT).as_posix() for path in ROOT.glob('configs/*/metafile.yml'))
-
-
 def test_every_size_of_every_kind_is_listed():
     assert [entry['Name'] for entry in ENTRIES] == [
         pattern.format(size) for pattern in ('revbifpn-{}_3rdparty_in1k', 'faster_rcnn_revbifpn_{}',
@@ -39,9 +35,6 @@ def test_every_size_of_every_kind_is_listed():
 def test_every_entry_names_a_config_of_its_size(entry):
     cfg = Config.fromfile(ROOT / entry['Config'])
     assert cfg.model.backbone.arch == re.search(r'revbifpn[-_](s\d)', entry['Name']).group(1)
-    tasks = {result['Task'] for result in entry['Results']}
-    assert ('Instance Segmentation' in tasks) == ('mask_head' in cfg.model.get('roi_head', {}))
-    assert ('Image Classification' in tasks) == ('ImageClassifier' in cfg.model.type)
 
 
 @pytest.mark.parametrize('entry', CLASSIFIERS, ids=lambda entry: entry['Name'])
@@ -86,7 +79,7 @@ def test_every_network_with_inplace_abn_names_its_config(entry):
     assert cfg.model.backbone.norm_cfg.type == f'mmrev.{norm}'
     assert str(cfg.model.backbone.depth) in name
     if 'rcnn' in name:
-        assert ('mask' in name) == ('mask_head' in cfg.model.roi_head) == (len(entry['Results']) == 2)
+        assert ('mask' in name) == ('mask_head' in cfg.model.roi_head)
         return
     assert 8 * cfg.train_dataloader.batch_size == cfg.auto_scale_lr.base_batch_size == facts['Batch Size']
     with torch.device('meta'), DefaultScope.overwrite_default_scope('mmpretrain'):

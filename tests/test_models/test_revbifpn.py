@@ -71,19 +71,6 @@ def test_backward_reconstructs_every_level():
     assert_invertible(tiny().double(), image(dtype=torch.float64), tolerance=1e-10)
 
 
-def test_batch_statistics_move_once_per_step():
-    model = tiny()
-    sum(x.sum() for x in model(image())).backward()
-    assert {int(m.num_batches_tracked) for m in model.modules() if isinstance(m, nn.BatchNorm2d)} == {1}
-
-
-@pytest.mark.parametrize('out_indices', [(0, 1, 2, 3), (3, ), (1, 2)])
-def test_output_shapes_follow_out_indices(out_indices):
-    outputs = tiny(out_indices=out_indices)(image(2, 96, 64))
-    assert [tuple(x.shape) for x in outputs] == [(2, TINY['channels'][i], 96 // 4 // 2**i, 64 // 4 // 2**i)
-                                                 for i in out_indices]
-
-
 @pytest.mark.parametrize('size', [(33, 50), (1, 1), (100, 31)])
 def test_any_size_is_padded_to_the_coarsest_stride(size):
     model = tiny().eval()
@@ -94,34 +81,6 @@ def test_any_size_is_padded_to_the_coarsest_stride(size):
     for ours, expected in zip(model(x), model(padded)):
         assert torch.equal(ours, expected)
     assert model(x)[0].shape[2:] == (height // 4, width // 4)
-
-
-@pytest.mark.parametrize('reversible', [True, False])
-@pytest.mark.parametrize('frozen_stages', [-1, 0, 1, 3, 4])
-def test_frozen_stages_get_no_gradient_and_stay_in_eval(frozen_stages, reversible):
-    model = tiny(frozen_stages=frozen_stages, reversible=reversible).train()
-    outputs = model(image())
-    if frozen_stages < 4:
-        sum(x.sum() for x in outputs).backward()
-    for i, stage in enumerate(model.stages.couplings):
-        frozen = i < frozen_stages
-        assert all((p.grad is None) is frozen for p in stage.parameters()), i
-        assert all(m.training is not frozen for m in stage.modules()), i
-
-
-def test_norm_eval_keeps_the_statistics():
-    model = tiny(norm_eval=True).train()
-    before = copy.deepcopy(dict(model.named_buffers()))
-    sum(x.sum() for x in model(image())).backward()
-    assert all(torch.equal(b, before[name]) for name, b in model.named_buffers())
-    assert model.training and all(p.grad is not None for p in model.parameters())
-
-
-def test_gradients_reach_every_parameter():
-    model = tiny()
-    sum((x * x).sum() for x in model(image())).backward()
-    for name, p in model.named_parameters():
-        assert p.grad is not None and p.grad.isfinite().all(), f'no gradient for {name}'
 
 
 def test_levels_begin_as_what_the_stem_and_their_first_function_make_of_the_image():

@@ -121,6 +121,10 @@ class RevBiFPN(BaseModule):
         coarsest stride. ``pad_size_divisor=32`` in the data preprocessor leaves nothing to append.
         Output: a tuple of ``(B, channels[i], H / 4 / 2**i, W / 4 / 2**i)`` for ``i`` in ``out_indices``.
 
+    Attributes:
+        channels: Channels of the levels that are returned.
+        level_channels: Channels of all levels.
+
     Raises:
         ValueError: For an unknown ``arch``, or indices out of range.
 
@@ -161,27 +165,28 @@ class RevBiFPN(BaseModule):
                  init_cfg: Union[dict, List[dict], None] = None):
         super().__init__(init_cfg or list(MBConv.default_init_cfg))
         arch = self._resolve_arch(arch)
-        self.channels = tuple(arch.pop('channels'))
+        self.level_channels = tuple(arch.pop('channels'))
         self.in_channels = in_channels
         self.out_indices = out_indices
         self.norm_eval = norm_eval
         self.zero_init_residual = zero_init_residual
         self.frozen_stages = frozen_stages
-        self.size_divisor = self.stem_stride * 2**(len(self.channels) - 1)
+        self.size_divisor = self.stem_stride * 2**(len(self.level_channels) - 1)
         extra = arch.pop('num_extra_stages')
         max_drop = arch.pop('drop_path_rate') if drop_path_rate is None else drop_path_rate
         arch.pop('drop_path_rate', None)
         arch.update(MBConv.default_cfgs(norm_cfg, act_cfg))
-        begins = [1 + i for i in range(len(self.channels) - 1)]  # levels that begin, stage by stage
+        begins = [1 + i for i in range(len(self.level_channels) - 1)]  # levels that begin, stage by stage
         num_stages = len(begins) + extra
         self.stages = ReversibleSequence([
             RevBiFPNStage(
-                self.channels[:begins[k]] if k < len(begins) else self.channels,
-                self.channels[begins[k]] if k < len(begins) else None,
+                self.level_channels[:begins[k]] if k < len(begins) else self.level_channels,
+                self.level_channels[begins[k]] if k < len(begins) else None,
                 drop_path_rate=max_drop * (k + 1) / num_stages,
                 **arch) for k in range(num_stages)
         ], reversible, cache_every, overlap)
         self._check_indices(num_stages)
+        self.channels = tuple(self.level_channels[i] for i in self.out_indices)
         self._freeze_stages()
 
     @classmethod
@@ -214,7 +219,7 @@ class RevBiFPN(BaseModule):
         return arch
 
     def _check_indices(self, num_stages: int) -> None:
-        levels, fit = len(self.channels), self.channels[0] // self.stem_stride**2
+        levels, fit = len(self.level_channels), self.level_channels[0] // self.stem_stride**2
         if not 1 <= self.in_channels <= fit:
             raise ValueError(f'`in_channels` must lie in [1, {fit}], what fits into the first level, got '
                              f'{self.in_channels}')
@@ -248,7 +253,7 @@ class RevBiFPN(BaseModule):
             x = F.pad(x, (0, pad_w, 0, pad_h))
         if x.shape[1] != self.in_channels:
             raise ValueError(f'the image must have `in_channels` = {self.in_channels} channels, got {x.shape[1]}')
-        s, c = self.stem_stride, self.channels[0] // self.stem_stride**2
+        s, c = self.stem_stride, self.level_channels[0] // self.stem_stride**2
         x = torch.cat([x] * (c // self.in_channels) + [x[:, :c % self.in_channels]], dim=1)
         b, _, h, w = x.shape
         x = x.reshape(b, c, h // s, s, w // s, s).permute(0, 3, 5, 1, 2, 4)  # (B, s, s, c, H / s, W / s)

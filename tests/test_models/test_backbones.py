@@ -1,0 +1,170 @@
+"""What a host expects of a backbone, asked of every registered one; and that every config and metafile entry fits.
+
+A new backbone needs an entry in `tests/backbones.py`, nothing here.
+"""
+import copy
+import importlib
+import inspect
+import pickle
+import pkgutil
+from collections import Counter
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from backbones import BACKBONES, build, image, kind
+from mmrev.models import backbones
+from mmrev.registry import MODELS
+
+ROOT = Path(__file__).parents[2]
+CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'configs').glob('*/*.py')
+                 if path.parent.name != '_base_')
+METAFILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'configs').glob('*/metafile.yml'))
+
+
+def offers(name, argument):
+    return argument in inspect.signature(kind(name)).parameters
+
+
+def modes(argument, values):
+    """Every backbone as it is by default, and those with the argument with all of its values."""
+    return [pytest.param(name, {}, id=name) for name in BACKBONES] + [
+        pytest.param(name, {argument: value}, id=f'{name}, {argument}={value}')
+        for name in BACKBONES if offers(name, argument) for value in values]
+
+
+def train_once(model):
+    """A training step after which every weight that got a gradient, however small, has another value."""
+    optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=0.01, eps=1e-30)
+    outputs = [x for x in model(image()) if x.requires_grad]
+    sum((x * torch.linspace(-1, 1, x.numel()).view_as(x)).sum() for x in outputs).backward()
+    optimizer.step()
+
+
+def state(model):
+    return {key: value.clone() for key, value in model.state_dict().items()}
+
+
+def registered():
+    """Every backbone of the registry, whether or not its package imports it."""
+    for module in pkgutil.iter_modules(backbones.__path__, f'{backbones.__name__}.'):
+        importlib.import_module(module.name)
+    return {name for name, found in MODELS.module_dict.items() if found.__module__.startswith(backbones.__name__)}
+
+
+def test_every_registered_backbone_is_asked_and_exported():
+    missing = registered() - {kind(name).__name__ for name in BACKBONES}
+    assert not missing, f'no small form of {sorted(missing)}: add cfg, levels and frozen parts to tests/backbones.py'
+    assert registered() == set(backbones.__all__)
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_levels_follow_out_indices(name):
+    levels, model = BACKBONES[name].levels, build(name).eval()
+    with torch.no_grad():
+        outputs = model(image())
+        assert [tuple(x.shape) for x in outputs] == [(2, *shape) for shape in levels.values()]
+        assert model.channels == tuple(channels for channels, _, _ in levels.values())
+        for i, expected in zip(levels, outputs):
+            alone = build(name, seed=1, out_indices=(i, )).eval()
+            assert not alone.load_state_dict(model.state_dict(), strict=False).missing_keys
+            output, = alone(image())
+            assert torch.equal(output, expected) and alone.channels == (levels[i][0], )
+
+
+@pytest.mark.parametrize('name, kwargs', modes('reversible', [False]))
+def test_gradients_reach_every_parameter_and_every_statistic_moves(name, kwargs):
+    model = build(name, **kwargs).train()
+    before = state(model)
+    train_once(model)
+    for key, p in model.named_parameters():
+        assert p.grad is not None and p.grad.isfinite().all() and p.grad.any(), f'no gradient for {key}'
+    for key, value in model.state_dict().items():
+        assert not torch.equal(value, before[key]), f'{key} did not change'
+        assert 'num_batches_tracked' not in key or value == 1, f'{key} moved {value} times'
+
+
+@pytest.mark.parametrize('name, kwargs', modes('reversible', [False]))
+def test_what_is_frozen_does_not_change(name, kwargs):
+    assert offers(name, 'frozen_stages')
+    for stages, parts in BACKBONES[name].frozen.items():
+        model = build(name, frozen_stages=stages, **kwargs).eval().train()
+        before = state(model)
+        train_once(model)
+        unchanged = {key for key, value in model.state_dict().items() if torch.equal(value, before[key])}
+        assert unchanged == {key for key in before if key.startswith(parts)}, f'frozen_stages={stages}'
+        for key, module in model.named_modules():
+            assert not (module.training and f'{key}.'.startswith(parts)), f'{key}, frozen_stages={stages}'
+
+
+@pytest.mark.parametrize('name', [name for name in BACKBONES if offers(name, 'norm_eval')])
+def test_norm_eval_keeps_the_statistics_and_trains_the_weights(name):
+    model = build(name, norm_eval=True).train()
+    before = state(model)
+    train_once(model)
+    weights = dict(model.named_parameters())
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]) is (key not in weights), key
+    assert all(m.training is not isinstance(m, _BatchNorm) for m in model.modules())
+
+
+@pytest.mark.parametrize('name', [name for name in BACKBONES if not offers(name, 'norm_eval')])
+def test_a_backbone_without_norm_eval_has_no_statistics(name):
+    assert not list(build(name).buffers())
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_evaluation_is_deterministic_and_copies_compute_the_same(name):
+    drops = {key: 0.5 for key in ('drop_rate', 'attn_drop_rate', 'drop_path_rate') if offers(name, key)}
+    model, other = build(name, **drops), build(name, seed=1, **drops)
+    train_once(model)  # statistics are those of a batch
+    other.load_state_dict(model.state_dict())
+    random_state = torch.get_rng_state()
+    with torch.no_grad():
+        expected = model.eval()(image())
+        for same in (model, other, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+            for a, b in zip(same.eval()(image()), expected, strict=True):
+                assert torch.equal(a, b)
+    assert torch.equal(torch.get_rng_state(), random_state)
+
+
+@lru_cache(maxsize=None)
+def load(config):
+    return Config.fromfile(ROOT / config)
+
+
+@pytest.mark.parametrize('config', CONFIGS)
+def test_a_config_builds_its_model(config):
+    cfg = load(config)
+    pytest.importorskip(cfg.default_scope)
+    assert 'mmrev' in cfg.custom_imports.imports
+    with DefaultScope.overwrite_default_scope(cfg.default_scope), torch.device('meta'):  # shapes alone: quick
+        model = MODELS.build(cfg.model)
+    taken = (cfg.model.neck or {}).get('in_channels') or [cfg.model.head.in_channels]
+    assert model.backbone.channels == tuple(taken)
+
+
+def test_the_index_names_every_metafile():
+    assert sorted(yaml.safe_load((ROOT / 'model-index.yml').read_text())['Import']) == METAFILES
+
+
+@pytest.mark.parametrize('metafile', METAFILES)
+def test_a_metafile_entry_names_a_config_of_its_folder(metafile):
+    for entry in yaml.safe_load((ROOT / metafile).read_text())['Models']:
+        assert entry['Config'] in CONFIGS and Path(entry['Config']).parent == Path(metafile).parent, entry['Name']
+        tasks = {result['Task'] for result in entry['Results']}
+        cfg = load(entry['Config'])
+        assert ('Image Classification' in tasks) is ('ImageClassifier' in cfg.model.type), entry['Name']
+        assert ('Instance Segmentation' in tasks) is ('mask_head' in cfg.model.get('roi_head', {})), entry['Name']
+
+
+def test_no_two_metafile_entries_have_the_same_name():
+    names = Counter(entry['Name'].lower() for path in METAFILES
+                    for entry in yaml.safe_load((ROOT / path).read_text())['Models'])
+    assert names and [name for name, number in names.items() if number > 1] == []
