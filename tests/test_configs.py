@@ -46,6 +46,11 @@ def layers(path):
     return 1 + max((layers(base) for base in bases(path)), default=0)
 
 
+def chain(path):
+    """Length of the longest chain of bases within `_base_`."""
+    return 1 + max(map(chain, filter(None, bases(path))), default=0)
+
+
 @pytest.mark.parametrize('name', all_configs())
 def test_config_has_at_most_three_layers(name):
     assert layers(CONFIGS / name) <= 3
@@ -55,8 +60,7 @@ def test_config_has_at_most_three_layers(name):
 def test_base_config_is_not_named_after_a_model(path):
     models = ('revbifpn', 'rcnn', 'revvit', 'revswin', 'revmvit', 'iabn', 'resnet', 'resnext')
     assert not any(word in path.stem for word in models)
-    for base in filter(None, bases(path)):  # at most one more file to read, and that of `_base_` as well
-        assert '_base_' in base.parts and not any(bases(base))
+    assert chain(path) <= 3 and all('_base_' in base.parts for base in filter(None, bases(path)))
 
 
 @pytest.mark.parametrize('name', ['faster_rcnn_revbifpn_s3', *DIGITS])
