@@ -1,5 +1,6 @@
 """Layers that need torch alone."""
 from .attention import MultiheadAttention, PoolingAttention, WindowAttention
+from .conv_norm import conv_norm, convolve
 from .drop_path import DropPath
 from .inplace_abn import ABN, BatchNormAct, InPlaceABN, InPlaceABNSync, convert_batchnorm, to_batchnorm
 from .max_pool import MaxPool3x3, max_pool3x3, max_pool_tokens
@@ -10,5 +11,6 @@ from .pre_norm import PreNorm
 from .token_pooling import TokenPooling
 
 __all__ = ['ABN', 'BatchNormAct', 'DropPath', 'InPlaceABN', 'InPlaceABNSync', 'MLP', 'MaxPool3x3', 'MultiheadAttention',
-           'PatchEmbed', 'PatchMerging', 'PoolingAttention', 'PreNorm', 'TokenPooling', 'WindowAttention',
-           'convert_batchnorm', 'max_pool3x3', 'max_pool_tokens', 'norm_act', 'resize_pos_embed', 'to_batchnorm']
+           'PatchEmbed', 'PatchMerging', 'PoolingAttention', 'PreNorm', 'TokenPooling', 'WindowAttention', 'conv_norm',
+           'convert_batchnorm', 'convolve', 'max_pool3x3', 'max_pool_tokens', 'norm_act', 'resize_pos_embed',
+           'to_batchnorm']

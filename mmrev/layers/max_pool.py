@@ -1,27 +1,31 @@
 """3x3 max pooling, the parameter-free spatial operation of Han et al. 2022 (arXiv:2202.02777), in its fastest forms."""
-from typing import Tuple
+from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .forms import is_staged, needs_gradient
+
 aten = torch.ops.aten
 _INT16_MAX = torch.iinfo(torch.int16).max
+_SMALL = 2**16  # values
 
 
-def max_pool3x3(x: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
+def max_pool3x3(x: Tensor, stride: int = 1, dilation: int = 1, inplace: bool = False) -> Tensor:
     """``F.max_pool2d(x, 3, stride, padding=1)``: the same values and gradients, sooner and with less memory.
 
     PyTorch's own keeps its input and an 8-byte index per output for backward; this keeps the index alone, in two bytes
     (four above 32,767 pixels). Its CPU kernel is slow unless the channels are last, so training goes by that one
-    whatever the layout, and without a gradient the maximum is taken along one axis after the other. What traces,
-    exports or compiles the network sees PyTorch's own operator.
+    whatever the layout, and without a gradient the maximum of a map that is not small is taken along one axis after the
+    other. What traces, exports or compiles the network sees PyTorch's own operator.
 
     Args:
         x: Input, in any memory format, which the output has too.
         stride: 1 or more.
         dilation: Distance of the pixels compared, and padding; 1 or more.
+        inplace: Nobody needs ``x`` any more: without a gradient, and with stride 1, the output may take its place.
 
     Shape:
         Input: ``(B, C, H, W)``; output: ``(B, C, ceil(H / stride), ceil(W / stride))``.
@@ -29,11 +33,10 @@ def max_pool3x3(x: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
     Note:
         The result cannot be differentiated twice.
     """
-    staged = torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
-    by_hand = not staged and x.device.type in ('cpu', 'cuda') and x.numel() > 0
-    trains = x.requires_grad and torch.is_grad_enabled()
-    if by_hand and not trains and x.device.type == 'cpu':
-        return _max_along(_max_along(x, 2, stride, dilation), 3, stride, dilation)
+    by_hand = not is_staged() and x.device.type in ('cpu', 'cuda') and x.numel() > 0
+    trains = needs_gradient(x)
+    if by_hand and not trains and x.device.type == 'cpu' and (dilation > 1 or not _is_small(x)):
+        return _maxima(x, stride, dilation, x if inplace and stride == 1 else None)
     padding = 1
     if dilation > 1:  # PyTorch pads half a kernel at most, without its dilation
         x, padding = F.pad(x, (dilation, ) * 4, value=float('-inf')), 0
@@ -42,13 +45,13 @@ def max_pool3x3(x: Tensor, stride: int = 1, dilation: int = 1) -> Tensor:
     return F.max_pool2d(x, 3, stride, padding, dilation)
 
 
-def max_pool_tokens(x: Tensor) -> Tensor:
+def max_pool_tokens(x: Tensor, inplace: bool = False) -> Tensor:
     """:func:`max_pool3x3` of a map of tokens, without a permutation of its values.
 
     Shape:
         Input and output: ``(B, H, W, C)``.
     """
-    return max_pool3x3(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+    return max_pool3x3(x.permute(0, 3, 1, 2), inplace=inplace).permute(0, 2, 3, 1)
 
 
 class MaxPool3x3(nn.Module):
@@ -57,31 +60,46 @@ class MaxPool3x3(nn.Module):
     Args:
         stride: 1 or more.
         dilation: Distance of the pixels compared, 1 or more.
+        inplace: Whether the output may take the place of the input, see :func:`max_pool3x3`.
 
     Shape:
         Input: ``(B, C, H, W)``; output: ``(B, C, ceil(H / stride), ceil(W / stride))``.
     """
 
-    def __init__(self, stride: int = 1, dilation: int = 1):
+    def __init__(self, stride: int = 1, dilation: int = 1, inplace: bool = False):
         super().__init__()
         self.stride = stride
         self.dilation = dilation
+        self.inplace = inplace
 
     def forward(self, x: Tensor) -> Tensor:
-        return max_pool3x3(x, self.stride, self.dilation)
+        return max_pool3x3(x, self.stride, self.dilation, self.inplace)
 
     def extra_repr(self) -> str:
-        return f'stride={self.stride}, dilation={self.dilation}'
+        return f'stride={self.stride}, dilation={self.dilation}, inplace={self.inplace}'
 
 
-def _max_along(x: Tensor, dim: int, stride: int, dilation: int) -> Tensor:
-    """``max(x[i - d], x[i], x[i + d])`` along one axis, at every ``stride``-th place."""
-    size = x.shape[dim]
-    num = -(-size // stride)
+def _is_small(x: Tensor) -> bool:
+    """Whether PyTorch's own operator is done sooner than several others have begun."""
+    return x.numel() <= _SMALL and _memory_format(x) == torch.channels_last
+
+
+def _maxima(x: Tensor, stride: int, dilation: int, out: Optional[Tensor]) -> Tensor:
+    b, c, h, w = x.shape
+    like = dict(dtype=x.dtype, device=x.device, memory_format=_memory_format(x))
+    h = -(-h // stride)
+    columns = torch.empty((b, c, h, w), **like)
+    out = torch.empty((b, c, h, -(-w // stride)), **like) if out is None else out
+    _max_along(x, columns, 2, stride, dilation)
+    _max_along(columns, out, 3, stride, dilation)
+    return out
+
+
+def _max_along(x: Tensor, y: Tensor, dim: int, stride: int, dilation: int) -> None:
+    """Write ``max(x[i - d], x[i], x[i + d])`` along one axis, at every ``stride``-th place, to ``y``."""
+    size, num = x.shape[dim], y.shape[dim]
     after = max(0, min(num, -(-(size - dilation) // stride)))  # places with a pixel `dilation` after them
     first = min(num, -(-dilation // stride))  # the first place with one before it
-    shape = (*x.shape[:dim], num, *x.shape[dim + 1:])
-    y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=_memory_format(x))
     pairs = _every(x, dim, 0, after, stride), _every(x, dim, dilation, after, stride)
     torch.maximum(*pairs, out=y.narrow(dim, 0, after))
     if after < num:
@@ -89,11 +107,12 @@ def _max_along(x: Tensor, dim: int, stride: int, dilation: int) -> Tensor:
     if first < num:
         ahead = y.narrow(dim, first, num - first)
         torch.maximum(ahead, _every(x, dim, first * stride - dilation, num - first, stride), out=ahead)
-    return y
 
 
 def _every(x: Tensor, dim: int, start: int, num: int, stride: int) -> Tensor:
     """``num`` places along one axis, from ``start`` on, ``stride`` apart."""
+    if stride == 1:
+        return x.narrow(dim, min(start, x.shape[dim]), num)
     end = start + max(0, (num - 1) * stride + 1)
     return x[(slice(None), ) * dim + (slice(start, end, stride), )]
 

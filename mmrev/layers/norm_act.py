@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .forms import is_watched
+
 aten = torch.ops.aten
 
 
@@ -60,16 +62,10 @@ def _is_known(x: Tensor, norm: nn.Module, act: nn.Module) -> bool:
     statistics = next((t.dtype for t in (norm.weight, norm.running_mean) if t is not None), x.dtype)
     if statistics not in (torch.float32, torch.float64):
         return False  # a variance may leave the range of half precision, its inverse root not
-    if _is_watched(norm) or _is_watched(act):
+    if is_watched(norm) or is_watched(act):
         return False
     norm._check_input_dim(x)
     return x.numel() > x.shape[1] == norm.num_features
-
-
-def _is_watched(m: nn.Module) -> bool:
-    """Whether somebody wants to see its input or output, or to compute something else in its place."""
-    return bool(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks or m._backward_pre_hooks
-                or 'forward' in m.__dict__)
 
 
 def _batch_or_running(norm: nn.Module) -> Tuple[bool, float, Optional[Tensor], Optional[Tensor]]:

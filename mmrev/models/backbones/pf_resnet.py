@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmrev.registry import MODELS
 
-from ...layers import ABN, BatchNormAct, MaxPool3x3
+from ...layers import ABN, BatchNormAct, MaxPool3x3, conv_norm, convolve
 from ..layers.activated_backbone import ActivatedBackbone
 
 # Of channels, stride, dilation, and whether the block begins a stage of another resolution: a pooling, then a
@@ -31,7 +31,7 @@ def convolution(channels: int, stride: int, dilation: int, begins: bool) -> Part
 
 def max_pooling(channels: int, stride: int, dilation: int, begins: bool) -> Parts:
     """R50-max: a 3x3 max pooling."""
-    return MaxPool3x3(stride, dilation), None
+    return MaxPool3x3(stride, dilation, inplace=True), None
 
 
 def efficient(channels: int, stride: int, dilation: int, begins: bool) -> Parts:
@@ -75,13 +75,11 @@ class Bottleneck(nn.Module):
                                             build_norm(norm_cfg, out_channels, activate=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else self.downsample(x)
-        out = activate(self.bn1, self.conv1(x))
-        if self.pool2 is not None:
-            out = self.pool2(out)
+        shortcut = x if self.downsample is None else conv_norm(x, *self.downsample)
+        out = conv_norm_act(x, self.conv1, self.bn1, pool=self.pool2)
         if self.conv2 is not None:
-            out = activate(self.bn2, self.conv2(out))
-        return activate(self.bn3, self.conv3(out), shortcut)
+            out = conv_norm_act(out, self.conv2, self.bn2)
+        return conv_norm_act(out, self.conv3, self.bn3, shortcut)
 
 
 def build_norm(norm_cfg: dict, channels: int, activate: bool = True) -> nn.Module:
@@ -92,14 +90,23 @@ def build_norm(norm_cfg: dict, channels: int, activate: bool = True) -> nn.Modul
     return norm
 
 
-def activate(norm: nn.Module, x: Tensor, shortcut: Optional[Tensor] = None) -> Tensor:
-    """Norm, sum with the shortcut, and activation: the norm's own, or a ReLU."""
+def conv_norm_act(x: Tensor, conv: nn.Conv2d, norm: nn.Module, shortcut: Optional[Tensor] = None,
+                  pool: Optional[nn.Module] = None) -> Tensor:
+    """Convolution, norm, sum with the shortcut, activation (the norm's own, or a ReLU), and a pooling.
+
+    A ReLU follows max pooling instead of preceding it: it is monotone, so values and gradients are the same, but it
+    then keeps nothing for backward that the next convolution would not, and has less to do where the stride is 2.
+    """
     if isinstance(norm, (ABN, BatchNormAct)):
-        return norm(x, residual=shortcut)
-    x = norm(x)
+        x = norm(convolve(x, conv), residual=shortcut)
+        return x if pool is None else pool(x)
+    x = conv_norm(x, conv, norm)
     if shortcut is not None:
-        x = x + shortcut
-    return x.relu_()
+        x.add_(shortcut)
+    if isinstance(pool, MaxPool3x3):
+        return pool(x).relu_()
+    x.relu_()
+    return x if pool is None else pool(x)
 
 
 @MODELS.register_module()
@@ -176,7 +183,7 @@ class PFResNet(ActivatedBackbone):
                 dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1)]
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        x = self.maxpool(activate(self.bn1, self.conv1(x)))
+        x = conv_norm_act(x, self.conv1, self.bn1, pool=self.maxpool)
         levels = []
         for i, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
             x = stage(x)

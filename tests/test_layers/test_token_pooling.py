@@ -1,0 +1,55 @@
+"""Token pooling: values, gradients and kept bytes of ``fc2(gelu(max(gelu(fc1(x)))))``."""
+import pytest
+import torch
+import torch.nn.functional as F
+
+from mmrev.layers import TokenPooling
+from mmrev.testing import PeakMemory
+
+
+def plain(layer, x):
+    wide = F.gelu(layer.fc1(x)).permute(0, 3, 1, 2)
+    return layer.fc2(F.gelu(F.max_pool2d(wide, 3, 1, 1)).permute(0, 2, 3, 1))
+
+
+def tokens(**kwargs):
+    return torch.randn(2, 5, 7, 6, generator=torch.Generator().manual_seed(0), **kwargs)  # (B, H, W, C)
+
+
+def test_values_and_gradients():
+    layer, x = TokenPooling(6).double(), tokens(dtype=torch.float64, requires_grad=True)
+    found = [torch.autograd.grad(f(x).sin().sum(), [x, *layer.parameters()])
+             for f in (layer, lambda x: plain(layer, x))]
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+    before = x.detach().clone()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), plain(layer, x))
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize('trained', ['fc1', 'fc2'])
+def test_a_part_alone_may_be_trained(trained):
+    layer, x = TokenPooling(6), tokens()
+    layer.requires_grad_(False)
+    weights = list(getattr(layer, trained).requires_grad_().parameters())
+    found = [torch.autograd.grad(f(x).sin().sum(), weights) for f in (layer, lambda x: plain(layer, x))]
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_autocast():
+    layer, x = TokenPooling(6), tokens(requires_grad=True)
+    with torch.autocast('cpu', torch.bfloat16):
+        y = layer(x)
+    y.float().sum().backward()
+    assert y.dtype == torch.bfloat16 and x.grad.dtype == layer.fc2.weight.grad.dtype == torch.float32
+    torch.testing.assert_close(y.float(), plain(layer, x), rtol=0.05, atol=0.05)
+
+
+def test_the_output_of_the_first_layer_is_all_that_is_kept():
+    with torch.device('meta'):
+        layer, x = TokenPooling(64), torch.empty(2, 14, 14, 64, requires_grad=True)
+        with PeakMemory() as memory:
+            y = layer(x)
+            assert memory.current == y.numel() * 4 * (3 + 1)
