@@ -33,7 +33,7 @@ def max_pool3x3(x: Tensor, stride: int = 1, dilation: int = 1, inplace: bool = F
     Note:
         The result cannot be differentiated twice.
     """
-    by_hand = not is_staged() and x.device.type in ('cpu', 'cuda') and x.numel() > 0
+    by_hand = not is_staged() and x.device.type in ('cpu', 'cuda', 'meta') and x.numel() > 0
     trains = needs_gradient(x)
     if by_hand and not trains and x.device.type == 'cpu' and (dilation > 1 or not _is_small(x)):
         return _maxima(x, stride, dilation, x if inplace and stride == 1 else None)

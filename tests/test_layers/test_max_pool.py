@@ -71,6 +71,19 @@ def test_a_second_derivative_is_refused():
         gradient.sum().backward()
 
 
+@pytest.mark.parametrize('shape', [(2, 3, 9, 8), (2, 64, 40, 48)], ids=['small', 'large'])
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_the_input_is_left_alone_unless_it_may_be_overwritten(layout, shape):
+    x = image(*shape).contiguous(memory_format=layout)
+    before, expected = x.clone(), F.max_pool2d(x, 3, 1, 1)
+    assert torch.equal(max_pool3x3(x), expected) and torch.equal(x, before)
+    found = MaxPool3x3(inplace=True)(x)
+    assert torch.equal(found, expected) and found.is_contiguous(memory_format=layout)
+    kept = before.requires_grad_()
+    MaxPool3x3(inplace=True)(kept).sum().backward()  # which nothing but inference does
+    assert torch.equal(kept, image(*shape))
+
+
 @pytest.mark.parametrize('grad', [True, False])
 def test_tokens_are_pooled_on_their_map(grad):
     x = image(2, 4, 6, 5).requires_grad_(grad)  # (B, H, W, C)
@@ -83,9 +96,10 @@ def test_no_image_at_all():
     assert max_pool3x3(torch.empty(0, 3, 8, 8), 2).shape == (0, 3, 4, 4)
 
 
+@pytest.mark.parametrize('device', ['cpu', 'meta'])
 @pytest.mark.parametrize('side, size', [(64, 2), (192, 4)])
-def test_backward_keeps_one_small_index_per_output(side, size):
-    x = image(1, 4, side, side).requires_grad_()
+def test_backward_keeps_one_small_index_per_output(side, size, device):
+    x = image(1, 4, side, side).to(device).requires_grad_()
     with PeakMemory() as memory:
         y = max_pool3x3(x, 2)
         assert memory.current == y.numel() * (y.element_size() + size)

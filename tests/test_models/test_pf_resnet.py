@@ -7,6 +7,7 @@ from golden import GoldenRecord, assert_agrees
 from mmrev.converters.pflayer import convert_state_dict
 from mmrev.layers import ABN, MaxPool3x3
 from mmrev.models.backbones import PFResNet
+from mmrev.models.backbones.pf_resnet import conv_norm_act
 from mmrev.registry import MODELS
 
 OPERATIONS = ('conv', 'max', 'hybrid')
@@ -120,6 +121,17 @@ def test_channels_last_computes_the_same():
     for a, b in zip(found, expected):
         assert a.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_max_pooling_may_come_before_the_activation():
+    """Values and gradients are those of the published order, to the bit."""
+    found, published = [], lambda x, norm, pool: pool(norm(x).relu_())
+    for order in (lambda x, norm, pool: conv_norm_act(x, nn.Identity(), norm, pool=pool), published):
+        x = torch.randn(2, 8, 13, 13, generator=torch.Generator().manual_seed(0)).requires_grad_()
+        y = order(x, nn.BatchNorm2d(8), MaxPool3x3(2))
+        y.sin().sum().backward()
+        found.append((y, x.grad))
+    assert all(map(torch.equal, *found))
 
 
 @pytest.mark.parametrize('mistake, message', [
