@@ -3,15 +3,18 @@
 On the meta device nothing is computed and nothing takes memory, and yet every tensor has its size: the bytes alive are
 those of a CPU run to the byte (`tests/test_benchmarks` holds it to that), for networks and batches of any size.
 """
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Callable, NamedTuple, Tuple, Union
+from unittest import mock
 
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from mmrev.models.backbones import RevBiFPN
+from mmrev.models.backbones import PFViT, RevBiFPN, RevViT
 from mmrev.models.layers import MBConv
 from mmrev.testing import bytes_per_sample, set_reversible
 
@@ -75,6 +78,16 @@ def efficientnet(size: int) -> Network:
     return Network(f'EfficientNet-B{size}', partial(build_efficientnet, size), (resolution, resolution))
 
 
+def transformers(side: int = 224) -> Tuple[Network, ...]:
+    """ViT-S and ViT-S-max, and both with the two streams of RevViT, reversible and under plain autograd."""
+    names = dict(attention='ViT-S', max='ViT-S-max')
+    plain = [Network(name, partial(PFViT, 's', operation, side), (side, side)) for operation, name in names.items()]
+    return (*plain, *(
+        Network(f'Rev{name}, {mode}',
+                partial(RevViT, 'deit-small', side, operation=operation, reversible=mode == 'reversible'), (side, side))
+        for operation, name in names.items() for mode in ('plain', 'reversible')))
+
+
 def build_on(device: str, network: Network) -> nn.Module:
     with torch.device(device):
         return network.build()
@@ -87,8 +100,14 @@ def images(network: Network, batch: int, device: str) -> torch.Tensor:
 
 def train_step(model: nn.Module, x: torch.Tensor) -> None:
     """Forward, backward of the outputs' sum, and no gradients left."""
-    _total(model(x)).backward()
+    with mock.patch.object(F, 'scaled_dot_product_attention', _fused_attention) if x.is_meta else nullcontext():
+        _total(model(x)).backward()
     model.zero_grad()
+
+
+def _fused_attention(q, k, v, attn_mask=None, dropout_p=0.):
+    """What PyTorch runs on CPUs; of itself the meta device would keep the attention weights."""
+    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, dropout_p, attn_mask=attn_mask)[0]
 
 
 def _total(outputs: Union[torch.Tensor, Tuple[torch.Tensor, ...]]) -> torch.Tensor:

@@ -1,6 +1,6 @@
 """Time and memory of a training step: reversible, plain autograd and activation checkpointing, side by side.
 
-    python benchmarks/run.py                  # time, memory, depth and peak, about eight minutes on two cores
+    python benchmarks/run.py                  # time, memory (of transformers too), depth and peak, in eight minutes
     python benchmarks/run.py time --arch s0   # one part
     python benchmarks/run.py picture          # MACs against memory, beside EfficientNet (needs timm)
     python benchmarks/run.py detectors        # whole detectors; needs 10 GB of memory and ten minutes
@@ -78,6 +78,15 @@ def report_memory(args) -> dict:
     return figures
 
 
+def report_transformers(args) -> dict:
+    figures = {}
+    print('The same of transformers, 224x224')
+    for network in networks.transformers():
+        figures[network.name] = bytes_per_image(network) / MIB
+        print(f'  {network.name:32s} {figures[network.name]:8.1f} MiB', flush=True)
+    return figures
+
+
 def report_depth(args) -> dict:
     """Peak bytes of two-stream blocks as the network gets deeper."""
 
@@ -117,9 +126,9 @@ def report_detectors(args) -> dict:
     return detectors.report(args.detectors, tuple(args.detector_size))
 
 
-PARTS = {'time': report_time, 'memory': report_memory, 'depth': report_depth, 'peak': report_peak,
-         'picture': report_picture, 'detectors': report_detectors}
-DEFAULT = ('time', 'memory', 'depth', 'peak')
+PARTS = {'time': report_time, 'memory': report_memory, 'transformers': report_transformers, 'depth': report_depth,
+         'peak': report_peak, 'picture': report_picture, 'detectors': report_detectors}
+DEFAULT = ('time', 'memory', 'transformers', 'depth', 'peak')
 
 
 def main() -> None:

@@ -1,4 +1,5 @@
 """The two-layer perceptron of transformers (Vaswani et al. 2017, eq. 2) with GELU (Hendrycks and Gimpel 2016)."""
+from contextlib import nullcontext
 from typing import Optional
 
 import torch
@@ -20,7 +21,8 @@ class _GELULinear(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
-        with torch.autocast(grad.device.type, enabled=False):
+        known = torch.amp.is_autocast_available(grad.device.type)  # not to the meta device
+        with torch.autocast(grad.device.type, enabled=False) if known else nullcontext():
             rows = grad.reshape(-1, grad.shape[-1])  # (B * N, out)
             if ctx.needs_input_grad[1]:
                 grad_weight = rows.t() @ F.gelu(x).to(grad.dtype).reshape(-1, x.shape[-1])

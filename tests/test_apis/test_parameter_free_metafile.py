@@ -32,7 +32,7 @@ def test_parameters_and_operation_are_those_of_the_config(entry):
 
 def test_accuracies_are_those_of_the_table():
     found = {entry['Name'].removesuffix('_3rdparty_in1k'): entry['Results'][0]['Metrics']['Top 1 Accuracy']
-             for entry in CLASSIFIERS}
+             for entry in CLASSIFIERS if '_3rdparty_' in entry['Name']}
     assert found == TOP1
 
 
@@ -40,7 +40,7 @@ def test_accuracies_are_those_of_the_table():
 def test_detectors_have_the_operation_of_their_name(entry):
     cfg = Config.fromfile(ROOT / entry['Config'])
     assert f'-{cfg.model.backbone.operation}_' in entry['Name']
-    assert ('mask' in entry['Name']) == ('mask_head' in cfg.model.roi_head) == (len(entry['Results']) == 2)
+    assert ('mask' in entry['Name']) == ('mask_head' in cfg.model.roi_head)
 
 
 def test_the_published_schedule_of_r50_hybrid():

@@ -1,0 +1,12 @@
+"""ViT-S-max whose residual stream is split in two, as RevViT's: its training memory does not grow with depth."""
+_base_ = './pf-vit-s-max_4xb256_in1k.py'
+
+model = dict(
+    backbone=dict(
+        _delete_=True,
+        type='mmrev.RevViT',
+        arch='deit-small',
+        operation='max',
+        drop_path_rate=_base_.drop_path_rate,
+        out_type='featmap'),
+    head=dict(in_channels=768))
