@@ -99,6 +99,37 @@ def test_gradients_equal_plain_autograd(build, drops):
     assert_same_gradients(model, image(3, 38, 45, dtype=torch.float64))
 
 
+def of_depth(build, depth, **kwargs):
+    """With so many blocks, those between the first and the last stage's as deep as need be."""
+    if build is swin:
+        return swin(arch=dict(SWIN, depths=(1, depth - 2, 1)), **kwargs)
+    return mvit(arch=dict(MVIT, num_layers=depth, downscale_indices=(2, depth - 2)), **kwargs)
+
+
+@pytest.mark.parametrize('build', [swin, mvit])
+@pytest.mark.parametrize('depth', [6, 7])
+def test_gradients_equal_plain_autograd_at_odd_and_even_depth(build, depth):
+    model = of_depth(build, depth, **DROPS).double()
+    assert len(model.blocks.couplings) == depth
+    assert_same_gradients(model, image(dtype=torch.float64))
+
+
+@pytest.mark.parametrize('drops', [dict(drop_path_rate=0.), DROPS])
+@pytest.mark.parametrize('build', [swin, mvit])
+def test_gradients_equal_numerical_ones(build, drops):
+    small = dict(embed_dims=2, depths=(1, 2), num_heads=(1, 1)) if build is swin else \
+        dict(embed_dims=2, num_layers=4, num_heads=1, downscale_indices=(2, ))
+    sizes = dict(patch_size=2) if build is swin else dict(patch_kernel=3, patch_stride=2, stride_kv=2, img_size=8)
+    model = build(arch=small, window_size=2, out_indices=(0, 1), **sizes, **drops).double()
+
+    def outputs(x):
+        torch.manual_seed(2)  # the same paths and elements are dropped each time
+        return model(x)
+
+    x = image(2, 8, 8, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(outputs, (x, ), fast_mode=True)
+
+
 @pytest.mark.parametrize('build', [swin, mvit])
 def test_backward_reconstructs_every_stream(build):
     assert_invertible(build(drop_rate=0.1).double(), image(dtype=torch.float64), tolerance=1e-9)
