@@ -83,7 +83,7 @@ def start_up(remedy: str = '', over: Callable[[], bool] = lambda: False) -> Iter
             missing = isinstance(error, FileNotFoundError)
             raise UserError(one_line(error), 'Put it in its place, or mend the config or annotation file that names it'
                             if missing else 'Make room or give access there, or use another folder') from error
-        if is_complaint(error) and not over():
+        if (is_complaint(error) or isinstance(error, (ConnectionError, TimeoutError))) and not over():
             raise _as_user_error(error, remedy) from error
         raise
 

@@ -1,13 +1,17 @@
 """Build what a run builds, with stand-ins for its data: what mmengine refuses, it refuses here, and writes nothing."""
 import contextlib
 import copy
+import hashlib
 import inspect
 import io
 import logging
 import multiprocessing
+import os.path as osp
 import random
+import urllib.request
 import warnings
 from numbers import Real
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Iterator, Optional
 
@@ -15,6 +19,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
+from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import MMLogger
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.registry import DATASETS, HOOKS, METRICS, OPTIM_WRAPPERS
@@ -23,9 +28,10 @@ from torch import distributed, nn
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from mmrev.cli.arguments import check_keys, check_values, registry_class
-from mmrev.cli.errors import UserError, building, closest, walk
+from mmrev.cli.errors import UserError, building, closest, one_line, walk
 
 _TAKEN_BY_MMENGINE = ('num_batch_per_epoch', 'disable_subprocess_warning')  # keys of a dataloader besides torch's
+_SECONDS_TO_ANSWER = 10  # for a server that a data set would be downloaded from
 _PARAMWISE = ('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult',
               'flat_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate')
 
@@ -204,7 +210,42 @@ def _build_datasets(node: Any, path: str, file: str) -> None:
     bases = built.__mro__ if inspect.isclass(built) else ()
     if any('lazy_init' in inspect.signature(base.__init__).parameters for base in bases):
         with building(path, node, file):
-            DATASETS.build(dict(copy.deepcopy(node), lazy_init=True))
+            check_download(DATASETS.build(dict(copy.deepcopy(node), lazy_init=True)), path)
+
+
+def check_download(dataset: Any, path: str) -> None:
+    """Check that a data set which fetches its own archive (mmpretrain's CIFAR) is there, or can be fetched.
+
+    Args:
+        dataset: The data set, not loaded.
+        path: Its place in the config.
+
+    Raises:
+        UserError: If it is not there whole, and can't be.
+    """
+    if not all(hasattr(dataset, name) for name in ('url', 'filename', 'tgz_md5', 'download', '_check_integrity')):
+        return
+    if not isinstance(get_file_backend(dataset.data_prefix['root']), LocalBackend):
+        return
+    url, root = dataset.url, osp.normpath(dataset.data_prefix['root'])
+    archive = osp.join(root, dataset.filename)
+    if dataset._check_integrity() or dataset.download and check_md5(archive, dataset.tgz_md5):
+        return
+    name = type(dataset).__name__
+    elsewhere = f'or say where it is unpacked: --cfg-options {path}.data_root=FOLDER'
+    if not dataset.download:
+        raise UserError(f'{name} is not in `{root}`, or not whole, and `{path}.download` is False',
+                        f'Leave `download` out, unpack {url} there, {elsewhere}')
+    try:
+        urllib.request.urlopen(url, timeout=_SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        raise UserError(f'{name} is not in `{root}` ({path}) and cannot be downloaded: {one_line(error)}',
+                        f'Download {url} where that is possible and put it there as it is, {elsewhere}') from error
+
+
+def check_md5(file: str, expected: str) -> bool:
+    """Whether a file is there and has this MD5 sum."""
+    return osp.isfile(file) and hashlib.md5(Path(file).read_bytes()).hexdigest() == expected
 
 
 def _build_metric(config: dict, path: str, cfg: Config) -> None:
