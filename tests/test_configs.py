@@ -114,11 +114,35 @@ def test_detectors_with_and_without_masks_differ_in_nothing_before_the_heads(nam
 
 @pytest.mark.parametrize('name', [*DETECTORS, 'mask_rcnn_revbifpn_s0_digits'])
 def test_one_training_iteration_changes_every_part_of_the_detector(name, tmp_path, monkeypatch):
-    write_masks(write_dataset(tmp_path / 'data', num_images=2))
-    cfg = load(f'revbifpn/{name}.py')
-    cfg.merge_from_dict(small_run(tmp_path))
-    parts = ['backbone.stages.couplings.0.', 'neck.', 'rpn_head.', 'roi_head.bbox_head.']
-    if name.startswith('mask'):
+    train_one_iteration(load(f'revbifpn/{name}.py'), 'backbone.stages.couplings.0.', tmp_path, monkeypatch)
+
+
+SMALL_SWIN = dict(embed_dims=96, depths=(1, 1, 1, 1), num_heads=(3, 3, 3, 3))  # the necks are made for these channels
+SMALL_VIT = dict(embed_dims=768, num_layers=1, num_heads=12, feedforward_channels=96)
+
+
+@pytest.mark.parametrize('name, arch, first', [
+    ('revvit/faster_rcnn_revvit_sfp_digits', None, 'backbone.layers.couplings.0.'),
+    ('revvit/faster_rcnn_revvit-b_sfp', SMALL_VIT, 'backbone.layers.couplings.0.'),
+    ('revvit/mask_rcnn_revvit-b_sfp', SMALL_VIT, 'backbone.layers.couplings.0.'),
+    ('revswin/faster_rcnn_revswin_fpn_digits', None, 'backbone.blocks.couplings.0.'),
+    ('revswin/faster_rcnn_revswin-t_fpn', SMALL_SWIN, 'backbone.blocks.couplings.0.'),
+    ('revswin/mask_rcnn_revswin-t_fpn', SMALL_SWIN, 'backbone.blocks.couplings.0.'),
+])
+def test_one_training_iteration_of_a_transformer_changes_every_part(name, arch, first, tmp_path, monkeypatch):
+    """Of COCO's, with few layers; `test_config_builds_its_model` builds them as they are."""
+    cfg = load(f'{name}.py')
+    if arch:
+        cfg.model.backbone.arch = arch
+    train_one_iteration(cfg, first, tmp_path, monkeypatch)
+
+
+def train_one_iteration(cfg, first, folder, monkeypatch):
+    """On two small images; weights of ``first`` in the backbone, of the neck and of every head must change."""
+    write_masks(write_dataset(folder / 'data', num_images=2))
+    cfg.merge_from_dict(small_run(folder))
+    parts = [first, 'neck.', 'rpn_head.', 'roi_head.bbox_head.']
+    if 'mask_head' in cfg.model.roi_head:
         cfg.model.roi_head.mask_head.num_classes = len(CLASSES)
         parts.append('roi_head.mask_head.')
     monkeypatch.setattr(Runner, '_log_env', lambda *args: None)  # asking the compilers takes longer than training
