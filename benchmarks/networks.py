@@ -2,24 +2,33 @@
 
 On the meta device nothing is computed and nothing takes memory, and yet every tensor has its size: the bytes alive are
 those of a CPU run to the byte (`tests/test_benchmarks` holds it to that), for networks and batches of any size.
+Attention alone must be told to do there what it does on the CPU.
 """
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import Callable, NamedTuple, Tuple, Union
-from unittest import mock
+from typing import Callable, NamedTuple, Sequence, Tuple, Union
+from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.nn.attention import SDPBackend
 from torch.utils.checkpoint import checkpoint
 
-from mmrev.models.backbones import PFViT, RevBiFPN, RevViT
+from mmrev.models.backbones import PFViT, RevBiFPN, RevMViT, RevSwin, RevViT
 from mmrev.models.layers import MBConv
+from mmrev.reversible import ReversibleSequence
 from mmrev.testing import bytes_per_sample, set_reversible
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'revbifpn'
 MODES = ('reversible', 'plain', 'checkpoint')
+TRANSFORMERS = {  # by the papers' sizes
+    'revvit-s': partial(RevViT, 'deit-small'),
+    'revvit-b': partial(RevViT, 'base'),
+    'revvit-l': partial(RevViT, 'large'),
+    'revswin-t': partial(RevSwin, 'tiny'),
+    'revmvit-t': partial(RevMViT, 'tiny'),
+}
 CLASSIFIER_SIZES = (224, 256, 256, 288, 320, 352, 352)  # pixels, S0 ... S6
 EFFICIENTNET_SIZES = (224, 240, 260, 300, 380, 456, 528, 600)  # pixels, B0 ... B7
 MANY = (32, 64)  # images: enough that the activations, not the weights' gradients, decide where the peak is
@@ -33,14 +42,37 @@ class Network(NamedTuple):
 
 
 def build_backbone(arch: str, mode: str) -> nn.Module:
-    """The backbone in one of ``MODES``; ``checkpoint`` recomputes the very blocks that reversibility recomputes."""
+    """A key of ``TRANSFORMERS`` or a size of RevBiFPN, in one of ``MODES``."""
     torch.manual_seed(0)
-    model = set_reversible(RevBiFPN(arch), mode == 'reversible')
-    if mode == 'checkpoint':
-        for block in model.modules():
-            if isinstance(block, MBConv):
-                block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+    return in_mode(TRANSFORMERS[arch]() if arch in TRANSFORMERS else RevBiFPN(arch), mode)
+
+
+def in_mode(model: nn.Module, mode: str) -> nn.Module:
+    """The model in one of ``MODES``.
+
+    ``checkpoint`` recomputes the very blocks that reversibility recomputes: RevBiFPN's MBConvs, the others' couplings.
+    """
+    set_reversible(model, mode == 'reversible')
+    for module in model.modules() if mode == 'checkpoint' else ():
+        if isinstance(module, MBConv):
+            module.forward = partial(checkpoint, module.forward, use_reentrant=False)
+        elif isinstance(module, ReversibleSequence) and not isinstance(model, RevBiFPN):
+            module.forward = partial(checkpointed, [ReversibleSequence([c], False) for c in module.couplings])
     return model
+
+
+def checkpointed(blocks: Sequence[nn.Module], *streams: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+    """One block after another, keeping the streams between them alone."""
+    for block in blocks:
+        streams = checkpoint(block, *streams, use_reentrant=False)
+    return streams
+
+
+def title(arch: str) -> str:
+    """What the paper calls the network."""
+    names = {'revvit': 'RevViT', 'revswin': 'Rev-Swin', 'revmvit': 'Rev-MViT'}
+    kind, size = arch.split('-') if arch in TRANSFORMERS else ('revbifpn', arch)
+    return f'{names.get(kind, "RevBiFPN")}-{size.upper()}'
 
 
 def build_classifier(size: int, mode: str) -> nn.Module:
@@ -65,7 +97,7 @@ def build_efficientnet(size: int) -> nn.Module:
 
 
 def backbone(arch: str, height: int, width: int, mode: str = 'reversible') -> Network:
-    return Network(f'RevBiFPN-{arch.upper()} backbone, {mode}', partial(build_backbone, arch, mode), (height, width))
+    return Network(f'{title(arch)} backbone, {mode}', partial(build_backbone, arch, mode), (height, width))
 
 
 def classifier(size: int, mode: str = 'reversible') -> Network:
@@ -98,16 +130,28 @@ def images(network: Network, batch: int, device: str) -> torch.Tensor:
     return make(batch, 3, *network.shape, device=device)
 
 
+_attention = F.scaled_dot_product_attention
+
+
+def _attention_of_cpu(q, k, v, attn_mask=None, dropout_p=0.):
+    """On the meta device, scaled dot-product attention by the operator that the CPU would choose.
+
+    Left to itself the meta device forms the matrix of weights, which the CPU's fused operator does not.
+    """
+    if q.is_meta:
+        small = [None if x is None else torch.empty_like(x[:1, :1], device='cpu', requires_grad=x.requires_grad)
+                 for x in (q, k, v, attn_mask)]
+        if torch._fused_sdp_choice(*small, dropout_p) == int(SDPBackend.FLASH_ATTENTION):
+            fused = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+            return fused(q, k, v, dropout_p, attn_mask=attn_mask)[0]
+    return _attention(q, k, v, attn_mask, dropout_p)
+
+
 def train_step(model: nn.Module, x: torch.Tensor) -> None:
     """Forward, backward of the outputs' sum, and no gradients left."""
-    with mock.patch.object(F, 'scaled_dot_product_attention', _fused_attention) if x.is_meta else nullcontext():
+    with patch.object(F, 'scaled_dot_product_attention', _attention_of_cpu):
         _total(model(x)).backward()
     model.zero_grad()
-
-
-def _fused_attention(q, k, v, attn_mask=None, dropout_p=0.):
-    """What PyTorch runs on CPUs; of itself the meta device would keep the attention weights."""
-    return torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(q, k, v, dropout_p, attn_mask=attn_mask)[0]
 
 
 def _total(outputs: Union[torch.Tensor, Tuple[torch.Tensor, ...]]) -> torch.Tensor:

@@ -2,6 +2,8 @@
 
     python benchmarks/run.py                  # time, memory (of transformers too), depth and peak, in eight minutes
     python benchmarks/run.py time --arch s0   # one part
+    python benchmarks/run.py time --arch revvit-s --time-size 224 224 --time-batch 4
+    python benchmarks/run.py memory --memory revvit-s 224 224 --memory revvit-b 224 224 --memory revvit-l 224 224
     python benchmarks/run.py picture          # MACs against memory, beside EfficientNet (needs timm)
     python benchmarks/run.py detectors        # whole detectors; needs 10 GB of memory and ten minutes
 
@@ -57,7 +59,7 @@ def report_time(args) -> dict:
     figures = measure_time(args.arch, args.time_size, args.time_batch, args.rounds)
     plain = figures['plain']
     floor = plain + figures['forward without graph']
-    print(f'Time of a training step: RevBiFPN-{args.arch.upper()}, {args.time_batch} images of '
+    print(f'Time of a training step: {networks.title(args.arch)}, {args.time_batch} images of '
           f'{args.time_size[0]}x{args.time_size[1]}, {torch.get_num_threads()} threads, median of {args.rounds}')
     for name, value in figures.items():
         print(f'  {name:24s} {1e3 * value:8.1f} ms   {value / plain:5.3f} of plain   {value / floor:5.3f} of the floor')
@@ -74,7 +76,7 @@ def report_memory(args) -> dict:
             network = networks.backbone(arch, int(height), int(width), mode)
             value = bytes_per_image(network) / MIB
             figures[f'{arch} {height}x{width} {mode}'] = value
-            print(f'  RevBiFPN-{arch.upper()} backbone, {height}x{width}, {mode:12s} {value:8.1f} MiB', flush=True)
+            print(f'  {networks.title(arch)} backbone, {height}x{width}, {mode:12s} {value:8.1f} MiB', flush=True)
     return figures
 
 
@@ -134,7 +136,7 @@ DEFAULT = ('time', 'memory', 'transformers', 'depth', 'peak')
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('parts', nargs='*', help=f'of {", ".join(PARTS)}; {", ".join(DEFAULT)} if none is given')
-    parser.add_argument('--arch', default='s0', help='size to time')
+    parser.add_argument('--arch', default='s0', help=f'to time: s0 ... s6, {", ".join(networks.TRANSFORMERS)}')
     parser.add_argument('--time-size', type=int, nargs=2, default=[160, 160], metavar=('H', 'W'))
     parser.add_argument('--time-batch', type=int, default=8)
     parser.add_argument('--rounds', type=int, default=15, help='timed rounds, after two that are not')

@@ -1,10 +1,13 @@
 """What the benchmarks say about memory is true: the meta device counts as the CPU does, and every byte has its part."""
+from functools import partial
+
 import networks
 import peak_parts
 import pytest
 import torch
 from torch import nn
 
+from mmrev.models.backbones import RevMViT, RevSwin, RevViT
 from mmrev.testing import PeakMemory
 
 SMALL = (64, 64)
@@ -25,6 +28,37 @@ def peak(network, device, batch):
 def test_the_meta_device_has_the_peak_of_the_cpu_to_the_byte(network):
     network = network._replace(shape=SMALL)
     assert peak(network, 'meta', 2) == peak(network, 'cpu', 2)
+
+
+NARROW = {  # few channels, so that the activations decide where the peak is
+    'RevViT': partial(RevViT, dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32), 64, 4),
+    'RevSwin': partial(RevSwin, dict(embed_dims=8, depths=(1, 2), num_heads=(1, 2))),
+    'RevMViT': partial(RevMViT, dict(embed_dims=8, num_layers=5, num_heads=1, downscale_indices=(2, ))),
+}
+
+
+@pytest.mark.parametrize('mode', networks.MODES)
+@pytest.mark.parametrize('name', NARROW)
+def test_an_image_takes_the_same_of_a_transformer_on_the_meta_device_and_on_the_cpu(name, mode):
+    network = networks.Network(name, lambda: networks.in_mode(NARROW[name](), mode), SMALL)
+    meta, cpu = (networks.bytes_per_image(network, device, (8, 16)) for device in ('meta', 'cpu'))
+    assert meta == cpu
+
+
+@pytest.mark.parametrize('arch', ['s0', *networks.TRANSFORMERS])
+def test_every_network_has_a_name(arch):
+    assert networks.title(arch).rpartition('-')[2].lower() == arch.rpartition('-')[2]
+
+
+@pytest.mark.parametrize('arch', ['revvit-s', 'revswin-t', 'revmvit-t'])
+def test_checkpointing_computes_what_plain_autograd_computes(arch):
+    found = []
+    for mode in ('plain', 'checkpoint'):
+        model = networks.build_backbone(arch, mode)
+        torch.manual_seed(1)
+        model(torch.randn(1, 3, *SMALL))[0].square().sum().backward()
+        found.append([p.grad for p in model.parameters()])
+    assert all(torch.equal(plain, checkpointed) for plain, checkpointed in zip(*found))
 
 
 def test_dropout_and_drop_path_count_the_same_on_the_meta_device():
