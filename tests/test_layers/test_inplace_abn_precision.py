@@ -95,3 +95,33 @@ def test_a_model_in_half_precision_throughout_infers():
         layer = InPlaceABN(4).eval().to(dtype)
         x = torch.randn(2, 4, 3, 3, dtype=dtype)
         torch.testing.assert_close(layer(x).float(), torch.nn.functional.leaky_relu(x.float()), rtol=2e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('activation, training', [('leaky_relu', True), ('leaky_relu', False), ('relu', False)])
+@pytest.mark.parametrize('weight', [0., 1e-3])
+def test_half_precision_gradients_of_a_block_that_starts_as_its_shortcut(
+        dtype, activation, training, weight, backward_way):
+    """The hosts' ``zero_init_residual``: nothing of ``y`` is left in the sum, so it is taken from the input."""
+    x, dz, shortcut = (random(8, 4, 6, 6, seed=i).to(dtype) for i in (1, 2, 3))
+    found = []
+    for kind, kind_dtype in ((ABN, torch.float64), (ABN, dtype), (InPlaceABN, dtype)):
+        layer = filled(kind(4, activation=activation)).train(training)
+        nn.init.constant_(layer.weight, weight)
+        if kind_dtype == torch.float64:
+            layer.double()
+        given = x.to(kind_dtype).clone().requires_grad_()
+        layer(given, residual=shortcut.to(kind_dtype) * 4).backward(dz.to(kind_dtype))
+        found.append((given.grad, layer.weight.grad, layer.bias.grad))
+    for exact, plain, ours in zip(*found):
+        allowed, error = ((t - exact).norm() / exact.norm() for t in (plain, ours))
+        assert error <= 1.5 * allowed + torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_weights_of_zero_in_float16_have_finite_gradients(training):
+    layer = InPlaceABN(4).half().train(training)
+    nn.init.zeros_(layer.weight)
+    x = random(4, 4, 8, 8).half().requires_grad_()
+    layer(x).backward(random(4, 4, 8, 8, seed=2).half())
+    assert all(t.isfinite().all() for t in (x.grad, layer.weight.grad, layer.bias.grad))

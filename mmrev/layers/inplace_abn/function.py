@@ -12,16 +12,18 @@ the same three lines, so ATen's kernel does all of it. As published, the sign of
 starts at 0 can grow.
 
 Where a residual block adds its shortcut ``r`` before the activation, ``z = act(y + r)``: the next block keeps ``z`` as
-its input, this one has kept ``r`` as its own, and ``y = act^-1(z) - r``, ``dr = dy``.
+its input, this one has kept ``r`` as its own, and ``y = act^-1(z) - r``, ``dr = dy``. In half precision that difference
+has few digits left, none where the block begins with a weight of 0, so the input ``x`` is kept there instead of ``r``:
+``xhat = (x - mean) / std``, and the rest is the same.
 """
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .statistics import Normalised, Settings, normalise
+from .statistics import Settings, normalise
 
 native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
 
@@ -33,6 +35,8 @@ CPU_CHANNELS_BYTES = 2**20
 BLOCK_BYTES = {'cpu': 2**18}
 DEFAULT_BLOCK_BYTES = 2**23
 
+HALF_PRECISION = (torch.float16, torch.bfloat16)
+
 
 class InPlaceABNFunction(torch.autograd.Function):
     """``apply(x, weight, bias, residual, settings)``; ``weight``, ``bias`` and ``residual`` may be ``None``."""
@@ -41,23 +45,28 @@ class InPlaceABNFunction(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], residual: Optional[Tensor],
                 settings: Settings) -> Tensor:
         out = normalise(x, weight, bias, settings, residual)
-        needs_x, needs_weight, _, needs_residual, _ = ctx.needs_input_grad
+        needs_x, needs_weight, *_ = ctx.needs_input_grad
         ctx.settings = settings._replace(running_mean=None, running_var=None)
-        ctx.shape, ctx.takes_residual = tuple(out.z.shape), residual is not None
+        ctx.shape, ctx.count = tuple(out.z.shape), out.count
         needs_value = (settings.batch and needs_x) or needs_weight
         # A gradient without activation by running statistics depends on nothing but the vectors.
         keeps_output = settings.batch or needs_weight or settings.activation.name != 'identity'
+        ctx.keeps_input = residual is not None and needs_value and out.z.dtype in HALF_PRECISION
         negative = weight < 0 if needs_weight else None
-        ctx.count = out.count
-        ctx.save_for_backward(out.z if keeps_output else None, out.scale, out.shift, out.invstd, negative,
-                              residual if needs_value else None)
+        center, other = (out.mean, x) if ctx.keeps_input else (out.shift, residual if needs_value else None)
+        ctx.takes_residual = other is not None
+        vectors = (v if v is None or v.dtype not in HALF_PRECISION else v.float()
+                   for v in (out.scale, center, out.invstd))  # whose squares half precision does not hold
+        ctx.save_for_backward(out.z if keeps_output else None, *vectors, negative, other)
         return out.z
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dz: Tensor):
-        z, scale, shift, invstd, negative, residual = _saved(ctx)
-        kept = Normalised(dz if z is None else z, scale, shift, invstd, ctx.count, residual)
+        z, scale, center, invstd, negative, other = _saved(ctx)
+        x, residual = (other, None) if ctx.keeps_input else (None, other)
+        kept = _Kept(dz if z is None else z, scale, invstd, center, invstd if ctx.keeps_input else 1 / scale, ctx.count,
+                     residual, x)
         needs = ctx.needs_input_grad[:4]
         number = 0 if ctx.settings.sync else _channels_at_once(kept.z, ctx.settings.batch)
         if number and (ctx.settings.batch or needs[1]):
@@ -75,11 +84,24 @@ def _saved(ctx) -> Sequence[Optional[Tensor]]:
     except RuntimeError as error:
         if 'inplace operation' not in str(error):
             raise
-        also = ', or the residual given to it,' if ctx.takes_residual else ''
+        also = ', or the input or the residual given to it,' if ctx.takes_residual else ''
         raise RuntimeError(
             f'the output of {ctx.settings.name}, shape {ctx.shape},{also} was modified in place before its backward. '
             f'The layer keeps nothing else, so what follows must leave that as it is: `out = out + x` instead of '
             f'`out += x`, `inplace=False` in the next layer') from error
+
+
+class _Kept(NamedTuple):
+    """The output, vectors ``(C,)``, and what the normalised value is taken from: ``xhat = (value - center) * inverse``,
+    where the value is ``x`` if that was kept and else ``y``."""
+    z: Tensor
+    scale: Tensor
+    invstd: Tensor
+    center: Tensor
+    inverse: Tensor
+    count: Any
+    residual: Optional[Tensor]
+    x: Optional[Tensor]
 
 
 class _Block(NamedTuple):
@@ -130,19 +152,19 @@ def _channels_at_once(z: Tensor, batch: bool) -> int:
     return number if in_parts or number == z.shape[1] else 0
 
 
-def _by_channels(dz: Tensor, kept: Normalised, s: Settings, needs: Sequence[bool], number: int):
+def _by_channels(dz: Tensor, kept: _Kept, s: Settings, needs: Sequence[bool], number: int):
     """The gradients, ``number`` channels at a time: each value goes through the caches once."""
     z, channels, dtype = kept.z, kept.z.shape[1], kept.scale.dtype
     dx, dresidual = (torch.empty_like(z) if needed and number < channels else None for needed in (needs[0], needs[3]))
-    weight, invstd, var = kept.scale.square() * kept.invstd, 1 / kept.scale, kept.scale.square()
+    weight, var = kept.scale * kept.invstd / kept.inverse, kept.inverse.square().reciprocal()
     sums = []
     for c in (slice(i, i + number) for i in range(0, channels, number)):
         part = z[:, c].to(dtype)
         dy = s.activation.differentiate(dz[:, c].to(dtype), part, torch.empty_like(part))
-        y = _recovered(part, None if kept.residual is None else kept.residual[:, c], s)
+        value = _value(part, kept, (slice(None), c), s)
         of_x, *of_parameters = native_batch_norm_backward(
-            dy, y if y.is_contiguous() or number == channels else y.contiguous(), weight[c], kept.shift[c], var[c],
-            kept.shift[c], invstd[c], s.batch, 0., [needs[0], True, True])
+            dy, value if number == channels else value.contiguous(), weight[c], kept.center[c], var[c], kept.center[c],
+            kept.inverse[c], s.batch, 0., [needs[0], True, True])
         sums.append(of_parameters)
         if number == channels:
             dx, dresidual = (g if g is None else g.to(z.dtype) for g in (of_x, dy if needs[3] else None))
@@ -150,12 +172,12 @@ def _by_channels(dz: Tensor, kept: Normalised, s: Settings, needs: Sequence[bool
         for whole, block in ((dx, of_x), (dresidual, dy)):
             if whole is not None:
                 whole[:, c] = block
-        del part, dy, y, of_x, block  # before the next ones are made
+        del part, dy, value, of_x, block  # before the next ones are made
     dweight, dbias = (torch.cat(parts) for parts in zip(*sums))
     return [dx, dweight if needs[1] else None, dbias if needs[2] else None, dresidual]
 
 
-def _by_blocks(dz: Tensor, kept: Normalised, s: Settings, needs: Sequence[bool]) -> List[Optional[Tensor]]:
+def _by_blocks(dz: Tensor, kept: _Kept, s: Settings, needs: Sequence[bool]) -> List[Optional[Tensor]]:
     """The gradients block by block: first the sums, then, with the batch's statistics, the input's gradient.
 
     Arithmetic is in the parameters' type, for an output in half precision too.
@@ -181,7 +203,7 @@ def _by_blocks(dz: Tensor, kept: Normalised, s: Settings, needs: Sequence[bool])
     return [dx, sums[1] if needs[1] else None, sums[0] if needs[2] else None, dresidual]
 
 
-def _reduce_block(dz, kept: Normalised, s: Settings, needs, block: _Block, into: Optional[Tensor], sums: Tensor):
+def _reduce_block(dz, kept: _Kept, s: Settings, needs, block: _Block, into: Optional[Tensor], sums: Tensor):
     """Return a block of ``dy``, within ``into`` if the types allow it, and add its sums."""
     dtype = kept.scale.dtype
     z, dz = (t[block.index].to(dtype) for t in (kept.z, dz))
@@ -189,9 +211,9 @@ def _reduce_block(dz, kept: Normalised, s: Settings, needs, block: _Block, into:
     dy = s.activation.differentiate(dz, z, own)
     c = block.channels
     if needs[1] or (s.batch and needs[0]):
-        y = _recovered(z, _part(kept.residual, block), s)
+        value = _value(z, kept, block.index, s)
         _, dot, total = native_batch_norm_backward(
-            dy, y, kept.scale[c], None, None, kept.shift[c], 1 / kept.scale[c], True, 0., [False, True, True])
+            dy, value, kept.scale[c], None, None, kept.center[c], kept.inverse[c], True, 0., [False, True, True])
         sums[0, c] += total
         sums[1, c] += dot
     elif needs[2]:
@@ -199,36 +221,36 @@ def _reduce_block(dz, kept: Normalised, s: Settings, needs, block: _Block, into:
     return dy
 
 
-def _finish_blocks(dx: Tensor, dy: Tensor, kept: Normalised, s: Settings, sums: Tensor) -> None:
-    """Write the gradient of the input, a combination of ``dy``, ``y`` and 1 per channel, into ``dx``.
+def _finish_blocks(dx: Tensor, dy: Tensor, kept: _Kept, s: Settings, sums: Tensor) -> None:
+    """Write the gradient of the input, a combination of ``dy``, the value and 1 per channel, into ``dx``.
 
     ``dx`` may be ``dy``.
     """
     of_dy = kept.scale * kept.invstd
-    of_y = -kept.invstd * sums[1] / kept.count
-    of_one = -of_dy * sums[0] / kept.count - of_y * kept.shift
+    of_value = -of_dy * kept.inverse * sums[1] / kept.count
+    of_one = -of_dy * sums[0] / kept.count - of_value * kept.center
     for block in _blocks(kept.z):
         z = kept.z[block.index].to(of_dy.dtype)
-        y = _recovered(z, _part(kept.residual, block), s)
-        y = torch.mul(y, _broadcast(of_y, y, block), out=None if y is z else y).add_(_broadcast(of_one, y, block))
+        kept_value = _value(z, kept, block.index, s)
+        own = None if kept_value is z or kept.x is not None else kept_value  # not a tensor of others
+        value = torch.mul(kept_value, _broadcast(of_value, z, block), out=own).add_(_broadcast(of_one, z, block))
         part, out = dy[block.index], dx[block.index]
-        if out.dtype == y.dtype:
-            torch.addcmul(y, part, _broadcast(of_dy, y, block), out=out)
+        if out.dtype == value.dtype:
+            torch.addcmul(value, part, _broadcast(of_dy, value, block), out=out)
         else:
-            out.copy_(y.addcmul_(part.to(y.dtype), _broadcast(of_dy, y, block)))
-        del z, y  # before the next ones are made
+            out.copy_(value.addcmul_(part.to(value.dtype), _broadcast(of_dy, value, block)))
+        del z, kept_value, own, value  # before the next ones are made
 
 
-def _recovered(z: Tensor, residual: Optional[Tensor], s: Settings) -> Tensor:
-    """``y``; not to be written to, for where the activation keeps values it may be ``z``."""
+def _value(z: Tensor, kept: _Kept, index: Tuple[slice, ...], s: Settings) -> Tensor:
+    """A part of ``x`` or ``y``, in the type of the same part ``z``; not to be written to if it is ``z`` or of ``x``."""
+    if kept.x is not None:
+        return kept.x[index].to(z.dtype)
     y = z if s.activation.keeps_values else s.activation.invert(z, torch.empty_like(z))
-    if residual is None:
+    if kept.residual is None:
         return y
+    residual = kept.residual[index]
     return torch.sub(y, residual) if y is z else y.sub_(residual)
-
-
-def _part(residual: Optional[Tensor], block: _Block) -> Optional[Tensor]:
-    return None if residual is None else residual[block.index]
 
 
 def _broadcast(vector: Tensor, x: Tensor, block: _Block) -> Tensor:

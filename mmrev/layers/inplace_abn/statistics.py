@@ -22,13 +22,13 @@ class Settings(NamedTuple):
 
 
 class Normalised(NamedTuple):
-    """The output, and the vectors ``(C,)`` that its backward needs."""
+    """The output, and the vectors ``(C,)`` that it was made with."""
     z: Tensor
     scale: Tensor
     shift: Tensor
     invstd: Tensor
     count: Any  # values per channel: int, or a tensor where processes joined theirs
-    residual: Optional[Tensor] = None  # what was added before the activation
+    mean: Tensor
 
 
 def is_distributed(group: Any = None) -> bool:
@@ -46,18 +46,18 @@ def normalise(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], setti
     scale, shift = _affine(x, weight, bias, s)
     count = x.numel() // x.shape[1]
     if not s.batch:
-        invstd = (s.running_var + s.eps).rsqrt_()
+        mean, invstd = s.running_mean.clone(), (s.running_var + s.eps).rsqrt_()
         y = _transform(x, scale, shift, s.running_mean, s.running_var, s.eps)
     elif s.sync:
         mean, var, count = _joint_statistics(x, scale.dtype, s)
         invstd = (var + s.eps).rsqrt_()
         y = _transform(x, scale, shift, mean, var, s.eps)
     else:
-        y, _, invstd = torch.native_batch_norm(
+        y, mean, invstd = torch.native_batch_norm(
             x, scale, shift, s.running_mean, s.running_var, True, s.momentum, s.eps)
     if residual is not None:
         y += residual
-    return Normalised(s.activation.apply(y, inplace=True), scale, shift, invstd, count, residual)
+    return Normalised(s.activation.apply(y, inplace=True), scale, shift, invstd, count, mean)
 
 
 def _affine(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], s: Settings) -> Tuple[Tensor, Tensor]:
