@@ -169,6 +169,36 @@ def test_sequential_conv_module_and_linear():
     assert_same_function(model, reference, x)
 
 
+@pytest.mark.parametrize('groups', [1, 2])
+@pytest.mark.parametrize('wrapped', [True, False])
+def test_signs_are_folded_into_transposed_convolutions(wrapped, groups):
+    torch.manual_seed(0)
+    cfg, act_cfg = dict(groups=groups, stride=2, padding=1), dict(type='LeakyReLU')
+    if wrapped:
+        model = nn.Sequential(ConvModule(8, 8, 4, conv_cfg=dict(type='deconv'), norm_cfg=dict(type='BN'),
+                                         act_cfg=act_cfg, **cfg), nn.Conv2d(8, 3, 1))
+    else:
+        model = nn.Sequential(nn.ConvTranspose2d(8, 4, 4, **cfg), nn.BatchNorm2d(4), nn.LeakyReLU())
+    model = filled(model).double().eval()
+    reference = copy.deepcopy(model)
+    report = convert_batchnorm(model)
+    assert not report.kept and report.folded
+    x = torch.randn(2, 8, 5, 5, dtype=torch.float64)
+    assert_same_function(model, reference, x)
+    assert_same_function(to_batchnorm(model), reference, x)
+
+
+@pytest.mark.parametrize('kind', ['DCN', 'DCNv2'])
+def test_signs_are_folded_into_deformable_convolutions(kind):
+    torch.manual_seed(0)
+    model = filled(ConvModule(3, 4, 3, conv_cfg=dict(type=kind), norm_cfg=dict(type='BN'),
+                              act_cfg=dict(type='LeakyReLU'))).eval()
+    x = images(16).float()
+    expected = model(x)
+    assert convert_batchnorm(model).folded
+    torch.testing.assert_close(model(x), expected, rtol=1e-4, atol=1e-5)
+
+
 def test_signs_that_cannot_be_folded_are_named():
     conv = nn.Conv2d(3, 4, 1)
     shared = nn.Sequential(nn.Sequential(conv, nn.BatchNorm2d(4), nn.LeakyReLU()),
@@ -305,6 +335,13 @@ def test_a_layer_of_its_own_comes_back_with_its_activation():
     torch.testing.assert_close(back(x, shortcut), expected)
 
 
+class SquaredWeight(nn.Conv2d):
+    """Overrides what ``nn.Conv2d.forward`` calls."""
+
+    def _conv_forward(self, x, weight, bias):
+        return super()._conv_forward(x, weight**2, bias)
+
+
 def unfoldable():
     """What cannot be converted, by what the report says."""
     tied = nn.Sequential(*[nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.LeakyReLU(), nn.Conv2d(3, 3, 1))
@@ -318,10 +355,13 @@ def unfoldable():
     pruned = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.LeakyReLU())
     torch.nn.utils.prune.l1_unstructured(pruned[1], 'weight', 0.3)
 
+    squared = nn.Sequential(SquaredWeight(3, 3, 1), nn.BatchNorm2d(3), nn.LeakyReLU())
+
     def followed(*after):
         return nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), *after, nn.Conv2d(3, 3, 1))
 
     return {'several places': tied, 'no convolution': linear, 'right before it': standardised, 'hooks': hooked,
+            'stands right before it': squared,
             'pruned': pruned, 'in place': followed(nn.Identity(), nn.ReLU(inplace=True)),
             'changes that in place': followed(nn.LeakyReLU(0.1), nn.Dropout(inplace=True))}
 

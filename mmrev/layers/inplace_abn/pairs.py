@@ -121,8 +121,16 @@ _KNOWN = {
 
 def _feeding(m: Optional[nn.Module]) -> Optional[nn.Module]:
     """A convolution whose output changes sign with its weight and bias, channel by channel; or nothing."""
-    plain = type(m).forward in (nn.Conv1d.forward, nn.Conv2d.forward, nn.Conv3d.forward) if m is not None else False
+    plain = _forwards(type(m)) in _PLAIN_CONVOLUTIONS
     return m if plain or type(m).__module__ in _CONVOLUTIONS and hasattr(m, 'out_channels') else None
+
+
+def _forwards(kind: type) -> tuple:
+    return getattr(kind, 'forward', None), getattr(kind, '_conv_forward', None)
+
+
+_PLAIN_CONVOLUTIONS = [_forwards(kind) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d,
+                                                    nn.ConvTranspose2d, nn.ConvTranspose3d)]
 
 
 def is_known(norm: nn.Module) -> bool:

@@ -181,9 +181,9 @@ class _Plan:
         conv = pair.conv
         if conv is None:
             return 'no convolution stands right before it'
-        if any(self._uses[id(x)] > 1 for x in (conv, conv.weight, conv.bias) if x is not None):
+        if any(self._uses[id(x)] > 1 for x in (conv, *conv._parameters.values()) if x is not None):
             return 'the convolution before it feeds others too'
-        if len(conv.weight) != pair.module.num_features:
+        if conv.out_channels != pair.module.num_features:
             return 'the convolution before it has other channels'
         if conv._forward_hooks or conv._forward_pre_hooks or hasattr(conv, 'parametrizations'):
             return 'the convolution before it has hooks or a parametrisation'
@@ -256,9 +256,13 @@ def _fold_sign(norm: nn.Module, conv: nn.Module) -> None:
     norm.weight *= sign
     if norm.running_mean is not None:
         norm.running_mean *= sign
-    conv.weight *= sign.view(-1, *[1] * (conv.weight.ndim - 1)).to(conv.weight)
-    if conv.bias is not None:
+    if getattr(conv, 'bias', None) is not None:
         conv.bias *= sign.to(conv.bias)
+    weight = conv.weight  # (out, in / groups, ...)
+    if conv.transposed:  # (in, out / groups, ...)
+        weight = weight.unflatten(0, (conv.groups, -1)).transpose(1, 2)  # (groups, out / groups, in / groups, ...)
+        sign = sign.view(conv.groups, -1)
+    weight *= sign.view(*sign.shape, *[1] * (weight.ndim - sign.ndim)).to(weight)
 
 
 def _activated(norm: nn.Module, act: Optional[nn.Module]) -> InPlaceABN:
