@@ -123,9 +123,11 @@ SMALL_VIT = dict(embed_dims=768, num_layers=1, num_heads=12, feedforward_channel
 
 @pytest.mark.parametrize('name, arch, first', [
     ('revvit/faster_rcnn_revvit_sfp_digits', None, 'backbone.layers.couplings.0.'),
+    ('revvit/mask_rcnn_revvit_sfp_digits', None, 'backbone.layers.couplings.0.'),
     ('revvit/faster_rcnn_revvit-b_sfp', SMALL_VIT, 'backbone.layers.couplings.0.'),
     ('revvit/mask_rcnn_revvit-b_sfp', SMALL_VIT, 'backbone.layers.couplings.0.'),
     ('revswin/faster_rcnn_revswin_fpn_digits', None, 'backbone.blocks.couplings.0.'),
+    ('revswin/mask_rcnn_revswin_fpn_digits', None, 'backbone.blocks.couplings.0.'),
     ('revswin/faster_rcnn_revswin-t_fpn', SMALL_SWIN, 'backbone.blocks.couplings.0.'),
     ('revswin/mask_rcnn_revswin-t_fpn', SMALL_SWIN, 'backbone.blocks.couplings.0.'),
 ])

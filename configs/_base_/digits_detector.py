@@ -28,6 +28,27 @@ model = dict(
     train_cfg=dict(rpn_proposal=dict(nms_pre=500, max_per_img=200), rcnn=dict(sampler=dict(num=64, pos_fraction=0.5))),
     test_cfg=dict(rpn=dict(nms_pre=300, max_per_img=100)))
 
+# For the configs with masks.
+mask_size = 28  # pixels of a mask within its box: digits are 24 to 48 pixels tall
+mask_model = dict(
+    type='mmdet.MaskRCNN',
+    data_preprocessor=dict(pad_mask=True),
+    roi_head=dict(
+        mask_roi_extractor=dict(
+            type='mmdet.SingleRoIExtractor',
+            roi_layer=dict(type='RoIAlign', output_size=mask_size // 2, sampling_ratio=0),
+            out_channels=channels,
+            featmap_strides=strides),
+        mask_head=dict(
+            type='mmdet.FCNMaskHead',
+            num_convs=2,  # COCO's four would only cost time here
+            in_channels=channels,
+            conv_out_channels=channels,
+            num_classes=10,
+            loss_mask=dict(type='mmdet.CrossEntropyLoss', use_mask=True, loss_weight=1.0))),
+    train_cfg=dict(rcnn=dict(mask_size=mask_size)),
+    test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)))
+
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(save_best='coco/bbox_mAP', rule='greater', max_keep_ckpts=2))
