@@ -15,6 +15,7 @@ model = dict(
         in_channels=[192],
         out_channels=_base_.channels,
         scales=(2, 1, 0.5),
+        norm_cfg=None,
         num_outs=len(_base_.strides)))
 
 optim_wrapper = dict(optimizer=dict(lr=1e-3))

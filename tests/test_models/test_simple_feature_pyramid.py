@@ -29,6 +29,14 @@ def test_every_level_is_normed_over_its_channels_and_reaches_every_weight():
     assert all(p.grad is not None for p in neck.parameters())
 
 
+def test_without_a_norm_convolutions_have_a_bias_in_its_place():
+    neck = pyramid(scales=(1, ), num_outs=1, norm_cfg=None)
+    x = torch.randn(2, 16, 4, 4)
+    first, second = (m for m in neck.levels[0] if isinstance(m, torch.nn.Conv2d))
+    assert first.bias is not None and second.bias is not None
+    torch.testing.assert_close(neck([x])[0], second(first(x)))
+
+
 @pytest.mark.parametrize('kwargs, message', [
     (dict(in_channels=[8, 16]), '`in_channels` must hold the channels of one map, got '),
     (dict(scales=(8, 1)), '`scales` must be of 4, 2, 1 and 0.5, got '),
