@@ -25,7 +25,7 @@ def filled(model):
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for m in model.modules():
-            if isinstance(m, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.affine:
                 m.weight.normal_(1, 0.7, generator=generator)
                 m.bias.normal_(generator=generator)
                 m.running_mean.normal_(generator=generator)
@@ -234,6 +234,35 @@ def test_unknown_modules_are_listed():
     assert 'layer1.0.bn1' in report.kept and 'not known' in report.kept['layer1.0.bn1']
 
 
+def test_blocks_with_another_way_through_their_norms_are_left_alone():
+    """DetectoRS runs its blocks by ``rfp_forward`` as well."""
+    torch.manual_seed(0)
+    model = filled(DET.build(dict(type='mmdet.DetectoRS_ResNet', depth=50, base_channels=8, norm_eval=True,
+                                  rfp_inplanes=16, output_img=True))).double()
+    model.train()
+    features = [None, *[torch.randn(2, 16, size, size, dtype=torch.float64) for size in (8, 4, 2)]]
+    expected = model.rfp_forward(images(), features)
+    report = convert_batchnorm(model)
+    assert 'Bottleneck.rfp_forward' in report.kept['layer1.0.bn1'] and 'rfp_forward' in str(report)
+    for ours, theirs in zip(model.rfp_forward(images(), features), expected):
+        torch.testing.assert_close(ours, theirs)
+
+
+class OwnStem(torchvision.models.ResNet):
+    """Overrides what torchvision's forward calls."""
+
+    def _forward_impl(self, x):
+        return self.relu(self.bn1(self.conv1(x)) + 1)
+
+
+def test_a_known_forward_that_runs_through_overridden_methods_is_left_alone():
+    model = filled(OwnStem(torchvision.models.resnet.BasicBlock, [1, 1, 1, 1])).eval()
+    expected = model(images().float())
+    report = convert_batchnorm(model, relu='leaky', slope=1e-30)
+    assert 'OwnStem._forward_impl' in report.kept['bn1'] and 'layer1.0.bn1' in report.converted
+    torch.testing.assert_close(model(images().float()), expected)
+
+
 def test_sync_batchnorm_becomes_sync():
     model = nn.SyncBatchNorm.convert_sync_batchnorm(nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4),
                                                                   nn.LeakyReLU()), process_group='some')
@@ -241,6 +270,18 @@ def test_sync_batchnorm_becomes_sync():
     assert type(model[1]) is InPlaceABNSync and model[1].group == 'some'
     to_batchnorm(model)
     assert type(model[1]) is nn.SyncBatchNorm and model[1].process_group == 'some'
+
+
+def test_synchronised_norms_of_a_config_become_sync():
+    model = filled(mmdet_resnet(norm_cfg=dict(type='SyncBN'))).double()
+    model.train()
+    reference = copy.deepcopy(model)
+    assert not convert_batchnorm(model).kept
+    assert type(model.layer1[0].norm1) is InPlaceABNSync
+    assert_same_function(model, reference, images())
+    back = to_batchnorm(model)
+    assert [type(m) for m in back.modules()] == [type(m) for m in reference.modules()]
+    assert_same_function(back, reference, images())
 
 
 def test_hooks_training_flags_and_copies():

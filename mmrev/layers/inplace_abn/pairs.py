@@ -1,4 +1,6 @@
 """Where norms stand in modules of a kind that is known, what feeds them and which activation follows."""
+import inspect
+import re
 from typing import Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 
 from torch import nn
@@ -17,6 +19,8 @@ _READERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspos
             nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
             nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Upsample)
 _OVERWRITTEN = 'what follows its activation changes that in place'
+# What a subclass of a known class may define without another way through its norms: what builds and prepares it.
+_BUILDS = re.compile('__init__|__repr__|train|get_layer_depth|_?(make|init|freeze|load|del)_.*')
 _UNKNOWN_READER = 'what follows it is not known and might change its output in place'
 # Convolutions of mmcv with a forward of their own, linear in the weight like any.
 _CONVOLUTIONS = ('mmcv.cnn.bricks.wrappers', 'mmcv.cnn.bricks.conv2d_adaptive_padding', 'mmcv.ops.deform_conv',
@@ -50,8 +54,19 @@ def units(model: nn.Module, kinds: Kinds = BATCH_NORMS) -> Iterator[Unit]:
         find = _KNOWN.get(f'{type(m).forward.__module__}.{type(m).forward.__qualname__}')
         for unit in find(m, kinds) if find else ():
             if unit.pairs and not any(pair.module in taken for pair in unit.pairs):
-                yield unit
+                own = None if find is _in_sequential else _own_method(type(m))
+                yield unit._replace(pairs=[pair._replace(obstacle=own) for pair in unit.pairs]) if own else unit
             taken.update(pair.module for pair in unit.pairs)
+
+
+def _own_method(kind: type) -> Optional[str]:
+    """What a class adds to the one that has the known forward, which may run the norms in another way."""
+    known = next(c for c in kind.__mro__ if 'forward' in c.__dict__)
+    for c in kind.__mro__:
+        for name, value in c.__dict__.items() if c not in known.__mro__ else ():
+            if (inspect.isroutine(value) or isinstance(value, property)) and not _BUILDS.fullmatch(name):
+                return f'`{c.__name__}.{name}` may use it in a way that is not known'
+    return None
 
 
 def _in_sequential(m: nn.Sequential, kinds: Kinds) -> Iterator[Unit]:
@@ -137,7 +152,7 @@ def is_known(norm: nn.Module) -> bool:
     """Whether it is a batch norm that computes as PyTorch's."""
     if isinstance(norm, (LazyModuleMixin, BatchStatistics)):
         return False
-    return type(norm) is nn.SyncBatchNorm or type(norm).forward is _BatchNorm.forward
+    return type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
 
 
 def is_activation(m: nn.Module) -> bool:

@@ -49,8 +49,8 @@ def convert_batchnorm(model: nn.Module, relu: Optional[str] = None, slope: float
     """Turn batch norms with the activation after them into :class:`InPlaceABN`, in place, with the same function.
 
     Known are ``torch.nn.Sequential``, mmcv's ``ConvModule``, the residual blocks and stems of mmdet's, mmpretrain's and
-    torchvision's ResNets (and what inherits their forward: ResNeXt, RegNet's blocks, HRNet's). What is not known is
-    left alone and listed. Parameters stay the same objects under the same names, so an optimizer that holds them goes
+    torchvision's ResNets (and what inherits their forward: ResNeXt, RegNet's blocks, HRNet's; but not what adds methods
+    that might use the norms, as DetectoRS's blocks do). What is not known is left alone and listed. Parameters stay the same objects under the same names, so an optimizer that holds them goes
     on. ``SyncBatchNorm`` becomes :class:`InPlaceABNSync`. Load weights of the model with batch norms
     before, not after. The momentum of an optimizer does not know of the signs that are folded.
 
@@ -293,7 +293,7 @@ def _to_batchnorm(layer: ABN) -> nn.Module:
         if norm.affine:
             norm.weight.abs_().add_(norm.eps)
     new.train(layer.training and layer.statistics.training)
-    if rewritten is nn.SyncBatchNorm:
+    if rewritten and issubclass(rewritten, nn.SyncBatchNorm):
         norm.process_group = layer.group
     return norm if layer.activation == 'identity' else new
 
