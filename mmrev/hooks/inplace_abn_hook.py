@@ -1,7 +1,8 @@
 """InPlace-ABN for any model of the hosts, by config alone."""
 import copy
-from typing import Dict, List, Optional
+from typing import Dict, List, Optional, Tuple
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
@@ -12,6 +13,8 @@ from mmrev.layers.inplace_abn.pairs import ACTIVATED, is_activation
 from mmrev.layers.inplace_abn.transfer import activated_twice
 from mmrev.registry import HOOKS
 
+Negative = Dict[str, List[int]]  # channels, by the name of the weight
+
 
 @HOOKS.register_module()
 class InPlaceABNHook(Hook):
@@ -19,7 +22,9 @@ class InPlaceABNHook(Hook):
 
     The weights are loaded before, so checkpoints of the model with batch norms serve as they are; and what is saved is
     such a checkpoint again: it loads with or without this hook (without, a ReLU that became leaky is a ReLU again).
-    An exponential moving average (``EMAHook``) is converted with the model.
+    Weights that became negative in training are noted beside it, under ``inplace_abn_negative``: with the hook, a resumed
+    training goes on as the interrupted one would have. An exponential moving average (``EMAHook``) is converted with
+    the model.
 
     Args:
         relu: ``'leaky'`` turns ReLUs after statistics of the batch into leaky ones, which changes the function; by
@@ -41,6 +46,7 @@ class InPlaceABNHook(Hook):
         self.slope = slope
         self._watched: Optional[list] = None  # handles of what watches the first iteration
         self._eps: Optional[Dict[str, float]] = None  # of the rewritten layers, by the name of their weight
+        self._negative: Tuple[Negative, Negative] = {}, {}  # in the checkpoint for the model, for its average
 
     def before_train(self, runner) -> None:
         """Convert the model, with the weights that training begins with."""
@@ -65,21 +71,28 @@ class InPlaceABNHook(Hook):
             self._watched.pop().remove()
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Convert weights that are loaded into a model that is converted already."""
+        """Note the signs that a resumed training needs; convert weights that are loaded into a converted model."""
+        negative = checkpoint.get('inplace_abn_negative', {})
+        swapped = runner._resume and 'ema_state_dict' in checkpoint and _averages(runner)  # as EMAHook does
+        self._negative = negative.get('ema_state_dict' if swapped else 'state_dict', {}), negative.get('state_dict', {})
         if self._eps is None:
             return
         plain = to_batchnorm(copy.deepcopy(_unwrapped(runner.model)))
         plain.load_state_dict(checkpoint['state_dict'], strict=False)
         convert_batchnorm(plain, self.relu, self.slope)
+        _negate(plain, self._negative[0])
         checkpoint['state_dict'] = plain.state_dict()
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Give the weights as those of batch norms."""
+        """Give the weights as those of batch norms, and note which were negative."""
         for states in ('state_dict', 'ema_state_dict'):
             for name, weight in list(checkpoint.get(states, {}).items()):
-                eps = (self._eps or {}).get(name[len('module.'):] if name.startswith('module.') else name)
+                plain_name = name[len('module.'):] if name.startswith('module.') else name
+                eps = (self._eps or {}).get(plain_name)
                 if eps is not None:
                     checkpoint[states][name] = weight.abs() + eps
+                    negative = checkpoint.setdefault('inplace_abn_negative', {}).setdefault(states, {})
+                    negative[plain_name] = (weight < 0).nonzero().flatten().tolist()
 
     def _convert(self, runner) -> None:
         if self._eps is not None:
@@ -87,12 +100,39 @@ class InPlaceABNHook(Hook):
         model = _unwrapped(runner.model)
         check_activations(model)
         conversion = convert_batchnorm(model, self.relu, self.slope)
-        for hook in runner.hooks:
-            if isinstance(getattr(hook, 'ema_model', None), nn.Module):
-                convert_batchnorm(_unwrapped(hook.ema_model.module), self.relu, self.slope)
+        _negate(model, self._negative[0])
+        for average in _averages(runner):
+            other = convert_batchnorm(average, self.relu, self.slope)
+            _negate(average, self._negative[1])
+            apart = [name for name in {**conversion.converted, **other.converted}
+                     if name in conversion.kept or name in other.kept
+                     or conversion.folded.get(name) != other.folded.get(name)]
+            if apart:
+                runner.logger.warning(_APART.format(', '.join(apart)))
         self._eps = {f'{name}.weight'.lstrip('.'): m.eps for name, m in model.named_modules()
                      if hasattr(m, 'rewritten') and m.affine}
         runner.logger.info(f'InPlaceABNHook: {conversion}')
+
+
+_APART = ('InPlaceABNHook: the moving average was converted in another way than the model, for its weights have other '
+          'signs; averaging the two changes its function: {}. To begin it anew, `load_from` the checkpoint instead of '
+          'resuming from it')
+
+
+def _averages(runner) -> List[nn.Module]:
+    """The models of the moving averages."""
+    averaged = [getattr(hook, 'ema_model', None) for hook in runner.hooks]
+    return [_unwrapped(a.module) for a in averaged if isinstance(a, nn.Module)]
+
+
+@torch.no_grad()
+def _negate(model: nn.Module, negative: Negative) -> None:
+    """Give weights their sign, which the function does not see but the state of an optimizer has."""
+    layers = dict(model.named_modules())
+    for name, channels in negative.items():
+        layer = layers.get(name.rpartition('.')[0])
+        if hasattr(layer, 'rewritten'):
+            layer.weight[channels] *= -1
 
 
 def check_activations(model: nn.Module) -> None:

@@ -151,6 +151,57 @@ def test_trains_saves_resumes_and_tests(tmp_path, caplog):
     assert isinstance(metrics, dict)  # empty where nothing is detected
 
 
+class Regression(BaseModel):
+    """Weights of its norm cross zero in training."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.LeakyReLU(), nn.Conv2d(8, 2, 1))
+        self.body[1].weight.data = torch.tensor([-.5, .5, -.02, .02, .01, -.01, .015, 1.])
+
+    def forward(self, inputs, mode='tensor'):
+        y = self.body(inputs)
+        return dict(loss=((y - 1)**2).mean()) if mode == 'loss' else y
+
+
+def train_regression(work_dir, epochs, hooks, **kwargs):
+    inputs = torch.randn(8, 3, 10, 10, generator=torch.Generator().manual_seed(0))
+    runner = Runner(
+        Regression(), str(work_dir), dict(dataset=[dict(inputs=x) for x in inputs], batch_size=4,
+                                          collate_fn=dict(type='default_collate'),
+                                          sampler=dict(type='DefaultSampler', shuffle=False)),
+        train_cfg=dict(by_epoch=True, max_epochs=epochs), custom_hooks=hooks, experiment_name=uuid.uuid4().hex,
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.2, momentum=0.9)), **kwargs)
+    runner.train()
+    average = next((h.ema_model.module for h in runner.hooks if hasattr(h, 'ema_model')), runner.model)
+    return [m.eval()(inputs) for m in (runner.model, average)]
+
+
+@pytest.mark.parametrize('average', [[], [dict(type='EMAHook', momentum=0.3)]], ids=['', 'average'])
+def test_a_resumed_training_is_the_interrupted_one(tmp_path, average):
+    hooks = [dict(type='mmrev.InPlaceABNHook'), *average]
+    expected = train_regression(tmp_path / 'straight', 4, hooks)
+    train_regression(tmp_path / 'resumed', 2, hooks)
+    checkpoint = torch.load(tmp_path / 'resumed' / 'epoch_2.pth')
+    assert all(negative['body.1.weight'] for negative in checkpoint['inplace_abn_negative'].values())
+    assert (checkpoint['state_dict']['body.1.weight'] > 0).all()
+    Regression().load_state_dict(checkpoint['state_dict'])
+    for ours, theirs in zip(train_regression(tmp_path / 'resumed', 4, hooks, resume=True), expected):
+        torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5)
+
+
+def test_an_average_of_other_signs_than_the_model_is_named(tmp_path):
+    average = dict(type='EMAHook', momentum=0.3)
+    train_regression(tmp_path, 1, [average])
+    checkpoint = torch.load(tmp_path / 'epoch_1.pth')
+    checkpoint['state_dict']['body.1.weight'] = -checkpoint['ema_state_dict']['module.body.1.weight']
+    torch.save(checkpoint, tmp_path / 'epoch_1.pth')
+    train_regression(tmp_path, 2, [dict(type='mmrev.InPlaceABNHook'), average], resume=True)
+    log = ''.join(path.read_text() for path in tmp_path.rglob('*.log'))
+    assert 'moving average was converted in another way' in log and 'changes its function: body.1.' in log
+
+
 class Toy(BaseModel):
 
     def __init__(self, *layers):
