@@ -22,9 +22,9 @@ class InPlaceABNHook(Hook):
 
     The weights are loaded before, so checkpoints of the model with batch norms serve as they are; and what is saved is
     such a checkpoint again: it loads with or without this hook (without, a ReLU that became leaky is a ReLU again).
-    Weights that became negative in training are noted beside it, under ``inplace_abn_negative``: with the hook, a resumed
-    training goes on as the interrupted one would have. An exponential moving average (``EMAHook``) is converted with
-    the model.
+    Weights that became negative in training are noted beside it, under ``inplace_abn_negative``: with the hook, a
+    resumed training goes on as the interrupted one would have. An exponential moving average (``EMAHook``) is converted
+    with the model.
 
     Args:
         relu: ``'leaky'`` turns ReLUs after statistics of the batch into leaky ones, which changes the function; by

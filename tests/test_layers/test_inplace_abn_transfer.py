@@ -376,6 +376,33 @@ def test_a_layer_of_its_own_comes_back_with_its_activation():
     torch.testing.assert_close(back(x, shortcut), expected)
 
 
+class Simplified(nn.BatchNorm2d):
+    """With a constructor of its own."""
+
+    def __init__(self, channels):
+        super().__init__(channels, eps=1e-3)
+
+
+def test_a_norm_with_a_constructor_of_its_own_comes_back():
+    model = filled(nn.Sequential(nn.Conv2d(3, 4, 1), Simplified(4), nn.LeakyReLU())).double().eval()
+    reference = copy.deepcopy(model)
+    assert not convert_batchnorm(model).kept
+    back = to_batchnorm(model)
+    assert type(back[1]) is Simplified and back[1].eps == 1e-3
+    assert_same_function(back, reference, images(8))
+
+
+def test_scripting_says_what_to_do():
+    with pytest.raises(TypeError, match='InPlaceABN cannot be scripted.*to_batchnorm'):
+        torch.jit.script(Scripted())
+
+
+def test_a_conv_module_after_an_activation_overwrites_nothing():
+    following = ConvModule(4, 4, 1, norm_cfg=dict(type='BN'), act_cfg=dict(type='LeakyReLU'))
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.LeakyReLU(), following)
+    assert set(convert_batchnorm(model).converted) == {'1', '3.bn'}
+
+
 class SquaredWeight(nn.Conv2d):
     """Overrides what ``nn.Conv2d.forward`` calls."""
 
@@ -395,15 +422,19 @@ def unfoldable():
     hooked[2].register_forward_hook(lambda *_: None)
     pruned = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.LeakyReLU())
     torch.nn.utils.prune.l1_unstructured(pruned[1], 'weight', 0.3)
-
     squared = nn.Sequential(SquaredWeight(3, 3, 1), nn.BatchNorm2d(3), nn.LeakyReLU())
 
     def followed(*after):
         return nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), *after, nn.Conv2d(3, 3, 1))
 
     return {'several places': tied, 'no convolution': linear, 'right before it': standardised, 'hooks': hooked,
-            'stands right before it': squared,
-            'pruned': pruned, 'in place': followed(nn.Identity(), nn.ReLU(inplace=True)),
+            'stands right before it': squared, 'pruned': pruned,
+            'what follows it is not known': followed(nn.Identity())[:3],
+            'changes that': nn.Sequential(nn.Sequential(followed(nn.LeakyReLU(0.1))[:3], nn.Identity()),
+                                          nn.Sequential(nn.ReLU(inplace=True))),
+            'follows its activation': nn.Sequential(ConvModule(3, 3, 1, norm_cfg=dict(type='BN'), inplace=False,
+                                                               act_cfg=dict(type='LeakyReLU')), nn.ReLU(inplace=True)),
+            'in place': followed(nn.Identity(), nn.ReLU(inplace=True)),
             'changes that in place': followed(nn.LeakyReLU(0.1), nn.Dropout(inplace=True))}
 
 

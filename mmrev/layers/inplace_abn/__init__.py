@@ -4,6 +4,9 @@ A batch normalisation followed by an activation keeps two tensors for backward, 
 the other. The second is kept by the next convolution anyway; the first follows from it, because the activation and the
 affine map can be inverted. So these layers keep their output alone: half the memory of a convolutional network. They
 never write to their input.
+
+The functional forms are here: ``from mmrev.layers.inplace_abn import abn, inplace_abn, inplace_abn_sync``
+(``mmrev.layers.inplace_abn`` is this package).
 """
 from .batch_norm_act import BatchNormAct
 from .convert import convert_sync, revert_sync

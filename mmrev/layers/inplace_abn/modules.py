@@ -82,6 +82,10 @@ class ABN(_InstanceNorm):
         functional.check_input(x, self.weight, settings, residual)
         return functional.plain(x, self.weight, self.bias, settings, residual)
 
+    def __prepare_scriptable__(self):
+        raise TypeError(f'{type(self).__name__} cannot be scripted by `torch.jit.script`; turn it into a batch norm by '
+                        '`mmrev.layers.to_batchnorm` first')
+
     def _settings(self) -> Settings:
         training = self.training and self.statistics.training
         tracked = training and self.track_running_stats

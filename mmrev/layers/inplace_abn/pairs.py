@@ -18,7 +18,6 @@ ACTIVATED: Kinds = (ABN, BatchNormAct)
 _READERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
             nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
             nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Upsample)
-_OVERWRITTEN = 'what follows its activation changes that in place'
 # What a subclass of a known class may define without another way through its norms: what builds and prepares it.
 _BUILDS = re.compile('__init__|__repr__|train|get_layer_depth|_?(make|init|freeze|load|del)_.*')
 _UNKNOWN_READER = 'what follows it is not known and might change its output in place'
@@ -76,14 +75,12 @@ def _in_sequential(m: nn.Sequential, kinds: Kinds) -> Iterator[Unit]:
             continue
         conv = _feeding(children[i - 1][1] if i else None)
         place, after = children[i + 1] if i + 1 < len(children) else (None, None)
-        if after is None:
+        if all(type(c) is nn.Identity for _, c in children[i + 1:]):
             pair = Pair(m, name, obstacle=_UNKNOWN_READER)
         elif isinstance(after, _READERS):
             pair = Pair(m, name, conv)
         else:
-            reader = next((c for _, c in children[i + 2:] if type(c) is not nn.Identity), None)
-            inplace = getattr(reader, 'inplace', False)
-            pair = Pair(m, name, conv, after, place, _OVERWRITTEN if inplace else None)
+            pair = Pair(m, name, conv, after, place)
         yield Unit([pair])
 
 
@@ -146,6 +143,20 @@ def _forwards(kind: type) -> tuple:
 
 _PLAIN_CONVOLUTIONS = [_forwards(kind) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d,
                                                     nn.ConvTranspose2d, nn.ConvTranspose3d)]
+
+
+def overwritten(model: nn.Module) -> Set[nn.Module]:
+    """Modules whose output is changed in place by what follows in a ``Sequential``, their own or one around it."""
+    found: Set[nn.Module] = set()
+    for m in model.modules():  # what holds a module comes before it
+        inplace = m in found
+        for child in reversed(m._modules.values()) if type(m).forward is nn.Sequential.forward else ():
+            if inplace:  # the activation by which a ConvModule or a residual block ends included
+                found.update((child, getattr(child, 'activate', child), getattr(child, 'relu', child)))
+            if type(child) is not nn.Identity:
+                begins = next(leaf for leaf in child.modules() if not leaf._modules)
+                inplace = getattr(begins, 'inplace', False)
+    return found
 
 
 def is_known(norm: nn.Module) -> bool:

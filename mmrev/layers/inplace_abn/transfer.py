@@ -4,12 +4,13 @@ from typing import Dict, List, NamedTuple, Optional, Set
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .activations import get_activation
 from .batch_norm_act import BatchNormAct
 from .convert import replace
 from .modules import ABN, BatchStatistics, InPlaceABN, InPlaceABNSync
-from .pairs import ACTIVATED, BATCH_NORMS, Pair, Unit, is_activation, is_known, units
+from .pairs import ACTIVATED, BATCH_NORMS, Pair, Unit, is_activation, is_known, overwritten, units
 from .residual import ResidualBlock, activated_class, plain_class
 
 
@@ -50,9 +51,10 @@ def convert_batchnorm(model: nn.Module, relu: Optional[str] = None, slope: float
 
     Known are ``torch.nn.Sequential``, mmcv's ``ConvModule``, the residual blocks and stems of mmdet's, mmpretrain's and
     torchvision's ResNets (and what inherits their forward: ResNeXt, RegNet's blocks, HRNet's; but not what adds methods
-    that might use the norms, as DetectoRS's blocks do). What is not known is left alone and listed. Parameters stay the same objects under the same names, so an optimizer that holds them goes
-    on. ``SyncBatchNorm`` becomes :class:`InPlaceABNSync`. Load weights of the model with batch norms
-    before, not after. The momentum of an optimizer does not know of the signs that are folded.
+    that might use the norms, as DetectoRS's blocks do). What is not known is left alone and listed. Parameters stay the
+    same objects under the same names, so an optimizer that holds them goes on. ``SyncBatchNorm`` becomes
+    :class:`InPlaceABNSync`. Load weights of the model with batch norms before, not after. The momentum of an optimizer
+    does not know of the signs that are folded.
 
     The scale of the new layers is ``|weight| + eps``. So ``eps`` is taken off the weights, and where a weight is
     negative, the sign goes into the convolution that feeds this norm alone and into its running mean. Whether a norm
@@ -149,6 +151,7 @@ class _Plan:
         self._uses = Counter(id(x) for m in model.modules()
                              for held in (m._modules, m._parameters, m._buffers) for x in held.values())
         self._by_batch = _normalising_by_batch(model)
+        self._overwritten = overwritten(model)
         self._replaced = {m for owner in model.modules() if 'forward' in owner.__dict__ for m in owner.modules()}
 
     def obstacle(self, pair: Pair) -> Optional[str]:
@@ -169,6 +172,8 @@ class _Plan:
             return 'its `eps` is not positive'
         if act is not None and (act._forward_hooks or act._forward_pre_hooks or act._backward_hooks):
             return 'its activation has hooks'
+        if act in self._overwritten:
+            return 'what follows its activation changes that in place'
         if act is not None and not _held(act):
             return f'what follows it, a {type(act).__name__}, is no activation with an inverse'
         if isinstance(act, nn.ReLU) and norm in self._by_batch and self._slope is None:
@@ -284,7 +289,8 @@ def _to_batchnorm(layer: ABN) -> nn.Module:
     rewritten = getattr(layer, 'rewritten', None)
     arguments = (layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
     if rewritten:
-        new = norm = rewritten(*arguments)
+        new = norm = rewritten.__new__(rewritten)  # whose own constructor may take other arguments
+        (nn.SyncBatchNorm if issubclass(rewritten, nn.SyncBatchNorm) else _BatchNorm).__init__(norm, *arguments)
     else:
         new = BatchNormAct(*arguments, layer.activation, layer.activation_param)
         norm = new.norm
