@@ -54,7 +54,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
 
 def _is_ours(x: Tensor, conv: nn.Conv2d) -> bool:
     """Whether other forms may take the convolution's place."""
-    return (x.device.type == 'cpu' and type(conv) is nn.Conv2d and not is_staged() and not is_watched(conv)
+    return (not is_staged() and x.device.type == 'cpu' and type(conv) is nn.Conv2d and not is_watched(conv)
             and not is_any_watched() and not torch.is_autocast_enabled('cpu'))
 
 

@@ -34,13 +34,13 @@ def max_pool3x3(x: Tensor, stride: int = 1, dilation: int = 1, inplace: bool = F
         The result cannot be differentiated twice.
     """
     by_hand = not is_staged() and x.device.type in ('cpu', 'cuda', 'meta') and x.numel() > 0
-    trains = needs_gradient(x)
+    trains = by_hand and needs_gradient(x)
     if by_hand and not trains and x.device.type == 'cpu' and (dilation > 1 or not _is_small(x)):
         return _maxima(x, stride, dilation, x if inplace and stride == 1 else None)
     padding = 1
     if dilation > 1:  # PyTorch pads half a kernel at most, without its dilation
         x, padding = F.pad(x, (dilation, ) * 4, value=float('-inf')), 0
-    if by_hand and trains:
+    if trains:
         return _MaxPool3x3.apply(x, stride, padding, dilation)
     return F.max_pool2d(x, 3, stride, padding, dilation)
 

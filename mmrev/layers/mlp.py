@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from .forms import is_own_linear, is_staged
+
 
 class _GELULinear(torch.autograd.Function):
     """``linear(gelu(x))`` that keeps ``x`` alone: the activation is computed again where its value is needed."""
@@ -61,7 +63,7 @@ class MLP(nn.Module):
         if self.training and self.drop_rate:
             x = self.fc2(F.dropout(F.gelu(x), self.drop_rate))
             return F.dropout(x, self.drop_rate)
-        if x.requires_grad and not (torch.compiler.is_compiling() or torch.jit.is_tracing()):
+        if x.requires_grad and is_own_linear(self.fc2) and not is_staged():
             return _GELULinear.apply(x, self.fc2.weight, self.fc2.bias)
         return self.fc2(F.gelu(x))
 

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .forms import is_staged, needs_gradient
+from .forms import is_own_linear, is_staged, needs_gradient
 from .max_pool import max_pool_tokens
 
 aten = torch.ops.aten
@@ -67,7 +67,8 @@ class TokenPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        if is_staged() or needs_gradient(self.fc2.weight) and not needs_gradient(x):
+        if (is_staged() or not is_own_linear(self.fc1) or not is_own_linear(self.fc2)
+                or needs_gradient(self.fc2.weight) and not needs_gradient(x)):
             x = self.fc2(F.gelu(max_pool_tokens(F.gelu(x))))
         elif needs_gradient(x):
             x = _PooledLinear.apply(x, self.fc2.weight, self.fc2.bias)

@@ -17,7 +17,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 
 from .check import ReconstructionReport, active_report
 from .errors import ReversibilityError
-from .overlap import Ahead, collectives
+from .overlap import Ahead, collectives, settle
 from .replay import AutocastSnapshot, ModuleSnapshot, Replay, rng_devices
 from .step import AdditiveStep, StreamBuffers, shares_memory
 
@@ -83,6 +83,7 @@ class Call:
     # ---------------------------------------------------------------- forward
 
     def begin(self, streams: Sequence[Tensor]) -> None:
+        settle()
         self.streams = StreamBuffers(streams)
         self._needs_grad = [x.requires_grad for x in streams]
         self._devices = rng_devices(streams)
@@ -178,6 +179,7 @@ class Call:
         self.gradients.own()
         if self._overlap:
             self._ahead = Ahead(self._devices[-1])
+            torch.autograd.Variable._execution_engine.queue_callback(settle)  # when this backward ends, early as well
 
     def backward(self, start: int, stop: int) -> Dict[int, Tensor]:
         """Undo steps ``[start, stop)``; returns the gradients of their weights by ``id``."""

@@ -4,7 +4,8 @@ On CPUs a second thread recomputes. On accelerators steps alternate between two 
 operator on the stream that it ran on, so gradient and next recomputation share the device.
 """
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
+import threading
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
@@ -13,14 +14,29 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack, _pop_mode, _push_mode
 
+_NAME = 'mmrev-overlap'
 _threads: Dict[int, ThreadPoolExecutor] = {}  # by process, for a fork takes no thread along
+_begun: Dict[int, Future] = {}  # what the thread was given last, by process
 
 
 def _thread() -> ThreadPoolExecutor:
     if os.getpid() not in _threads:
         _threads.clear()
-        _threads[os.getpid()] = ThreadPoolExecutor(1, thread_name_prefix='mmrev-overlap')
+        _threads[os.getpid()] = ThreadPoolExecutor(1, thread_name_prefix=_NAME)
     return _threads[os.getpid()]
+
+
+def _is_thread() -> bool:
+    return threading.current_thread().name.startswith(_NAME)
+
+
+def settle() -> None:
+    """Wait for what still runs ahead: a backward that stopped early has nobody who takes it.
+
+    Until then it holds random state and training flags as they were in the forward.
+    """
+    if not _is_thread() and os.getpid() in _begun:
+        wait([_begun.pop(os.getpid())])
 
 
 def obstacle(num_steps: int, device: torch.device) -> Optional[str]:
@@ -53,9 +69,11 @@ class Ahead:
         self._turn = 0
 
     def start(self, index: int, function: Callable[[int], Any]) -> None:
-        """Begin ``function(index)``."""
+        """Begin ``function(index)``; not within another that runs ahead, which would wait for itself."""
         if self._device.type in ('cpu', 'meta'):
-            self._future = index, _thread().submit(_with_modes, _get_current_dispatch_mode_stack(), function, index)
+            if not _is_thread():
+                future = _thread().submit(_with_modes, _get_current_dispatch_mode_stack(), function, index)
+                self._future, _begun[os.getpid()] = (index, future), future
             return
         self._future = index, Future()
         with self.queue():

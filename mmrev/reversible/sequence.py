@@ -23,6 +23,8 @@ class ReversibleSequence(nn.Module):
         overlap: In the backward, recompute a step while the gradient of the step after it is computed (PaReprop, Zhu
             and Mangalam 2023), for one more step's graph in memory. On CPUs by a second thread: it helps where a step's
             operators are too small to use all cores; with large ones, one step at a time on all cores is faster.
+            Not for functions that draw random numbers and are checkpointed within: both threads would rewind one
+            generator.
 
     Shape:
         Input: one tensor per stream, for example ``(B, C, H, W)``.
@@ -50,6 +52,8 @@ class ReversibleSequence(nn.Module):
         if self.reversible and needs_graph and not torch.jit.is_tracing():
             return self._run_reversible(streams)
         if needs_graph or torch.jit.is_tracing() or torch.compiler.is_compiling():
+            if self.overlap and not self.reversible:
+                self._tell('with `reversible=False` nothing is undone')
             return run_plain(self._plan()[0], streams)
         return _run_without_graph(self._plan()[0], streams)
 
@@ -62,12 +66,18 @@ class ReversibleSequence(nn.Module):
         keep_at = [start for start, _ in segments[every::every]] if every else []
         segments = [(start, stop) for start, stop in segments if start < stop]
         segments.append((len(steps), len(steps)))  # takes over the gradients of the outputs, see function.py
-        reason = obstacle(len(steps), streams[0].device) if self.overlap else None
+        reason = self._obstacle(steps, streams[0].device) if self.overlap else None
         call = Call(steps, self._describe, keep_at, self.overlap and reason is None)
         outputs = run_reversible(call, segments, streams)
         if self.overlap and (reason or call.communicates):
             self._tell(reason or f'{call.communicates} communicates, which all processes must do in one order')
         return outputs
+
+    def _obstacle(self, steps: Sequence[AdditiveStep], device: torch.device) -> Optional[str]:
+        for i, step in enumerate(steps):
+            if any(isinstance(m, ReversibleSequence) for m in step.f.modules()):
+                return f'{self._describe(i)} holds a reversible sequence itself, and the two would share random state'
+        return obstacle(len(steps), device)
 
     def _tell(self, reason: str) -> None:
         if reason not in self._told:

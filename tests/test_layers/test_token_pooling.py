@@ -2,8 +2,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
-from mmrev.layers import TokenPooling
+from mmrev.layers import MLP, TokenPooling
 from mmrev.testing import PeakMemory
 
 
@@ -53,3 +54,23 @@ def test_the_output_of_the_first_layer_is_all_that_is_kept():
         with PeakMemory() as memory:
             y = layer(x)
             assert memory.current == y.numel() * 4 * (3 + 1)
+
+
+class Doubled(nn.Linear):
+    """An adapter, for one."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+@pytest.mark.parametrize('kind', [TokenPooling, lambda dims: MLP(dims, 3 * dims)], ids=['TokenPooling', 'MLP'])
+def test_what_takes_the_place_of_a_layer_or_watches_it_is_asked_in_training_too(kind):
+    layer, x, seen = kind(6), tokens(), []
+    doubled = Doubled(18, 6)
+    doubled.load_state_dict(layer.fc2.state_dict())
+    expected, layer.fc2 = layer(x), doubled
+    layer.fc1.register_forward_hook(lambda m, i, o: seen.append(o))
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), 2 * expected)
+    torch.testing.assert_close(seen.pop(), layer.fc1(x))
+    torch.testing.assert_close(layer(x.requires_grad_()), 2 * expected)

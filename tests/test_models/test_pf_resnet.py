@@ -140,3 +140,18 @@ def test_max_pooling_may_come_before_the_activation():
 def test_mistakes_are_named(mistake, message):
     with pytest.raises(ValueError, match=message):
         PFResNet(**mistake)
+
+
+@pytest.mark.parametrize('operation', OPERATIONS)
+def test_transforms_of_functions_see_operators_that_they_know(operation):
+    model, x = build(operation, out_indices=(3, )).eval(), image()
+
+    def run(x):
+        return model(x)[0]
+
+    expected = run(x)
+    torch.testing.assert_close(torch.fx.symbolic_trace(model)(x)[0], expected)
+    torch.testing.assert_close(torch.func.jvp(run, (x, ), (torch.ones_like(x), ))[0], expected)
+    torch.testing.assert_close(torch.func.vmap(run)(x[None])[0], expected)
+    through_func = torch.func.grad(lambda x: run(x).sum())(x)
+    torch.testing.assert_close(through_func, torch.autograd.grad(run(x.requires_grad_()).sum(), x)[0])

@@ -130,6 +130,67 @@ def test_memory_of_both_threads_is_seen_and_is_one_graph_more():
     assert peak(False) < peak(True) <= peak(False) + graph + 2 * stream
 
 
+def test_a_backward_that_stops_early_leaves_nothing_running():
+    """It would hold the random state of the forward."""
+    states = []
+    for overlap in (False, True):
+        module = dropping(6, width=64)
+        module.overlap = overlap
+        torch.manual_seed(0)
+        x = torch.randn(2, 64, 32, 32)
+        outputs = module(x, x)
+        torch.autograd.grad(sum(y.sum() for y in outputs), list(module.couplings[-1].parameters()))
+        states.append(torch.rand(3))
+    assert torch.equal(*states)
+
+
+class Nest(nn.Module):
+    """A function with a reversible sequence within."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return sum(self.inner(x, x))
+
+
+def test_steps_that_are_sequences_themselves_go_one_by_one():
+    torch.manual_seed(0)
+    module = ReversibleSequence([TwoStreamCoupling(Nest(dropping(2)), Nest(dropping(2))) for _ in range(3)])
+    streams = [torch.randn(2, 16, 6, 6) for _ in range(2)]
+    expected = gradients(module, streams, False)
+    with pytest.warns(UserWarning, match='holds a reversible sequence itself'):
+        assert_same_bits(gradients(module, streams, True), expected)
+
+
+class Energy(nn.Module):
+    """A function that is the gradient of an overlapped sequence, which its modules do not show."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = [inner]
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            found, = torch.autograd.grad(sum(y.square().sum() for y in self.inner[0](x, x)), x)
+        return found
+
+
+def test_an_overlapped_backward_within_another_does_not_wait_for_itself():
+    module = ReversibleSequence([TwoStreamCoupling(nn.Sequential(nn.Conv2d(16, 16, 1), Energy(dropping(3).eval())),
+                                                   nn.Conv2d(16, 16, 1)) for _ in range(3)], overlap=True)
+    for m in module.modules():
+        if isinstance(m, Energy):
+            m.inner[0].overlap = True
+    x = torch.randn(1, 16, 4, 4)
+    thread = threading.Thread(target=lambda: sum(y.sum() for y in module(x, x)).backward(), daemon=True)
+    thread.start()
+    thread.join(60)
+    assert not thread.is_alive() and module.couplings[0].g.weight.grad.isfinite().all()
+
+
 def test_errors_of_the_second_thread_arrive():
     module, streams = dropping(3), [torch.randn(2, 16, 8, 8) for _ in range(2)]
     module.overlap = True
