@@ -135,6 +135,7 @@ def test_max_pooling_may_come_before_the_activation():
 
 
 @pytest.mark.parametrize('mistake, message', [
+    (dict(strides=(1, 2, 2)), 'a number for each of the 4 stages'),
     (dict(depth=34), '`depth` must be one of'), (dict(operation='min'), '`operation` must be one of'),
     (dict(out_indices=(4, )), '`out_indices`'), (dict(frozen_stages=5), '`frozen_stages`')])
 def test_mistakes_are_named(mistake, message):

@@ -135,7 +135,7 @@ class PFResNet(ActivatedBackbone):
         Output: a tuple of ``(B, channels[i], ceil(H / 4 / 2**i), ceil(W / 4 / 2**i))`` for ``i`` in ``out_indices``.
 
     Raises:
-        ValueError: For another depth or operation, or indices out of range.
+        ValueError: For another depth or operation, indices out of range, or not a stride and dilation per stage.
     """
     arch_zoo: Dict[int, Tuple[int, ...]] = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3)}
     operations: Dict[str, Operation] = dict(conv=convolution, max=max_pooling, hybrid=efficient)
@@ -158,6 +158,9 @@ class PFResNet(ActivatedBackbone):
             raise ValueError(f'`depth` must be one of {list(self.arch_zoo)}, got {depth!r}')
         if not callable(operation) and operation not in self.operations:
             raise ValueError(f'`operation` must be one of {list(self.operations)} or a function, got {operation!r}')
+        if not len(strides) == len(dilations) == len(self.arch_zoo[depth]):
+            raise ValueError(f'`strides` and `dilations` must have a number for each of the {len(self.arch_zoo[depth])} '
+                             f'stages, got {strides} and {dilations}')
         operation = operation if callable(operation) else self.operations[operation]
         kernel = (3, 1, 1) if small_stem else (7, 2, 3)  # size, stride, padding
         self.conv1 = nn.Conv2d(in_channels, 64, *kernel, bias=False)
