@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 from torch import nn
 
 import mmrev.models  # noqa: F401
+from mmrev.checkpoints import allow_mmengine_checkpoints
 from mmrev.hooks import InPlaceABNHook, check_activations, watch_activations
 from mmrev.layers import ABN, BatchNormAct, InPlaceABN, convert_batchnorm
 
@@ -178,12 +179,17 @@ def train_regression(work_dir, epochs, hooks, **kwargs):
     return [m.eval()(inputs) for m in (runner.model, average)]
 
 
+def load(file):
+    allow_mmengine_checkpoints()
+    return torch.load(file)
+
+
 @pytest.mark.parametrize('average', [[], [dict(type='EMAHook', momentum=0.3)]], ids=['', 'average'])
 def test_a_resumed_training_is_the_interrupted_one(tmp_path, average):
     hooks = [dict(type='mmrev.InPlaceABNHook'), *average]
     expected = train_regression(tmp_path / 'straight', 4, hooks)
     train_regression(tmp_path / 'resumed', 2, hooks)
-    checkpoint = torch.load(tmp_path / 'resumed' / 'epoch_2.pth')
+    checkpoint = load(tmp_path / 'resumed' / 'epoch_2.pth')
     assert all(negative['body.1.weight'] for negative in checkpoint['inplace_abn_negative'].values())
     assert (checkpoint['state_dict']['body.1.weight'] > 0).all()
     Regression().load_state_dict(checkpoint['state_dict'])
@@ -194,7 +200,7 @@ def test_a_resumed_training_is_the_interrupted_one(tmp_path, average):
 def test_an_average_of_other_signs_than_the_model_is_named(tmp_path):
     average = dict(type='EMAHook', momentum=0.3)
     train_regression(tmp_path, 1, [average])
-    checkpoint = torch.load(tmp_path / 'epoch_1.pth')
+    checkpoint = load(tmp_path / 'epoch_1.pth')
     checkpoint['state_dict']['body.1.weight'] = -checkpoint['ema_state_dict']['module.body.1.weight']
     torch.save(checkpoint, tmp_path / 'epoch_1.pth')
     train_regression(tmp_path, 2, [dict(type='mmrev.InPlaceABNHook'), average], resume=True)
