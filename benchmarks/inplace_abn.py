@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
-from networks import MANY
+from networks import MANY, total
 from torch import nn
 
 import mmrev.models  # noqa: F401
@@ -90,10 +90,6 @@ def cases():
 def step(model: nn.Module, images: torch.Tensor) -> None:
     """Forward, and backward of the outputs' sum."""
     total(model(images)).backward()
-
-
-def total(outputs) -> torch.Tensor:
-    return sum(y.sum() for y in (outputs if isinstance(outputs, tuple) else (outputs, )))
 
 
 def measure_memory(build: Callable[[], nn.Module], size: Tuple[int, int]) -> Tuple[float, float]:

@@ -150,11 +150,11 @@ def _attention_of_cpu(q, k, v, attn_mask=None, dropout_p=0.):
 def train_step(model: nn.Module, x: torch.Tensor) -> None:
     """Forward, backward of the outputs' sum, and no gradients left."""
     with patch.object(F, 'scaled_dot_product_attention', _attention_of_cpu):
-        _total(model(x)).backward()
+        total(model(x)).backward()
     model.zero_grad()
 
 
-def _total(outputs: Union[torch.Tensor, Tuple[torch.Tensor, ...]]) -> torch.Tensor:
+def total(outputs: Union[torch.Tensor, Tuple[torch.Tensor, ...]]) -> torch.Tensor:
     return sum(y.sum() for y in (outputs if isinstance(outputs, tuple) else (outputs, )))
 
 

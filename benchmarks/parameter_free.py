@@ -10,7 +10,7 @@ Example:
     MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_MMAP_THRESHOLD_=8589934592 python benchmarks/parameter_free.py
 
 The last one has glibc keep the memory that a layer frees for the next; it gives large pieces back to the system
-otherwise, and a fifth of the time of a batch of 8 goes by asking for them again.
+otherwise, and a fifth of the ResNets' time for a batch of 8 goes by asking for them again.
 """
 import argparse
 import statistics

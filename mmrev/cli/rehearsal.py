@@ -1,7 +1,6 @@
 """Build what a run builds, with stand-ins for its data: what mmengine refuses, it refuses here, and writes nothing."""
 import contextlib
 import copy
-import hashlib
 import inspect
 import io
 import logging
@@ -11,7 +10,6 @@ import random
 import urllib.request
 import warnings
 from numbers import Real
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Iterator, Optional
 
@@ -227,9 +225,10 @@ def check_download(dataset: Any, path: str) -> None:
         return
     if not isinstance(get_file_backend(dataset.data_prefix['root']), LocalBackend):
         return
+    from mmpretrain.datasets.utils import check_integrity
     url, root = dataset.url, osp.normpath(dataset.data_prefix['root'])
     archive = osp.join(root, dataset.filename)
-    if dataset._check_integrity() or dataset.download and check_md5(archive, dataset.tgz_md5):
+    if dataset._check_integrity() or dataset.download and check_integrity(archive, dataset.tgz_md5):
         return
     name = type(dataset).__name__
     elsewhere = f'or say where it is unpacked: --cfg-options {path}.data_root=FOLDER'
@@ -241,11 +240,6 @@ def check_download(dataset: Any, path: str) -> None:
     except OSError as error:
         raise UserError(f'{name} is not in `{root}` ({path}) and cannot be downloaded: {one_line(error)}',
                         f'Download {url} where that is possible and put it there as it is, {elsewhere}') from error
-
-
-def check_md5(file: str, expected: str) -> bool:
-    """Whether a file is there and has this MD5 sum."""
-    return osp.isfile(file) and hashlib.md5(Path(file).read_bytes()).hexdigest() == expected
 
 
 def _build_metric(config: dict, path: str, cfg: Config) -> None:

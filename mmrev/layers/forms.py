@@ -1,4 +1,7 @@
 """When a layer may compute by another form of the same operators, and when everybody has to see PyTorch's own."""
+from contextlib import nullcontext
+from typing import ContextManager
+
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
@@ -11,6 +14,12 @@ def is_staged() -> bool:
     return (torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
             or _symbolic_trace._is_fx_tracing_flag or torch._C._are_functorch_transforms_active()
             or forward_ad._current_level >= 0)
+
+
+def without_autocast(device_type: str) -> ContextManager:
+    """Autocast off, on devices that know it: the meta device does not."""
+    known = torch.amp.is_autocast_available(device_type)
+    return torch.autocast(device_type, enabled=False) if known else nullcontext()
 
 
 def is_watched(module: nn.Module) -> bool:

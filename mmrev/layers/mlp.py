@@ -1,5 +1,4 @@
 """The two-layer perceptron of transformers (Vaswani et al. 2017, eq. 2) with GELU (Hendrycks and Gimpel 2016)."""
-from contextlib import nullcontext
 from typing import Optional
 
 import torch
@@ -7,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .forms import is_own_linear, is_staged
+from .forms import is_own_linear, is_staged, without_autocast
 
 
 class _GELULinear(torch.autograd.Function):
@@ -23,8 +22,7 @@ class _GELULinear(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
-        known = torch.amp.is_autocast_available(grad.device.type)  # not to the meta device
-        with torch.autocast(grad.device.type, enabled=False) if known else nullcontext():
+        with without_autocast(grad.device.type):
             rows = grad.reshape(-1, grad.shape[-1])  # (B * N, out)
             if ctx.needs_input_grad[1]:
                 grad_weight = rows.t() @ F.gelu(x).to(grad.dtype).reshape(-1, x.shape[-1])

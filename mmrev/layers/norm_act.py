@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .forms import is_watched
+from .forms import is_staged, is_watched
 
 aten = torch.ops.aten
 
@@ -57,7 +57,7 @@ def norm_act(x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
 def _is_known(x: Tensor, norm: nn.Module, act: nn.Module) -> bool:
     if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) or type(act) not in _ACTIVATIONS:
         return False
-    if torch.jit.is_tracing() or torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+    if is_staged():
         return False  # a compiler chooses by itself what to keep; a transform wants differentiable operators
     statistics = next((t.dtype for t in (norm.weight, norm.running_mean) if t is not None), x.dtype)
     if statistics not in (torch.float32, torch.float64):

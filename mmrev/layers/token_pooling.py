@@ -1,5 +1,4 @@
 """The parameter-free layer that takes the place of self-attention (Han et al. 2022, arXiv:2202.02777)."""
-from contextlib import nullcontext
 from typing import Optional
 
 import torch
@@ -7,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .forms import is_own_linear, is_staged, needs_gradient
+from .forms import is_own_linear, is_staged, needs_gradient, without_autocast
 from .max_pool import max_pool_tokens
 
 aten = torch.ops.aten
@@ -27,8 +26,7 @@ class _PooledLinear(torch.autograd.Function):
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
         grad_x = grad_weight = grad_bias = None
-        known = torch.amp.is_autocast_available(grad.device.type)  # not to the meta device
-        with torch.autocast(grad.device.type, enabled=False) if known else nullcontext():
+        with without_autocast(grad.device.type):
             activated = F.gelu(x).to(grad.dtype).permute(0, 3, 1, 2)  # (B, C, H, W), channels last
             pooled, index = aten.max_pool2d_with_indices(activated, *_WINDOW)
             rows = grad.reshape(-1, grad.shape[-1])  # (B * H * W, out)

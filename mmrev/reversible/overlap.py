@@ -82,6 +82,8 @@ class Ahead:
     def take(self, index: int, function: Callable[[int], Any]) -> Any:
         """The result of ``function(index)``, whether it ran ahead or runs now."""
         future, self._future = self._future, None
+        if future is not None and _begun.get(os.getpid()) is future[1]:
+            del _begun[os.getpid()]  # or the result would be kept until the backward ends
         if future is not None and future[0] == index:
             return future[1].result()
         return function(index)

@@ -9,6 +9,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
 
+import mmrev.reversible.overlap as overlapping
 from mmrev.reversible import (AdditiveStep, ReversibilityError, ReversibleSequence, TwoStreamCoupling,
                               check_reconstruction)
 from mmrev.testing import PeakMemory
@@ -142,6 +143,16 @@ def test_a_backward_that_stops_early_leaves_nothing_running():
         torch.autograd.grad(sum(y.sum() for y in outputs), list(module.couplings[-1].parameters()))
         states.append(torch.rand(3))
     assert torch.equal(*states)
+
+
+def test_the_last_step_that_ran_ahead_is_let_go_before_the_backward_ends():
+    module, kept = dropping(3), []
+    module.overlap = True
+    x = torch.randn(1, 16, 4, 4, requires_grad=True)
+    y = x * 2
+    y.register_hook(lambda gradient: kept.append(dict(overlapping._begun)))
+    sum(module(y, y)).sum().backward()
+    assert kept == [{}]
 
 
 class Nest(nn.Module):

@@ -13,7 +13,7 @@ from .conftest import ROOT, mmrev, succeed
 def metrics(folder):
     """What a test run wrote down."""
     file, = folder.glob('2*/2*.json')
-    # All processes write this file (mmengine's LoggerHook), so behind the shorter text the end of a longer one may stand.
+    # All processes write this file (mmengine's LoggerHook): behind a shorter text the end of a longer one may stand.
     found, _ = json.JSONDecoder().raw_decode(file.read_text())
     return {key: value for key, value in found.items() if key.startswith('coco/')}
 

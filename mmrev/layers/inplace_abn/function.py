@@ -53,8 +53,8 @@ class InPlaceABNFunction(torch.autograd.Function):
         keeps_output = settings.batch or needs_weight or settings.activation.name != 'identity'
         ctx.keeps_input = residual is not None and needs_value and out.z.dtype in HALF_PRECISION
         negative = weight < 0 if needs_weight else None
-        center, other = (out.mean, x) if ctx.keeps_input else (out.shift, residual if needs_value else None)
-        ctx.takes_residual = other is not None
+        center, other = (out.mean.clone(), x) if ctx.keeps_input else (out.shift, residual if needs_value else None)
+        ctx.keeps_another = other is not None
         vectors = (v if v is None or v.dtype not in HALF_PRECISION else v.float()
                    for v in (out.scale, center, out.invstd))  # whose squares half precision does not hold
         ctx.save_for_backward(out.z if keeps_output else None, *vectors, negative, other)
@@ -84,7 +84,7 @@ def _saved(ctx) -> Sequence[Optional[Tensor]]:
     except RuntimeError as error:
         if 'inplace operation' not in str(error):
             raise
-        also = ', or the input or the residual given to it,' if ctx.takes_residual else ''
+        also = ', or the input or the residual given to it,' if ctx.keeps_another else ''
         raise RuntimeError(
             f'the output of {ctx.settings.name}, shape {ctx.shape},{also} was modified in place before its backward. '
             f'The layer keeps nothing else, so what follows must leave that as it is: `out = out + x` instead of '

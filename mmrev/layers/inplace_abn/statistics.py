@@ -46,7 +46,7 @@ def normalise(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], setti
     scale, shift = _affine(x, weight, bias, s)
     count = x.numel() // x.shape[1]
     if not s.batch:
-        mean, invstd = s.running_mean.clone(), (s.running_var + s.eps).rsqrt_()
+        mean, invstd = s.running_mean, (s.running_var + s.eps).rsqrt_()
         y = _transform(x, scale, shift, s.running_mean, s.running_var, s.eps)
     elif s.sync:
         mean, var, count = _joint_statistics(x, scale.dtype, s)

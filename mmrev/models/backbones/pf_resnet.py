@@ -159,8 +159,8 @@ class PFResNet(ActivatedBackbone):
         if not callable(operation) and operation not in self.operations:
             raise ValueError(f'`operation` must be one of {list(self.operations)} or a function, got {operation!r}')
         if not len(strides) == len(dilations) == len(self.arch_zoo[depth]):
-            raise ValueError(f'`strides` and `dilations` must have a number for each of the {len(self.arch_zoo[depth])} '
-                             f'stages, got {strides} and {dilations}')
+            raise ValueError('`strides` and `dilations` must have a number for each of the '
+                             f'{len(self.arch_zoo[depth])} stages, got {strides} and {dilations}')
         operation = operation if callable(operation) else self.operations[operation]
         kernel = (3, 1, 1) if small_stem else (7, 2, 3)  # size, stride, padding
         self.conv1 = nn.Conv2d(in_channels, 64, *kernel, bias=False)
