@@ -2,9 +2,18 @@
 _base_ = '../_base_/digits_detector.py'
 
 strides = [4, 8, 16, 32]  # of the pyramid
+max_epochs = 8  # after three, max pooling is still an epoch behind convolutions
+lr = 2e-3
 
 model = dict(
     backbone=dict(_delete_=True, type='mmrev.PFResNet', depth=50, operation='max', out_indices=(0, 1, 2, 3)),
     neck=dict(in_channels=[256, 512, 1024, 2048], num_outs=len(strides)),
     rpn_head=dict(anchor_generator=dict(strides=strides)),
     roi_head=dict(bbox_roi_extractor=dict(featmap_strides=strides)))
+
+train_cfg = dict(max_epochs=max_epochs)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', T_max=max_epochs, eta_min=lr / 100, by_epoch=True, begin=0, end=max_epochs,
+         convert_to_iter_based=True),
+]
