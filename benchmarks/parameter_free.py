@@ -18,6 +18,7 @@ import time
 from typing import Callable, Dict, List, Tuple
 
 import torch
+import torch._inductor.config
 from torch import nn
 
 from mmrev.models.backbones import PFResNet, PFViT, PiT
@@ -46,6 +47,7 @@ def main() -> None:
                         help='torch.compile all networks, with weights frozen for inference')
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
+    torch._inductor.config.freezing = not args.train  # as an option of torch.compile it does nothing
     mode = 'forward and backward' if args.train else 'inference'
     print(f'PyTorch {torch.__version__}, {args.threads} threads, {mode}{", compiled" if args.compile else ""}, '
           f'{args.side} pixels, median of {args.rounds} runs in turns')
@@ -63,19 +65,26 @@ def measure(kind: str, batch: int, args: argparse.Namespace) -> Dict[Tuple[str, 
             model = build().to(memory_format=memory_format).train(args.train)
             image = torch.randn(batch, 3, args.side, args.side).contiguous(memory_format=memory_format)
             if args.compile:
-                model = torch.compile(model, options=dict(freezing=not args.train))
+                torch._dynamo.reset()  # or it would take one network for another of other shapes
+                model = torch.compile(model)
+                run(model, image, args.train)
             runs[name, layout] = (model, image)
     seconds: Dict[Tuple[str, str], List[float]] = {key: [] for key in runs}
     for turn in range(2 + args.rounds):
         for key, (model, image) in runs.items():
             begin = time.perf_counter()
-            with torch.set_grad_enabled(args.train):
-                outputs = model(image)
-            if args.train:
-                outputs[-1].sum().backward()
+            run(model, image, args.train)
             if turn >= 2:
                 seconds[key].append(time.perf_counter() - begin)
     return {key: statistics.median(values) for key, values in seconds.items()}
+
+
+def run(model: nn.Module, image: torch.Tensor, train: bool) -> None:
+    """Forward, and in training backward."""
+    with torch.set_grad_enabled(train):
+        outputs = model(image)
+    if train:
+        outputs[-1].sum().backward()
 
 
 def print_table(kind: str, batch: int, seconds: Dict[Tuple[str, str], float]) -> None:

@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[2]
 ENTRIES = yaml.safe_load((ROOT / 'configs/parameter_free/metafile.yml').read_text())['Models']
 CLASSIFIERS = [entry for entry in ENTRIES if 'rcnn' not in entry['Name']]
 TOP1 = {'pf-resnet50-conv': 76.2, 'pf-resnet50-max': 74.3, 'pf-resnet50-hybrid': 77.1, 'pf-resnet50-conv-cutmix': 77.6,
-        'pf-vit-s-max-vanilla': 74.2, 'pf-vit-s-max-cutmix': 77.3, 'pf-vit-s-max': 79.8, 'pit-s-max-vanilla': 75.7,
-        'pit-s-max-cutmix': 78.1, 'pit-s-max': 80.1}
+        'pf-resnet50-conv-deit': 78.8, 'pf-vit-s-max-vanilla': 74.2, 'pf-vit-s-max-cutmix': 77.3, 'pf-vit-s-max': 79.8,
+        'pit-s-max-vanilla': 75.7, 'pit-s-max-cutmix': 78.1, 'pit-s-max': 80.1}
 
 
 @pytest.mark.parametrize('entry', CLASSIFIERS, ids=lambda entry: entry['Name'])
@@ -26,6 +26,7 @@ def test_parameters_and_operation_are_those_of_the_config(entry):
     assert cfg.model.backbone.operation in entry['Name']
     augments = str(cfg.model.get('train_cfg'))
     assert ('cutmix' in entry['Name']) == ('CutMix' in augments and 'Mixup' not in augments)
+    assert ('deit' not in entry['Name']) or 'Mixup' in augments
     with torch.device('meta'), DefaultScope.overwrite_default_scope('mmpretrain'):
         assert sum(p.numel() for p in MODELS.build(cfg.model).parameters()) == entry['Metadata']['Parameters']
 

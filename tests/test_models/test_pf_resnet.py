@@ -134,6 +134,21 @@ def test_max_pooling_may_come_before_the_activation():
     assert all(map(torch.equal, *found))
 
 
+@pytest.mark.parametrize('name', ['layer2.1.bn1', 'layer2.0.downsample'])
+def test_who_hooks_a_layer_sees_its_output(name):
+    model, seen = build('max').eval(), []
+    with torch.no_grad():
+        expected = model(image())
+        layer = model.get_submodule(name)
+        layer.register_forward_hook(lambda layer, inputs, output: seen.append((output, output.clone())))
+        found = model(image())
+    (kept, then), = seen
+    if name.endswith('bn1'):
+        torch.testing.assert_close(kept, then, rtol=0, atol=0)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize('mistake, message', [
     (dict(strides=(1, 2, 2)), 'a number for each of the 4 stages'),
     (dict(depth=34), '`depth` must be one of'), (dict(operation='min'), '`operation` must be one of'),

@@ -106,6 +106,18 @@ def test_initialisation(name):
     assert 0.01 < model.pos_embed.std() < 0.03 and bool((model.norm.weight == 1).all())
 
 
+@pytest.mark.parametrize('kind, deviation', [(PFViT, 0.02), (PiT, (3 * 192)**-0.5)])
+def test_linear_layers_begin_as_published(kind, deviation):
+    """ViT's from a normal distribution; PiT's as PyTorch begins them, from a uniform one."""
+    torch.manual_seed(0)
+    arch = dict(embed_dims=192, num_layers=1) if kind is PFViT else dict(embed_dims=(192, ), num_layers=(1, ), stride=8)
+    heads = 3 if kind is PFViT else (3, )
+    model = kind(arch=dict(arch, num_heads=heads, **(dict(patch_size=16) if kind is PiT else {})), out_indices=(0, ))
+    model.init_weights()
+    weight = next(layer.weight for layer in model.modules() if isinstance(layer, torch.nn.Linear))
+    assert float(weight.std()) == pytest.approx(deviation, rel=0.02)
+
+
 @pytest.mark.parametrize('kind, mistake, message', [
     (PFViT, dict(arch='l'), '`arch` must be one of'), (PFViT, dict(operation='conv'), '`operation` must be one of'),
     (PFViT, dict(out_indices=(12, )), '`out_indices`'), (PFViT, dict(frozen_stages=13), '`frozen_stages`'),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from mmrev.registry import MODELS
 
 from ...layers import ABN, BatchNormAct, MaxPool3x3, conv_norm, convolve
+from ...layers.forms import is_watched
 from ..layers.activated_backbone import ActivatedBackbone
 
 # Of channels, stride, dilation, and whether the block begins a stage of another resolution: a pooling, then a
@@ -75,7 +76,12 @@ class Bottleneck(nn.Module):
                                             build_norm(norm_cfg, out_channels, activate=False))
 
     def forward(self, x: Tensor) -> Tensor:
-        shortcut = x if self.downsample is None else conv_norm(x, *self.downsample)
+        if self.downsample is None:
+            shortcut = x
+        elif is_watched(self.downsample):
+            shortcut = self.downsample(x)
+        else:
+            shortcut = conv_norm(x, *self.downsample)
         out = conv_norm_act(x, self.conv1, self.bn1, pool=self.pool2)
         if self.conv2 is not None:
             out = conv_norm_act(out, self.conv2, self.bn2)
@@ -104,6 +110,8 @@ def conv_norm_act(x: Tensor, conv: nn.Conv2d, norm: nn.Module, shortcut: Optiona
     if shortcut is not None:
         x.add_(shortcut)
     if isinstance(pool, MaxPool3x3):
+        if pool.inplace and is_watched(norm):
+            x = x.clone()  # what was seen there stays as it was
         return pool(x).relu_()
     x.relu_()
     return x if pool is None else pool(x)

@@ -56,6 +56,7 @@ class PiT(PFTransformer):
         's': dict(embed_dims=(144, 288, 576), num_layers=(2, 6, 4), num_heads=(3, 6, 12), patch_size=16, stride=8),
         'b': dict(embed_dims=(256, 512, 1024), num_layers=(3, 6, 4), num_heads=(4, 8, 16), patch_size=14, stride=7),
     }
+    default_init = [dict(type='Constant', layer='LayerNorm', val=1.)]
 
     def __init__(self,
                  arch: Union[str, dict] = 's',

@@ -67,15 +67,16 @@ class PFTransformer(BaseModule):
     Even blocks attend, from 0; odd ones do what ``operation`` says.
 
     Attributes:
+        default_init: Initialisation that is published; what it does not name keeps PyTorch's.
         channels: Channels of the levels that are returned.
     """
     arch_zoo: Dict[str, dict]
+    default_init: List[dict]
     channels: Tuple[int, ...]
 
     def __init__(self, operation: str, norm_cfg: Optional[dict], frozen_stages: int,
                  init_cfg: Union[dict, List[dict], None]):
-        super().__init__(init_cfg or [dict(type='TruncNormal', layer='Linear', std=0.02),
-                                      dict(type='Constant', layer='LayerNorm', val=1.)])
+        super().__init__(init_cfg or self.default_init)
         check_choice('operation', operation, OPERATIONS)
         self.operation = operation
         self.norm_cfg = norm_cfg or DEFAULT_NORM

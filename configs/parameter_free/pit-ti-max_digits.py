@@ -1,8 +1,0 @@
-"""PiT-Ti-max on handwritten digits: trained in minutes, without a GPU and without a download."""
-_base_ = '../_base_/digits_classifier.py'
-
-model = dict(
-    backbone=dict(type='mmrev.PiT', arch='ti', operation='max', img_size=64, out_indices=(2, )),
-    head=dict(in_channels=256))
-
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
