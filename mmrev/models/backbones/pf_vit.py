@@ -51,7 +51,8 @@ class PFViT(PFTransformer):
         's': dict(embed_dims=384, num_layers=12, num_heads=6),
         'b': dict(embed_dims=768, num_layers=12, num_heads=12),
     }
-    default_init = [dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.)]
+    default_init = [dict(type='TruncNormal', layer='Linear', std=0.02),
+                    dict(type='Constant', layer='LayerNorm', val=1.)]
 
     def __init__(self,
                  arch: Union[str, dict] = 's',
