@@ -21,17 +21,27 @@ import torch
 import torch._inductor.config
 from torch import nn
 
+from mmrev.layers import TokenPooling
 from mmrev.models.backbones import PFResNet, PFViT, PiT
 
 # By kind, the network that the others are compared with first.
 NETWORKS: Dict[str, Dict[str, Callable[[], nn.Module]]] = dict(
     resnet={f'R50-{operation}': lambda operation=operation: PFResNet(50, operation, out_indices=(3, ))
             for operation in ('conv', 'max', 'hybrid')},
-    vit={f'ViT-S-{operation}': lambda operation=operation: PFViT('s', operation)
-         for operation in ('attention', 'max')},
+    vit={**{f'ViT-S-{operation}': lambda operation=operation: PFViT('s', operation)
+            for operation in ('attention', 'max')},
+         'ViT-S-max, products alone': lambda: without_pooling(PFViT('s', 'max'))},
     pit={f'PiT-S-{operation}': lambda operation=operation: PiT('s', operation, out_indices=(2, ))
          for operation in ('attention', 'max')})
 LAYOUTS = dict(first=torch.contiguous_format, last=torch.channels_last)
+
+
+def without_pooling(model: nn.Module) -> nn.Module:
+    """Leave of its token poolings the two linear layers, which they cannot do without."""
+    for name, layer in list(model.named_modules()):
+        if isinstance(layer, TokenPooling):
+            model.set_submodule(name, nn.Sequential(layer.fc1, layer.fc2))
+    return model
 
 
 def main() -> None:
@@ -89,12 +99,12 @@ def run(model: nn.Module, image: torch.Tensor, train: bool) -> None:
 
 def print_table(kind: str, batch: int, seconds: Dict[Tuple[str, str], float]) -> None:
     """One row a network: both layouts, and the faster one relative to the first network's faster one."""
-    print(f'\nbatch {batch:<14} channels first, ms   channels last, ms   ratio')
+    print(f'\nbatch {batch:<21} channels first, ms   channels last, ms   ratio')
     fastest = {name: min(seconds[name, layout] for layout in LAYOUTS) for name in NETWORKS[kind]}
     reference = next(iter(fastest.values()))
     for name, best in fastest.items():
         first, last = (1e3 * seconds[name, layout] for layout in LAYOUTS)
-        print(f'{name:<20} {first:18.1f} {last:19.1f} {best / reference:7.2f}')
+        print(f'{name:<27} {first:18.1f} {last:19.1f} {best / reference:7.2f}')
 
 
 if __name__ == '__main__':

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .forms import is_own_linear, is_staged, without_autocast
+from .forms import is_own_linear, is_staged, needs_gradient, without_autocast
 
 
 class _GELULinear(torch.autograd.Function):
@@ -61,8 +61,11 @@ class MLP(nn.Module):
         if self.training and self.drop_rate:
             x = self.fc2(F.dropout(F.gelu(x), self.drop_rate))
             return F.dropout(x, self.drop_rate)
-        if x.requires_grad and is_own_linear(self.fc2) and not is_staged():
-            return _GELULinear.apply(x, self.fc2.weight, self.fc2.bias)
+        if not is_staged():
+            if x.requires_grad and is_own_linear(self.fc2):
+                return _GELULinear.apply(x, self.fc2.weight, self.fc2.bias)
+            if not needs_gradient(x, self.fc2.weight) and is_own_linear(self.fc1):
+                return self.fc2(torch.ops.aten.gelu_(x))
         return self.fc2(F.gelu(x))
 
     def extra_repr(self) -> str:

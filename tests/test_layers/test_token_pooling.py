@@ -1,4 +1,4 @@
-"""Token pooling: values, gradients and kept bytes of ``fc2(gelu(max(gelu(fc1(x)))))``."""
+"""Token pooling, ``fc2(gelu(max(gelu(fc1(x)))))``, and the perceptron, ``fc2(gelu(fc1(x)))``: values, gradients, bytes."""
 import pytest
 import torch
 import torch.nn.functional as F
@@ -8,17 +8,27 @@ from mmrev.layers import MLP, TokenPooling
 from mmrev.testing import PeakMemory
 
 
+def mlp(dims):
+    return MLP(dims, 3 * dims)
+
+
+both_kinds = pytest.mark.parametrize('kind', [TokenPooling, mlp])
+
+
 def plain(layer, x):
-    wide = F.gelu(layer.fc1(x)).permute(0, 3, 1, 2)
-    return layer.fc2(F.gelu(F.max_pool2d(wide, 3, 1, 1)).permute(0, 2, 3, 1))
+    x = F.gelu(layer.fc1(x))
+    if isinstance(layer, TokenPooling):
+        x = F.gelu(F.max_pool2d(x.permute(0, 3, 1, 2), 3, 1, 1).permute(0, 2, 3, 1))
+    return layer.fc2(x)
 
 
 def tokens(**kwargs):
     return torch.randn(2, 5, 7, 6, generator=torch.Generator().manual_seed(0), **kwargs)  # (B, H, W, C)
 
 
-def test_values_and_gradients():
-    layer, x = TokenPooling(6).double(), tokens(dtype=torch.float64, requires_grad=True)
+@both_kinds
+def test_values_and_gradients(kind):
+    layer, x = kind(6).double(), tokens(dtype=torch.float64, requires_grad=True)
     found = [torch.autograd.grad(f(x).sin().sum(), [x, *layer.parameters()])
              for f in (layer, lambda x: plain(layer, x))]
     for ours, theirs in zip(*found, strict=True):
@@ -29,9 +39,10 @@ def test_values_and_gradients():
     assert torch.equal(x, before)
 
 
+@both_kinds
 @pytest.mark.parametrize('trained', ['fc1', 'fc2'])
-def test_a_part_alone_may_be_trained(trained):
-    layer, x = TokenPooling(6), tokens()
+def test_a_part_alone_may_be_trained(kind, trained):
+    layer, x = kind(6), tokens()
     layer.requires_grad_(False)
     weights = list(getattr(layer, trained).requires_grad_().parameters())
     found = [torch.autograd.grad(f(x).sin().sum(), weights) for f in (layer, lambda x: plain(layer, x))]
@@ -63,7 +74,7 @@ class Doubled(nn.Linear):
         return 2 * super().forward(x)
 
 
-@pytest.mark.parametrize('kind', [TokenPooling, lambda dims: MLP(dims, 3 * dims)], ids=['TokenPooling', 'MLP'])
+@both_kinds
 def test_what_takes_the_place_of_a_layer_or_watches_it_is_asked_in_training_too(kind):
     layer, x, seen = kind(6), tokens(), []
     doubled = Doubled(18, 6)
