@@ -175,12 +175,18 @@ class PoolingAttention(MultiheadAttention):
 
     Shape:
         Input: ``(B, H, W, embed_dims)``; output: ``(B, ceil(H / stride_q), ceil(W / stride_q), embed_dims)``.
+
+    Raises:
+        ValueError: If ``window_size`` is no multiple of a stride.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, input_size: Sequence[int], kernel_size: int = 3,
                  stride_q: int = 1, stride_kv: int = 1, window_size: int = 0, residual_pooling: bool = True,
                  norm_eps: float = 1e-6, **kwargs):
         super().__init__(embed_dims, num_heads, **kwargs)
+        if window_size % stride_q or window_size % stride_kv:
+            raise ValueError(f'`window_size` must be a multiple of the strides {stride_q} and {stride_kv} that its '
+                             f'queries and keys are pooled with, got {window_size}')
         dims = embed_dims // num_heads
         for name, stride in (('q', stride_q), ('k', stride_kv), ('v', stride_kv)):
             pool = nn.Conv2d(dims, dims, kernel_size, stride, kernel_size // 2, groups=dims, bias=False)

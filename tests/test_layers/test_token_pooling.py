@@ -1,4 +1,4 @@
-"""Token pooling, ``fc2(gelu(max(gelu(fc1(x)))))``, and the perceptron, ``fc2(gelu(fc1(x)))``: values, gradients, bytes."""
+"""Values, gradients and memory of token pooling, ``fc2(gelu(max(gelu(fc1(x)))))``, and the perceptron without max."""
 import pytest
 import torch
 import torch.nn.functional as F

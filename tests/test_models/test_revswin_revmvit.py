@@ -242,6 +242,8 @@ def test_bad_arguments_are_named(kwargs, message):
 def test_bad_stages_are_named():
     with pytest.raises(ValueError, match='`depths` and `num_heads` must have a positive number per stage'):
         RevSwin(dict(SWIN, depths=(2, 0, 1)))
+    with pytest.raises(ValueError, match='`window_size` must be a multiple of the strides .*, got 14$'):
+        RevMViT(MVIT, window_size=14)
     with pytest.raises(ValueError, match='`downscale_indices` must ascend'):
         RevMViT(dict(MVIT, downscale_indices=(2, 3)))
     with pytest.raises(ValueError, match="`norm_pooled` needs `out_type='avg_featmap'`"):

@@ -87,7 +87,8 @@ class RevMViT(BaseModule):
         a level has the channels of both streams.
 
     Raises:
-        ValueError: For an unknown ``arch`` or choice, or indices out of range.
+        ValueError: For an unknown ``arch`` or choice, indices out of range, or a window that, halved, does not hold
+            its pooled tokens whole.
     """
 
     arch_zoo: Dict[str, dict] = {
