@@ -1,0 +1,72 @@
+"""The digits variants, trained to their end by the tools: minutes each. Some: `make test-slow ARGS="-k hybrid"`."""
+import json
+import os
+import subprocess
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Dict
+
+import pytest
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmpretrain')
+pytestmark = pytest.mark.slow
+ROOT = Path(__file__).parents[1]
+TOP1, MAP, MAP50 = 'accuracy/top1', 'coco/bbox_mAP', 'coco/bbox_mAP_50'
+
+
+@pytest.fixture(scope='module')
+def train(tmp_path_factory):
+    """A function of a config and options that trains in a folder with the data and returns the last metrics."""
+    folder = tmp_path_factory.mktemp('digits')
+    for task in ('detection', 'classification'):
+        run(folder, 'converter.log', sys.executable, ROOT / 'tools/dataset_converters/digits.py', '--task', task)
+
+    @lru_cache(maxsize=None)
+    def trained(config: str, *options: str, processes: int = 1) -> Dict[str, float]:
+        name = '-'.join([config.replace('/', '-'), *options])
+        tool = [sys.executable, ROOT / 'tools/train.py'] if processes == 1 else ['bash', ROOT / 'tools/dist_train.sh']
+        number = [] if processes == 1 else [processes]
+        run(folder, f'{name}.log', *tool, ROOT / f'configs/{config}_digits.py', *number, '--work-dir', name,
+            '--cfg-options', 'randomness.seed=0', *options)
+        scalars, = (folder / name).rglob('scalars.json')
+        lines = [json.loads(line) for line in scalars.read_text().splitlines()]
+        return next(line for line in reversed(lines) if TOP1 in line or MAP in line)
+
+    return trained
+
+
+def run(folder: Path, log: str, *command) -> None:
+    """Run a command, with this environment's interpreter first, that must succeed; what it prints goes to ``log``."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ['PATH']])
+    with open(folder / log, 'w') as out:
+        print(f'{folder / log}', file=sys.stderr)
+        done = subprocess.run([str(part) for part in command], cwd=folder, env=dict(os.environ, PATH=path), stdout=out,
+                              stderr=subprocess.STDOUT)
+    assert done.returncode == 0, (folder / log).read_text()[-3000:]
+
+
+@pytest.mark.parametrize('config, processes, least', [
+    ('inplace_abn/resnet18-iabn', 1, 98.), ('inplace_abn/resnet18-iabn-sync', 2, 98.),
+    ('parameter_free/pf-resnet50-hybrid', 1, 98.5), ('parameter_free/pf-vit-max', 1, 95.),
+    ('parameter_free/pit-max', 1, 95.), ('parameter_free/revvit-max', 1, 95.)])
+def test_a_classifier_learns(train, config, processes, least):
+    assert train(config, processes=processes)[TOP1] >= least
+
+
+@pytest.mark.parametrize('config', ['revvit/revvit', 'revswin/revswin', 'revmvit/revmvit'])
+def test_a_reversible_classifier_learns_as_well_as_a_plain_one(train, config):
+    plain = train(config, 'model.backbone.reversible=False')
+    assert train(config)[TOP1] >= max(95., plain[TOP1] - 1)
+
+
+@pytest.mark.parametrize('config', ['revvit/faster_rcnn_revvit_sfp', 'revswin/faster_rcnn_revswin_fpn'])
+def test_a_reversible_detector_learns_as_well_as_a_plain_one(train, config):
+    found, plain = train(config), train(config, 'model.backbone.reversible=False')
+    assert found[MAP50] >= 0.7 and abs(found[MAP] - plain[MAP]) <= 0.02
+
+
+def test_r50_max_detects_as_well_as_r50(train):
+    found = [train(f'parameter_free/faster_rcnn_pf-r50-{operation}_fpn')[MAP] for operation in ('max', 'conv')]
+    assert found[0] >= found[1] - 0.03
