@@ -18,6 +18,7 @@ import time
 from typing import Callable, Dict, List, Tuple
 
 import torch
+import torch._dynamo.config
 import torch._inductor.config
 from torch import nn
 
@@ -58,6 +59,7 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch._inductor.config.freezing = not args.train  # as an option of torch.compile it does nothing
+    torch._dynamo.config.recompile_limit = 64  # networks of one class are compiled one by one
     mode = 'forward and backward' if args.train else 'inference'
     print(f'PyTorch {torch.__version__}, {args.threads} threads, {mode}{", compiled" if args.compile else ""}, '
           f'{args.side} pixels, median of {args.rounds} runs in turns')
@@ -68,6 +70,7 @@ def main() -> None:
 
 def measure(kind: str, batch: int, args: argparse.Namespace) -> Dict[Tuple[str, str], float]:
     """Median seconds by network and layout."""
+    torch.compiler.reset()
     runs = {}
     for name, build in NETWORKS[kind].items():
         for layout, memory_format in LAYOUTS.items():
@@ -75,15 +78,14 @@ def measure(kind: str, batch: int, args: argparse.Namespace) -> Dict[Tuple[str, 
             model = build().to(memory_format=memory_format).train(args.train)
             image = torch.randn(batch, 3, args.side, args.side).contiguous(memory_format=memory_format)
             if args.compile:
-                torch._dynamo.reset()  # or it would take one network for another of other shapes
-                model = torch.compile(model)
-                run(model, image, args.train)
+                model = torch.compile(model, dynamic=False)
             runs[name, layout] = (model, image)
     seconds: Dict[Tuple[str, str], List[float]] = {key: [] for key in runs}
     for turn in range(2 + args.rounds):
         for key, (model, image) in runs.items():
             begin = time.perf_counter()
-            run(model, image, args.train)
+            with torch.compiler.set_stance('default' if turn < 2 else 'fail_on_recompile'):
+                run(model, image, args.train)
             if turn >= 2:
                 seconds[key].append(time.perf_counter() - begin)
     return {key: statistics.median(values) for key, values in seconds.items()}

@@ -48,6 +48,7 @@ mask_model = dict(
             loss_mask=dict(type='mmdet.CrossEntropyLoss', use_mask=True, loss_weight=1.0))),
     train_cfg=dict(rcnn=dict(mask_size=mask_size)),
     test_cfg=dict(rcnn=dict(mask_thr_binary=0.5)))
+mask_hooks = dict(checkpoint=dict(save_best='coco/segm_mAP'))
 
 default_hooks = dict(
     logger=dict(interval=10),

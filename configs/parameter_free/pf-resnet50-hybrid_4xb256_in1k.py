@@ -35,7 +35,7 @@ train_dataloader = dict(batch_size=batch_size, dataset=dict(pipeline=train_pipel
 val_dataloader = dict(batch_size=batch_size)
 test_dataloader = val_dataloader
 
-optim_wrapper = dict(optimizer=dict(lr=lr))
+optim_wrapper = dict(optimizer=dict(lr=lr), paramwise_cfg=dict(norm_decay_mult=0., bias_decay_mult=0.))  # as timm does
 param_scheduler = [
     dict(type='LinearLR', start_factor=1e-5, by_epoch=True, begin=0, end=warmup_epochs, convert_to_iter_based=True),
     dict(type='StepLR', step_size=30, gamma=0.1, by_epoch=True),

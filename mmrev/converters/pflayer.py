@@ -1,6 +1,6 @@
 """Names of the published networks with parameter-free layers (naver-ai/PfLayer, Apache 2.0) to mmrev's."""
 import re
-from typing import Dict
+from typing import Dict, Set
 
 from torch import Tensor
 
@@ -12,6 +12,15 @@ _BLOCK = re.compile(
     r'(?:transformers\.(\d+)\.)?blocks\.(\d+)\.(norm[12]|mlp\.fc[12]|attn\.qkv|attn\.proj)\.(weight|bias)')
 _TRANSFORMER_OTHER = {'pos_embed': 'pos_embed', 'patch_embed.proj': 'patch_embed.projection',
                       'patch_embed.conv': 'patch_embed.projection', 'norm': 'norm'}
+
+# Of our names: a block's, then the stages, their numbers of blocks, and what else each published network has.
+_OUR_BLOCK = re.compile(r'backbone\.(layer\d+|stages\.\d+|blocks)\.(\d+)\.(.+)')
+_LAYERS, _STAGES = [f'layer{i}' for i in (1, 2, 3, 4)], [f'stages.{i}' for i in range(3)]
+_STEM = ['conv1.weight', 'bn1.weight', 'bn1.bias', 'bn1.running_mean', 'bn1.running_var']
+_ENDS = ['pos_embed', *(f'{name}.{kind}' for name in ('patch_embed.projection', 'norm') for kind in ('weight', 'bias'))]
+_POOLS = [f'pools.{i}.{kind}' for i in (0, 1) for kind in ('weight', 'bias')]
+_NETWORKS = [(_LAYERS, (3, 4, 6, 3), _STEM), (_LAYERS, (3, 4, 23, 3), _STEM), (['blocks'], (12, ), _ENDS),
+             (_STAGES, (2, 6, 4), _ENDS + _POOLS), (_STAGES, (3, 6, 4), _ENDS + _POOLS)]
 
 
 def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
@@ -28,6 +37,32 @@ def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
         KeyError: For a key that is of none of these networks.
     """
     return {_convert_key(key, state_dict): value for key, value in state_dict.items()}
+
+
+def check_complete(weights: Dict[str, Tensor]) -> None:
+    """Check that a network has all its blocks, all blocks of a kind the same parts, and what stands before them.
+
+    Args:
+        weights: What `convert_state_dict` gave.
+
+    Raises:
+        KeyError: If not.
+    """
+    stages: Dict[str, Dict[int, Set[str]]] = {}
+    for stage, number, part in (match.groups() for match in map(_OUR_BLOCK.fullmatch, weights) if match):
+        stages.setdefault(stage, {}).setdefault(int(number), set()).add(part)
+    depths = {stage: len(stages[stage]) for stage in sorted(stages)}
+    others = next((others for names, numbers, others in _NETWORKS if depths == dict(zip(names, numbers))), None)
+    if others is None:
+        raise KeyError(f'it has these numbers of blocks, which no such network has: {depths}')
+    missing = [name for name in others if f'backbone.{name}' not in weights]
+    for stage, blocks in stages.items():
+        resnet = stage.startswith('layer')  # its first block has more than the others; in transformers two kinds alternate
+        for number in range(len(blocks)):
+            kin = [parts for n, parts in blocks.items() if (n > 0 if resnet else n % 2 == number % 2)]
+            missing += [f'{stage}.{number}.{part}' for part in sorted(set().union(*kin) - blocks.get(number, set()))]
+    if missing:
+        raise KeyError(f'`backbone.{missing[0]}` is missing')
 
 
 def is_published_name(key: str) -> bool:

@@ -4,7 +4,7 @@ from typing import Any, Dict
 
 from torch import Tensor
 
-from .pflayer import convert_state_dict, is_published_name
+from .pflayer import check_complete, convert_state_dict, is_published_name
 from .published import CheckpointError, published_weights
 
 _REMEDY = 'Give a checkpoint of naver-ai/PfLayer, or of a network that was trained with its code'
@@ -34,6 +34,8 @@ def convert(content: Any, file: str) -> Dict[str, Any]:
     if strange is not None:
         raise CheckpointError(f'{foreign}: `{strange}` is a {type(weights[strange]).__name__}, not a tensor', _REMEDY)
     try:
-        return dict(state_dict=convert_state_dict(weights), meta=dict(converted_from=os.path.basename(file)))
+        converted = convert_state_dict(weights)
+        check_complete(converted)
+        return dict(state_dict=converted, meta=dict(converted_from=os.path.basename(file)))
     except KeyError as error:
         raise CheckpointError(f'{foreign}: {error.args[0]}', _REMEDY) from error

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 def split_heads(qkv: Tensor, num_heads: int) -> Tuple[Tensor, Tensor, Tensor]:
     """``(B, N, 3 * C)`` into queries, keys and values ``(B, num_heads, N, C / num_heads)``."""
-    b, n, _ = qkv.shape
-    return qkv.reshape(b, n, 3, num_heads, -1).permute(2, 0, 3, 1, 4).unbind(0)
+    b, n, c = qkv.shape
+    return qkv.reshape(b, n, 3, num_heads, c // 3 // num_heads).permute(2, 0, 3, 1, 4).unbind(0)
 
 
 def merge_heads(x: Tensor) -> Tensor:

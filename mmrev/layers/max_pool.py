@@ -60,23 +60,21 @@ class MaxPool3x3(nn.Module):
     Args:
         stride: 1 or more.
         dilation: Distance of the pixels compared, 1 or more.
-        inplace: Whether the output may take the place of the input, see :func:`max_pool3x3`.
 
     Shape:
         Input: ``(B, C, H, W)``; output: ``(B, C, ceil(H / stride), ceil(W / stride))``.
     """
 
-    def __init__(self, stride: int = 1, dilation: int = 1, inplace: bool = False):
+    def __init__(self, stride: int = 1, dilation: int = 1):
         super().__init__()
         self.stride = stride
         self.dilation = dilation
-        self.inplace = inplace
 
     def forward(self, x: Tensor) -> Tensor:
-        return max_pool3x3(x, self.stride, self.dilation, self.inplace)
+        return max_pool3x3(x, self.stride, self.dilation)
 
     def extra_repr(self) -> str:
-        return f'stride={self.stride}, dilation={self.dilation}, inplace={self.inplace}'
+        return f'stride={self.stride}, dilation={self.dilation}'
 
 
 def _is_small(x: Tensor) -> bool:

@@ -1,4 +1,5 @@
 """From the image to tokens, from tokens to fewer, and what tells tokens their place."""
+import math
 from typing import Optional, Tuple
 
 import torch
@@ -53,6 +54,24 @@ class PatchMerging(nn.Module):
             x = F.pad(x, (0, 0, 0, w % 2, 0, h % 2))
         x = x.reshape(b, (h + 1) // 2, 2, (w + 1) // 2, 2, c).permute(0, 1, 3, 4, 2, 5)  # (B, H / 2, W / 2, x, y, C)
         return self.reduction(self.norm(x.flatten(3)))
+
+
+def state_grid(module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
+    """Have a state dict's metadata tell the grid, ``module.grid``, of its position embedding: a state-dict hook."""
+    local_metadata['grid'] = list(module.grid)
+
+
+def loaded_grid(num_tokens: int, local_metadata: dict, grid: Tuple[int, int]) -> Optional[Tuple[int, int]]:
+    """The grid of a loaded position embedding: what the metadata tell, else ours, else a square; or None.
+
+    Args:
+        num_tokens: Of the grid.
+        local_metadata: The module's, of the state dict.
+        grid: Ours.
+    """
+    side = math.isqrt(num_tokens)
+    stated = local_metadata.get('grid', ())
+    return next((tuple(g) for g in (stated, grid, (side, side)) if len(g) == 2 and g[0] * g[1] == num_tokens), None)
 
 
 def resize_pos_embed(embedding: Tensor, old: Tuple[int, int], new: Tuple[int, int], num_extra_tokens: int = 0,

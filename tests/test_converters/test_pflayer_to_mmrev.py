@@ -51,6 +51,19 @@ def test_resnets_with_convolutions_are_converted_too():
     assert is_published_name(keys[0]) and not is_published_name('layer1.0.conv2.weight')
 
 
+@pytest.mark.parametrize('record, left_out, message', [
+    ('pf_resnet50_hybrid', 'layer3.', 'numbers of blocks, which no such network has'),
+    ('pf_resnet50_max', 'layer2.1.reduction_block.0.weight', '`backbone.layer2.1.conv1.weight` is missing'),
+    ('pf_resnet50_max', 'conv1.1.running_var', '`backbone.bn1.running_var` is missing'),
+    ('pf_vit_s_max', 'blocks.11.', 'numbers of blocks'), ('pf_vit_s_max', 'pos_embed', '`backbone.pos_embed` is missing'),
+    ('pf_pit_s_max', 'transformers.1.blocks.3.mlp.fc2.bias', '`backbone.stages.1.3.mlp.fc2.bias` is missing')])
+def test_what_is_incomplete_is_refused(record, left_out, message, tool, tmp_path, capsys):
+    weights = {key: value for key, value in published(record).items() if not key.startswith(left_out)}
+    torch.save(weights, tmp_path / 'src')
+    assert tool(tmp_path / 'src', tmp_path / 'dst') == 2
+    assert message in capsys.readouterr().err and not (tmp_path / 'dst').exists()
+
+
 @pytest.mark.parametrize('content, message', [
     ({'backbone.conv1.weight': torch.zeros(1)}, 'has names of OpenMMLab already'),
     ({'conv1.weight': torch.zeros(1)}, 'no weight in it is named as published'),

@@ -77,10 +77,10 @@ def test_the_input_is_left_alone_unless_it_may_be_overwritten(layout, shape):
     x = image(*shape).contiguous(memory_format=layout)
     before, expected = x.clone(), F.max_pool2d(x, 3, 1, 1)
     assert torch.equal(max_pool3x3(x), expected) and torch.equal(x, before)
-    found = MaxPool3x3(inplace=True)(x)
+    found = max_pool3x3(x, inplace=True)
     assert torch.equal(found, expected) and found.is_contiguous(memory_format=layout)
     kept = before.requires_grad_()
-    MaxPool3x3(inplace=True)(kept).sum().backward()  # which nothing but inference does
+    max_pool3x3(kept, inplace=True).sum().backward()  # which nothing but inference does
     assert torch.equal(kept, image(*shape))
 
 

@@ -1,6 +1,7 @@
 """ResNets with parameter-free layers: against the published networks, and what a host expects of a backbone."""
 import pytest
 import torch
+from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 from torch import Tensor, nn
 
 from golden import GoldenRecord, assert_agrees
@@ -134,19 +135,39 @@ def test_max_pooling_may_come_before_the_activation():
     assert all(map(torch.equal, *found))
 
 
-@pytest.mark.parametrize('name', ['layer2.1.bn1', 'layer2.0.downsample'])
-def test_who_hooks_a_layer_sees_its_output(name):
-    model, seen = build('max').eval(), []
-    with torch.no_grad():
+NORMS = dict(BN=dict(type='BN'), InPlaceABN=dict(type='mmrev.InPlaceABN', activation='leaky_relu'))
+
+
+@pytest.mark.parametrize('norm', NORMS)
+@pytest.mark.parametrize('name', ['layer2.1.bn1', 'layer2.1.pool2', 'maxpool', 'layer2.0.downsample'])
+@pytest.mark.parametrize('train', [False, True])
+def test_who_hooks_a_layer_sees_what_it_takes_and_gives(name, norm, train):
+    model = build('max', norm_cfg=NORMS[norm]).train(train)
+    seen, layer = [], model.get_submodule(name)
+    with torch.set_grad_enabled(train):
         expected = model(image())
-        layer = model.get_submodule(name)
-        layer.register_forward_hook(lambda layer, inputs, output: seen.append((output, output.clone())))
+        layer.register_forward_hook(lambda layer, inputs, output: seen.append([inputs[0], output]))
+        layer.register_forward_hook(lambda layer, inputs, output: seen.append([inputs[0].clone(), output.clone()]))
         found = model(image())
-    (kept, then), = seen
-    if name.endswith('bn1'):
-        torch.testing.assert_close(kept, then, rtol=0, atol=0)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
+    (taken, given), (taken_then, given_then) = seen
+    assert torch.equal(given, given_then)
+    assert name.endswith('bn1') or torch.equal(taken, taken_then)  # InPlaceABN overwrites its input
+    assert norm != 'BN' or 'pool' not in name or float(given.min()) >= 0  # a ReLU came before
+
+
+@pytest.mark.parametrize('norm', NORMS)
+def test_single_layers_may_be_checkpointed(norm):
+    model, found = build('max', norm_cfg=NORMS[norm]), []
+    for wrapped in (False, True):
+        if wrapped:
+            turn_on_activation_checkpointing(model, ['layer1.1.pool2', 'layer1.1.bn1', 'layer2.1.pool2'])
+        model.zero_grad()
+        sum(y.sin().sum() for y in model(image())).backward()
+        found.append([p.grad.clone() for p in model.parameters()])
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize('mistake, message', [

@@ -1,4 +1,4 @@
-"""PF-ResNet classifiers as ONNX: what onnxruntime computes is what PyTorch does, for batches of any size."""
+"""PF-ResNet classifiers as ONNX: what onnxruntime computes is what PyTorch does, for batches and images of any size."""
 import numpy as np
 import pytest
 import torch
@@ -21,9 +21,10 @@ class Classifier(nn.Module):
         return self.fc(self.backbone(x)[-1].mean((2, 3)))
 
 
-@pytest.mark.parametrize('norm_cfg', [None, dict(type='mmrev.BatchNormAct', activation='leaky_relu')],
-                         ids=['BN', 'BatchNormAct'])
-@pytest.mark.parametrize('operation', ['max', 'hybrid'])
+@pytest.mark.parametrize('norm_cfg', [None, *(dict(type=f'mmrev.{norm}', activation='leaky_relu')
+                                              for norm in ('BatchNormAct', 'InPlaceABN'))],
+                         ids=['BN', 'BatchNormAct', 'InPlaceABN'])
+@pytest.mark.parametrize('operation', ['conv', 'max', 'hybrid'])
 def test_the_exported_classifier_computes_the_same(operation, norm_cfg, tmp_path, monkeypatch):
     monkeypatch.setitem(PFResNet.arch_zoo, 50, (2, 2, 2, 2))
     torch.manual_seed(0)
@@ -31,12 +32,12 @@ def test_the_exported_classifier_computes_the_same(operation, norm_cfg, tmp_path
     image, file = torch.randn(1, 3, 64, 64), str(tmp_path / 'model.onnx')
     with torch.no_grad():
         torch.onnx.export(model, (image, ), file, input_names=['image'], output_names=['scores'],
-                          dynamic_axes=dict(image={0: 'batch'}, scores={0: 'batch'}), dynamo=False)
+                          dynamic_axes=dict(image={0: 'batch', 2: 'height', 3: 'width'}, scores={0: 'batch'}), dynamo=False)
     operators = {node.op_type for node in onnx.load(file).graph.node}
     assert 'MaxPool' in operators and not operators & {'Max', 'Slice', 'ScatterND'}
     session = onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider'])
-    for batch in (1, 3):
-        images = torch.randn(batch, 3, 64, 64)
+    for shape in ((1, 3, 64, 64), (3, 3, 61, 75)):
+        images = torch.randn(shape)
         scores, = session.run(None, dict(image=images.numpy()))
         with torch.no_grad():
             np.testing.assert_allclose(scores, model(images).numpy(), rtol=1e-3, atol=1e-4)

@@ -2,6 +2,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.runner import get_state_dict, load_checkpoint, save_checkpoint
 from torch import Tensor, nn
 
 from golden import GoldenRecord, assert_agrees
@@ -97,6 +98,16 @@ def test_weights_of_another_image_size_fit(name):
     small = build(name)
     small.load_state_dict(weights)
     torch.testing.assert_close(model.eval()(image(1, 48, 48))[0], small.eval()(image(1, 48, 48))[0])
+
+
+@pytest.mark.parametrize('name', TINY)
+def test_weights_of_a_grid_that_is_not_square_fit(name, tmp_path):
+    """Not even where it has as many tokens as ours: the file says which grid it is of."""
+    wide, tall = build(name, img_size=(24, 96)), build(name, img_size=(96, 24))
+    wide.init_weights()
+    save_checkpoint(get_state_dict(wide), str(tmp_path / 'wide.pth'))
+    load_checkpoint(tall, str(tmp_path / 'wide.pth'), strict=True)
+    torch.testing.assert_close(tall.eval()(image(1, 96, 24))[0], wide.eval()(image(1, 96, 24))[0])
 
 
 @pytest.mark.parametrize('name', TINY)

@@ -49,7 +49,7 @@ def adapted(model):
 
     def convert(published):
         renamed = {key: value if isinstance(value, torch.Tensor) else _Name(value) for key, value in published.items()}
-        model._adapt_state_dict(renamed, '')
+        model._adapt_state_dict(renamed, '', {})
         return {key: str(value) if isinstance(value, _Name) else value for key, value in renamed.items()}
 
     return convert
@@ -98,6 +98,12 @@ def test_position_embedding_of_another_size_is_resized_when_loaded():
         small.pos_embed.detach().view(1, 4, 4, 16).permute(0, 3, 1, 2), (8, 8), mode='bicubic')
     torch.testing.assert_close(large.pos_embed.detach(), expected.flatten(2).transpose(1, 2))
     torch.testing.assert_close(small(image(1, 64, 64))[0], large(image(1, 64, 64))[0])
+
+
+def test_position_embedding_of_a_transposed_grid_is_resized_when_loaded():
+    wide, tall = tiny(img_size=(16, 64)).eval(), tiny(img_size=(64, 16)).eval()
+    tall.load_state_dict(wide.state_dict())
+    torch.testing.assert_close(tall(image(1, 64, 16))[0], wide(image(1, 64, 16))[0])
 
 
 @pytest.mark.parametrize('operation', OPERATIONS)

@@ -56,6 +56,14 @@ def test_the_warm_up_does_not_count(tool):
     assert tool.Timing(4, [0.1, 0.2, 5.]).throughput == pytest.approx(20)
 
 
-def test_mistakes_are_refused_in_two_lines(tool, config, capsys):
-    assert tool.main([config, '--batch-size', '0']) == 2
+@pytest.mark.parametrize('flags', [['--batch-size', '0'], ['--threads', '0'], ['--device', 'nowhere'],
+                                   ['--device', 'cuda:99']])
+def test_mistakes_are_refused_in_two_lines(tool, config, flags, capsys):
+    assert tool.main([config, *flags]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_a_detector_is_timed_with_its_heads(tool, capsys):
+    config = ROOT / 'configs/revbifpn/faster_rcnn_revbifpn_s0_digits.py'
+    assert tool.main([str(config), '--shape', '64', '96', '--part', 'tensor', '--runs', '1', '--warmup', '0']) == 0
+    assert '64x96 pixels' in capsys.readouterr().out

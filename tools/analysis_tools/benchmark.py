@@ -74,7 +74,8 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 def report(args: argparse.Namespace) -> None:
     """Time and print."""
     MMLogger.get_current_instance().setLevel('WARNING')
-    if min(*args.shape, *args.batch_size, args.runs, args.threads or 1) < 1 or args.warmup < 0:
+    threads = 1 if args.threads is None else args.threads
+    if min(*args.shape, *args.batch_size, args.runs, threads) < 1 or args.warmup < 0:
         raise UserError('--shape, --batch-size, --runs and --threads must be above 0', 'Give e.g. --batch-size 1 8')
     if args.threads:
         torch.set_num_threads(args.threads)
@@ -85,7 +86,8 @@ def report(args: argparse.Namespace) -> None:
     with users_input('the model cannot be built', f'Mend it in {cfg.filename}; --traceback shows where'):
         model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
-    model = model.to(args.device, memory_format=layout).train(args.train)
+    with users_input(f'the model cannot be put on the device {args.device!r}', 'Give a --device that this PyTorch has'):
+        model = model.to(args.device, memory_format=layout).train(args.train)
     run = part(model, args.part)
     run = torch.compile(run) if args.compile else run
     print(f'{args.config}: {args.part} of {cfg.model.type}, {args.shape[0]}x{args.shape[1]} pixels, {where(args)}')
@@ -114,10 +116,20 @@ def where(args: argparse.Namespace) -> str:
 def part(model: nn.Module, name: str) -> Callable[[Tensor], object]:
     """What of a model is timed, as a function of images."""
     if name == 'tensor':
-        return lambda image: model(image, mode='tensor')
+        return lambda image: model(image, data_samples(model, image), mode='tensor')
     if name == 'backbone' or getattr(model, 'neck', None) is None:
         return model.backbone
     return lambda image: model.neck(model.backbone(image))
+
+
+def data_samples(model: nn.Module, image: Tensor) -> Optional[list]:
+    """What a detector wants to know of each image: its size."""
+    if not hasattr(model, 'bbox_head') and not hasattr(model, 'roi_head'):
+        return None
+    from mmdet.structures import DetDataSample
+    size = tuple(image.shape[2:])
+    return [DetDataSample(metainfo=dict(img_shape=size, ori_shape=size, pad_shape=size, batch_input_shape=size,
+                                        scale_factor=(1., 1.))) for _ in image]
 
 
 def measure(run: Callable[[Tensor], object], image: Tensor, train: bool, warmup: int, runs: int) -> Timing:

@@ -56,3 +56,9 @@ test_dataloader = val_dataloader
 
 val_evaluator = dict(type='mmdet.CocoMetric', ann_file=data_root + 'annotations/val.json', metric='bbox')
 test_evaluator = dict(val_evaluator, classwise=True)
+
+# For the configs with masks.
+mask_annotations = dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=True)
+mask_train_data = dict(dataset=dict(pipeline=[train_pipeline[0], mask_annotations, *train_pipeline[2:]]))
+mask_val_data = dict(dataset=dict(pipeline=[*test_pipeline[:2], mask_annotations, test_pipeline[3]]))
+mask_evaluator = dict(metric=['bbox', 'segm'])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmrev.registry import MODELS
 
-from ...layers import ABN, BatchNormAct, MaxPool3x3, conv_norm, convolve
+from ...layers import ABN, BatchNormAct, MaxPool3x3, conv_norm, convolve, max_pool3x3
 from ...layers.forms import is_watched
 from ..layers.activated_backbone import ActivatedBackbone
 
@@ -32,7 +32,7 @@ def convolution(channels: int, stride: int, dilation: int, begins: bool) -> Part
 
 def max_pooling(channels: int, stride: int, dilation: int, begins: bool) -> Parts:
     """R50-max: a 3x3 max pooling."""
-    return MaxPool3x3(stride, dilation, inplace=True), None
+    return MaxPool3x3(stride, dilation), None
 
 
 def efficient(channels: int, stride: int, dilation: int, begins: bool) -> Parts:
@@ -103,17 +103,19 @@ def conv_norm_act(x: Tensor, conv: nn.Conv2d, norm: nn.Module, shortcut: Optiona
     A ReLU follows max pooling instead of preceding it: it is monotone, so values and gradients are the same, but it
     then keeps nothing for backward that the next convolution would not, and has less to do where the stride is 2.
     """
-    if isinstance(norm, (ABN, BatchNormAct)):
-        x = norm(convolve(x, conv), residual=shortcut)
-        return x if pool is None else pool(x)
-    x = conv_norm(x, conv, norm)
-    if shortcut is not None:
-        x.add_(shortcut)
-    if isinstance(pool, MaxPool3x3):
-        if pool.inplace and is_watched(norm):
-            x = x.clone()  # what was seen there stays as it was
-        return pool(x).relu_()
-    x.relu_()
+    activated = isinstance(norm, (ABN, BatchNormAct))
+    if activated:
+        x = convolve(x, conv)
+        x = norm(x) if shortcut is None else norm(x, residual=shortcut)
+    else:
+        x = conv_norm(x, conv, norm)
+        if shortcut is not None:
+            x.add_(shortcut)
+    if type(pool) is MaxPool3x3 and not is_watched(pool):
+        x = max_pool3x3(x, pool.stride, pool.dilation, inplace=not is_watched(norm))
+        return x if activated else x.relu_()
+    if not activated:
+        x.relu_()
     return x if pool is None else pool(x)
 
 

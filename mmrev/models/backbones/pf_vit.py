@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from mmrev.registry import MODELS
 
 from ...layers import PatchEmbed, resize_pos_embed
+from ...layers.patch_embed import loaded_grid, state_grid
 from ..layers.pf_transformer import PFTransformer, as_pair
 from ..layers.two_stream import level_indices, token_norm
 
@@ -79,6 +80,7 @@ class PFViT(PFTransformer):
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
         rates = [drop_path_rate * i / max(1, depth - 1) for i in range(depth)]
+        self._register_state_dict_hook(state_grid)
         self.blocks = self._blocks(dims, arch['num_heads'], rates, mlp_ratio=mlp_ratio, drop_rate=drop_rate,
                                    attn_drop_rate=attn_drop_rate)
         self.norm = token_norm(self.norm_cfg, dims)
@@ -98,10 +100,9 @@ class PFViT(PFTransformer):
                 levels.append(self.norm(x) if i == len(self.blocks) - 1 else x)
         return tuple(level.permute(0, 3, 1, 2).contiguous() for level in levels)
 
-    def _resized(self, position: Tensor) -> Tensor:
-        side = int(position.shape[1]**0.5)
-        square = side * side == position.shape[1]
-        return resize_pos_embed(position, (side, side), self.grid, mode=self.interpolate_mode) if square else position
+    def _resized(self, position: Tensor, local_metadata: dict) -> Tensor:
+        grid = loaded_grid(position.shape[1], local_metadata, self.grid)
+        return position if grid is None else resize_pos_embed(position, grid, self.grid, mode=self.interpolate_mode)
 
     def _frozen(self) -> List[nn.Module]:
         return [self.patch_embed, self.drop_after_pos, *self.blocks[:self.frozen_stages]]

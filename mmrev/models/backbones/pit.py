@@ -5,8 +5,8 @@ Three stages of transformer blocks; between them a depthwise convolution of stri
 PiT-S-max there is no class token: the classifier takes the mean of the last stage's tokens. With ``operation='max'``
 every other block of a stage pools its map of tokens by 3x3 maxima instead of attending.
 
-Deviations from the published code: images of any size pass, the position embedding being resized to their grid; strides
-that are incomplete are padded with zeros.
+Deviations from the published code: images of any size that holds a patch pass, the position embedding being resized to
+their grid; strides that are incomplete are padded with zeros.
 """
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
@@ -111,7 +111,7 @@ class PiT(PFTransformer):
         """The position embedding of a grid of tokens, ``(1, H, W, C)``."""
         return self._interpolated(self.pos_embed, grid).permute(0, 2, 3, 1)
 
-    def _resized(self, position: Tensor) -> Tensor:
+    def _resized(self, position: Tensor, local_metadata: dict) -> Tensor:
         return self._interpolated(position, self.pos_embed.shape[2:]) if position.ndim == 4 else position
 
     def _interpolated(self, position: Tensor, grid: Sequence[int]) -> Tensor:

@@ -18,6 +18,7 @@ from mmrev.registry import MODELS
 from mmrev.reversible import NewStream, ReversibleSequence
 
 from ...layers import MLP, PatchEmbed, resize_pos_embed
+from ...layers.patch_embed import loaded_grid, state_grid
 from ..layers.pf_transformer import OPERATIONS, token_mixer
 from ..layers.two_stream import (FUSION_MODES, FusedStreams, TwoStreamBlock, check_choice, freeze, level_indices,
                                  pre_norm, token_norm)
@@ -145,6 +146,7 @@ class RevViT(BaseModule):
         self.layers = ReversibleSequence(blocks, reversible, cache_every, overlap)
         self.channels = (2 * dims if fusion_mode == 'concat' else dims, ) * len(self.out_indices)
         self.pooled_norms = nn.ModuleList(token_norm(norm_cfg, c) for c in self.channels) if norm_pooled else None
+        self._register_state_dict_hook(state_grid)
         self._register_load_state_dict_pre_hook(self._adapt_state_dict)
         self._freeze_stages()
 
@@ -202,7 +204,7 @@ class RevViT(BaseModule):
         mean = patches.mean(dim=1)
         return self.pooled_norms[i](mean) if self.norm_pooled else mean
 
-    def _adapt_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+    def _adapt_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict, *args) -> None:
         """Give mmpretrain's names ours, and the position embedding this image's size."""
         last = f'layers.couplings.{len(self.layers.couplings) - 1}.after.level.f.norm.'
         for key in [key for key in state_dict if key.startswith(prefix)]:
@@ -215,10 +217,10 @@ class RevViT(BaseModule):
                 name = last + name.removeprefix('ln1.')
             state_dict[prefix + name] = state_dict.pop(key)
         name = f'{prefix}pos_embed'
-        if name in state_dict and state_dict[name].shape[1] != self.pos_embed.shape[1]:
-            side = int((state_dict[name].shape[1] - self.num_extra_tokens)**0.5)
-            if side**2 + self.num_extra_tokens == state_dict[name].shape[1]:
-                state_dict[name] = resize_pos_embed(state_dict[name], (side, side), self.grid, self.num_extra_tokens,
+        if name in state_dict:
+            grid = loaded_grid(state_dict[name].shape[1] - self.num_extra_tokens, local_metadata, self.grid)
+            if grid is not None:
+                state_dict[name] = resize_pos_embed(state_dict[name], grid, self.grid, self.num_extra_tokens,
                                                     self.interpolate_mode)
 
     def train(self, mode: bool = True) -> 'RevViT':

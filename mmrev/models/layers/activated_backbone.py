@@ -10,6 +10,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrev.layers import ABN, BatchNormAct
 
+from .two_stream import level_indices
+
 DEFAULT_NORM = dict(type='mmrev.InPlaceABN', activation='leaky_relu', activation_param=0.01)
 
 
@@ -66,7 +68,7 @@ class ActivatedBackbone(BaseModule):
 
     Args:
         in_channels: Channels of the image.
-        out_indices: Stages whose outputs are returned, from 0.
+        out_indices: Stages whose outputs are returned, from 0, or from -1, the last, backwards.
         frozen_stages: 0 freezes the stem, ``k`` also stages 1 ... ``k``: no gradient, eval mode; -1 freezes nothing.
         norm_eval: Keep the statistics of norms frozen in training.
         norm_cfg: Norm with activation; None for :data:`DEFAULT_NORM`.
@@ -96,11 +98,10 @@ class ActivatedBackbone(BaseModule):
     def _check_levels(self, channels: Sequence[int]) -> None:
         """Take the channels of all stages."""
         stages = len(channels)
-        if not isinstance(self.out_indices, (tuple, list)) or not all(0 <= i < stages for i in self.out_indices):
-            raise ValueError(f'`out_indices` must be a tuple of numbers in [0, {stages}), got {self.out_indices!r}')
+        self.out_indices = level_indices(self.out_indices, stages)
         if not -1 <= self.frozen_stages <= stages:
             raise ValueError(f'`frozen_stages` must lie in [-1, {stages}], got {self.frozen_stages}')
-        self.channels = tuple(channels[i] for i in sorted(self.out_indices))
+        self.channels = tuple(channels[i] for i in self.out_indices)
 
     @abstractmethod
     def _frozen(self) -> List[nn.Module]:

@@ -96,13 +96,13 @@ class PFTransformer(BaseModule):
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     @abstractmethod
-    def _resized(self, position: Tensor) -> Tensor:
-        """A loaded position embedding of another grid, for ours."""
+    def _resized(self, position: Tensor, local_metadata: dict) -> Tensor:
+        """A loaded position embedding for our grid."""
 
-    def _fit_position(self, state_dict: dict, prefix: str, *args) -> None:
+    def _fit_position(self, state_dict: dict, prefix: str, local_metadata: dict, *args) -> None:
         key = f'{prefix}pos_embed'
-        if key in state_dict and state_dict[key].shape != self.pos_embed.shape:
-            state_dict[key] = self._resized(state_dict[key])
+        if key in state_dict:
+            state_dict[key] = self._resized(state_dict[key], local_metadata)
 
     @abstractmethod
     def _frozen(self) -> List[nn.Module]:
