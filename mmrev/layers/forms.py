@@ -23,7 +23,7 @@ def without_autocast(device_type: str) -> ContextManager:
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether somebody wants to see its input or output, or those of all modules, or to compute something else instead."""
+    """Whether somebody wants to see what it, or any module, takes or gives, or to compute something else instead."""
     return bool(_has_any_global_hook() or module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
                 or module._backward_pre_hooks or 'forward' in module.__dict__)
 

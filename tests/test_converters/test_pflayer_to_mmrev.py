@@ -55,7 +55,8 @@ def test_resnets_with_convolutions_are_converted_too():
     ('pf_resnet50_hybrid', 'layer3.', 'numbers of blocks, which no such network has'),
     ('pf_resnet50_max', 'layer2.1.reduction_block.0.weight', '`backbone.layer2.1.conv1.weight` is missing'),
     ('pf_resnet50_max', 'conv1.1.running_var', '`backbone.bn1.running_var` is missing'),
-    ('pf_vit_s_max', 'blocks.11.', 'numbers of blocks'), ('pf_vit_s_max', 'pos_embed', '`backbone.pos_embed` is missing'),
+    ('pf_vit_s_max', 'blocks.11.', 'numbers of blocks'),
+    ('pf_vit_s_max', 'pos_embed', '`backbone.pos_embed` is missing'),
     ('pf_pit_s_max', 'transformers.1.blocks.3.mlp.fc2.bias', '`backbone.stages.1.3.mlp.fc2.bias` is missing')])
 def test_what_is_incomplete_is_refused(record, left_out, message, tool, tmp_path, capsys):
     weights = {key: value for key, value in published(record).items() if not key.startswith(left_out)}

@@ -32,7 +32,8 @@ def test_the_exported_classifier_computes_the_same(operation, norm_cfg, tmp_path
     image, file = torch.randn(1, 3, 64, 64), str(tmp_path / 'model.onnx')
     with torch.no_grad():
         torch.onnx.export(model, (image, ), file, input_names=['image'], output_names=['scores'],
-                          dynamic_axes=dict(image={0: 'batch', 2: 'height', 3: 'width'}, scores={0: 'batch'}), dynamo=False)
+                          dynamic_axes=dict(image={0: 'batch', 2: 'height', 3: 'width'}, scores={0: 'batch'}),
+                          dynamo=False)
     operators = {node.op_type for node in onnx.load(file).graph.node}
     assert 'MaxPool' in operators and not operators & {'Max', 'Slice', 'ScatterND'}
     session = onnxruntime.InferenceSession(file, providers=['CPUExecutionProvider'])
