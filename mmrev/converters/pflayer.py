@@ -16,7 +16,9 @@ _TRANSFORMER_OTHER = {'pos_embed': 'pos_embed', 'patch_embed.proj': 'patch_embed
 # Of our names: a block's, then the stages, their numbers of blocks, and what else each published network has.
 _OUR_BLOCK = re.compile(r'backbone\.(layer\d+|stages\.\d+|blocks)\.(\d+)\.(.+)')
 _LAYERS, _STAGES = [f'layer{i}' for i in (1, 2, 3, 4)], [f'stages.{i}' for i in range(3)]
-_STEM = ['conv1.weight', 'bn1.weight', 'bn1.bias', 'bn1.running_mean', 'bn1.running_var']
+_NORM = ['weight', 'bias', 'running_mean', 'running_var']
+_STEM = ['conv1.weight', *(f'bn1.{part}' for part in _NORM),
+         *(f'{layer}.0.downsample.{part}' for layer in _LAYERS for part in ('0.weight', *(f'1.{p}' for p in _NORM)))]
 _ENDS = ['pos_embed', *(f'{name}.{kind}' for name in ('patch_embed.projection', 'norm') for kind in ('weight', 'bias'))]
 _POOLS = [f'pools.{i}.{kind}' for i in (0, 1) for kind in ('weight', 'bias')]
 _NETWORKS = [(_LAYERS, (3, 4, 6, 3), _STEM), (_LAYERS, (3, 4, 23, 3), _STEM), (['blocks'], (12, ), _ENDS),
@@ -57,7 +59,7 @@ def check_complete(weights: Dict[str, Tensor]) -> None:
         raise KeyError(f'it has these numbers of blocks, which no such network has: {depths}')
     missing = [name for name in others if f'backbone.{name}' not in weights]
     for stage, blocks in stages.items():
-        resnet = stage.startswith('layer')  # there the first block has more than the others; elsewhere two kinds alternate
+        resnet = stage.startswith('layer')  # its first block has more than the others; in transformers two kinds take turns
         for number in range(len(blocks)):
             kin = [parts for n, parts in blocks.items() if (n > 0 if resnet else n % 2 == number % 2)]
             missing += [f'{stage}.{number}.{part}' for part in sorted(set().union(*kin) - blocks.get(number, set()))]

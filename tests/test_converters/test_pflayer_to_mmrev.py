@@ -54,6 +54,7 @@ def test_resnets_with_convolutions_are_converted_too():
 @pytest.mark.parametrize('record, left_out, message', [
     ('pf_resnet50_hybrid', 'layer3.', 'numbers of blocks, which no such network has'),
     ('pf_resnet50_max', 'layer2.1.reduction_block.0.weight', '`backbone.layer2.1.conv1.weight` is missing'),
+    ('pf_resnet50_max', 'layer4.0.downsample', '`backbone.layer4.0.downsample.0.weight` is missing'),
     ('pf_resnet50_max', 'conv1.1.running_var', '`backbone.bn1.running_var` is missing'),
     ('pf_vit_s_max', 'blocks.11.', 'numbers of blocks'),
     ('pf_vit_s_max', 'pos_embed', '`backbone.pos_embed` is missing'),
