@@ -59,7 +59,7 @@ def check_complete(weights: Dict[str, Tensor]) -> None:
         raise KeyError(f'it has these numbers of blocks, which no such network has: {depths}')
     missing = [name for name in others if f'backbone.{name}' not in weights]
     for stage, blocks in stages.items():
-        resnet = stage.startswith('layer')  # its first block has more than the others; in transformers two kinds take turns
+        resnet = stage.startswith('layer')  # there the first block has more; elsewhere two kinds take turns
         for number in range(len(blocks)):
             kin = [parts for n, parts in blocks.items() if (n > 0 if resnet else n % 2 == number % 2)]
             missing += [f'{stage}.{number}.{part}' for part in sorted(set().union(*kin) - blocks.get(number, set()))]
