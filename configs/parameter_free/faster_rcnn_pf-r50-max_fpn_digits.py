@@ -2,6 +2,7 @@
 _base_ = '../_base_/digits_detector.py'
 
 strides = [4, 8, 16, 32]  # of the pyramid
+bins = 14  # along a side of a box: max pooling knows no directions and leaves it to the head to find edges
 max_epochs = 8  # max pooling learns later than convolutions
 lr = 2e-3
 
@@ -10,8 +11,8 @@ model = dict(
     neck=dict(in_channels=[256, 512, 1024, 2048], num_outs=len(strides)),
     rpn_head=dict(anchor_generator=dict(strides=strides)),
     roi_head=dict(
-        bbox_roi_extractor=dict(featmap_strides=strides),
-        bbox_head=dict(reg_class_agnostic=True)))  # all digits teach all boxes
+        bbox_roi_extractor=dict(featmap_strides=strides, roi_layer=dict(output_size=bins)),
+        bbox_head=dict(roi_feat_size=bins, loss_bbox=dict(loss_weight=2.))))
 
 train_cfg = dict(max_epochs=max_epochs)
 param_scheduler = [
