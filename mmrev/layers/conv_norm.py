@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .forms import is_staged, is_watched, needs_gradient
+from .forms import is_any_watched, is_staged, is_watched, needs_gradient
 
 _FEW_PIXELS = 2048  # of the whole batch; with more of them oneDNN's convolution is as fast or faster
 _MANY_VALUES = 2**18  # of the output; with fewer of them the norm takes less time than its folding
@@ -55,7 +55,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
 def _is_ours(x: Tensor, conv: nn.Conv2d) -> bool:
     """Whether other forms may take the convolution's place."""
     return (not is_staged() and x.device.type == 'cpu' and type(conv) is nn.Conv2d and not is_watched(conv)
-            and not torch.is_autocast_enabled('cpu'))
+            and not is_any_watched() and not torch.is_autocast_enabled('cpu'))
 
 
 def _is_affine(norm: nn.Module, dtype: torch.dtype) -> bool:

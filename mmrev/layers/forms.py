@@ -23,14 +23,19 @@ def without_autocast(device_type: str) -> ContextManager:
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether somebody wants to see what it, or any module, takes or gives, or to compute something else instead."""
-    return bool(_has_any_global_hook() or module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
+    """Whether somebody wants to see its input or output, or to compute something else in its place."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks
                 or module._backward_pre_hooks or 'forward' in module.__dict__)
 
 
 def is_own_linear(layer: nn.Module) -> bool:
     """Whether it computes what ``nn.Linear`` does and nobody wants to see it do so: no adapter, no parametrization."""
     return type(layer) is nn.Linear and not is_watched(layer)
+
+
+def is_any_watched() -> bool:
+    """Whether somebody wants to see the input or output of all modules."""
+    return _has_any_global_hook()
 
 
 def needs_gradient(*tensors: Tensor) -> bool:

@@ -42,7 +42,8 @@ def norm_act(x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
         Whatever ``norm`` takes; output: that of ``norm``.
 
     Note:
-        The result cannot be differentiated twice. Hooks on the two modules, or on all modules, are called.
+        The result cannot be differentiated twice. Hooks on the two modules are called; hooks on all modules alike
+        (``torch.nn.modules.module.register_module_forward_hook``) are not called for these two.
     """
     if not _is_known(x, norm, act):
         return act(norm(x))
