@@ -77,8 +77,8 @@ def allow_mmengine_checkpoints() -> None:
     Resuming, testing, and mmdet's ``init_detector`` and ``DetInferencer`` have it from ``import mmrev`` already, see
     `allow_when_needed`; a program that calls ``torch.load`` itself calls this first. Calling it again does no harm.
     """
-    import torch
-    torch.serialization.add_safe_globals(safe_globals())
+    from mmrev.compat import add_safe_globals
+    add_safe_globals(safe_globals())
 
 
 def allow_when_needed() -> None:

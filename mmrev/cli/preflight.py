@@ -26,6 +26,7 @@ from mmrev.cli.classes import check_classes
 from mmrev.cli.errors import UserError, building, closest, start_up, unknown_type, walk
 from mmrev.cli.rehearsal import alone, rehearse_data, rehearse_environment, rehearse_training, unnoticed
 from mmrev.cli.shapes import check_bfloat16, check_channels
+from mmrev.compat import unsafe_globals
 from mmrev.converters.published import CheckpointError
 from mmrev.hooks import check_activations
 from mmrev.optim import BFloat16OptimWrapper
@@ -327,7 +328,7 @@ def read_checkpoint(file: str, needed: Tuple[str, ...] = ()) -> Dict[str, Any]:
         raise UserError(error.problem, error.remedy) from error
     except Exception as error:  # whatever a reader of foreign bytes runs into
         if zipped and isinstance(error, pickle.UnpicklingError):
-            names = ', '.join(torch.serialization.get_unsafe_globals_in_checkpoint(file))
+            names = ', '.join(unsafe_globals(file))
             raise UserError(f'checkpoint `{file}` holds objects that torch.load does not trust: {names}', 'If you do, '
                             'call torch.serialization.add_safe_globals in a module of custom_imports') from error
         damaged, cause = 'it', error

@@ -4,7 +4,6 @@ What is read here comes from elsewhere, so it is read with ``weights_only=True``
 dict of tensors under the published names.
 """
 import argparse
-import contextlib
 import functools
 import hashlib
 import os
@@ -15,6 +14,8 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from torch import Tensor
+
+from mmrev.compat import load_weights_only
 
 from .revbifpn import check_complete, convert_state_dict, is_published_name
 
@@ -137,12 +138,10 @@ def read(file: str, map_location: Any = None) -> Any:
     if not os.path.isfile(file):
         raise CheckpointError(f'`{file}` {"is no file" if os.path.exists(file) else "does not exist"}',
                               'Give the path of a checkpoint')
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
+    with warnings.catch_warnings():
         warnings.simplefilter('ignore')  # about what is strange in the file: the error says it
-        stack.enter_context(_allowing([argparse.Namespace, *_numpy_and_mmengine()]))
         try:
-            return torch.load(file, map_location=map_location or 'cpu', weights_only=True)
+            return load_weights_only(file, map_location or 'cpu', [argparse.Namespace, *_numpy_and_mmengine()])
         except PermissionError as error:
             raise CheckpointError(f'`{file}` may not be read', 'Give access to it') from error
         except Exception as error:  # whatever a reader of foreign bytes runs into
@@ -152,12 +151,6 @@ def read(file: str, map_location: Any = None) -> Any:
                                       'It was not loaded; take the file from its publisher') from error
             raise CheckpointError(f'`{file}` ({os.path.getsize(file):,} bytes) cannot be read: truncated, damaged or '
                                   'no checkpoint', 'Download or copy it again') from error
-
-
-def _allowing(wanted: list) -> Any:
-    """Let `torch.load` construct these in a block. At its end torch forgets them all: what it knew is left out."""
-    known = torch.serialization.get_safe_globals()
-    return torch.serialization.safe_globals([one for one in wanted if one not in known])
 
 
 def _numpy_and_mmengine() -> list:

@@ -1,0 +1,197 @@
+"""Names of newer PyTorch versions, for PyTorch 2.1 and later.
+
+Everything else in this package takes these names from here. Where the installed PyTorch has a name, it is used as it is.
+Needs torch alone.
+"""
+import pickle
+import weakref
+from types import SimpleNamespace
+from typing import Any, Callable, Iterable, NamedTuple, Sequence
+
+import torch
+import torch.nn.modules.module as _module
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+
+__all__ = [
+    'add_safe_globals', 'edge_node', 'get_autocast_dtype', 'get_device_module', 'has_global_hooks',
+    'is_autocast_available', 'is_autocast_enabled', 'is_compiling', 'is_exporting', 'load_weights_only', 'notice_freed',
+    'output_edge', 'unsafe_globals', 'when_freed'
+]
+
+
+def _never() -> bool:
+    return False
+
+
+# ------------------------------------------------------------------------------------------------- devices, autocast
+
+if hasattr(torch, 'get_device_module'):  # 2.4
+    get_device_module = torch.get_device_module
+else:
+
+    def get_device_module(device: torch.device) -> Any:
+        """``torch.cuda`` for a CUDA device, and so on."""
+        return getattr(torch, torch.device(device).type)
+
+
+if hasattr(torch, 'get_autocast_dtype'):  # 2.4
+    is_autocast_enabled = torch.is_autocast_enabled
+    get_autocast_dtype = torch.get_autocast_dtype
+    is_autocast_available = torch.amp.is_autocast_available
+else:
+    _AUTOCASTS = {
+        'cpu': (torch.is_autocast_cpu_enabled, torch.get_autocast_cpu_dtype),
+        'cuda': (torch.is_autocast_enabled, torch.get_autocast_gpu_dtype),
+    }
+
+    def is_autocast_available(device_type: str) -> bool:
+        """Whether autocast knows the device type. Before PyTorch 2.4: the CPU and CUDA."""
+        return device_type in _AUTOCASTS
+
+    def is_autocast_enabled(device_type: str) -> bool:
+        """Whether autocast is on for a device type."""
+        return is_autocast_available(device_type) and _AUTOCASTS[device_type][0]()
+
+    def get_autocast_dtype(device_type: str) -> torch.dtype:
+        """The dtype that autocast uses on a device type."""
+        return _AUTOCASTS[device_type][1]()
+
+
+# ------------------------------------------------------------------------------------------------- compiler and hooks
+
+# TorchDynamo knows either function and replaces it by True.
+is_compiling = getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)  # 2.2
+is_exporting = getattr(torch.compiler, 'is_exporting', _never)  # 2.7
+
+_HOOKS_OF_ALL_MODULES = (_module._global_forward_pre_hooks, _module._global_forward_hooks,
+                         _module._global_backward_pre_hooks, _module._global_backward_hooks)
+
+
+def has_global_hooks() -> bool:
+    """Whether a hook is registered for all modules, as by ``torch.nn.modules.module.register_module_forward_hook``."""
+    return any(_HOOKS_OF_ALL_MODULES)
+
+
+# ------------------------------------------------------------------------------------------------- autograd
+
+_EDGES = torch.__version__ >= (2, 5)  # torch.autograd.grad accepts a GradientEdge as an output
+
+
+class _WithoutStorage(torch.autograd.Function):
+    """A tensor of the input's shape that stores one element and passes its gradient on to the input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.new_zeros(()).expand(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def output_edge(out: Tensor) -> Any:
+    """An output for ``torch.autograd.grad`` in place of ``out``, with which the memory of ``out`` can be released.
+
+    Args:
+        out: Requires grad.
+
+    Returns:
+        A ``GradientEdge``. Before PyTorch 2.5, a tensor of the same shape that stores one element.
+    """
+    if _EDGES:
+        return torch.autograd.graph.get_gradient_edge(out)
+    with torch.enable_grad():
+        return _WithoutStorage.apply(out)
+
+
+def edge_node(edge: Any) -> Any:
+    """The node of autograd's graph that an :func:`output_edge` starts from."""
+    return edge.grad_fn if isinstance(edge, Tensor) else edge.node
+
+
+# ------------------------------------------------------------------------------------------------- storages
+
+_OWN_OBJECT = torch.__version__ >= (2, 2)  # a storage has one Python object, which lives as long as the storage
+
+
+class _Watched(NamedTuple):
+    storage: StorageWeakRef
+    freed: Callable[[Any], None]
+
+
+def when_freed(storage: torch.UntypedStorage, freed: Callable[[Any], None]) -> Any:
+    """Call ``freed`` with one argument when a storage has been freed, as a weak reference does.
+
+    Returns:
+        An object to keep until then. Before PyTorch 2.2 the call waits for :func:`notice_freed`.
+    """
+    return weakref.ref(storage, freed) if _OWN_OBJECT else _Watched(StorageWeakRef(storage), freed)
+
+
+def notice_freed(watched: Iterable[Any]) -> None:
+    """Make the calls that are due for results of :func:`when_freed`. Nothing is left to do from PyTorch 2.2 on."""
+    if not _OWN_OBJECT:
+        for storage, freed in [entry for entry in watched if entry.storage.expired()]:
+            freed(storage)
+
+
+# ------------------------------------------------------------------------------------------------- torch.load
+
+_SAFE_GLOBALS = torch.__version__ >= (2, 6)  # weights_only=True is the default, and takes a name beside a function
+
+
+def add_safe_globals(names: Sequence[Any]) -> None:
+    """``torch.serialization.add_safe_globals``; before PyTorch 2.6 ``torch.load`` accepts everything by default."""
+    if _SAFE_GLOBALS:
+        torch.serialization.add_safe_globals(list(names))
+
+
+def unsafe_globals(file: str) -> Sequence[str]:
+    """The classes and functions in a checkpoint that ``torch.load`` refuses by default."""
+    return torch.serialization.get_unsafe_globals_in_checkpoint(file) if _SAFE_GLOBALS else []
+
+
+def load_weights_only(file: str, map_location: Any, names: Sequence[Any]) -> Any:
+    """``torch.load(..., weights_only=True)`` that constructs some further classes as well.
+
+    Args:
+        file: Path of a checkpoint.
+        map_location: See ``torch.load``.
+        names: Classes and functions, or pairs of one and the name that the file has for it, as
+            ``torch.serialization.safe_globals`` takes them.
+
+    Raises:
+        pickle.UnpicklingError: If the file holds any other class or function; the message has the form
+            ``GLOBAL <name>``.
+    """
+    if _SAFE_GLOBALS:
+        known = torch.serialization.get_safe_globals()  # those given to `safe_globals` are removed at its end
+        with torch.serialization.safe_globals([name for name in names if name not in known]):
+            return torch.load(file, map_location=map_location, weights_only=True)
+    return torch.load(file, map_location=map_location, pickle_module=_restricted_pickle(names), weights_only=False)
+
+
+def _restricted_pickle(names: Sequence[Any]) -> Any:
+    """In place of the module ``pickle``, one that finds no class or function but PyTorch's own and those named.
+
+    The unpickler of ``weights_only=True`` constructs further classes since PyTorch 2.4, and takes a function under
+    another name since 2.6.
+    """
+    found = dict(torch._weights_only_unpickler._get_allowed_globals())
+    for entry in names:
+        target, name = entry if isinstance(entry, tuple) else (entry, f'{entry.__module__}.{entry.__qualname__}')
+        found[name] = target
+
+    class Unpickler(pickle.Unpickler):
+
+        def find_class(self, module: str, name: str) -> Any:
+            full_name = f'{module.replace("__builtin__", "builtins")}.{name}'
+            if full_name not in found:
+                raise pickle.UnpicklingError(f'Unsupported: GLOBAL {full_name}')
+            return found[full_name]
+
+    def load(file: Any, **options: Any) -> Any:
+        return Unpickler(file, **options).load()
+
+    return SimpleNamespace(__name__='pickle', Unpickler=Unpickler, load=load)
