@@ -7,7 +7,7 @@ import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 
 def config_path(name: str) -> str:

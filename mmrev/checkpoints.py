@@ -63,8 +63,8 @@ def _history_method(owner: Any, name: str) -> Callable:
 
 def safe_globals() -> List[Union[type, Tuple[Callable, str]]]:
     """What ``torch.serialization.add_safe_globals`` takes: the classes and functions in a checkpoint of mmengine."""
-    multiarray = getattr(np, '_core', np.core).multiarray  # numpy 2 moved it; checkpoints name the one they met
-    reconstruct, scalar = multiarray._reconstruct, multiarray.scalar
+    reconstruct, scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+    # NumPy 2 moved them from `core` to `_core`; a checkpoint has the name of the version that wrote it.
     renamed = [(function, f'numpy.{core}.multiarray.{name}') for core in ('core', '_core')
                for name, function in (('_reconstruct', reconstruct), ('scalar', scalar))]
     dtypes = {type(np.dtype(code)) for code in np.typecodes['AllFloat'] + np.typecodes['AllInteger'] + '?'}

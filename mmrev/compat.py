@@ -1,7 +1,7 @@
 """Names of newer PyTorch versions, for PyTorch 2.1 and later.
 
-Everything else in this package takes these names from here. Where the installed PyTorch has a name, it is used as it is.
-Needs torch alone.
+The rest of this package takes these names from here. What the installed PyTorch has is used as it is. Needs torch
+alone.
 """
 import pickle
 import weakref
@@ -19,50 +19,46 @@ __all__ = [
     'output_edge', 'unsafe_globals', 'when_freed'
 ]
 
+_VERSION = tuple(int(number) for number in torch.__version__.split('.')[:2])
+
+# ------------------------------------------------------------------------------------------------- devices, autocast
+
+
+def _device_module(device: torch.device) -> Any:
+    return getattr(torch, device.type)
+
+
+def _is_autocast_available(device_type: str) -> bool:
+    return device_type in ('cpu', 'cuda')
+
+
+def _is_autocast_enabled(device_type: str) -> bool:
+    if device_type == 'cpu':
+        return torch.is_autocast_cpu_enabled()
+    return device_type == 'cuda' and torch.is_autocast_enabled()
+
+
+def _autocast_dtype(device_type: str) -> torch.dtype:
+    return torch.get_autocast_cpu_dtype() if device_type == 'cpu' else torch.get_autocast_gpu_dtype()
+
+
+_BY_DEVICE = _VERSION >= (2, 4)  # autocast is asked for by device type; before, for the CPU and CUDA
+get_device_module: Callable[[torch.device], Any] = torch.get_device_module if _BY_DEVICE else _device_module
+is_autocast_available: Callable[[str], bool] = (
+    torch.amp.is_autocast_available if _BY_DEVICE else _is_autocast_available)
+is_autocast_enabled: Callable[[str], bool] = torch.is_autocast_enabled if _BY_DEVICE else _is_autocast_enabled
+get_autocast_dtype: Callable[[str], torch.dtype] = torch.get_autocast_dtype if _BY_DEVICE else _autocast_dtype
+
+# ------------------------------------------------------------------------------------------------- compiler and hooks
+
 
 def _never() -> bool:
     return False
 
 
-# ------------------------------------------------------------------------------------------------- devices, autocast
-
-if hasattr(torch, 'get_device_module'):  # 2.4
-    get_device_module = torch.get_device_module
-else:
-
-    def get_device_module(device: torch.device) -> Any:
-        """``torch.cuda`` for a CUDA device, and so on."""
-        return getattr(torch, torch.device(device).type)
-
-
-if hasattr(torch, 'get_autocast_dtype'):  # 2.4
-    is_autocast_enabled = torch.is_autocast_enabled
-    get_autocast_dtype = torch.get_autocast_dtype
-    is_autocast_available = torch.amp.is_autocast_available
-else:
-    _AUTOCASTS = {
-        'cpu': (torch.is_autocast_cpu_enabled, torch.get_autocast_cpu_dtype),
-        'cuda': (torch.is_autocast_enabled, torch.get_autocast_gpu_dtype),
-    }
-
-    def is_autocast_available(device_type: str) -> bool:
-        """Whether autocast knows the device type. Before PyTorch 2.4: the CPU and CUDA."""
-        return device_type in _AUTOCASTS
-
-    def is_autocast_enabled(device_type: str) -> bool:
-        """Whether autocast is on for a device type."""
-        return is_autocast_available(device_type) and _AUTOCASTS[device_type][0]()
-
-    def get_autocast_dtype(device_type: str) -> torch.dtype:
-        """The dtype that autocast uses on a device type."""
-        return _AUTOCASTS[device_type][1]()
-
-
-# ------------------------------------------------------------------------------------------------- compiler and hooks
-
 # TorchDynamo knows either function and replaces it by True.
-is_compiling = getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)  # 2.2
-is_exporting = getattr(torch.compiler, 'is_exporting', _never)  # 2.7
+is_compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)  # 2.2
+is_exporting: Callable[[], bool] = getattr(torch.compiler, 'is_exporting', _never)  # 2.7
 
 _HOOKS_OF_ALL_MODULES = (_module._global_forward_pre_hooks, _module._global_forward_hooks,
                          _module._global_backward_pre_hooks, _module._global_backward_hooks)
@@ -75,7 +71,7 @@ def has_global_hooks() -> bool:
 
 # ------------------------------------------------------------------------------------------------- autograd
 
-_EDGES = torch.__version__ >= (2, 5)  # torch.autograd.grad accepts a GradientEdge as an output
+_EDGES = _VERSION >= (2, 5)  # torch.autograd.grad accepts a GradientEdge as an output
 
 
 class _WithoutStorage(torch.autograd.Function):
@@ -112,7 +108,7 @@ def edge_node(edge: Any) -> Any:
 
 # ------------------------------------------------------------------------------------------------- storages
 
-_OWN_OBJECT = torch.__version__ >= (2, 2)  # a storage has one Python object, which lives as long as the storage
+_OWN_OBJECT = _VERSION >= (2, 2)  # a storage has one Python object, which lives as long as it does
 
 
 class _Watched(NamedTuple):
@@ -138,7 +134,7 @@ def notice_freed(watched: Iterable[Any]) -> None:
 
 # ------------------------------------------------------------------------------------------------- torch.load
 
-_SAFE_GLOBALS = torch.__version__ >= (2, 6)  # weights_only=True is the default, and takes a name beside a function
+_SAFE_GLOBALS = _VERSION >= (2, 6)  # weights_only=True is the default, and takes a name beside a function
 
 
 def add_safe_globals(names: Sequence[Any]) -> None:

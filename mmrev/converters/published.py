@@ -12,7 +12,6 @@ import warnings
 from pathlib import Path
 from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 
-import torch
 from torch import Tensor
 
 from mmrev.compat import load_weights_only
