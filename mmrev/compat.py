@@ -5,18 +5,22 @@ alone.
 """
 import pickle
 import weakref
+from contextlib import contextmanager
+from functools import partial
 from types import SimpleNamespace
-from typing import Any, Callable, Iterable, NamedTuple, Sequence
+from typing import Any, Callable, Dict, Iterable, Iterator, NamedTuple, Sequence
 
 import torch
 import torch.nn.modules.module as _module
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils import flop_counter
+from torch.utils._pytree import tree_map
 
 __all__ = [
-    'add_safe_globals', 'edge_node', 'get_autocast_dtype', 'get_device_module', 'has_global_hooks',
+    'add_safe_globals', 'edge_node', 'flop_registry', 'get_autocast_dtype', 'get_device_module', 'has_global_hooks',
     'is_autocast_available', 'is_autocast_enabled', 'is_compiling', 'is_exporting', 'load_weights_only', 'notice_freed',
-    'output_edge', 'unsafe_globals', 'when_freed'
+    'output_edge', 'unsafe_globals', 'when_freed', 'without_attention_fast_path'
 ]
 
 _VERSION = tuple(int(number) for number in torch.__version__.split('.')[:2])
@@ -104,6 +108,41 @@ def output_edge(out: Tensor) -> Any:
 def edge_node(edge: Any) -> Any:
     """The node of autograd's graph that an :func:`output_edge` starts from."""
     return edge.grad_fn if isinstance(edge, Tensor) else edge.node
+
+
+# ------------------------------------------------------------------------------------------------- operations
+
+
+def _of_shapes(formula: Callable[..., int], *args: Any, out_val: Any, **kwargs: Any) -> int:
+    args, kwargs, out = tree_map(lambda x: x.shape if isinstance(x, Tensor) else x, (args, kwargs, out_val))
+    return formula(*args, **kwargs, out_shape=out)
+
+
+def flop_registry() -> Dict[Any, Callable[..., int]]:
+    """By operator, the floating-point operations of a call, from its arguments and its output as ``out_val``."""
+    if hasattr(flop_counter, 'flop_registry'):  # 2.2
+        return flop_counter.flop_registry
+    of_shapes: Dict[Any, Callable[..., int]] = vars(flop_counter)['flop_mapping']
+    return {operator: partial(_of_shapes, formula) for operator, formula in of_shapes.items()}
+
+
+@contextmanager
+def without_attention_fast_path() -> Iterator[None]:
+    """Without the operators that compute a whole attention or transformer layer in inference.
+
+    Before PyTorch 2.3 they are used only where no gradient is recorded, so gradients are recorded here.
+    """
+    mha = getattr(torch.backends, 'mha', None)
+    if mha is None:
+        with torch.enable_grad():
+            yield
+        return
+    enabled = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(enabled)
 
 
 # ------------------------------------------------------------------------------------------------- storages
