@@ -15,14 +15,16 @@ TORCH = tuple(int(number) for number in torch.__version__.split('.')[:2])
 
 # What older versions of PyTorch lack: the tests that need it, whether the installed one has it, and what it is.
 LACKING = [
-    (r'test_export_and_trace|test_exports|a_trace_and_an_exported_program', TORCH >= (2, 5), 'torch.export of any module'),
+    (r'test_export_and_trace|test_exports|a_trace_and_an_exported_program', TORCH >= (2, 5),
+     'torch.export of any module'),
     (r'test_a_compiled_network_trains_the_same|\[compiler\]', TORCH >= (2, 2), 'torch.compile of a cached function'),
     (r'test_second_backward_without_retained_graph|test_switch_keeps_every_activation',
      hasattr(torch._C._autograd, '_get_current_graph_task_keep_graph'),
      'a way to ask whether a backward retains the graph: the final streams are kept until the graph is freed'),
     (r'test_reading_leaves_torch_as_strict', TORCH >= (2, 6), 'torch.serialization.safe_globals'),
     (r'test_a_reversible_backbone_is_as_near_to_float32', TORCH >= (2, 2), 'bfloat16 on the CPU that drifts as little'),
-    (r'test_memory_of_resnet50', TORCH >= (2, 2), 'the gradients of activations, written to a given tensor, on the meta device'),
+    (r'test_memory_of_resnet50', TORCH >= (2, 2),
+     'the gradients of activations, written to a given tensor, on the meta device'),
     (r'test_benchmarks/', TORCH >= (2, 5), 'what the benchmarks call'),
 ]
 # An operator for the CPU that came later; PyTorch names it.

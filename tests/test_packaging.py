@@ -1,6 +1,7 @@
 """What a wheel, a source distribution and an import of mmrev contain. Nothing here needs a network."""
 import email
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -112,7 +113,9 @@ def test_the_metadata_names_license_and_every_supported_pytorch(wheel):
     assert len(tried) == 2 and all(torch.contains(version) for version in tried)
 
 
-def test_the_versions_of_changelog_and_citation_are_the_package_s():
+def test_the_versions_in_changelog_citation_and_readme_are_the_package_s():
+    wheels = re.findall(r'mmrev-([\d.]+)-py3', (ROOT / 'README.md').read_text())
+    assert wheels and set(wheels) == {mmrev.__version__}
     assert f'\n## {mmrev.__version__}\n' in (ROOT / 'CHANGELOG.md').read_text()
     assert yaml.safe_load((ROOT / 'CITATION.cff').read_text())['version'] == mmrev.__version__
 
