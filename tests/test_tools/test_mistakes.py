@@ -347,7 +347,7 @@ def a_failed_assertion():
 
 @pytest.mark.parametrize('function, speaks', [
     (a_check, True), (a_failed_assertion, True), (lambda: __import__('no_such_module'), True),
-    (lambda: a_check(archh='s0'), True),
+    (lambda: a_check(**{'archh': 's0'}), True),
     (lambda: int('x'), False), (lambda: {}['x'], False), (lambda: None + 1, False), (lambda: torch.no_such, False)])
 def test_what_a_check_raised_speaks_to_the_user_and_what_python_ran_into_does_not(function, speaks):
     assert is_complaint(raised_by(function)) is speaks
