@@ -18,9 +18,9 @@ from torch.utils import flop_counter
 from torch.utils._pytree import tree_map
 
 __all__ = [
-    'add_safe_globals', 'edge_node', 'flop_registry', 'get_autocast_dtype', 'get_device_module', 'has_global_hooks',
-    'is_autocast_available', 'is_autocast_enabled', 'is_compiling', 'is_exporting', 'load_weights_only', 'notice_freed',
-    'output_edge', 'unsafe_globals', 'when_freed', 'without_attention_fast_path'
+    'add_safe_globals', 'backward_into', 'edge_node', 'flop_registry', 'get_autocast_dtype', 'get_device_module',
+    'has_global_hooks', 'is_autocast_available', 'is_autocast_enabled', 'is_compiling', 'is_exporting',
+    'load_weights_only', 'notice_freed', 'output_edge', 'unsafe_globals', 'when_freed', 'without_attention_fast_path'
 ]
 
 _VERSION = tuple(int(number) for number in torch.__version__.split('.')[:2])
@@ -110,7 +110,22 @@ def edge_node(edge: Any) -> Any:
     return edge.grad_fn if isinstance(edge, Tensor) else edge.node
 
 
-# ------------------------------------------------------------------------------------------------- operations
+# ------------------------------------------------------------------------------------------------- operators
+
+
+def backward_into(operator: Any, *args: Any, grad_input: Tensor) -> Tensor:
+    """An activation's backward that writes to a tensor: ``operator.grad_input(*args, grad_input=grad_input)``.
+
+    On the meta device PyTorch has it since 2.2.
+
+    Args:
+        operator: For example ``torch.ops.aten.silu_backward``.
+        args: Its other arguments.
+        grad_input: Receives the gradient; returned.
+    """
+    if _VERSION < (2, 2) and grad_input.is_meta:
+        return grad_input
+    return operator.grad_input(*args, grad_input=grad_input)
 
 
 def _of_shapes(formula: Callable[..., int], *args: Any, out_val: Any, **kwargs: Any) -> int:

@@ -23,10 +23,9 @@ LACKING = [
      'a way to ask whether a backward retains the graph: the final streams are kept until the graph is freed'),
     (r'test_reading_leaves_torch_as_strict|a checkpoint with foreign objects|cannot_reach_other_functions_by_the_name',
      TORCH >= (2, 6), 'torch.load that refuses foreign objects by default'),
-    (r'a text for the learning rate', 'lr' in torch.optim.SGD.__init__.__annotations__, 'types of arguments of optimizers'),
+    (r'a text for the learning rate', 'lr' in torch.optim.SGD.__init__.__annotations__,
+     'types of the arguments of optimizers'),
     (r'test_a_reversible_backbone_is_as_near_to_float32', TORCH >= (2, 2), 'bfloat16 on the CPU that drifts as little'),
-    (r'test_memory_of_resnet50', TORCH >= (2, 2),
-     'the gradients of activations, written to a given tensor, on the meta device'),
     (r'test_benchmarks/', TORCH >= (2, 5), 'what the benchmarks call'),
 ]
 # An operator for the CPU that came later; PyTorch names it.

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mmrev.compat import backward_into
+
 from .forms import is_own_linear, is_staged, needs_gradient, without_autocast
 
 
@@ -30,7 +32,7 @@ class _GELULinear(torch.autograd.Function):
                 grad_bias = rows.sum(0)
             if ctx.needs_input_grad[0]:
                 grad_x = grad @ weight.to(grad.dtype)
-                grad_x = torch.ops.aten.gelu_backward.grad_input(grad_x, x.to(grad.dtype), grad_input=grad_x)
+                grad_x = backward_into(torch.ops.aten.gelu_backward, grad_x, x.to(grad.dtype), grad_input=grad_x)
         return grad_x, grad_weight, grad_bias
 
 
