@@ -113,19 +113,20 @@ def edge_node(edge: Any) -> Any:
 # ------------------------------------------------------------------------------------------------- operators
 
 
-def backward_into(operator: Any, *args: Any, grad_input: Tensor) -> Tensor:
-    """An activation's backward that writes to a tensor: ``operator.grad_input(*args, grad_input=grad_input)``.
+def backward_into(operator: Callable[..., Tensor], *args: Any, **written: Tensor) -> Tensor:
+    """``operator(*args, **written)``, where the operator is an activation's backward that writes to a given tensor.
 
-    On the meta device PyTorch has it since 2.2.
+    On the meta device PyTorch has such operators since 2.2.
 
     Args:
-        operator: For example ``torch.ops.aten.silu_backward``.
+        operator: For example ``torch.ops.aten.silu_backward.grad_input``.
         args: Its other arguments.
-        grad_input: Receives the gradient; returned.
+        written: The tensor that receives the gradient, by the operator's name for it; returned.
     """
+    grad_input, = written.values()
     if _VERSION < (2, 2) and grad_input.is_meta:
         return grad_input
-    return operator.grad_input(*args, grad_input=grad_input)
+    return operator(*args, **written)
 
 
 def _of_shapes(formula: Callable[..., int], *args: Any, out_val: Any, **kwargs: Any) -> int:

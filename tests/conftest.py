@@ -26,7 +26,10 @@ LACKING = [
     (r'a text for the learning rate', 'lr' in torch.optim.SGD.__init__.__annotations__,
      'types of the arguments of optimizers'),
     (r'test_a_reversible_backbone_is_as_near_to_float32', TORCH >= (2, 2), 'bfloat16 on the CPU that drifts as little'),
-    (r'test_benchmarks/', TORCH >= (2, 5), 'what the benchmarks call'),
+    (r'test_the_parts_of_the_peak|test_the_streams_are_found_among_the_parts', TORCH >= (2, 2),
+     'one Python object per storage'),
+    (r'of_a_transformer_on_the_meta_device|to_the_byte\[RevBiFPN-S0 backbone, checkpoint\]', TORCH >= (2, 3),
+     'activation checkpointing and the fused attention of the CPU on the meta device'),
 ]
 # An operator for the CPU that came later; PyTorch names it.
 LACKING_ON_CPU = re.compile("not implemented for 'Half'|AutocastCPU only support Bfloat16")

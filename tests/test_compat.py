@@ -150,12 +150,13 @@ def test_a_storage_is_noticed_when_its_last_tensor_is_gone():
 
 
 @pytest.mark.parametrize('operator, args', [
-    ('silu', ()), ('gelu', ()), ('threshold', (0, )), ('leaky_relu', (0.1, True))])
+    ('silu', ()), ('gelu', ()), ('threshold', (0, )), ('leaky_relu', (0.1, True)), ('hardswish', ())])
 @pytest.mark.parametrize('device', ['cpu', 'meta'])
 def test_an_activations_backward_writes_to_a_tensor_on_every_device(operator, args, device):
     backward = getattr(torch.ops.aten, f'{operator}_backward')
     gradient, x = torch.linspace(-1, 1, 5, device=device), torch.linspace(-2, 1, 5, device=device)
     expected = backward(gradient, x, *args)
     out = torch.empty_like(x)
-    assert compat.backward_into(backward, gradient, x, *args, grad_input=out) is out
+    name = 'out' if operator == 'hardswish' else 'grad_input'
+    assert compat.backward_into(getattr(backward, name), gradient, x, *args, **{name: out}) is out
     assert device == 'meta' or torch.equal(out, expected)

@@ -10,6 +10,8 @@ from mmrev.compat import backward_into
 
 from .forms import is_own_linear, is_staged, needs_gradient, without_autocast
 
+aten = torch.ops.aten
+
 
 class _GELULinear(torch.autograd.Function):
     """``linear(gelu(x))`` that keeps ``x`` alone: the activation is computed again where its value is needed."""
@@ -32,7 +34,7 @@ class _GELULinear(torch.autograd.Function):
                 grad_bias = rows.sum(0)
             if ctx.needs_input_grad[0]:
                 grad_x = grad @ weight.to(grad.dtype)
-                grad_x = backward_into(torch.ops.aten.gelu_backward, grad_x, x.to(grad.dtype), grad_input=grad_x)
+                grad_x = backward_into(aten.gelu_backward.grad_input, grad_x, x.to(grad.dtype), grad_input=grad_x)
         return grad_x, grad_weight, grad_bias
 
 
