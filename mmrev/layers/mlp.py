@@ -69,7 +69,7 @@ class MLP(nn.Module):
             if x.requires_grad and is_own_linear(self.fc2):
                 return _GELULinear.apply(x, self.fc2.weight, self.fc2.bias)
             if not needs_gradient(x, self.fc2.weight) and is_own_linear(self.fc1):
-                return self.fc2(torch.ops.aten.gelu_(x))
+                return self.fc2(aten.gelu_(x))
         return self.fc2(F.gelu(x))
 
     def extra_repr(self) -> str:
