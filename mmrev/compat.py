@@ -203,7 +203,7 @@ def unsafe_globals(file: str) -> Sequence[str]:
     return torch.serialization.get_unsafe_globals_in_checkpoint(file) if _SAFE_GLOBALS else []
 
 
-def load_weights_only(file: str, map_location: Any, names: Sequence[Any]) -> Any:
+def load_weights_only(file: str, map_location: Any, names: Sequence[Any], mmap: bool = False) -> Any:
     """``torch.load(..., weights_only=True)`` that constructs some further classes as well.
 
     Args:
@@ -211,6 +211,7 @@ def load_weights_only(file: str, map_location: Any, names: Sequence[Any]) -> Any
         map_location: See ``torch.load``.
         names: Classes and functions, or pairs of one and the name that the file has for it, as
             ``torch.serialization.safe_globals`` takes them.
+        mmap: Whether tensors stay on disk until they are read, see ``torch.load``.
 
     Raises:
         pickle.UnpicklingError: If the file holds any other class or function; the message has the form
@@ -219,8 +220,9 @@ def load_weights_only(file: str, map_location: Any, names: Sequence[Any]) -> Any
     if _SAFE_GLOBALS:
         known = torch.serialization.get_safe_globals()  # those given to `safe_globals` are removed at its end
         with torch.serialization.safe_globals([name for name in names if name not in known]):
-            return torch.load(file, map_location=map_location, weights_only=True)
-    return torch.load(file, map_location=map_location, pickle_module=_restricted_pickle(names), weights_only=False)
+            return torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
+    return torch.load(file, map_location=map_location, pickle_module=_restricted_pickle(names), weights_only=False,
+                      mmap=mmap)
 
 
 def _restricted_pickle(names: Sequence[Any]) -> Any:

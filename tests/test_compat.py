@@ -105,6 +105,8 @@ def test_a_checkpoint_may_hold_the_named_classes_alone(tmp_path, zipped):
     loaded = compat.load_weights_only(file, 'cpu', [argparse.Namespace])
     assert torch.equal(loaded['weight'], content['weight']) and loaded['args'] == content['args']
     assert loaded['order'] == content['order']
+    assert not zipped or torch.equal(
+        compat.load_weights_only(file, 'cpu', [argparse.Namespace], mmap=True)['weight'], content['weight'])
     with pytest.raises(pickle.UnpicklingError, match='GLOBAL argparse.Namespace'):
         compat.load_weights_only(file, 'cpu', [])
 
