@@ -3,8 +3,10 @@
 The rest of this package takes these names from here. What the installed PyTorch has is used as it is. Needs torch
 alone.
 """
+import codecs
 import pickle
 import weakref
+from collections import Counter
 from contextlib import contextmanager
 from functools import partial
 from types import SimpleNamespace
@@ -225,6 +227,10 @@ def load_weights_only(file: str, map_location: Any, names: Sequence[Any], mmap: 
                       mmap=mmap)
 
 
+_ALLOWED_SINCE_2_6 = (set, complex, bytearray, Counter, torch.device, (codecs.encode, '_codecs.encode'),
+                      torch._utils._rebuild_parameter_with_state, torch._utils._rebuild_qtensor)
+
+
 def _restricted_pickle(names: Sequence[Any]) -> Any:
     """In place of the module ``pickle``, one that finds no class or function but PyTorch's own and those named.
 
@@ -232,7 +238,8 @@ def _restricted_pickle(names: Sequence[Any]) -> Any:
     another name since 2.6.
     """
     found = dict(torch._weights_only_unpickler._get_allowed_globals())
-    for entry in names:
+    found.update({str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)})
+    for entry in (*_ALLOWED_SINCE_2_6, *names):
         target, name = entry if isinstance(entry, tuple) else (entry, f'{entry.__module__}.{entry.__qualname__}')
         found[name] = target
 

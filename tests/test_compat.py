@@ -3,6 +3,7 @@ import argparse
 import ast
 import pickle
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,14 @@ def test_a_checkpoint_may_hold_the_named_classes_alone(tmp_path, zipped):
         compat.load_weights_only(file, 'cpu', [argparse.Namespace], mmap=True)['weight'], content['weight'])
     with pytest.raises(pickle.UnpicklingError, match='GLOBAL argparse.Namespace'):
         compat.load_weights_only(file, 'cpu', [])
+
+
+@pytest.mark.parametrize('zipped', [True, False])
+def test_a_checkpoint_may_hold_plain_values(tmp_path, zipped):
+    content = [b'bytes', {1, 2}, 1 + 2j, bytearray(b'x'), Counter('aab'), torch.device('cpu'), torch.bool,
+               torch.bfloat16, torch.Size([1, 2]), nn.Parameter(torch.ones(2)).data, None, 1.5, (True, 'text')]
+    loaded = compat.load_weights_only(saved(tmp_path / 'a.pth', content, zipped), 'cpu', [])
+    assert str(loaded) == str(content) and [type(x) for x in loaded] == [type(x) for x in content]
 
 
 class Attack:
