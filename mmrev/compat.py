@@ -108,7 +108,7 @@ def output_edge(out: Tensor) -> Any:
 
 
 def edge_node(edge: Any) -> Any:
-    """The node of autograd's graph that an :func:`output_edge` starts from."""
+    """The node of autograd's graph that an :func:`output_edge` starts from; keep the edge while the node is used."""
     return edge.grad_fn if isinstance(edge, Tensor) else edge.node
 
 
