@@ -6,8 +6,6 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
-pretrained = None  # path or URL of weights to start from, mmpretrain's as they are; None begins from random ones
-
 model = dict(
     type='mmpretrain.ImageClassifier',
     backbone=dict(
@@ -16,7 +14,8 @@ model = dict(
         img_size=224,
         patch_size=16,
         drop_path_rate=0.1,
-        out_type='avg_featmap'),
+        out_type='avg_featmap',
+        init_cfg=dict(type='mmrev.Pretrained', checkpoint=None, prefix='backbone.')),
     neck=None,
     head=dict(
         type='mmpretrain.LinearClsHead',
@@ -25,6 +24,6 @@ model = dict(
         loss=dict(type='mmpretrain.LabelSmoothLoss', label_smooth_val=0.1, mode='original')),
     train_cfg=dict(
         augments=[dict(type='mmpretrain.Mixup', alpha=0.8), dict(type='mmpretrain.CutMix', alpha=1.0)]),
-    init_cfg=pretrained and dict(type='Pretrained', checkpoint=pretrained))
+    init_cfg=dict(type='mmrev.Pretrained', checkpoint=None))  # of the whole classifier
 
 auto_scale_lr = dict(base_batch_size=2048)  # that the rate of the schedule is for
