@@ -1,4 +1,8 @@
-"""What all sizes share: Mask R-CNN with HRFPN on COCO, the recipe of HRNet (8x2 images, 1x) that the paper uses."""
+"""What all sizes share: Mask R-CNN with HRFPN on COCO, the recipe of HRNet (8x2 images, 1x) that the paper uses.
+
+All start from random weights unless told otherwise:
+--cfg-options model.backbone.init_cfg.checkpoint=FILE
+"""
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',

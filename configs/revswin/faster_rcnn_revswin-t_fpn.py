@@ -1,4 +1,8 @@
-"""Faster R-CNN with Rev-Swin-T and FPN on COCO (8x2 images, 1x)."""
+"""Faster R-CNN with Rev-Swin-T and FPN on COCO (8x2 images, 1x).
+
+It starts from random weights unless told otherwise:
+--cfg-options model.backbone.init_cfg.checkpoint=FILE
+"""
 _base_ = [
     'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_detection.py',

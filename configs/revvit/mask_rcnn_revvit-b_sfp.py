@@ -1,4 +1,8 @@
-"""Mask R-CNN with RevViT-B and ViTDet's simple feature pyramid on COCO (8x2 images, 1x)."""
+"""Mask R-CNN with RevViT-B and ViTDet's simple feature pyramid on COCO (8x2 images, 1x).
+
+It starts from random weights unless told otherwise:
+--cfg-options model.backbone.init_cfg.checkpoint=FILE
+"""
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',

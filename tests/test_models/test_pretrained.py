@@ -19,7 +19,9 @@ from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from torch import nn  # noqa: E402
 
+import toy_detection  # noqa: E402
 from golden import GoldenRecord  # noqa: E402
+from mmrev.cli import main  # noqa: E402
 from mmrev.converters import published  # noqa: E402
 from mmrev.converters.revbifpn import convert_state_dict  # noqa: E402
 from mmrev.models.pretrained import Pretrained, initialization, load_weights  # noqa: E402
@@ -218,6 +220,54 @@ def test_tools_of_mmdet_that_know_nothing_of_mmrev_start_from_the_weights(tmp_pa
     torch.save(dict(state_dict=dict(other=torch.zeros(1))), tmp_path / 'other.pth')
     done = run([sys.executable, 'run.py', 'mine.py', 'other.pth', 'run'])
     assert done.returncode != 0 and '`other.pth` holds no weight of this RevBiFPN' in done.stderr
+
+
+def test_the_first_command_of_the_readme_trains_from_imagenet_weights(tmp_path, monkeypatch):
+    """With a file in place of the download, and two small images in place of COCO."""
+    text = (CONFIGS.parent / 'README.md').read_text(encoding='utf-8')
+    command = re.search(r'^\.venv/bin/python tools/(train\.py .*)$', text, re.MULTILINE).group(1).split()
+    assert command[2] == '--cfg-options' and command[3].startswith(PARTS['backbone'] + '=mmrev://')
+    name = command[3].partition('://')[2]
+    assert published.find_model(name).url.endswith('revbifpn_s3.pth.tar')
+    cfg = Config.fromfile(CONFIGS.parent / command[1])
+    with DefaultScope.overwrite_default_scope('mmdet'):
+        backbone = MODELS.build(cfg.model.backbone)
+    torch.save(dict(state_dict={f'backbone.{key}': value for key, value in backbone.state_dict().items()}),
+               tmp_path / 'weights.pth')
+    toy_detection.write_dataset(tmp_path / 'data', num_images=2)
+    data = 'train_dataloader.dataset.'
+    monkeypatch.chdir(CONFIGS.parent)
+    status = main(['train', command[1], '--work-dir', str(tmp_path / 'run'), '--cfg-options',
+                   command[3].replace(f'mmrev://{name}', str(tmp_path / 'weights.pth')), f'{data}data_root={tmp_path}/data/',
+                   f'{data}ann_file=annotations.json', f'{data}data_prefix.img=images/',
+                   f'{data}metainfo.classes=dark,bright', f'{data}pipeline.2.scale=(64,64)',
+                   'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
+                   'model.roi_head.bbox_head.num_classes=2', 'train_cfg.max_epochs=1', 'default_hooks.checkpoint=None',
+                   *(f'{part}_{what}=None' for part in ('val', 'test') for what in ('dataloader', 'cfg', 'evaluator'))])
+    said = next((tmp_path / 'run').glob('*/*.log')).read_text()
+    total = sum('num_batches' not in key for key in backbone.state_dict())
+    assert status == 0
+    assert f'Loaded {total} of the {total} tensors of RevBiFPN from {tmp_path}/weights.pth\n' in said
+    assert 'starts from random weights' not in said
+
+
+DETECTOR_CONFIGS = [path for pattern in ('faster*', 'mask*', 'cascade*') for path in CONFIGS.glob(f'*/{pattern}.py')
+                    if 'digits' not in path.stem]
+
+
+@pytest.mark.parametrize('path', DETECTOR_CONFIGS, ids=lambda path: path.stem)
+def test_a_detector_says_in_its_first_lines_that_it_starts_from_random_weights(path):
+    lines = path.read_text(encoding='utf-8').split('"""')[1].splitlines()
+    assert 'random weights unless told otherwise' in lines[2]
+    assert lines[3].startswith('--cfg-options model.backbone.init_cfg.checkpoint=')
+
+
+def test_the_log_says_where_a_backbone_starts_from_random_weights(monkeypatch, tmp_path):
+    said = []
+    monkeypatch.setattr('mmrev.models.pretrained.print_log', lambda text, **kwargs: said.append(text))
+    build(child('revbifpn/faster_rcnn_revbifpn', tmp_path))
+    assert len(said) == 1 and said[0].startswith('RevBiFPN starts from random weights')
+    assert '--cfg-options model.backbone.init_cfg.checkpoint=' in said[0]
 
 
 class Net(nn.Module):
