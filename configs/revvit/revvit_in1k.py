@@ -1,4 +1,7 @@
-"""What both sizes share: RevViT on ImageNet-1k by mmpretrain's recipe, DeiT's for 8x256 images and 300 epochs."""
+"""What all sizes share: RevViT on ImageNet-1k by mmpretrain's recipe for 8x256 images and 300 epochs.
+
+README.md has a table of its values beside PySlowFast's, which differ in drop path, weight decay and clipping.
+"""
 _base_ = [
     'mmpretrain::_base_/datasets/imagenet_bs128_revvit_224.py',
     'mmpretrain::_base_/schedules/imagenet_bs1024_adamw_revvit.py',
@@ -13,7 +16,6 @@ model = dict(
         arch='deit-small',
         img_size=224,
         patch_size=16,
-        drop_path_rate=0.1,
         out_type='avg_featmap',
         init_cfg=dict(type='mmrev.Pretrained', checkpoint=None, prefix='backbone.')),
     neck=None,

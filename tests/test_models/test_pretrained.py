@@ -176,6 +176,49 @@ def test_the_name_of_published_weights_gives_them_converted(name, part, address,
     assert weights and all(torch.equal(state[key], ours[key]) for key in weights)
 
 
+@pytest.mark.parametrize('size', ['s', 'b'])
+def test_revvit_loads_by_name_what_mmpretrain_published(size, tmp_path, monkeypatch):
+    """With a file in mmpretrain's layout, in the folder of downloads under the published name."""
+    import mmrev.apis  # noqa: F401
+    from mmpretrain import get_model
+    from mmpretrain.registry import MODELS as THEIRS
+    known = published.find_model(f'revvit-{size}_mmrev_in1k')
+    theirs_name = dict(s='small', b='base')[size]
+    assert f'revvit-{theirs_name}_3rdparty' in known.url and f'-{known.sha256}.pth' in known.url
+    theirs = Config.fromfile(Config._get_cfg_path(f'mmpretrain::revvit/revvit-{theirs_name}_8xb256_in1k.py', '')[0])
+    theirs.model.backbone.arch = small = dict(embed_dims=384, num_layers=2, num_heads=6, feedforward_channels=384)
+    theirs.model.head.in_channels = 768
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        theirs = THEIRS.build(theirs.model).eval()
+    for p in theirs.parameters():
+        nn.init.normal_(p, std=0.05)
+    file = tmp_path / 'hub' / 'checkpoints' / known.url.rpartition('/')[2]
+    file.parent.mkdir(parents=True)
+    torch.save(dict(state_dict=theirs.state_dict(), meta={}), file)
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path))
+    digits = published.sha256_of(str(file))[:8]
+    monkeypatch.setattr(published, 'models', lambda: (known._replace(sha256=digits), ))
+    ours = get_model(known.name, pretrained=True, backbone=dict(arch=dict(small, _delete_=True)),
+                     head=dict(in_channels=768)).eval()
+    x = torch.randn(1, 3, 224, 224)
+    torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
+    monkeypatch.setattr(published, 'models', lambda: (known, ))
+    with pytest.raises(published.CheckpointError, match='not their content'):
+        get_model(known.name, pretrained=True)
+
+
+@pytest.mark.parametrize('size', ['small', 'base'])
+def test_the_recipe_of_revvit_is_that_of_mmpretrain(size):
+    theirs = Config.fromfile(Config._get_cfg_path(f'mmpretrain::revvit/revvit-{size}_8xb256_in1k.py', '')[0])
+    ours = Config.fromfile(CONFIGS / f'revvit/revvit-{size}_8xb256_in1k.py')
+    for key in ('optim_wrapper', 'param_scheduler', 'train_cfg', 'train_pipeline', 'test_pipeline'):
+        plain = [str(cfg[key]).replace("'_scope_': 'mmpretrain'", '').replace(', }', '}') for cfg in (ours, theirs)]
+        assert plain[0] == plain[1], key
+    assert ours.train_dataloader.batch_size == theirs.train_dataloader.batch_size == 256
+    assert ours.model.backbone.get('drop_path_rate', 0) == theirs.model.backbone.get('drop_path_rate', 0) == 0
+    assert ours.model.train_cfg.augments[0].alpha == theirs.model.train_cfg.augments[0].alpha
+
+
 @pytest.mark.parametrize('name', [name for name in BASES if re.search('rcnn_(iabn|pf|revbifpn)', name)])
 def test_statistics_are_kept_where_there_are_weights(name, tmp_path):
     cfg = child(name, tmp_path)
