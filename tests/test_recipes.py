@@ -1,0 +1,69 @@
+"""Recipes that are published: networks and schedules, held against their sources."""
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip('mmpretrain')
+from mmengine.config import Config  # noqa: E402
+from mmengine.registry import MODELS, DefaultScope  # noqa: E402
+
+CONFIGS = Path(__file__).parents[1] / 'configs'
+# What minREV's README says for its three commands, in millions, and what main.py makes of the arguments.
+MINREV = {
+    'revvit': ('1.21', dict(embed_dims=128, num_layers=6, num_heads=8, feedforward_channels=512)),
+    'revswin': ('2.22', dict(embed_dims=128, depths=(2, 2), num_heads=(4, 8))),
+    'revmvit': ('1.26', dict(embed_dims=64, num_layers=4, num_heads=1, downscale_indices=(1, 3))),
+}
+
+
+def mmpretrain_config(name):
+    return Config.fromfile(Config._get_cfg_path(f'mmpretrain::{name}', '')[0])
+
+
+def plain(value):
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items() if key != '_scope_'}
+    return [plain(item) for item in value] if isinstance(value, (list, tuple)) else value
+
+
+@pytest.mark.parametrize('amp', ['', '-amp'])
+@pytest.mark.parametrize('family', MINREV)
+def test_the_networks_of_minrevs_commands_have_the_parameters_that_are_published(family, amp):
+    cfg = Config.fromfile(CONFIGS / f'{family}/{family}-minrev{amp}_cifar10.py')
+    millions, arch = MINREV[family]
+    assert cfg.model.backbone.arch == arch
+    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(cfg.model).eval()
+        assert model(torch.zeros(1, 3, 32, 32)).shape == (1, 10)
+    assert f'{sum(p.numel() for p in model.parameters()) / 1e6:.2f}' == millions
+
+
+@pytest.mark.parametrize('family', MINREV)
+def test_the_recipe_of_minrev_is_that_of_its_commands(family):
+    cfg = Config.fromfile(CONFIGS / f'{family}/{family}-minrev_cifar10.py')
+    assert plain(cfg.optim_wrapper) == dict(type='OptimWrapper', optimizer=dict(type='Adam', lr=1e-3))
+    assert cfg.train_cfg.max_epochs == 100 and cfg.train_dataloader.batch_size == 128
+    schedule, = cfg.param_scheduler
+    assert (schedule.type, schedule.T_max, schedule.end, schedule.get('eta_min', 0)) == ('CosineAnnealingLR', 100, 100, 0)
+    crop, flip, _ = cfg.train_dataloader.dataset.pipeline
+    assert (crop.type, crop.crop_size, crop.padding) == ('RandomCrop', 32, 4)
+    assert (flip.type, flip.prob) == ('RandomFlip', 0.5)
+    assert [round(value / 255, 4) for value in cfg.data_preprocessor.mean] == [0.4914, 0.4822, 0.4465]
+    assert [round(value / 255, 4) for value in cfg.data_preprocessor.std] == [0.2023, 0.1994, 0.201]
+    assert cfg.model.backbone.get('drop_path_rate', 0) == dict(revswin=0.2).get(family, 0)
+
+
+@pytest.mark.parametrize('ours, theirs, drop_path', [
+    ('revswin/revswin-tiny_16xb64', 'swin_transformer/swin-tiny_16xb64', 0.2),
+    ('revmvit/revmvit-tiny_8xb256', 'mvit/mvitv2-tiny_8xb256', 0.1),
+])
+def test_imagenet_recipes_of_hierarchical_transformers_are_those_of_their_plain_twins(ours, theirs, drop_path):
+    ours, theirs = Config.fromfile(CONFIGS / f'{ours}_in1k.py'), mmpretrain_config(f'{theirs}_in1k.py')
+    for key in ('optim_wrapper', 'param_scheduler', 'train_cfg', 'train_dataloader', 'val_dataloader', 'auto_scale_lr'):
+        assert plain(ours[key]) == plain(theirs[key]), key
+    assert ours.model.backbone.drop_path_rate == theirs.model.backbone.drop_path_rate == drop_path
+    augments = [[augment.alpha for augment in cfg.model.train_cfg.augments] for cfg in (ours, theirs)]
+    assert augments[0] == augments[1] == [0.8, 1.0]
+    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmpretrain'):
+        assert MODELS.build(ours.model).eval()(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
