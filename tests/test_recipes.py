@@ -67,3 +67,21 @@ def test_imagenet_recipes_of_hierarchical_transformers_are_those_of_their_plain_
     assert augments[0] == augments[1] == [0.8, 1.0]
     with torch.device('meta'), DefaultScope.overwrite_default_scope('mmpretrain'):
         assert MODELS.build(ours.model).eval()(torch.zeros(1, 3, 224, 224)).shape == (1, 1000)
+
+
+# Of the published code of RevBiFPN: pixels, stages without a new level, dropout of the head, drop path.
+REVBIFPN = [(224, 2, 0.25, 0.), (256, 2, 0.25, 0.), (256, 2, 0.3, 0.), (288, 3, 0.3, 0.05), (320, 4, 0.4, 0.1),
+            (352, 4, 0.4, 0.1), (352, 5, 0.6, 0.3)]
+
+
+@pytest.mark.parametrize('size, facts', enumerate(REVBIFPN))
+def test_what_the_code_of_revbifpn_states_of_a_size_is_in_its_config_and_in_the_readme(size, facts):
+    from mmrev.models.backbones import RevBiFPN
+    cfg = Config.fromfile(CONFIGS / f'revbifpn/revbifpn-s{size}_8xb128_in1k.py')
+    arch = RevBiFPN.arch_zoo[cfg.model.backbone.arch]
+    pixels, = (step.crop_size for step in cfg.test_pipeline if 'CenterCrop' in step.type)
+    assert (pixels, arch['num_extra_stages'], cfg.model.head.dropout_rate, arch['drop_path_rate']) == facts
+    assert cfg.train_pipeline[1].scale == pixels
+    rows = [line.split('|')[2:9] for line in (CONFIGS / 'revbifpn/README.md').read_text().splitlines()
+            if 'published code, `' in line]
+    assert [float(row[size]) for row in rows] == list(facts)

@@ -1,7 +1,7 @@
 """What all sizes share: the classifier of the paper on ImageNet-1k.
 
-Architecture, resolution, dropout and stochastic depth of each size are the paper's. The schedule is EfficientNet's in
-length and regularisation (350 epochs, mixup, label smoothing, averaged weights), as timm's tools train such networks.
+Architecture, resolution, dropout and stochastic depth of each size are the published code's. The schedule is ours, of
+EfficientNet's kind; README.md has a table of what is published and what is ours.
 """
 _base_ = [
     '../_base_/datasets/imagenet_bs128_randaug.py',

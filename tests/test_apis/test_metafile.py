@@ -66,6 +66,12 @@ def test_no_name_is_one_of_the_hosts(host):
     assert theirs and not theirs & {entry['Name'].lower() for entry in OURS}
 
 
+def test_names_say_third_party_where_its_weights_are_published_and_nowhere_else():
+    for entry in OURS:
+        published_by_others = 'Weights' in entry or 'Published Weights' in entry
+        assert '_3rdparty_' not in entry['Name'] or published_by_others, entry['Name']
+
+
 def test_the_package_reads_the_same():
     keys = ('Name', 'Config', 'Weights', 'Weights SHA256', 'Published Weights', 'Weights MD5')
     assert [(model.name, model.config, model.url, model.sha256, model.page, model.md5) for model in published.models()
