@@ -1,12 +1,17 @@
 """Recipes that are published: networks and schedules, held against their sources."""
+import re
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
 pytest.importorskip('mmpretrain')
 from mmengine.config import Config  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
+
+from mmrev.cli import main  # noqa: E402
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 # What minREV's README says for its three commands, in millions, and what main.py makes of the arguments.
@@ -85,3 +90,48 @@ def test_what_the_code_of_revbifpn_states_of_a_size_is_in_its_config_and_in_the_
     rows = [line.split('|')[2:9] for line in (CONFIGS / 'revbifpn/README.md').read_text().splitlines()
             if 'published code, `' in line]
     assert [float(row[size]) for row in rows] == list(facts)
+
+
+CLASSIFIERS = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('*/*xb*_in1k.py') if 'amp' not in path.stem)
+TRAINED = ['inplace_abn/resnet34-iabn-sync_8xb64_in1k.py', 'parameter_free/pf-resnet50-hybrid_4xb256_in1k.py',
+           'parameter_free/pf-vit-ti-max_4xb256_in1k.py', 'revbifpn/revbifpn-s0_8xb128_in1k.py',
+           'revmvit/revmvit-tiny_8xb256_in1k.py', 'revswin/revswin-tiny_16xb64_in1k.py',
+           'revvit/revvit-small_8xb256_in1k.py']
+
+
+def folders_example(base):
+    """The config of docs/own_data.md for folders of classes, with another base."""
+    text = (CONFIGS.parent / 'docs/own_data.md').read_text(encoding='utf-8')
+    example = re.search(r'```python\n(_base_ = [^\n]*in1k\.py.*?)```', text, re.DOTALL).group(1)
+    assert len(example.splitlines()) == 10
+    return re.sub(r"^_base_ = .*$", f"_base_ = 'mmrev::{base}'", example, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize('base', CLASSIFIERS)
+def test_the_ten_lines_for_folders_fit_any_of_our_classifiers(base, tmp_path):
+    import mmrev.registry  # noqa: F401  makes `mmrev::` known
+    (tmp_path / 'clothes.py').write_text(folders_example(base))
+    cfg = Config.fromfile(tmp_path / 'clothes.py')
+    with torch.device('meta'), DefaultScope.overwrite_default_scope('mmpretrain'):
+        model = MODELS.build(dict(cfg.model, data_preprocessor=cfg.data_preprocessor))  # as the runner does
+    assert model.head.num_classes == model.data_preprocessor.num_classes == 3
+    assert cfg.custom_hooks == [] and cfg.optim_wrapper.keys() - {'_scope_'} == {'type', 'optimizer'}
+
+
+@pytest.mark.parametrize('base', TRAINED)
+def test_the_ten_lines_for_folders_train_and_validate(base, tmp_path, monkeypatch):
+    for split, count in (('train', 2), ('val', 1)):
+        for name in ('dress', 'hat', 'shoes'):
+            folder = tmp_path / 'data/clothes' / split / name
+            folder.mkdir(parents=True)
+            for index in range(count):
+                cv2.imwrite(str(folder / f'{index}.jpg'), np.random.default_rng(index).integers(
+                    0, 255, (240, 240, 3), dtype=np.uint8))
+    (tmp_path / 'clothes.py').write_text(folders_example(base))
+    monkeypatch.chdir(tmp_path)
+    loaders = [f'{split}_dataloader.{key}' for split in ('train', 'val', 'test')
+               for key in ('num_workers=0', 'persistent_workers=False')]
+    assert main(['train', 'clothes.py', '--cfg-options', 'train_dataloader.batch_size=6', 'train_cfg.max_epochs=1',
+                 'param_scheduler.0.T_max=1', 'default_hooks.checkpoint=None', *loaders]) == 0
+    log = next((tmp_path / 'work_dirs/clothes').glob('*/*.log')).read_text()
+    assert 'accuracy/top1' in log

@@ -11,6 +11,7 @@ warmup_epochs = 3
 jitter = 0.4  # greatest relative change of brightness, contrast and saturation
 batch_size = 256
 
+data_preprocessor = dict(type='mmpretrain.ClsDataPreprocessor')  # children of `mmrev::` have its scope
 model = dict(
     type='mmpretrain.ImageClassifier',
     backbone=dict(

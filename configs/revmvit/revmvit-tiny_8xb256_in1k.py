@@ -9,6 +9,7 @@ custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 batch_size = 256
 warmup_epochs = 70
 
+data_preprocessor = dict(type='mmpretrain.ClsDataPreprocessor')  # children of `mmrev::` have its scope
 model = dict(
     type='mmpretrain.ImageClassifier',
     backbone=dict(
