@@ -107,7 +107,8 @@ def test_the_coco_recipe_is_that_of_hrnet(name, hrnet):
         assert plain(ours[key]) == plain(theirs[key])
     for part in ('type', 'rpn_head', 'roi_head', 'train_cfg', 'test_cfg', 'data_preprocessor'):
         assert plain(ours.model[part]) == plain(theirs.model[part])
-    assert name.removesuffix('_2x').endswith(ours.model.backbone.arch) and ours.model.neck.out_channels == theirs.model.neck.out_channels
+    assert name.removesuffix('_2x').endswith(ours.model.backbone.arch)
+    assert ours.model.neck.out_channels == theirs.model.neck.out_channels
 
 
 @pytest.mark.parametrize('name', [name for name in [*DETECTORS, *DIGITS] if name.startswith('mask')])
@@ -227,6 +228,7 @@ def test_the_benchmark_on_own_data_compares_models_that_differ_in_backbone_and_n
     assert ours['train_dataloader']['dataset']['pipeline'][1].get('with_mask') is (task == 'segm')
     for cfg in configs:
         del cfg['model']['backbone'], cfg['model']['neck']
+        cfg['model'].pop('init_cfg', None)  # does nothing while its checkpoint is None
     for key in theirs:
         assert ours[key] == theirs[key], key
 

@@ -103,8 +103,8 @@ def check_sections(cfg: Config) -> None:
     pretrained = cfg.get('pretrained')
     if pretrained is not None and all(node != pretrained for _, node in walk(cfg.get('model'), 'model')):
         raise UserError(f'`pretrained` at the top of {cfg.filename} is read by nothing',
-                        f'Leave it out, and say --cfg-options model.backbone.init_cfg.checkpoint={pretrained}, or in the '
-                        f'config model = dict(backbone=dict(init_cfg=dict(checkpoint={pretrained!r})))')
+                        f'Leave it out, and say --cfg-options model.backbone.init_cfg.checkpoint={pretrained}, or in '
+                        f'the config model = dict(backbone=dict(init_cfg=dict(checkpoint={pretrained!r})))')
 
 
 def _check_together(cfg: Config) -> None:

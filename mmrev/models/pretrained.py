@@ -1,4 +1,4 @@
-"""Start from weights: the initializer that our configs name, ``init_cfg=dict(type='mmrev.Pretrained', checkpoint=FILE)``.
+"""Start from weights: ``init_cfg=dict(type='mmrev.Pretrained', checkpoint=FILE)``, the initializer of our configs.
 
 mmengine's ``Pretrained`` cannot be written down before there is a checkpoint, and mmengine refuses to merge a dict into
 ``init_cfg=None``. Ours does nothing while its checkpoint is None, so a config carries the entry, and a child config or
@@ -21,7 +21,7 @@ _OTHER_SHAPE = re.compile(r'size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.
 
 @WEIGHT_INITIALIZERS.register_module(name='Pretrained')
 class Pretrained:
-    """Initialize a module and its parts as they do by themselves, then load the weights of a checkpoint, if it is given.
+    """Initialize the parts of a module as they do by themselves, then load a checkpoint's weights, if one is given.
 
     Args:
         checkpoint: Path, ``http(s)://`` address, ``mmrev://NAME``, or whatever else mmengine loads; None loads nothing.

@@ -281,8 +281,9 @@ def test_the_first_command_of_the_readme_trains_from_imagenet_weights(tmp_path, 
     data = 'train_dataloader.dataset.'
     monkeypatch.chdir(CONFIGS.parent)
     status = main(['train', command[1], '--work-dir', str(tmp_path / 'run'), '--cfg-options',
-                   command[3].replace(f'mmrev://{name}', str(tmp_path / 'weights.pth')), f'{data}data_root={tmp_path}/data/',
-                   f'{data}ann_file=annotations.json', f'{data}data_prefix.img=images/',
+                   command[3].replace(f'mmrev://{name}', str(tmp_path / 'weights.pth')),
+                   f'{data}data_root={tmp_path}/data/', f'{data}ann_file=annotations.json',
+                   f'{data}data_prefix.img=images/', f'visualizer.name={tmp_path.name}',
                    f'{data}metainfo.classes=dark,bright', f'{data}pipeline.2.scale=(64,64)',
                    'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
                    'model.roi_head.bbox_head.num_classes=2', 'train_cfg.max_epochs=1', 'default_hooks.checkpoint=None',
@@ -313,6 +314,22 @@ def test_the_log_says_where_a_backbone_starts_from_random_weights(monkeypatch, t
     assert '--cfg-options model.backbone.init_cfg.checkpoint=' in said[0]
 
 
+@pytest.mark.parametrize('content, message', [
+    (dict(state_dict=dict(other=torch.zeros(1))), 'other.pth` holds no weight of this RevBiFPN'),
+    (dict(epoch=3), 'other.pth` holds no weights'),
+])
+def test_a_wrong_file_at_an_address_ends_the_run_in_two_lines(content, message, address, tmp_path, monkeypatch, capfd):
+    """Of a backbone whose config has no `init_cfg`."""
+    toy_detection.write_dataset(tmp_path / 'data', num_images=2)
+    (tmp_path / 'toy.py').write_text(toy_detection.config_text(tmp_path / 'data'))
+    torch.save(content, tmp_path / 'other.pth')
+    monkeypatch.chdir(tmp_path)
+    option = f'model.backbone.init_cfg.checkpoint={address}/other.pth'
+    assert main(['train', 'toy.py', '--cfg-options', option, f'visualizer.name={tmp_path.name}']) == 2
+    said = capfd.readouterr().err.partition(': error: ')[2].strip().splitlines()
+    assert len(said) == 2 and message in said[0] and not list((tmp_path / 'work_dirs').rglob('*.pth'))
+
+
 class Net(nn.Module):
     """Convolution, norm and linear layer."""
 
@@ -331,8 +348,8 @@ def test_the_line_says_how_many_tensors_came_and_what_is_missing_or_left_over():
     del state['conv.bias']
     state['fc.weight'] = torch.zeros(7, 4)
     assert load_weights(Net(), state, 'a.pth') == (
-        'Loaded 6 of the 8 tensors of Net from a.pth; missing: conv.bias; left over: head.0, head.1, head.2 and 2 more; '
-        'of another shape: fc.weight')
+        'Loaded 6 of the 8 tensors of Net from a.pth; missing: conv.bias; left over: head.0, head.1, head.2 and 2 '
+        'more; of another shape: fc.weight')
 
 
 @pytest.mark.parametrize('content, message', [
