@@ -295,6 +295,16 @@ def test_the_first_command_of_the_readme_trains_from_imagenet_weights(tmp_path, 
     assert 'starts from random weights' not in said
 
 
+def test_the_config_in_the_documents_names_the_weights(tmp_path):
+    import mmrev.registry  # noqa: F401  makes `mmrev::` known
+    text = (CONFIGS.parent / 'docs/pretrained.md').read_text(encoding='utf-8').split('## Start from them')[1]
+    option = re.search(r'--cfg-options (\S+)=(\S+)', text)
+    (tmp_path / 'mine.py').write_text(re.search(r'```python\n(.*?)```', text, re.DOTALL).group(1))
+    cfg = Config.fromfile(tmp_path / 'mine.py')
+    assert option.group(1) == PARTS['backbone'] and cfg.model.backbone.init_cfg.checkpoint == option.group(2)
+    assert published.find_model(option.group(2).removeprefix('mmrev://')).url
+
+
 DETECTOR_CONFIGS = [path for pattern in ('faster*', 'mask*', 'cascade*') for path in CONFIGS.glob(f'*/{pattern}.py')
                     if 'digits' not in path.stem]
 
