@@ -191,6 +191,13 @@ def load_from_published_file(filename: str, map_location: Any = None) -> Dict[st
 
 def _load_published(file: str, model: Any, map_location: Any) -> Dict[str, Any]:
     """Check, read and convert a published file."""
-    from mmrev.converters import published
+    from mmrev.converters import published, revvit
     published.check_hash(file, model)
-    return published.convert(published.read(file, map_location), file)
+    content = published.read(file, map_location)
+    if '/revvit/' not in model.config:
+        return published.convert(content, file)
+    try:
+        return dict(state_dict=revvit.convert_checkpoint(content), meta=dict(converted_from=os.path.basename(file)))
+    except KeyError as error:
+        raise published.CheckpointError(f'`{file}` is not a checkpoint of a RevViT: {error.args[0]}',
+                                        f'Download {model.url} again') from error

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 # What mmengine, mmdet and mmpretrain read from a config besides the arguments of the runner.
 _READ_BESIDES = ('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
-                 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline')
+                 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline',
+                 'pretrained')  # of which `check_sections` says what to write instead
 _TOO_COMMON = (None, 0, 1, '', [], {})  # values (also True and False) that do not tell where a variable was used
 OPTIONS_HELP = ('override the config: key=value, nested as a.b.c=value, list entries by index (a.0.b=value), lists as '
                 'key="[a,b]" or key=a,b without blanks')

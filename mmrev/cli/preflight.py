@@ -29,6 +29,7 @@ from mmrev.cli.shapes import check_bfloat16, check_channels
 from mmrev.compat import unsafe_globals
 from mmrev.converters.published import CheckpointError
 from mmrev.hooks import check_activations
+from mmrev.models.pretrained import load_weights, starts_from_weights
 from mmrev.optim import BFloat16OptimWrapper
 
 TRAIN_KEYS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
@@ -70,7 +71,7 @@ def check_config(cfg: Config, keys: Tuple[str, ...]) -> nn.Module:
             rehearse_data(cfg, split)
             check_classes(dataset, f'{split}_dataloader.dataset', model, cfg.filename)
         if keys is TRAIN_KEYS:
-            check_pretrained(cfg)
+            check_pretrained(cfg, model)
             optim_wrapper = rehearse_training(cfg, model)
         check_channels(model, cfg.filename)
         if keys is TRAIN_KEYS and isinstance(optim_wrapper, BFloat16OptimWrapper) and get_device() == 'cpu':
@@ -100,6 +101,11 @@ def check_sections(cfg: Config) -> None:
             raise UserError(f'`{key}` is {cfg[key]!r}, not a {" or ".join(kind.__name__ for kind in kinds)}',
                             f'Mend it in {cfg.filename} or --cfg-options; single entries are overridden as '
                             f'{key}.KEY=VALUE' if str not in kinds else f'Mend it in {cfg.filename} or --cfg-options')
+    pretrained = cfg.get('pretrained')
+    if pretrained is not None and all(node != pretrained for _, node in walk(cfg.get('model'), 'model')):
+        raise UserError(f'`pretrained` at the top of {cfg.filename} is read by nothing',
+                        f'Leave it out, and say --cfg-options model.backbone.init_cfg.checkpoint={pretrained}, or in '
+                        f'the config model = dict(backbone=dict(init_cfg=dict(checkpoint={pretrained!r})))')
 
 
 def _check_together(cfg: Config) -> None:
@@ -134,14 +140,19 @@ def check_model(cfg: Config) -> None:
             raise unknown_type(name, MODELS, f'{path}.type', f'Mend it in {cfg.filename}')
 
 
-def check_pretrained(cfg: Config) -> None:
+def check_pretrained(cfg: Config, model: nn.Module) -> None:
     """Check the local checkpoints that ``init_cfg`` of the model, or of its parts, names."""
     for path, entry in walk(cfg.model, 'model'):
-        if isinstance(entry, dict) and entry.get('type') == 'Pretrained' and '://' not in str(entry.get('checkpoint')):
-            try:
-                read_checkpoint(str(entry.get('checkpoint')))
-            except UserError as error:
-                raise UserError(f'{error.problem} ({path}.checkpoint)', error.remedy) from error
+        if not isinstance(entry, dict) or 'init_cfg' not in path or not starts_from_weights(entry) \
+                or '://' in str(entry.checkpoint):
+            continue
+        try:
+            content = read_checkpoint(str(entry.checkpoint))
+            if entry.get('type') != 'Pretrained':
+                part = path.partition('.init_cfg')[0].removeprefix('model').lstrip('.')
+                load_weights(model.get_submodule(part), content, entry.checkpoint, entry.get('prefix'))
+        except (UserError, CheckpointError) as error:
+            raise UserError(f'{error.problem} ({path}.checkpoint)', error.remedy) from error
 
 
 def check_weights(model: nn.Module, checkpoint: Dict[str, Any], file: str, remedy: str = '') -> None:

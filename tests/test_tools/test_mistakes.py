@@ -44,7 +44,9 @@ def folder(tmp_path_factory):
         (folder / name).write_text("_base_ = './good.py'\ntrain_dataloader = dict(dataset=dict(metainfo=dict(classes="
                                    f'{classes!r})))\n')
     (folder / 'no_checkpoint.pth').write_text('some text')
+    (folder / 'old.py').write_text("_base_ = './good.py'\npretrained = 'other.pth'\n")
     torch.save(dict(state_dict=dict(other=torch.zeros(1))), folder / 'other.pth')
+    torch.save(dict(state_dict=dict(weight=3.), epoch=3), folder / 'numbers.pth')
     torch.save(dict(state_dict={'neck.lateral_convs.0.conv.bias': torch.zeros(16)}, meta={}, message_hub={},
                     optimizer={}), folder / 'otherwise.pth')
     (folder / 'cut.pth').write_bytes((folder / 'other.pth').read_bytes()[:-200])
@@ -120,6 +122,15 @@ MISTAKES = {
     'weights to start from that are not there': (
         ['train', 'good.py', '--cfg-options', 'model.backbone.init_cfg.type=Pretrained',
          'model.backbone.init_cfg.checkpoint=othr.pth'], 'model.backbone.init_cfg.checkpoint', '`other.pth`'),
+    'weights to start from of another model': (
+        option('model.backbone.init_cfg.checkpoint=other.pth'), '`other.pth` holds no weight of this RevBiFPN: its '
+        'names are other (model.backbone.init_cfg.checkpoint)', 'Give a checkpoint of a RevBiFPN'),
+    'weights to start from without a tensor': (option('model.backbone.init_cfg.checkpoint=numbers.pth'),
+                                               '`numbers.pth` holds no weights', 'Give a checkpoint of a RevBiFPN'),
+    'a variable that no config reads': (option('pretrained=other.pth'), '`pretrained` at the top of good.py is read by '
+                                        'nothing', 'model.backbone.init_cfg.checkpoint=other.pth'),
+    'a config with a variable that nothing reads': (['train', 'old.py'], '`pretrained` at the top of old.py',
+                                                    'model.backbone.init_cfg.checkpoint=other.pth'),
     'classes that the annotations do not have': (['train', 'no_classes.py'], 'none of the classes cat, dog',
                                                  "classes=('dark', 'bright')"),
     'a class that is no tuple': (['train', 'no_tuple.py'], 'the text `dark`', "classes=('dark', )"),
