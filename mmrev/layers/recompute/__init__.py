@@ -1,0 +1,2 @@
+from .operators import TABLE
+from .recorder import Recorder
