@@ -1,33 +1,35 @@
-"""Activations as one node of autograd each, whose backward computes its input again."""
-from typing import Any, Callable
+"""Activations that are one node of autograd each, and whose backward needs less than that of torch's own."""
+from typing import Any, Callable, Tuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+Derivative = Callable[[Tensor, Tensor], Tensor]
+
 
 class InPlace(torch.autograd.Function):
-    """``apply(x, placeholder, function, differentiate)`` changes ``x`` and keeps no clone of what it was.
+    """``apply(x, stand_in, function, derivative)`` changes ``x``; PyTorch would save a clone of what it was.
 
-    Autograd saves the placeholder, an empty tensor; the recorder puts the recipe of the old ``x`` in its place.
+    Autograd saves the stand-in, an empty tensor. Whoever calls this puts a recipe in its place.
     """
 
     @staticmethod
-    def forward(ctx, x: Tensor, placeholder: Tensor, function: Callable[[Tensor], Any], differentiate: Callable):
+    def forward(ctx, x: Tensor, stand_in: Tensor, function: Callable[[Tensor], Any], derivative: Derivative) -> Tensor:
         function(x)
         ctx.mark_dirty(x)
-        ctx.differentiate = differentiate
-        ctx.save_for_backward(placeholder)
+        ctx.derivative = derivative
+        ctx.save_for_backward(stand_in)
         return x
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
-        return ctx.differentiate(grad, *ctx.saved_tensors), None, None, None
+    def backward(ctx, grad: Tensor) -> Tuple[Tensor, None, None, None]:
+        return ctx.derivative(grad, *ctx.saved_tensors), None, None, None
 
 
 class Swish(torch.autograd.Function):
-    """``apply(x, sigmoid)``: their product, where the second is the sigmoid of the first."""
+    """``apply(x, sigmoid)``: the product of ``x`` and its sigmoid, by one backward instead of four."""
 
     @staticmethod
     def forward(ctx, x: Tensor, sigmoid: Tensor) -> Tensor:
@@ -36,5 +38,5 @@ class Swish(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):
+    def backward(ctx, grad: Tensor) -> Tuple[Tensor, None]:
         return torch.ops.aten.silu_backward(grad, *ctx.saved_tensors), None
