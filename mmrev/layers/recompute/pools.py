@@ -38,7 +38,6 @@ def _pool(recorder: Recorder, function, input, kernel_size, stride=None, padding
     elif not cost:
         pool = Recipe(recorder.values, torch._C._nn.max_pool2d_with_indices, [
             source, kernel_size, [] if stride is None else stride, padding, dilation, ceil_mode])
-        pool.add_use()  # of the pair; both are read at about the same time
         recorder.write(out, itemgetter(0), [pool])
         indices.replace(Recipe(recorder.values, itemgetter(1), [pool], None, layout))
     return out

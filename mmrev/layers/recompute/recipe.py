@@ -57,6 +57,9 @@ class Kept:
     def __init__(self, tensor: Tensor) -> None:
         self.tensor, self.version = tensor, tensor._version
 
+    def add_reader(self) -> None:
+        pass
+
     def borrow(self) -> Tuple[Tensor, bool]:
         """The tensor, and that it must not be overwritten.
 
@@ -89,20 +92,28 @@ class Recipe:
 
     Attributes:
         uses: How many saved tensors this stands for.
+        readers: How many recipes take it for a source.
         depth: Length of the longest way to a tensor that is kept.
     """
-    __slots__ = ('values', 'function', 'args', 'inplace', 'layout', 'operator', 'number', 'uses', 'pending', 'depth')
+    __slots__ = ('values', 'function', 'args', 'inplace', 'layout', 'operator', 'number', 'uses', 'readers',
+                 'pending', 'depth')
 
     def __init__(self, values: Values, function: Callable, args: Sequence[Any], inplace: Optional[Callable] = None,
                  layout: Optional[tuple] = None):
         self.values, self.function, self.args, self.inplace, self.layout = values, function, args, inplace, layout
         self.operator, self.number = values.operator, values.number()
-        self.uses = self.pending = 0
-        self.depth = 1 + max((source.depth for source in sources(args)), default=0)
+        self.uses = self.readers = self.pending = self.depth = 0
+        for source in sources(args):
+            self.depth = max(self.depth, source.depth)
+            source.add_reader()
+        self.depth += 1
 
     def add_use(self) -> None:
         self.uses += 1
         self.pending += 1
+
+    def add_reader(self) -> None:
+        self.readers += 1
 
     def value(self) -> Any:
         """The value for one of the saved tensors, kept until the last of them has asked."""
@@ -123,9 +134,10 @@ class Recipe:
         if value is not None:
             return value, False
         value = self._compute()
-        if self.uses:
+        wanted = self.uses or self.readers > 1
+        if wanted:
             self.values.put(self, value)
-        return value, not self.uses
+        return value, not wanted
 
     def _compute(self) -> Any:
         args: List[Any] = []
@@ -153,6 +165,9 @@ class Part:
 
     def add_use(self) -> None:
         self.recipe.add_use()
+
+    def add_reader(self) -> None:
+        self.recipe.readers += 1
 
     def value(self) -> Tensor:
         return self._view(self.recipe.value())
