@@ -64,6 +64,15 @@ def _plain(recorder, function, args, kwargs):
     return pure(recorder, function, args, kwargs)
 
 
+@handles(torch.prelu)
+def _parametric(recorder, function, args, kwargs):
+    return pure(recorder, _prelu, args, kwargs)
+
+
+def _prelu(x: Tensor, weight: Tensor) -> Tensor:
+    return torch.prelu(x, weight.to(x.dtype))  # which is for autocast to do, but not in backward
+
+
 _WHOLE = {torch.sigmoid: torch.sigmoid_, Tensor.sigmoid: torch.sigmoid_, F.sigmoid: torch.sigmoid_,
           torch.relu: torch.relu_, Tensor.relu: torch.relu_,
           torch.tanh: torch.tanh_, Tensor.tanh: torch.tanh_, F.tanh: torch.tanh_}

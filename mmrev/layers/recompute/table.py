@@ -25,8 +25,7 @@ def handles(*functions: Callable) -> Callable[[Handler], Handler]:
 @handles(torch.add, Tensor.add, Tensor.__radd__, torch.sub, Tensor.sub, Tensor.__rsub__, torch.neg, Tensor.neg,
          torch.div, Tensor.div, Tensor.__truediv__, torch.clamp, Tensor.clamp, torch.where, torch.cat, torch.concat,
          torch.stack, torch.clone, Tensor.clone, torch.roll, Tensor.roll, torch.flip, Tensor.flip, Tensor.repeat,
-         torch.pixel_shuffle, torch.pixel_unshuffle, torch.channel_shuffle, F.pad, F.interpolate, F.unfold,
-         F.avg_pool2d, torch.prelu)
+         torch.pixel_shuffle, torch.pixel_unshuffle, torch.channel_shuffle, F.pad, F.interpolate, F.unfold, F.avg_pool2d)
 def pure(recorder: Recorder, function: Callable, args: Sequence[Any], kwargs: Dict[str, Any],
          inplace: Optional[Callable] = None) -> Any:
     """Call a function that makes a new tensor from its arguments alone, and note that.
