@@ -1,16 +1,17 @@
-"""Less memory for a model that exists, by cheap recomputation."""
+"""Less memory for a model that exists, by recomputation in backward."""
 import threading
-from typing import Any, List, Optional
+from typing import Any, Iterator, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
 from mmrev.layers.forms import is_staged
 from mmrev.layers.recompute import TABLE, Recorder, Tally
 
-LEVELS = ('cheap', )
+LEVELS = ('cheap', 'blocks')
 MIB = 2**20
 
 
@@ -48,7 +49,7 @@ class MemoryReport:
                             for name in sorted({*tally.plain, *tally.kept}, key=lambda name: -tally.kept[name])}
 
 
-def save_memory(model: nn.Module, level: str = 'cheap') -> MemoryReport:
+def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequence[str]] = None) -> MemoryReport:
     """Have autograd keep less of a model's forward; outputs and gradients stay the same.
 
     What norms, activations, concatenations, poolings and the like give is computed again in backward, where it follows
@@ -58,13 +59,16 @@ def save_memory(model: nn.Module, level: str = 'cheap') -> MemoryReport:
 
     Args:
         model: Any. Its forward is watched, and those of its children, where one is called alone.
-        level: ``'cheap'``.
+        level: ``'cheap'``; or ``'blocks'``: of each block nothing but its output is kept, and its convolutions and
+            products of matrices are computed again as well.
+        modules: Names of the blocks; by default the innermost modules in lists and sequences that hold at least two
+            layers with weights.
 
     Returns:
         A report that fills with the first forward.
 
     Raises:
-        ValueError: For an unknown level.
+        ValueError: For an unknown level, a name that the model does not have, or names with ``level='cheap'``.
 
     Example:
         >>> report = mmrev.save_memory(model)
@@ -74,14 +78,47 @@ def save_memory(model: nn.Module, level: str = 'cheap') -> MemoryReport:
     """
     if level not in LEVELS:
         raise ValueError(f'`level` must be one of {", ".join(map(repr, LEVELS))}; got {level!r}')
+    if level == 'cheap' and modules is not None:
+        raise ValueError("`modules` names the blocks of `level='blocks'`; got `level='cheap'`")
+    blocks = _named(model, modules) if modules is not None else list(find_blocks(model)) if level == 'blocks' else []
     handles = []
     for module in {model, *model.children()}:
-        if isinstance(module, torch.jit.ScriptModule) or _start in module._forward_pre_hooks.values():
-            continue
-        handles += [module.register_forward_pre_hook(_start, prepend=True),
-                    module.register_forward_hook(_stop, always_call=True)]
+        if not isinstance(module, torch.jit.ScriptModule) and _start not in module._forward_pre_hooks.values():
+            handles += [module.register_forward_pre_hook(_start, prepend=True),
+                        module.register_forward_hook(_stop, always_call=True)]
+    for block in blocks:
+        if _enter not in block._forward_pre_hooks.values():
+            handles += [block.register_forward_pre_hook(_enter),
+                        block.register_forward_hook(_leave, prepend=True, always_call=True)]
     report = _REPORTS[model] = MemoryReport(handles)
     return report
+
+
+def find_blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """The innermost modules in lists and sequences that hold at least two layers with weights.
+
+    Args:
+        model: Any.
+    """
+    found: set = set()
+    for container in reversed(list(model.modules())):  # what holds a module comes before it
+        if isinstance(container, (nn.Sequential, nn.ModuleList)):
+            for child in container.children():
+                inner = list(child.modules())
+                weighted = [m for m in inner if getattr(m, 'weight', None) is not None and m.weight.ndim > 1]
+                if len(weighted) > 1 and not found.intersection(inner):
+                    found.add(child)
+                    yield child
+
+
+def _named(model: nn.Module, names: Sequence[str]) -> List[nn.Module]:
+    known = dict(model.named_modules())
+    missing = [name for name in names if name not in known]
+    if missing:
+        near = [name for name in known if name.rpartition('.')[2] == missing[0].rpartition('.')[2]]
+        raise ValueError(f'`modules`: the model has no {", ".join(map(repr, missing))}; it has '
+                         f'{", ".join(map(repr, (near or [name for name in known if name])[:6]))}, ...')
+    return [known[name] for name in names]
 
 
 class _Call(threading.local):
@@ -134,3 +171,16 @@ def _batch_size(args: Any) -> int:
     if isinstance(first, Tensor):
         return len(first) if first.ndim else 1
     return len(first) if isinstance(first, (list, tuple)) and first else 1
+
+
+def _enter(module: nn.Module, args: Any) -> None:
+    if not torch.compiler.is_compiling() and _CALL.recorder is not None:
+        _CALL.recorder.blocks += 1
+
+
+def _leave(module: nn.Module, args: Any, output: Any) -> None:
+    if torch.compiler.is_compiling() or _CALL.recorder is None:
+        return
+    _CALL.recorder.blocks = max(0, _CALL.recorder.blocks - 1)
+    if not _CALL.recorder.blocks:
+        tree_map_only(Tensor, _CALL.recorder.keep, output)

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 import mmrev
 from mmrev.layers.recompute.recorder import Recorder
+from mmrev.surgery.recomputation import find_blocks
 from mmrev.testing import PeakMemory
 
 
@@ -173,6 +174,44 @@ def test_autocast_to_bfloat16_is_the_same(name):
     x = images(torch.float32, 32)
     assert_same(train_once(plain, x, True), train_once(saving, x, True), tolerance)
     assert report.kept < report.plain
+
+
+@pytest.mark.parametrize('autocast', [False, True])
+@pytest.mark.parametrize('name', NETWORKS)
+def test_blocks_that_are_computed_again_have_the_same_gradients(name, autocast):
+    torch.manual_seed(0)
+    dtype = torch.float32 if autocast else torch.float64
+    plain = nn.Sequential(conv(), nn.ReLU(True), NETWORKS[name](), nn.ReLU(True)).to(dtype)
+    saving, cheap = copy.deepcopy(plain), copy.deepcopy(plain)
+    report, other = mmrev.save_memory(saving, 'blocks', ['2']), mmrev.save_memory(cheap)
+    x = images(dtype, 32)
+    assert_same(train_once(plain, x, autocast), train_once(saving, x, autocast), 0.05 if autocast else 1e-12)
+    train_once(cheap, x, autocast)
+    assert report.kept < other.kept
+
+
+def test_blocks_keep_their_output_alone():
+    x = images(torch.float32, 32)
+    report = mmrev.save_memory(model := stage(), 'blocks')
+    model.blocks = nn.ModuleList(Calls(lambda m, x: F.relu(m.layers(x) + x), layers=block(nn.ReLU(), nn.Dropout(0.1)))
+                                 for _ in range(5))
+    model.function = lambda m, x: nn.Sequential(*m.blocks)(m.first(x))
+    blocks = list(find_blocks(model))
+    assert blocks == [*model.blocks]
+    report.remove()
+    report = mmrev.save_memory(model, 'blocks')
+    with PeakMemory() as memory:
+        out = model(x)
+        assert report.kept < 9 * x.numel() * 4  # images, stem, 5 outputs, 5 masks of a quarter
+        out.sum().backward()
+    assert memory.peak < 18 * x.numel() * 4
+
+
+def test_names_of_blocks_are_checked():
+    with pytest.raises(ValueError, match="no 'layer1'.*blocks"):
+        mmrev.save_memory(stage(), 'blocks', ['layer1'])
+    with pytest.raises(ValueError, match="level='blocks'"):
+        mmrev.save_memory(stage(), modules=['blocks'])
 
 
 def kept_bytes(model, x):

@@ -115,11 +115,15 @@ class Recipe:
     def add_reader(self) -> None:
         self.readers += 1
 
+    def pin(self, tensor: Tensor) -> None:
+        """Keep the value after all."""
+        self.function, self.inplace, self.args, self.depth = _itself, None, [Kept(tensor)], 0
+
     def value(self) -> Any:
         """The value for one of the saved tensors, kept until the last of them has asked."""
         value = self.values.get(self)
         if value is None:
-            value = self._compute()
+            value, _ = self._compute()
         self.pending -= 1
         if self.pending > 0:
             self.values.put(self, value)
@@ -133,13 +137,14 @@ class Recipe:
         value = self.values.get(self)
         if value is not None:
             return value, False
-        value = self._compute()
-        wanted = self.uses or self.readers > 1
-        if wanted:
+        value, own = self._compute()
+        if self.uses or self.readers > 1:
             self.values.put(self, value)
-        return value, not wanted
+            own = False
+        return value, own
 
-    def _compute(self) -> Any:
+    def _compute(self) -> Tuple[Any, bool]:
+        """The value, and whether nobody else has it."""
         args: List[Any] = []
         overwrites = False
         for arg in self.args:
@@ -149,7 +154,16 @@ class Recipe:
             elif type(arg) is list:
                 arg = [a.borrow()[0] if isinstance(a, SOURCES) else a for a in arg]
             args.append(arg)
-        return (self.inplace if overwrites and self.inplace else self.function)(*args)
+        if overwrites and self.inplace:
+            return self.inplace(*args), True
+        value, first = self.function(*args), args[0]
+        own = isinstance(first, Tensor) and isinstance(value, Tensor) and (
+            value.untyped_storage()._cdata != first.untyped_storage()._cdata)
+        return value, own
+
+
+def _itself(x: Tensor) -> Tensor:
+    return x
 
 
 class Part:

@@ -45,7 +45,7 @@ class Recorder(TorchFunctionMode):
         self.values = Values()
         self.recent: List[Saved] = []  # what operators saved since `begin`
         self.tally = tally
-        self.function: Any = None  # of torch, that runs
+        self.blocks = 0  # that forward is in: in these, convolutions and products are computed again too
         self._table = table
         self._mark = object()
         self._entries: List[weakref.ref] = []
@@ -105,6 +105,16 @@ class Recorder(TorchFunctionMode):
             if self.tally is not None:
                 self.tally.add(saved, storage, entry)
         return saved
+
+    def keep(self, tensor: Tensor) -> None:
+        """Keep a tensor of the forward, and let what follows be computed from it."""
+        storage = tensor.untyped_storage()
+        entry = getattr(storage, '_mmrev_entry', None)
+        if entry is not None and entry.recipe is not None and entry.version == tensor._version:
+            size, stride, dtype = entry.recipe.layout
+            if tensor.dtype == dtype:
+                entry.recipe.pin(tensor.detach().as_strided(size, stride, 0))
+                entry.recipe, entry.keeper = None, self._mark
 
     def _keep(self, storage: torch.UntypedStorage, version: int) -> Entry:
         entry = getattr(storage, '_mmrev_entry', None)

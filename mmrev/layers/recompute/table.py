@@ -112,19 +112,6 @@ def changes_recipe(recorder: Recorder, x: Any) -> bool:
             and type(recorder.source(x)[0]) is not Kept)
 
 
-@handles(F.conv1d, F.conv2d, F.conv3d, torch.conv1d, torch.conv2d, torch.conv3d, F.conv_transpose2d,
-         torch.conv_transpose2d, F.linear, torch.matmul, Tensor.matmul, Tensor.__matmul__, torch.bmm, Tensor.bmm)
-def _autocast(recorder, function, args, kwargs):
-    if not torch._C._is_any_autocast_enabled():
-        return function(*args, **kwargs)
-    recorder.begin()
-    out = function(*args, **kwargs)
-    for x in args[:2]:
-        if isinstance(x, Tensor) and not (x.is_leaf and x.requires_grad) and x.dtype != out.dtype:
-            replace_casts(recorder, x)
-    return out
-
-
 def replace_casts(recorder: Recorder, x: Tensor) -> None:
     """Have autocast's copies of a tensor, if the operator just saved one, made again."""
     source, cost = recorder.source(x)
