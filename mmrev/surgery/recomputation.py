@@ -85,7 +85,7 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
     for module in {model, *model.children()}:
         if not isinstance(module, torch.jit.ScriptModule) and _start not in module._forward_pre_hooks.values():
             handles += [module.register_forward_pre_hook(_start, prepend=True),
-                        module.register_forward_hook(_stop, always_call=True)]
+                        module.register_forward_hook(_stop, always_call=True, with_kwargs=True)]
     for block in blocks:
         if _enter not in block._forward_pre_hooks.values():
             handles += [block.register_forward_pre_hook(_enter),
@@ -148,14 +148,14 @@ def _start(module: nn.Module, args: Any) -> None:
     _CALL.recorder.__enter__()
 
 
-def _stop(module: nn.Module, args: Any, output: Any) -> None:
+def _stop(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
     if torch.compiler.is_compiling() or _CALL.module is not module:
         return
     recorder = _CALL.recorder
     if recorder.tally is not None and output is not None:
         report = _REPORTS.pop(module, None)
         if report is not None:
-            report._close(recorder.tally, args)
+            report._close(recorder.tally, [*args, *kwargs.values()])
     _end()
 
 
@@ -164,13 +164,11 @@ def _end() -> None:
     recorder.__exit__(None, None, None)
 
 
-def _batch_size(args: Any) -> int:
+def _batch_size(args: Sequence[Any]) -> int:
     first = args[0] if args else None
-    if isinstance(first, dict):
+    while isinstance(first, dict):
         first = next(iter(first.values()), None)
-    if isinstance(first, Tensor):
-        return len(first) if first.ndim else 1
-    return len(first) if isinstance(first, (list, tuple)) and first else 1
+    return max(1, len(first)) if isinstance(first, (Tensor, list, tuple)) else 1
 
 
 def _enter(module: nn.Module, args: Any) -> None:
