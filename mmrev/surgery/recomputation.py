@@ -1,6 +1,7 @@
 """Less memory for a model that exists, by recomputation in backward."""
 import threading
-from typing import Any, Iterator, List, Optional, Sequence
+from collections import Counter
+from typing import Any, Iterator, List, Optional, Sequence, Set
 
 import torch
 from torch import Tensor, nn
@@ -95,20 +96,25 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
 
 
 def find_blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """The innermost modules in lists and sequences that hold at least two layers with weights.
+    """The innermost modules with at least two layers with weights that stand in a list, or beside others of their class.
 
     Args:
         model: Any.
     """
-    found: set = set()
-    for container in reversed(list(model.modules())):  # what holds a module comes before it
-        if isinstance(container, (nn.Sequential, nn.ModuleList)):
-            for child in container.children():
-                inner = list(child.modules())
-                weighted = [m for m in inner if getattr(m, 'weight', None) is not None and m.weight.ndim > 1]
-                if len(weighted) > 1 and not found.intersection(inner):
-                    found.add(child)
-                    yield child
+    found: Set[nn.Module] = set()
+    for parent in reversed(list(model.modules())):  # what holds a module comes before it
+        children = [child for child in parent.children() if _holds_layers(child)]
+        classes = Counter(map(type, children))
+        for child in children:
+            listed = isinstance(parent, (nn.Sequential, nn.ModuleList)) or classes[type(child)] > 1
+            if listed and found.isdisjoint(child.modules()):
+                found.add(child)
+                yield child
+
+
+def _holds_layers(module: nn.Module) -> bool:
+    weights = (getattr(m, 'weight', None) for m in module.modules())
+    return sum(isinstance(weight, Tensor) and weight.ndim > 1 for weight in weights) > 1
 
 
 def _named(model: nn.Module, names: Sequence[str]) -> List[nn.Module]:

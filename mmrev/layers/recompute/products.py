@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .recipe import Recipe
 from .recorder import Recorder
-from .table import handles, pure, replace_casts
+from .table import by_position, handles, pure, replace_casts
 
 
 @handles(F.conv1d, F.conv2d, F.conv3d, F.conv_transpose1d, F.conv_transpose2d, F.conv_transpose3d, F.linear,
@@ -17,14 +17,15 @@ def _product(recorder, function, args, kwargs):
     autocast = torch._C._is_any_autocast_enabled()
     if not recorder.blocks and not autocast:
         return function(*args, **kwargs)
+    function, args = by_position(function, args, kwargs)
     recorder.begin()
-    out = function(*args, **kwargs)
+    out = function(*args)
     if autocast:
         for x in args[:2]:
             if isinstance(x, Tensor) and not (x.is_leaf and x.requires_grad) and x.dtype != out.dtype:
                 replace_casts(recorder, x)
     if recorder.blocks and out.requires_grad:
-        _note(recorder, partial(function, **kwargs), args, out)
+        _note(recorder, function, args, out)
     return out
 
 

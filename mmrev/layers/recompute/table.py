@@ -1,6 +1,6 @@
 """The table of functions whose results are cheap to compute again, and the two general ways to note how."""
 from functools import partial
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -37,17 +37,31 @@ def pure(recorder: Recorder, function: Callable, args: Sequence[Any], kwargs: Di
         kwargs: More of them.
         inplace: As ``function``, but it may overwrite the first argument.
     """
+    if kwargs:
+        function, args = by_position(function, args, kwargs)
     recorder.begin()
-    out = function(*args, **kwargs)
+    out = function(*args)
     if isinstance(out, Tensor) and out.requires_grad:
         made, cost = recorder.arguments(args)
-        again = partial(function, **kwargs) if kwargs else function
-        first = args[0]
+        again, first = function, args[0]
         if isinstance(first, Tensor) and first.dtype != out.dtype and first.is_floating_point():
             again, inplace = partial(_in_type, again, out.dtype), None  # as autocast had it
             replace_casts(recorder, first)
         recorder.write(out, again, made, cost, inplace)
     return out
+
+
+def by_position(function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Tuple[Callable, Sequence[Any]]:
+    """The same call without keywords: those that hold tensors become its last arguments, others part of the function."""
+    names = tuple(name for name, value in kwargs.items() if isinstance(value, (Tensor, list, tuple)))
+    if not names:
+        return partial(function, **kwargs), args
+    rest = {name: value for name, value in kwargs.items() if name not in names}
+    return partial(_named, function, len(args), names, rest), (*args, *(kwargs[name] for name in names))
+
+
+def _named(function: Callable, count: int, names: Sequence[str], rest: Dict[str, Any], *args: Any) -> Any:
+    return function(*args[:count], **dict(zip(names, args[count:])), **rest)
 
 
 def _in_type(function: Callable, dtype: torch.dtype, x: Tensor, *args: Any) -> Tensor:
@@ -58,12 +72,13 @@ def _in_type(function: Callable, dtype: torch.dtype, x: Tensor, *args: Any) -> T
          Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double)
 def copies_or_not(recorder: Recorder, function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
     """Call a function that may return its argument, or a view of it."""
+    function, args = by_position(function, args, kwargs)
     recorder.begin()
-    out = function(*args, **kwargs)
+    out = function(*args)
     x = args[0]
     if out.requires_grad and out.device == x.device and out.untyped_storage()._cdata != x.untyped_storage()._cdata:
         made, cost = recorder.arguments(args)
-        recorder.write(out, partial(function, **kwargs), made, cost)
+        recorder.write(out, function, made, cost)
     return out
 
 
@@ -90,8 +105,8 @@ def in_place(recorder: Recorder, function: Callable, anew: Callable, args: Seque
         args: Arguments of both, all tensors among them.
         kwargs: More of them.
     """
-    x = args[0]
-    if not changes_recipe(recorder, x):
+    x = args[0] if args else None
+    if any(isinstance(value, Tensor) for value in kwargs.values()) or not changes_recipe(recorder, x):
         return function(*args, **kwargs)
     made, cost = recorder.arguments(args)
     recorder.begin()
