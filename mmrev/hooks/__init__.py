@@ -1,6 +1,8 @@
-"""Hooks of a run: a sign of life, the curves, where everything lies, and InPlace-ABN for any model."""
+"""Hooks of a run: a sign of life, the curves, where everything lies; InPlace-ABN and less memory for any model."""
 from .inplace_abn_hook import InPlaceABNHook, check_activations, watch_activations
 from .progress_hook import ProgressHook
 from .run_report_hook import RunReportHook
+from .save_memory_hook import SaveMemoryHook
 
-__all__ = ['InPlaceABNHook', 'ProgressHook', 'RunReportHook', 'check_activations', 'watch_activations']
+__all__ = ['InPlaceABNHook', 'ProgressHook', 'RunReportHook', 'SaveMemoryHook', 'check_activations',
+           'watch_activations']
