@@ -165,7 +165,7 @@ def measure_error(network: Network, form: str) -> float:
     for kind, plain in results[0].items():
         ours = results[1][kind]
         assert plain.keys() == ours.keys()
-        largest = max((v.abs().max().item() for v in plain.values()), default=1.)
+        largest = max((v.abs().max().item() for v in plain.values()), default=0.) or 1.
         errors += [(plain[name] - ours[name]).abs().max().item() / largest for name in plain]
     return max(errors)
 

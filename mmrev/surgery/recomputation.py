@@ -1,7 +1,7 @@
 """Less memory for a model that exists, by recomputation in backward."""
 import threading
 from collections import Counter
-from typing import Any, Iterator, List, Optional, Sequence, Set
+from typing import Any, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -62,8 +62,7 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
         model: Any. Its forward is watched, and those of its children, where one is called alone.
         level: ``'cheap'``; or ``'blocks'``: of each block nothing but its output is kept, and its convolutions and
             products of matrices are computed again as well.
-        modules: Names of the blocks; by default the innermost modules in lists and sequences that hold at least two
-            layers with weights.
+        modules: Names of the blocks; by default those of :func:`find_blocks`.
 
     Returns:
         A report that fills with the first forward.
@@ -81,7 +80,7 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
         raise ValueError(f'`level` must be one of {", ".join(map(repr, LEVELS))}; got {level!r}')
     if level == 'cheap' and modules is not None:
         raise ValueError("`modules` names the blocks of `level='blocks'`; got `level='cheap'`")
-    blocks = _named(model, modules) if modules is not None else list(find_blocks(model)) if level == 'blocks' else []
+    blocks = _named(model, modules) if modules is not None else find_blocks(model) if level == 'blocks' else []
     handles = []
     for module in {model, *model.children()}:
         if not isinstance(module, torch.jit.ScriptModule) and _start not in module._forward_pre_hooks.values():
@@ -95,26 +94,32 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
     return report
 
 
-def find_blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """The innermost modules with at least two layers with weights that stand in a list, or beside others of their class.
+def find_blocks(model: nn.Module) -> List[nn.Module]:
+    """The innermost modules with layers and a norm that stand in a list or beside others of their class.
+
+    They have at least two layers with weights. Where no such module has a norm, those without are taken.
 
     Args:
         model: Any.
     """
-    found: Set[nn.Module] = set()
+    return _innermost(model, needs_norm=True) or _innermost(model, needs_norm=False)
+
+
+def _innermost(model: nn.Module, needs_norm: bool) -> List[nn.Module]:
+    found: List[nn.Module] = []
     for parent in reversed(list(model.modules())):  # what holds a module comes before it
-        children = [child for child in parent.children() if _holds_layers(child)]
+        children = [child for child in parent.children() if _is_block(child, needs_norm)]
         classes = Counter(map(type, children))
         for child in children:
             listed = isinstance(parent, (nn.Sequential, nn.ModuleList)) or classes[type(child)] > 1
-            if listed and found.isdisjoint(child.modules()):
-                found.add(child)
-                yield child
+            if listed and not any(m in found for m in child.modules()):
+                found.append(child)
+    return found
 
 
-def _holds_layers(module: nn.Module) -> bool:
-    weights = (getattr(m, 'weight', None) for m in module.modules())
-    return sum(isinstance(weight, Tensor) and weight.ndim > 1 for weight in weights) > 1
+def _is_block(module: nn.Module, needs_norm: bool) -> bool:
+    ndims = [m.weight.ndim for m in module.modules() if isinstance(getattr(m, 'weight', None), Tensor)]
+    return sum(ndim > 1 for ndim in ndims) > 1 and (1 in ndims or not needs_norm)
 
 
 def _named(model: nn.Module, names: Sequence[str]) -> List[nn.Module]:

@@ -48,7 +48,7 @@ def residual(m, x):
 
 
 def stage(depth=3, act=None):
-    return Calls(residual, first=nn.Sequential(conv(), nn.BatchNorm2d(8)), act=act or nn.ReLU(inplace=True), last=conv(),
+    return Calls(residual, first=nn.Sequential(conv(), nn.BatchNorm2d(8)), act=act or nn.ReLU(True), last=conv(),
                  blocks=nn.ModuleList(nn.ModuleList([conv(), nn.BatchNorm2d(8), conv(), nn.BatchNorm2d(8)])
                                       for _ in range(depth)))
 
