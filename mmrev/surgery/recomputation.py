@@ -96,7 +96,7 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
 
 
 def find_blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """The innermost modules with at least two layers with weights that stand in a list, or beside others of their class.
+    """The innermost modules with two or more layers with weights that are in a list or beside others of their class.
 
     Args:
         model: Any.

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .recipe import Kept, Recipe, Saved
 from .recorder import Recorder
-from .table import handles, pure
+from .table import handles
 
 # Elements of a window up to which the pooling is done again; of larger ones the indices are kept, with fewer bits.
 WINDOW = 9

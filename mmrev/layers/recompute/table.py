@@ -25,7 +25,8 @@ def handles(*functions: Callable) -> Callable[[Handler], Handler]:
 @handles(torch.add, Tensor.add, Tensor.__radd__, torch.sub, Tensor.sub, Tensor.__rsub__, torch.neg, Tensor.neg,
          torch.div, Tensor.div, Tensor.__truediv__, torch.clamp, Tensor.clamp, torch.where, torch.cat, torch.concat,
          torch.stack, torch.clone, Tensor.clone, torch.roll, Tensor.roll, torch.flip, Tensor.flip, Tensor.repeat,
-         torch.pixel_shuffle, torch.pixel_unshuffle, torch.channel_shuffle, F.pad, F.interpolate, F.unfold, F.avg_pool2d)
+         torch.pixel_shuffle, torch.pixel_unshuffle, torch.channel_shuffle, F.pad, F.interpolate, F.unfold,
+         F.avg_pool2d)
 def pure(recorder: Recorder, function: Callable, args: Sequence[Any], kwargs: Dict[str, Any],
          inplace: Optional[Callable] = None) -> Any:
     """Call a function that makes a new tensor from its arguments alone, and note that.
@@ -52,7 +53,7 @@ def pure(recorder: Recorder, function: Callable, args: Sequence[Any], kwargs: Di
 
 
 def by_position(function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Tuple[Callable, Sequence[Any]]:
-    """The same call without keywords: those that hold tensors become its last arguments, others part of the function."""
+    """The same call without keywords: those with tensors become its last arguments, others part of the function."""
     names = tuple(name for name, value in kwargs.items() if isinstance(value, (Tensor, list, tuple)))
     if not names:
         return partial(function, **kwargs), args
