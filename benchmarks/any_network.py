@@ -182,7 +182,7 @@ def measure_time(network: Network, form: str, rounds: int, batch: int) -> float:
     images = torch.randn(batch, 3, network.size, network.size)
     models = [prepare(build(network), kind) for kind in ('plain', form)]
     ratios = []
-    for i in range(rounds + 2):
+    for _ in range(rounds + 2):
         taken = []
         for model in models:
             begin = time.process_time()

@@ -9,6 +9,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
+from mmrev import compat
 from mmrev.layers.forms import is_staged
 from mmrev.layers.recompute import TABLE, Recorder, Tally
 
@@ -144,7 +145,7 @@ _CALL = _Call()
 
 def _start(module: nn.Module, args: Any) -> None:
     """Record what follows, unless a forward around this one does."""
-    if torch.compiler.is_compiling():
+    if compat.is_compiling():
         return
     if _CALL.module is module:  # what interrupted its last forward let no hook run
         _end()
@@ -160,7 +161,7 @@ def _start(module: nn.Module, args: Any) -> None:
 
 
 def _stop(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-    if torch.compiler.is_compiling() or _CALL.module is not module:
+    if compat.is_compiling() or _CALL.module is not module:
         return
     recorder = _CALL.recorder
     if recorder.tally is not None and output is not None:
@@ -183,12 +184,12 @@ def _batch_size(args: Sequence[Any]) -> int:
 
 
 def _enter(module: nn.Module, args: Any) -> None:
-    if not torch.compiler.is_compiling() and _CALL.recorder is not None:
+    if not compat.is_compiling() and _CALL.recorder is not None:
         _CALL.recorder.blocks += 1
 
 
 def _leave(module: nn.Module, args: Any, output: Any) -> None:
-    if torch.compiler.is_compiling() or _CALL.recorder is None:
+    if compat.is_compiling() or _CALL.recorder is None:
         return
     _CALL.recorder.blocks = max(0, _CALL.recorder.blocks - 1)
     if not _CALL.recorder.blocks:

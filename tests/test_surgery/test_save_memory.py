@@ -48,7 +48,8 @@ def residual(m, x):
 
 
 def stage(depth=3, act=None):
-    return Calls(residual, first=nn.Sequential(conv(), nn.BatchNorm2d(8)), act=act or nn.ReLU(True), last=conv(),
+    return Calls(residual, first=nn.Sequential(conv(), nn.BatchNorm2d(8)), act=act or nn.ReLU(inplace=True),
+                 last=conv(),
                  blocks=nn.ModuleList(nn.ModuleList([conv(), nn.BatchNorm2d(8), conv(), nn.BatchNorm2d(8)])
                                       for _ in range(depth)))
 
@@ -430,7 +431,7 @@ def test_checkpointing_within_and_around_is_left_to_itself(reentrant):
     for model in (plain, saving):
         model.zero_grad()
     around = [lambda x, m=m: checkpoint(m, x, use_reentrant=reentrant) for m in (plain, saving)]
-    for model, call in zip((plain, saving), around):
+    for call in around:
         call(images().requires_grad_()).sum().backward()
     for a, b in zip(plain.parameters(), saving.parameters()):
         assert torch.equal(a.grad, b.grad)

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from mmrev import compat
+
 from .recipe import Kept, Recipe, Saved, Source, Values, part_of, sources
 
 _autograd = torch._C._autograd
@@ -69,7 +71,7 @@ class Recorder(TorchFunctionMode):
         handler = self._table.get(func)
         if self.tally is not None:
             self.tally.function = func
-        if handler is None or torch.compiler.is_compiling() or not self._is_recording(func):
+        if handler is None or compat.is_compiling() or not self._is_recording(func):
             return func(*args, **(kwargs or {}))
         return handler(self, func, args, kwargs or {})
 
