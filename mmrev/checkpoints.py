@@ -20,6 +20,7 @@ import numpy as np
 from mmengine.logging import HistoryBuffer
 
 from mmrev._after_import import after_import
+from mmrev.problems import ProblemError
 
 # By the folder of the configs, for weights that a browser alone can fetch.
 _CONVERTERS = dict(inplace_abn='tools/model_converters/inplace_abn_to_mmrev.py',
@@ -108,20 +109,20 @@ def load_from_mmrev(filename: str, map_location: Any = None) -> Dict[str, Any]:
     """Load the published weights of ``mmrev://NAME``, NAME being that of a model in a metafile of mmrev.
 
     Raises:
-        CheckpointError: If there is no such model, it has no published weights, or they cannot be had.
+        ProblemError: If there is no such model, it has no published weights, or they cannot be had.
     """
     from mmrev.converters import published
     name = filename.removeprefix('mmrev://')
     model = published.find_model(name)
     if model is None:
         known = ', '.join(model.name for model in published.models() if model.url)
-        raise published.CheckpointError(f'mmrev has no model `{name}`', f'Weights are published for {known}')
+        raise ProblemError(f'mmrev has no model `{name}`', f'Weights are published for {known}')
     if model.page is not None:
-        raise published.CheckpointError(
+        raise ProblemError(
             f'the weights of `{model.name}` can be fetched by a browser alone, from {model.page}',
             f'Do so, convert them by {_CONVERTERS[model.config.split("/")[-2]]}, and give the path of the result')
     if model.url is None:
-        raise published.CheckpointError(
+        raise ProblemError(
             f'no weights are published for `{model.name}`', 'Give the path of a checkpoint of yours instead; `mmrev '
             f'train mmrev::{model.config.removeprefix("configs/")}` makes one')
     return load_from_published_url(model.url, map_location)
@@ -133,7 +134,7 @@ def load_from_published_url(filename: str, map_location: Any = None) -> Dict[str
     The file is kept where torch keeps downloads (``TORCH_HOME``). In several processes the first one downloads.
 
     Raises:
-        CheckpointError: If they cannot be downloaded, or are not the published ones.
+        ProblemError: If they cannot be downloaded, or are not the published ones.
     """
     from mmengine.dist import barrier, is_main_process
     from mmengine.runner.checkpoint import load_from_http
@@ -153,7 +154,6 @@ def _download(url: str, model: Any) -> str:
     """Download published weights unless they are there; return their path."""
     import torch
 
-    from mmrev.converters.published import CheckpointError
     file = os.path.join(torch.hub.get_dir(), 'checkpoints', os.path.basename(url))
     if os.path.isfile(file):
         return file
@@ -161,10 +161,10 @@ def _download(url: str, model: Any) -> str:
         os.makedirs(os.path.dirname(file), exist_ok=True)
         torch.hub.download_url_to_file(url, file, model.sha256, progress=sys.stderr.isatty())
     except OSError as error:
-        raise CheckpointError(f'the weights of {model.name} cannot be downloaded from {url}: {error}', 'Download them '
+        raise ProblemError(f'the weights of {model.name} cannot be downloaded from {url}: {error}', 'Download them '
                               'elsewhere and give the path of the file') from error
     except RuntimeError as error:  # of torch, about the hash
-        raise CheckpointError(f'what {url} gave are not the published weights of {model.name}: {error}', 'Try again '
+        raise ProblemError(f'what {url} gave are not the published weights of {model.name}: {error}', 'Try again '
                               'later, or download them elsewhere and give the path of the file') from error
     return file
 
@@ -173,7 +173,7 @@ def load_from_published_file(filename: str, map_location: Any = None) -> Dict[st
     """Load a file that may hold published weights, or weights of a RevBiFPN that was trained with the published code.
 
     Raises:
-        CheckpointError: If it has the name of a published file, but is another.
+        ProblemError: If it has the name of a published file, but is another.
     """
     from mmengine.runner.checkpoint import load_from_local
 
@@ -184,7 +184,7 @@ def load_from_published_file(filename: str, map_location: Any = None) -> Dict[st
         return _load_published(file, model, map_location)
     try:
         content = published.read(file, map_location)
-    except published.CheckpointError:
+    except ProblemError:
         return load_from_local(filename, map_location)  # not ours to refuse
     return published.convert(content, file) if published.published_weights(content) else content
 

@@ -15,7 +15,8 @@ import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, packages_distributions, requires, version
 from pathlib import Path
-from typing import NamedTuple
+
+from mmrev.problems import Problem
 
 HOSTS = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain')
 PARTS_OF_OTHERS = ('mmcv.ops', 'pkg_resources', 'mmrev.registry')
@@ -28,12 +29,6 @@ OPTIONAL = {
 }
 DISPLAY_LIBRARIES = ('libGL', 'libgthread', 'libX11', 'libxcb', 'libSM', 'libXext')
 PROBE = Path(__file__).with_name('_probe.py')
-
-
-class Finding(NamedTuple):
-    """Something that is wrong, and what mends it."""
-    problem: str
-    mend: str
 
 
 class Facts:
@@ -148,38 +143,38 @@ def visible_gpus() -> tuple[str, ...]:
     return tuple(line for line in listed.stdout.splitlines() if line.startswith('GPU '))
 
 
-def diagnose(facts: Facts) -> list[Finding]:
+def diagnose(facts: Facts) -> list[Problem]:
     """All that is wrong, causes before consequences."""
     checks = (check_torch, check_numpy, check_torchvision, check_opencv, check_pkg_resources, check_hosts, check_ops,
               check_cuda_ops, check_registration, check_optional)
     return [finding for check in checks for finding in check(facts)]
 
 
-def check_torch(facts: Facts) -> Iterator[Finding]:
+def check_torch(facts: Facts) -> Iterator[Problem]:
     """torch imports, and uses the GPU that the driver shows."""
     if facts.missing('torch'):
-        yield Finding('torch is not installed', pip('install', 'torch', 'torchvision'))
+        yield Problem('torch is not installed', pip('install', 'torch', 'torchvision'))
     elif facts.error('torch'):
-        yield Finding(f'torch cannot be imported: {facts.error("torch")}',
+        yield Problem(f'torch cannot be imported: {facts.error("torch")}',
                       pip('install', '--force-reinstall', f'torch{exactly(facts.version("torch"))}'))
     elif facts.gpus and not facts.modules['torch'].get('cuda') and os.environ.get('CUDA_VISIBLE_DEVICES') is None:
         built = facts.modules['torch'].get('cuda_build')
         why = f'built for CUDA {built}, for which the driver may be too old' if built else 'built for the CPU'
-        yield Finding(f'the driver shows {len(facts.gpus)} GPU(s), but torch cannot use them: it is {why}',
+        yield Problem(f'the driver shows {len(facts.gpus)} GPU(s), but torch cannot use them: it is {why}',
                       'install the torch that https://pytorch.org/get-started/locally names for your driver '
                       '(`nvidia-smi` prints its CUDA version), then build mmcv again')
 
 
-def check_numpy(facts: Facts) -> Iterator[Finding]:
+def check_numpy(facts: Facts) -> Iterator[Problem]:
     """NumPy imports, and torch was compiled for its generation."""
     if facts.error('numpy'):
-        yield Finding(f'numpy cannot be imported: {facts.error("numpy")}', pip('install', '--force-reinstall', 'numpy'))
+        yield Problem(f'numpy cannot be imported: {facts.error("numpy")}', pip('install', '--force-reinstall', 'numpy'))
     elif facts.modules.get('torch', {}).get('numpy_error'):
-        yield Finding(f'torch {facts.version("torch")} and numpy {facts.version("numpy")} do not fit: '
+        yield Problem(f'torch {facts.version("torch")} and numpy {facts.version("numpy")} do not fit: '
                       f'{facts.modules["torch"]["numpy_error"]}', pip('install', 'numpy<2'))
 
 
-def check_torchvision(facts: Facts) -> Iterator[Finding]:
+def check_torchvision(facts: Facts) -> Iterator[Problem]:
     """torchvision was compiled for the torch that is installed."""
     if not facts.works('torch') or facts.missing('torchvision') and facts.torch_alone():
         return
@@ -187,38 +182,38 @@ def check_torchvision(facts: Facts) -> Iterator[Finding]:
     needed = re.search(r'==\s*\(?([\d.]+)', facts.torchvision_needs)
     mend = pip('install', f'torchvision{fitting_torchvision(torch_version)}', f'torch{exactly(torch_version)}')
     if facts.missing('torchvision'):
-        yield Finding('torchvision is not installed (mmcv, mmdet and mmpretrain need it)', mend)
+        yield Problem('torchvision is not installed (mmcv, mmdet and mmpretrain need it)', mend)
     elif facts.error('torchvision'):
-        yield Finding(f'torchvision does not work with torch {torch_version}: {facts.error("torchvision")}', mend)
+        yield Problem(f'torchvision does not work with torch {torch_version}: {facts.error("torchvision")}', mend)
     elif needed and needed.group(1) != torch_version:
-        yield Finding(f'torchvision {facts.version("torchvision")} was made for torch {needed.group(1)}, but torch '
+        yield Problem(f'torchvision {facts.version("torchvision")} was made for torch {needed.group(1)}, but torch '
                       f'{torch_version} is installed', mend)
 
 
-def check_opencv(facts: Facts) -> Iterator[Finding]:
+def check_opencv(facts: Facts) -> Iterator[Problem]:
     """One OpenCV, and one that needs no display libraries where there are none."""
     installed = facts.distributions.get('cv2', [])
     headless = pip('install', '--force-reinstall', '--no-deps', 'opencv-python-headless')
     swap = (pip('uninstall', '-y', *installed) + ' && ' if installed else '') + headless
     error = facts.error('cv2')
     if len(installed) > 1:
-        yield Finding(f'{len(installed)} OpenCVs overwrite each other\'s files: {", ".join(installed)}', swap)
+        yield Problem(f'{len(installed)} OpenCVs overwrite each other\'s files: {", ".join(installed)}', swap)
     elif facts.missing('cv2') and not facts.torch_alone():
-        yield Finding('OpenCV is not installed', headless)
+        yield Problem('OpenCV is not installed', headless)
     elif error and any(library in error for library in DISPLAY_LIBRARIES):
-        yield Finding(f'OpenCV needs display libraries that this machine lacks: {error}', swap)
+        yield Problem(f'OpenCV needs display libraries that this machine lacks: {error}', swap)
     elif error and not facts.missing('cv2'):
-        yield Finding(f'OpenCV cannot be imported: {error}', swap)
+        yield Problem(f'OpenCV cannot be imported: {error}', swap)
 
 
-def check_pkg_resources(facts: Facts) -> Iterator[Finding]:
+def check_pkg_resources(facts: Facts) -> Iterator[Problem]:
     """mmengine imports pkg_resources while it runs; setuptools dropped it in version 81."""
     if facts.error('pkg_resources') and not facts.missing('mmengine'):
-        yield Finding(f'mmengine needs pkg_resources, which the installed setuptools lacks: '
+        yield Problem(f'mmengine needs pkg_resources, which the installed setuptools lacks: '
                       f'{facts.error("pkg_resources")}', pip('install', 'setuptools<81'))
 
 
-def check_hosts(facts: Facts) -> Iterator[Finding]:
+def check_hosts(facts: Facts) -> Iterator[Problem]:
     """The OpenMMLab packages import, and accept each other's versions."""
     if facts.torch_alone():
         return  # engine and layers need torch alone; the report says so
@@ -226,10 +221,10 @@ def check_hosts(facts: Facts) -> Iterator[Finding]:
         error = facts.error(host)
         if facts.missing(host):
             mend = build_mmcv(facts) if host == 'mmcv' else pip('install', host)
-            yield Finding(f'{host} is not installed, but other OpenMMLab packages are', mend + ' (or the distribution '
+            yield Problem(f'{host} is not installed, but other OpenMMLab packages are', mend + ' (or the distribution '
                           'that provides it in the stack that you use)')
         elif error and not is_consequence(facts, host, error):
-            yield refused(facts, host, error) or Finding(
+            yield refused(facts, host, error) or Problem(
                 f'{host} cannot be imported: {error}',
                 pip('install', '--force-reinstall', '--no-deps', facts.distribution(host)))
 
@@ -241,7 +236,7 @@ def is_consequence(facts: Facts, host: str, error: str) -> bool:
     return any(facts.error(name) == error for name in others) or bool(lacking and facts.missing(lacking.group(1)))
 
 
-def refused(facts: Facts, host: str, error: str) -> Finding | None:
+def refused(facts: Facts, host: str, error: str) -> Problem | None:
     """The finding for `AssertionError: MMCV==2.2.0 is used but incompatible. Please install mmcv>=2.0, <2.2.`"""
     asked = re.search(r'[Ii]nstall\s+(mmcv|mmengine)\s*([<>=!~][^\'"]*[\w*])', error)
     if not error.startswith('AssertionError') or not asked:
@@ -249,22 +244,22 @@ def refused(facts: Facts, host: str, error: str) -> Finding | None:
     package, versions = asked.group(1), asked.group(2).replace(' ', '')
     problem = f'{host} and {package} {facts.version(package)} refuse each other: {error}'
     if package == 'mmcv':
-        return Finding(problem, build_mmcv(facts, versions=versions))
-    return Finding(problem, pip('install', facts.distribution(package) + versions))
+        return Problem(problem, build_mmcv(facts, versions=versions))
+    return Problem(problem, pip('install', facts.distribution(package) + versions))
 
 
-def check_ops(facts: Facts) -> Iterator[Finding]:
+def check_ops(facts: Facts) -> Iterator[Problem]:
     """mmcv has compiled ops, and they were compiled for this torch."""
     error = facts.error('mmcv.ops')
     if not facts.works('mmcv') or not facts.works('torch') or not error:
         return
     lacking = re.search(r'No module named .?mmcv\.(_ext|ops)', error)
     why = 'was installed without its compiled ops' if lacking else 'has compiled ops that do not load with this torch'
-    yield Finding(f'mmcv {facts.version("mmcv")} {why}, so detectors cannot run: {error}',
+    yield Problem(f'mmcv {facts.version("mmcv")} {why}, so detectors cannot run: {error}',
                   build_mmcv(facts, exactly(facts.version('mmcv'))))
 
 
-def check_cuda_ops(facts: Facts) -> Iterator[Finding]:
+def check_cuda_ops(facts: Facts) -> Iterator[Problem]:
     """Where torch uses a GPU, mmcv's ops must run there too."""
     torch, ops = facts.modules.get('torch', {}), facts.modules.get('mmcv.ops', {})
     if not torch.get('cuda') or not facts.works('mmcv.ops') or re.match(r'\d', str(ops.get('cuda_ops', ''))):
@@ -272,23 +267,23 @@ def check_cuda_ops(facts: Facts) -> Iterator[Finding]:
     mend = build_mmcv(facts, exactly(facts.version('mmcv')), cuda=True)
     if not facts.nvcc:
         mend = f'install the CUDA toolkit {torch.get("cuda_build")} (it brings nvcc), then {mend}'
-    yield Finding('a GPU is visible, but mmcv was compiled without its CUDA ops: detectors fail on the GPU at their '
+    yield Problem('a GPU is visible, but mmcv was compiled without its CUDA ops: detectors fail on the GPU at their '
                   'first NMS or RoIAlign', mend + '   (or train on the CPU: CUDA_VISIBLE_DEVICES= mmrev train ...)')
 
 
-def check_registration(facts: Facts) -> Iterator[Finding]:
+def check_registration(facts: Facts) -> Iterator[Problem]:
     """Where mmengine works, `mmrev.*` types and `mmrev::` configs are known to it."""
     if facts.works('mmengine') and facts.error('mmrev.registry'):
-        yield Finding(f'mmrev cannot register its types with mmengine: {facts.error("mmrev.registry")}',
+        yield Problem(f'mmrev cannot register its types with mmengine: {facts.error("mmrev.registry")}',
                       'install mmrev again: ' + pip('install', '--force-reinstall', '--no-deps', 'mmrev')
                       + ', or `-e .` in a clone')
 
 
-def check_optional(facts: Facts) -> Iterator[Finding]:
+def check_optional(facts: Facts) -> Iterator[Problem]:
     """Optional parts may be missing; one that is there must work."""
     for name, (_, distribution) in OPTIONAL.items():
         if facts.error(name) and not facts.missing(name):
-            yield Finding(f'{distribution} is installed but cannot be imported: {facts.error(name)}',
+            yield Problem(f'{distribution} is installed but cannot be imported: {facts.error(name)}',
                           pip('uninstall', '-y', distribution))
 
 
@@ -330,7 +325,7 @@ def in_active_environment() -> bool:
     return found is not None and os.path.abspath(found) == os.path.abspath(sys.executable)
 
 
-def report(facts: Facts, findings: list[Finding]) -> list[str]:
+def report(facts: Facts, findings: list[Problem]) -> list[str]:
     """Lines of the report."""
     lines = ['Versions', row('python', platform.python_version(), sys.executable)]
     lines += [row(name, facts.version(name) or '-', state_of(facts, name)) for name in REQUIRED
@@ -349,7 +344,7 @@ def report(facts: Facts, findings: list[Finding]) -> list[str]:
         return [*lines, 'Nothing is wrong.']
     lines.append(f'{len(findings)} {"thing is" if len(findings) == 1 else "things are"} wrong:')
     for number, finding in enumerate(findings, 1):
-        lines += [f'  {number}. {finding.problem}', f'     mend: {finding.mend}']
+        lines += [f'  {number}. {finding.what}', f'     fix: {finding.fix}']
     return lines
 
 

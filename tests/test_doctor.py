@@ -137,8 +137,8 @@ def test_a_broken_package_is_named_with_what_mends_it(tmp_path, case):
 def test_a_gpu_without_cuda_ops_is_a_finding_that_names_the_build_with_them():
     found = diagnose(facts(torch={'cuda': True, 'devices': ['GPU']}))
     finding = only_finding(found)
-    assert 'without its CUDA ops' in finding.problem
-    assert 'FORCE_CUDA=1' in finding.mend and 'CUDA toolkit 13.0' in finding.mend
+    assert 'without its CUDA ops' in finding.what
+    assert 'FORCE_CUDA=1' in finding.fix and 'CUDA toolkit 13.0' in finding.fix
 
 
 def test_a_gpu_with_cuda_ops_is_fine():
@@ -149,33 +149,33 @@ def test_a_gpu_that_torch_cannot_use_is_a_finding(monkeypatch):
     monkeypatch.delenv('CUDA_VISIBLE_DEVICES', raising=False)
     known = facts()
     known.gpus = ('GPU 0: some card',)
-    assert 'torch cannot use' in only_finding(diagnose(known)).problem
+    assert 'torch cannot use' in only_finding(diagnose(known)).what
 
 
 def test_two_opencvs_are_replaced_by_one_without_display():
     finding = only_finding(diagnose(facts({'cv2': ['opencv-python', 'opencv-python-headless']})))
-    assert 'uninstall -y opencv-python opencv-python-headless' in finding.mend
-    assert finding.mend.endswith('opencv-python-headless')
+    assert 'uninstall -y opencv-python opencv-python-headless' in finding.fix
+    assert finding.fix.endswith('opencv-python-headless')
 
 
 def test_torchvision_made_for_another_torch_is_found_from_its_metadata():
     known = facts()
     known.torchvision_needs = 'torch==2.9.1'
     finding = only_finding(diagnose(known))
-    assert 'made for torch 2.9.1' in finding.problem
-    assert 'torchvision==0.26.*' in finding.mend
+    assert 'made for torch 2.9.1' in finding.what
+    assert 'torchvision==0.26.*' in finding.fix
 
 
 def test_mmcv_lite_is_replaced_by_mmcv_with_ops():
     known = facts({'mmcv': ['mmcv-lite']}, mmcv__ops={'error': "ModuleNotFoundError: No module named 'mmcv._ext'"})
-    mend = only_finding(diagnose(known)).mend
+    mend = only_finding(diagnose(known)).fix
     assert 'uninstall -y mmcv-lite' in mend
     assert 'mmcv==2.1.0' in mend and 'mmcv-lite==' not in mend
 
 
 def test_numpy_of_another_generation_than_torch_is_a_finding():
     finding = only_finding(diagnose(facts(torch={'numpy_error': 'RuntimeError: Numpy is not available'})))
-    assert 'numpy<2' in finding.mend
+    assert 'numpy<2' in finding.fix
 
 
 def test_torch_alone_is_fine():
@@ -186,9 +186,9 @@ def test_torch_alone_is_fine():
 def test_a_consequence_is_not_reported_beside_its_cause():
     display = {'error': 'ImportError: libGL.so.1: cannot open shared object file'}
     finding = only_finding(diagnose(facts(cv2=display, mmcv=display, mmcv__ops=display, mmdet=display)))
-    assert 'OpenCV' in finding.problem
+    assert 'OpenCV' in finding.what
 
 
 def test_a_fork_under_another_distribution_name_is_mended_under_that_name():
     known = facts({'mmcv': ['some-mmcv']}, mmcv__ops={'error': "ModuleNotFoundError: No module named 'mmcv._ext'"})
-    assert 'some-mmcv==2.1.0' in only_finding(diagnose(known)).mend
+    assert 'some-mmcv==2.1.0' in only_finding(diagnose(known)).fix

@@ -7,7 +7,8 @@ from typing import Any, Callable, Dict, Optional, Sequence
 import torch
 from mmengine.registry import Registry
 
-from mmrev.cli.errors import UserError, closest
+from mmrev.problems import ProblemError, closest
+
 
 _OF_EVERY_ENTRY = ('type', '_scope_', 'priority')
 _TRUTHS = ('true', 'false', 'yes', 'no', 'on', 'off')
@@ -27,7 +28,7 @@ def check_keys(built: Callable, entry: dict, path: str, file: str, besides: Sequ
         passed_on: What gets the keys that `built` takes as ``**kwargs``, if that is known.
 
     Raises:
-        UserError: If a key is none.
+        ProblemError: If a key is none.
     """
     parameters = {**_parameters(built), **(_parameters(passed_on) if passed_on else {})}
     takes_any = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
@@ -35,7 +36,7 @@ def check_keys(built: Callable, entry: dict, path: str, file: str, besides: Sequ
         return
     for key in entry:
         if key not in parameters and key not in (*_OF_EVERY_ENTRY, *besides):
-            raise UserError(f'`{path}.{key}`: {_name(built)} has no argument `{key}`',
+            raise ProblemError(f'`{path}.{key}`: {_name(built)} has no argument `{key}`',
                             f'{closest(key, [*parameters, *besides])}Mend it in {file}')
 
 
@@ -49,13 +50,13 @@ def check_values(built: Callable, entry: dict, path: str, file: str) -> None:
         file: The config, for the message.
 
     Raises:
-        UserError: If one is.
+        ProblemError: If one is.
     """
     texts = [key for key, value in entry.items() if isinstance(value, str) and key not in _OF_EVERY_ENTRY]
     annotations = _annotations(built) if texts else {}
     for key in texts:
         if key in annotations and not _takes_text(annotations[key], entry[key]):
-            raise UserError(f'`{path}.{key}` is the text `{entry[key]}`; {_name(built)} takes '
+            raise ProblemError(f'`{path}.{key}` is the text `{entry[key]}`; {_name(built)} takes '
                             f'{inspect.formatannotation(annotations[key])} there', f'Mend it in {file}, or override it '
                             f'with --cfg-options {path}.{key}=VALUE')
 

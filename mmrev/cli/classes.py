@@ -12,7 +12,7 @@ from mmengine.registry import DATASETS
 from torch import nn
 
 from mmrev.cli.arguments import registry_class
-from mmrev.cli.errors import UserError
+from mmrev.problems import ProblemError
 
 
 def check_classes(dataset: Any, path: str, model: nn.Module, file: str) -> None:
@@ -30,15 +30,15 @@ def check_classes(dataset: Any, path: str, model: nn.Module, file: str) -> None:
         if names is None or classes is None:
             continue
         if isinstance(classes, str):
-            raise UserError(f'`{where}.metainfo.classes` is the text `{classes}`, not a tuple of names',
+            raise ProblemError(f'`{where}.metainfo.classes` is the text `{classes}`, not a tuple of names',
                             f"In {file}, one class is metainfo=dict(classes=('{classes}', ))")
         if not set(classes) & set(names):
-            raise UserError(f'`{entry["ann_file"]}` has none of the classes {_listed(classes)} ({where}): it has '
+            raise ProblemError(f'`{entry["ann_file"]}` has none of the classes {_listed(classes)} ({where}): it has '
                             f'{_listed(names)}', f'Set in {file} metainfo=dict(classes={tuple(names[:5])!r}) for each '
                             'data set, and num_classes of the heads')
         for name, head in model.named_modules():
             if name.split('.')[-1] == 'bbox_head' and getattr(head, 'num_classes', len(classes)) != len(classes):
-                raise UserError(f'model.{name} has num_classes={head.num_classes}, but {where} has {len(classes)} '
+                raise ProblemError(f'model.{name} has num_classes={head.num_classes}, but {where} has {len(classes)} '
                                 f'classes', f'Set num_classes={len(classes)} there in {file}, or metainfo.classes of '
                                 'the data set')
 

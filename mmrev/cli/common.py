@@ -8,7 +8,8 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Dict, NoReturn, Sequence
 
-from mmrev.cli.errors import UserError, closest, users_input, walk
+from mmrev.cli.errors import users_input, walk
+from mmrev.problems import ProblemError, closest
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -24,10 +25,10 @@ OPTIONS_HELP = ('override the config: key=value, nested as a.b.c=value, list ent
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser that reports mistakes as `UserError`."""
+    """An argument parser that reports mistakes as `ProblemError`."""
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(message, f'See {self.prog} --help')
+        raise ProblemError(message, f'See {self.prog} --help')
 
 
 class OptionsAction(argparse.Action):
@@ -38,7 +39,7 @@ class OptionsAction(argparse.Action):
         for option in values:
             key, equals, _ = option.partition('=')
             if not equals or not all(key.split('.')):
-                raise UserError(f'--cfg-options `{option}` is not of the form KEY=VALUE, KEY being a.b.c',
+                raise ProblemError(f'--cfg-options `{option}` is not of the form KEY=VALUE, KEY being a.b.c',
                                 'Write e.g. --cfg-options train_dataloader.batch_size=4; quote lists: "key=[1,2]"')
         with users_input(f'--cfg-options {" ".join(values)}', 'Quote lists, without blanks: "key=[1,2]"'):
             DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
@@ -71,7 +72,7 @@ def _adopt_launcher(launcher: str) -> int:
     try:
         from mmrev.apis.distributed import adopt_launcher
     except ImportError as error:
-        raise UserError(f'mmengine cannot be imported: {error}', '`mmrev doctor` says how to mend it') from error
+        raise ProblemError(f'mmengine cannot be imported: {error}', '`mmrev doctor` says how to mend it') from error
     return adopt_launcher(launcher)
 
 
@@ -82,7 +83,7 @@ def load_config(args: argparse.Namespace) -> 'Config':
     try:
         from mmengine.config import Config
     except ImportError as error:
-        raise UserError(f'mmengine cannot be imported: {error}', '`mmrev doctor` says how to mend it') from error
+        raise ProblemError(f'mmengine cannot be imported: {error}', '`mmrev doctor` says how to mend it') from error
     with users_input(f'config `{args.config}` cannot be read', 'Mend that in the config or its `_base_`; --traceback '
                      'shows the way there'):
         if '::' in args.config:
@@ -93,12 +94,12 @@ def load_config(args: argparse.Namespace) -> 'Config':
     merge_options(cfg, args.cfg_options or {}, args.config)
     cfg.launcher = args.launcher
     if '' in (args.work_dir, cfg.get('work_dir')):
-        raise UserError('the work dir is empty', 'Name a folder with --work-dir, or leave it out for work_dirs/CONFIG')
+        raise ProblemError('the work dir is empty', 'Name a folder with --work-dir, or leave it out for work_dirs/CONFIG')
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or osp.join('work_dirs', Path(args.config).stem)
     from mmrev.cli.preflight import check_sections
     check_sections(cfg)
     if osp.exists(cfg.work_dir) and not osp.isdir(cfg.work_dir):
-        raise UserError(f'work dir `{cfg.work_dir}` is a file', 'Name a folder with --work-dir')
+        raise ProblemError(f'work dir `{cfg.work_dir}` is a file', 'Name a folder with --work-dir')
     return cfg
 
 
@@ -109,9 +110,9 @@ def _check_config_file(config: str) -> None:
     is_folder = osp.isdir(config)
     names = sorted(path.name for path in (Path(config) if is_folder else Path(config).parent).glob('*.py'))
     if is_folder:
-        raise UserError(f'config `{config}` is a folder', f'Name a config in it: {", ".join(names[:5])}' +
+        raise ProblemError(f'config `{config}` is a folder', f'Name a config in it: {", ".join(names[:5])}' +
                         ', ...' * (len(names) > 5) if names else 'There is no config in it')
-    raise UserError(f'config `{config}` does not exist', closest(osp.basename(config), names) or
+    raise ProblemError(f'config `{config}` does not exist', closest(osp.basename(config), names) or
                     'Give the path of a config file, relative to this folder, or mmrev::FOLDER/NAME.py')
 
 
@@ -119,7 +120,7 @@ def merge_options(cfg: 'Config', options: Dict[str, Any], file: str) -> None:
     """Merge ``--cfg-options`` into the config, and do what a config file would have done with them.
 
     Raises:
-        UserError: If one cannot be merged, or would change nothing.
+        ProblemError: If one cannot be merged, or would change nothing.
     """
     for key in options:
         _check_takes_effect(cfg, key, file)
@@ -140,13 +141,13 @@ def _check_takes_effect(cfg: 'Config', key: str, file: str) -> None:
     if name in known or 'runner_type' in cfg:  # a runner of the user's own may read anything
         return
     if name not in cfg:
-        raise UserError(f'--cfg-options {key}: there is no `{name}` in {file}', closest(name, {*known, *cfg}) or
+        raise ProblemError(f'--cfg-options {key}: there is no `{name}` in {file}', closest(name, {*known, *cfg}) or
                         'Write the whole path of what you mean, as optim_wrapper.optimizer.lr=0.01')
     if cfg[name] not in _TOO_COMMON:
         places = [place for place, node in walk(cfg._cfg_dict, '') if node == cfg[name]]
         made = [place for place in places if place.split('.')[0] in known]
         if made:
-            raise UserError(f'--cfg-options {key}: what {file} has made of `{name}` stays as it is',
+            raise ProblemError(f'--cfg-options {key}: what {file} has made of `{name}` stays as it is',
                             f'Set what is meant by it: {" ".join(f"{place}=..." for place in made[:3])}')
 
 

@@ -2,7 +2,8 @@
 import os
 from typing import Callable, Tuple
 
-from mmrev.cli.errors import UserError, users_input
+from mmrev.cli.errors import users_input
+from mmrev.problems import ProblemError
 
 
 def convert_file(src: str, dst: str, convert: Callable[[], Tuple[dict, str]]) -> None:
@@ -14,23 +15,19 @@ def convert_file(src: str, dst: str, convert: Callable[[], Tuple[dict, str]]) ->
         convert: Gives the converted checkpoint, and in words what it is of.
 
     Raises:
-        UserError: If it cannot be written there, or where `convert` raises that or a `CheckpointError`.
+        ProblemError: If it cannot be written there, or where `convert` raises that.
     """
     folder = os.path.dirname(os.path.abspath(dst))
     if not os.path.isdir(folder):
-        raise UserError(f'folder `{folder}` does not exist', 'Make it, or name another one')
+        raise ProblemError(f'folder `{folder}` does not exist', 'Make it, or name another one')
     if os.path.isdir(dst):
-        raise UserError(f'`{dst}` is a folder', 'Name the file to write in it')
+        raise ProblemError(f'`{dst}` is a folder', 'Name the file to write in it')
     if os.path.exists(dst) and os.path.exists(src) and os.path.samefile(src, dst):
-        raise UserError(f'`{dst}` is the file to convert', 'Name another file to write')
+        raise ProblemError(f'`{dst}` is the file to convert', 'Name another file to write')
     with users_input('PyTorch and PyYAML are needed', '`mmrev doctor` says how to install what is missing'):
         import torch
         import yaml  # noqa: F401
-    from mmrev.converters.published import CheckpointError
-    try:
-        checkpoint, origin = convert()
-    except CheckpointError as error:
-        raise UserError(error.problem, error.remedy) from error
+    checkpoint, origin = convert()
     partial = f'{dst}.{os.getpid()}.partial'
     try:
         with users_input(f'`{dst}` cannot be written'):

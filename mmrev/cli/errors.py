@@ -9,14 +9,15 @@ Four kinds of code run in a command, and each has its rule:
 - What runs once the start-up is over: only a file that cannot be read or written is the user's.
 """
 import contextlib
-import difflib
 import dis
 import errno
 import os
 import sys
 import time
 import traceback
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterable, Iterator, Optional, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Tuple
+
+from mmrev.problems import ProblemError, closest, one_line
 
 if TYPE_CHECKING:
     from mmengine.registry import Registry
@@ -24,20 +25,6 @@ if TYPE_CHECKING:
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 _SPOKEN = (ValueError, TypeError, KeyError, AssertionError, RuntimeError, OSError)
-
-
-class UserError(Exception):
-    """Something that the user can mend.
-
-    Args:
-        problem: What is wrong, naming it.
-        remedy: The way out.
-    """
-
-    def __init__(self, problem: str, remedy: str = ''):
-        super().__init__(problem)
-        self.problem = problem
-        self.remedy = remedy.strip()
 
 
 class Interrupted(KeyboardInterrupt):
@@ -49,10 +36,10 @@ def users_input(what: str, remedy: str = '') -> Iterator[None]:
     """Take every error in the block for one of the user's, in `what`."""
     try:
         yield
-    except UserError:
+    except ProblemError:
         raise
     except Exception as error:
-        raise UserError(f'{what}: {one_line(error)}', remedy) from error
+        raise ProblemError(f'{what}: {one_line(error)}', remedy) from error
 
 
 @contextlib.contextmanager
@@ -60,7 +47,7 @@ def building(path: str, config: Any, file: str) -> Iterator[None]:
     """Take every error in the block for the user's: it builds what is at `path` of the config `file`, to check it."""
     try:
         yield
-    except UserError:
+    except ProblemError:
         raise
     except Exception as error:
         part = _part_built(error, path, config)
@@ -76,13 +63,13 @@ def start_up(remedy: str = '', over: Callable[[], bool] = lambda: False) -> Iter
     """Take complaints in the block for the user's, as long as the start-up is not `over`; file problems always."""
     try:
         yield
-    except UserError:
+    except ProblemError:
         raise
     except Exception as error:
         if is_file_problem(error):
             missing = isinstance(error, FileNotFoundError)
-            raise UserError(one_line(error), 'Put it in its place, or mend the config or annotation file that names it'
-                            if missing else 'Make room or give access there, or use another folder') from error
+            raise ProblemError(one_line(error), 'Put it in its place, or fix the config or annotation file that names it'
+                               if missing else 'Make room or give access there, or use another folder') from error
         if (is_complaint(error) or isinstance(error, (ConnectionError, TimeoutError))) and not over():
             raise _as_user_error(error, remedy) from error
         raise
@@ -113,23 +100,6 @@ def is_complaint(error: BaseException) -> bool:
     return step == 'RAISE_VARARGS' and not failed_lookup and not relayed
 
 
-def one_line(error: BaseException) -> str:
-    """What an error says, in one line of bearable length."""
-    text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        text = f'{error.strerror}: `{error.filename}`'
-    if text.startswith('Caught ') and 'Traceback' in text:
-        text = text.strip().splitlines()[-1]  # relayed from a data worker: its message stands last
-    text = ' '.join(text.split()) or type(error).__name__
-    return text if len(text) <= 400 else text[:397] + '...'
-
-
-def closest(name: str, choices: Iterable[str]) -> str:
-    """The choices nearest to `name`, as the start of a remedy; empty if there are none."""
-    near = difflib.get_close_matches(name, sorted(set(choices)), n=3)
-    return f'Did you mean {" or ".join(f"`{choice}`" for choice in near)}? ' if near else ''
-
-
 def run_command(prog: str, body: Callable[[], None], with_traceback: bool = False) -> int:
     """Run a command's body and turn its end into an exit status.
 
@@ -144,14 +114,14 @@ def run_command(prog: str, body: Callable[[], None], with_traceback: bool = Fals
     try:
         body()
         return 0
-    except (UserError, KeyboardInterrupt) as error:
+    except (ProblemError, KeyboardInterrupt) as error:
         if with_traceback:
             traceback.print_exc()
         first = os.environ.get('LOCAL_RANK', '0') == '0'
-        if isinstance(error, UserError):
+        if isinstance(error, ProblemError):
             if not first:
                 time.sleep(10)  # if the first process fails too, it says so, and the launcher ends this one meanwhile
-            _say(f'{prog}: error: {error.problem}' + (f'\n  {error.remedy}' if error.remedy else ''))
+            _say(f'{prog}: error: {error}')
             return EXIT_USER_ERROR
         if first:
             _say(f'\n{prog}: interrupted. {error}'.rstrip())
@@ -162,17 +132,17 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _as_user_error(error: Exception, remedy: str, part: str = '') -> UserError:
+def _as_user_error(error: Exception, remedy: str, part: str = '') -> ProblemError:
     """An error in terms of the config: which entry of it, in which `part`, could not be built, and why."""
     if isinstance(error, ImportError):
-        return UserError(one_line(error), '`mmrev doctor` says what is installed and how to mend it')
+        return ProblemError(one_line(error), '`mmrev doctor` says what is installed and how to mend it')
     builder = _last_builder(error)
     if builder is None:
-        return UserError(f'`{part}`: ' * bool(part) + one_line(error), remedy)
+        return ProblemError(f'`{part}`: ' * bool(part) + one_line(error), remedy)
     name, built = (builder.get(key) for key in ('obj_type', 'obj_cls'))
     if built is None and isinstance(name, str):
         return unknown_type(name, builder['registry'], part, remedy)
-    return UserError(f'`{getattr(built, "__name__", built or part)}`' + f' of `{part}`' * bool(part and built) +
+    return ProblemError(f'`{getattr(built, "__name__", built or part)}`' + f' of `{part}`' * bool(part and built) +
                      f' cannot be built from the config: {one_line(error)}', remedy)
 
 
@@ -199,7 +169,7 @@ def walk(node: Any, path: str) -> Iterator[Tuple[str, Any]]:
         yield from walk(child, f'{path}.{key}'.lstrip('.'))
 
 
-def unknown_type(name: str, registry: 'Registry', path: str, remedy: str) -> UserError:
+def unknown_type(name: str, registry: 'Registry', path: str, remedy: str) -> ProblemError:
     """Say that neither mmengine's `registry` nor those around it have a class `name`, and what is near.
 
     Args:
@@ -211,4 +181,4 @@ def unknown_type(name: str, registry: 'Registry', path: str, remedy: str) -> Use
     names = {*registry.module_dict, *registry.root.module_dict}
     for scope, child in registry.root.children.items():
         names.update(f'{scope}.{key}' for key in child.module_dict)
-    return UserError(f'there is no {registry.name} `{name}`' + f' ({path})' * bool(path), closest(name, names) + remedy)
+    return ProblemError(f'there is no {registry.name} `{name}`' + f' ({path})' * bool(path), closest(name, names) + remedy)

@@ -1,6 +1,6 @@
 """What can be wrong with a run, looked at before anything is written.
 
-Nothing here changes the config or the disk. Each check raises `UserError`.
+Nothing here changes the config or the disk. Each check raises `ProblemError`.
 """
 import copy
 import os.path as osp
@@ -23,12 +23,12 @@ from mmrev.checkpoints import (allow_mmengine_checkpoints, has_published_form, l
                                mismatch)
 from mmrev.cli.arguments import check_keys, check_values, registry_class
 from mmrev.cli.classes import check_classes
-from mmrev.cli.errors import UserError, building, closest, start_up, unknown_type, walk
+from mmrev.cli.errors import building, start_up, unknown_type, walk
 from mmrev.cli.rehearsal import alone, rehearse_data, rehearse_environment, rehearse_training, unnoticed
 from mmrev.cli.shapes import check_bfloat16, check_channels
-from mmrev.converters.published import CheckpointError
 from mmrev.hooks import check_activations
 from mmrev.optim import BFloat16OptimWrapper
+from mmrev.problems import ProblemError, closest
 
 TRAIN_KEYS = ('model', 'train_dataloader', 'train_cfg', 'optim_wrapper')
 TEST_KEYS = ('model', 'test_dataloader', 'test_cfg', 'test_evaluator')
@@ -46,7 +46,7 @@ def check_config(cfg: Config, keys: Tuple[str, ...]) -> nn.Module:
     """
     for key in keys:
         if cfg.get(key) is None:
-            raise UserError(f'{cfg.filename} has no `{key}`', 'Add it, or inherit it from a base of mmdet::_base_')
+            raise ProblemError(f'{cfg.filename} has no `{key}`', 'Add it, or inherit it from a base of mmdet::_base_')
     _check_together(cfg)
     scope = cfg.get('default_scope') or 'mmengine'
     splits = ('train', 'val') if keys is TRAIN_KEYS else ('test', )
@@ -94,9 +94,9 @@ def check_sections(cfg: Config) -> None:
     """Check that each section of the config is what it has to be."""
     for key, kinds in _KINDS.items():
         if isinstance(cfg.get(key), list) and list in kinds and not all(isinstance(entry, dict) for entry in cfg[key]):
-            raise UserError(f'`{key}` is {cfg[key]!r}, not a list of dict(type=...)', f'Mend it in {cfg.filename}')
+            raise ProblemError(f'`{key}` is {cfg[key]!r}, not a list of dict(type=...)', f'Mend it in {cfg.filename}')
         if cfg.get(key) is not None and not isinstance(cfg[key], kinds):
-            raise UserError(f'`{key}` is {cfg[key]!r}, not a {" or ".join(kind.__name__ for kind in kinds)}',
+            raise ProblemError(f'`{key}` is {cfg[key]!r}, not a {" or ".join(kind.__name__ for kind in kinds)}',
                             f'Mend it in {cfg.filename} or --cfg-options; single entries are overridden as '
                             f'{key}.KEY=VALUE' if str not in kinds else f'Mend it in {cfg.filename} or --cfg-options')
 
@@ -106,7 +106,7 @@ def _check_together(cfg: Config) -> None:
     for keys in _TOGETHER:
         missing = [key for key in keys if cfg.get(key) is None]
         if missing and len(missing) < len(keys):
-            raise UserError(f'{cfg.filename} has no `{missing[0]}`, but one of '
+            raise ProblemError(f'{cfg.filename} has no `{missing[0]}`, but one of '
                             f'{" and ".join(f"`{key}`" for key in keys if key not in missing)}',
                             'Add it, or set all three to None')
 
@@ -115,7 +115,7 @@ def _check_scope(scope: str, file: str) -> None:
     """Check that some package has this scope; to mmengine an unknown one is as good as none."""
     with MODELS.switch_scope_and_registry(scope) as registry:
         if registry.scope != scope:
-            raise UserError(f'there is no scope `{scope}` (default_scope)',
+            raise ProblemError(f'there is no scope `{scope}` (default_scope)',
                             f'{closest(scope, [*MODULE2PACKAGE, "mmengine"])}Mend it in {file}, or import the '
                             'package that has it there: custom_imports=dict(imports=[...])')
 
@@ -139,8 +139,8 @@ def check_pretrained(cfg: Config) -> None:
         if isinstance(entry, dict) and entry.get('type') == 'Pretrained' and '://' not in str(entry.get('checkpoint')):
             try:
                 read_checkpoint(str(entry.get('checkpoint')))
-            except UserError as error:
-                raise UserError(f'{error.problem} ({path}.checkpoint)', error.remedy) from error
+            except ProblemError as error:
+                raise ProblemError(f'{error.what} ({path}.checkpoint)', error.fix) from error
 
 
 def check_weights(model: nn.Module, checkpoint: Dict[str, Any], file: str, remedy: str = '') -> None:
@@ -153,17 +153,17 @@ def check_weights(model: nn.Module, checkpoint: Dict[str, Any], file: str, remed
         remedy: Where all of its parameters are needed, rather than a single one: what to do if one is not there.
 
     Raises:
-        UserError: If it is not.
+        ProblemError: If it is not.
     """
     state = checkpoint.get('state_dict', checkpoint)
     weights = {key.removeprefix('module.'): value for key, value in state.items() if isinstance(key, str)}
     known = {key.removeprefix('module.') for key in model.state_dict()}  # of a model with augmentation around it
     if not weights.keys() & known:
-        raise UserError(f'checkpoint `{file}` holds no weight of this config\'s {type(model).__name__}',
+        raise ProblemError(f'checkpoint `{file}` holds no weight of this config\'s {type(model).__name__}',
                         'Give the config that it was trained with')
     other = remedy and mismatch(model, checkpoint)
     if other:
-        raise UserError(f'checkpoint `{file}` is of another model: {other}', remedy)
+        raise ProblemError(f'checkpoint `{file}` is of another model: {other}', remedy)
 
 
 # Where a config names classes besides the model, and the registry that they come from. `*` is any key or list index.
@@ -194,7 +194,7 @@ def _check_type(entry: dict, path: str, registry: Registry, file: str) -> None:
     name = entry.get('type') or _DEFAULTS.get(path)
     if name is None:
         if registry in _NEED_A_TYPE:
-            raise UserError(f'`{path}` has no `type`, only {dict(entry)}', f'Mend its name, or add the type in {file}')
+            raise ProblemError(f'`{path}` has no `type`, only {dict(entry)}', f'Mend its name, or add the type in {file}')
     elif isinstance(name, str):
         if path == 'train_cfg' and entry.get('by_epoch') is False:
             name = 'IterBasedTrainLoop'
@@ -265,7 +265,7 @@ def _check_places(node: dict, path: str) -> None:
     for key, folder in (prefixes.items() if isinstance(prefixes, dict) else [('', prefixes)]):
         folder = _join(root, folder) if isinstance(folder, str) else ''
         if folder and _is_local(folder) and not osp.isdir(folder):
-            raise UserError(f'image folder `{folder}` does not exist ({f"{path}.data_prefix.{key}".rstrip(".")})',
+            raise ProblemError(f'image folder `{folder}` does not exist ({f"{path}.data_prefix.{key}".rstrip(".")})',
                             _where_to_set(path))
 
 
@@ -273,9 +273,9 @@ def _check_annotation(file: str, path: str) -> None:
     if not _is_local(file):
         return
     if not osp.exists(file):
-        raise UserError(f'annotation file `{file}` does not exist ({path})', _where_to_set(path.rpartition('.')[0]))
+        raise ProblemError(f'annotation file `{file}` does not exist ({path})', _where_to_set(path.rpartition('.')[0]))
     if file.endswith('.json') and not _is_whole_json(file):
-        raise UserError(f'annotation file `{file}` is empty or cut off ({path})', 'Copy or download it again')
+        raise ProblemError(f'annotation file `{file}` is empty or cut off ({path})', 'Copy or download it again')
 
 
 def _where_to_set(path: str) -> str:
@@ -313,7 +313,7 @@ def read_checkpoint(file: str, needed: Tuple[str, ...] = ()) -> Dict[str, Any]:
     file = osp.expanduser(file)
     if not osp.isfile(file):
         siblings = [path.name for path in Path(file).absolute().parent.glob('*.pth')]
-        raise UserError(f'checkpoint `{file}` does not exist',
+        raise ProblemError(f'checkpoint `{file}` does not exist',
                         closest(osp.basename(file), siblings) or 'Checkpoints lie in the work dir of the training run')
     allow_mmengine_checkpoints()
     zipped, cause = zipfile.is_zipfile(file), None
@@ -323,21 +323,21 @@ def read_checkpoint(file: str, needed: Tuple[str, ...] = ()) -> Dict[str, Any]:
             checkpoint = load_from_published_file(file, 'cpu')
         else:
             checkpoint = torch.load(file, map_location='cpu', mmap=zipped) if not damaged else None
-    except CheckpointError as error:
-        raise UserError(error.problem, error.remedy) from error
+    except ProblemError:
+        raise
     except Exception as error:  # whatever a reader of foreign bytes runs into
         if zipped and isinstance(error, pickle.UnpicklingError):
             names = ', '.join(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-            raise UserError(f'checkpoint `{file}` holds objects that torch.load does not trust: {names}', 'If you do, '
+            raise ProblemError(f'checkpoint `{file}` holds objects that torch.load does not trust: {names}', 'If you do, '
                             'call torch.serialization.add_safe_globals in a module of custom_imports') from error
         damaged, cause = 'it', error
     if damaged:
-        raise UserError(f'checkpoint `{file}` ({osp.getsize(file):,} bytes) cannot be read: truncated, damaged or no '
+        raise ProblemError(f'checkpoint `{file}` ({osp.getsize(file):,} bytes) cannot be read: truncated, damaged or no '
                         'checkpoint', 'Copy it again, or take another one of that run') from cause
     if not isinstance(checkpoint, dict):
-        raise UserError(f'checkpoint `{file}` holds a {type(checkpoint).__name__}, not a dict of weights')
+        raise ProblemError(f'checkpoint `{file}` holds a {type(checkpoint).__name__}, not a dict of weights')
     missing = [key for key in needed if key not in checkpoint]
     if missing:
-        raise UserError(f'checkpoint `{file}` cannot be resumed: it has no {", ".join(f"`{key}`" for key in missing)}',
+        raise ProblemError(f'checkpoint `{file}` cannot be resumed: it has no {", ".join(f"`{key}`" for key in missing)}',
                         f'To start from its weights: --cfg-options load_from={file}')
     return checkpoint

@@ -26,7 +26,8 @@ from torch import distributed, nn
 from torch.utils.data import DataLoader, Dataset, SequentialSampler
 
 from mmrev.cli.arguments import check_keys, check_values, registry_class
-from mmrev.cli.errors import UserError, building, closest, one_line, walk
+from mmrev.cli.errors import building, walk
+from mmrev.problems import ProblemError, closest, one_line
 
 _TAKEN_BY_MMENGINE = ('num_batch_per_epoch', 'disable_subprocess_warning')  # keys of a dataloader besides torch's
 _SECONDS_TO_ANSWER = 10  # for a server that a data set would be downloaded from
@@ -73,7 +74,7 @@ def rehearse_environment(cfg: Config) -> None:
         cfg: The config.
 
     Raises:
-        UserError: If one cannot be set.
+        ProblemError: If one cannot be set.
     """
     level, randomness = cfg.get('log_level') or 'INFO', cfg.get('randomness') or {}
     processes = (cfg.get('env_cfg') or {}).get('mp_cfg') or {}
@@ -94,7 +95,7 @@ def rehearse_data(cfg: Config, split: str) -> None:
         split: ``'train'``, ``'val'`` or ``'test'``.
 
     Raises:
-        UserError: If something of that cannot be built.
+        ProblemError: If something of that cannot be built.
     """
     path = f'{split}_dataloader'
     config = cfg.get(path)
@@ -102,7 +103,7 @@ def rehearse_data(cfg: Config, split: str) -> None:
         return
     for key in ('dataset', 'sampler'):
         if key not in config or isinstance(config[key], (int, float, str)):
-            raise UserError(f'`{path}.{key}` is {config.get(key)!r}, not a dict with a type', f'Mend {cfg.filename}')
+            raise ProblemError(f'`{path}.{key}` is {config.get(key)!r}, not a dict with a type', f'Mend {cfg.filename}')
     _build_datasets(config.dataset, f'{path}.dataset', cfg.filename)
     with building(path, config, cfg.filename):
         check_keys(DataLoader, config, path, cfg.filename, besides=_TAKEN_BY_MMENGINE)
@@ -125,10 +126,10 @@ def rehearse_training(cfg: Config, model: nn.Module) -> Optional[OptimWrapper]:
         The optimizer's wrapper; `None` if it cannot be known before the run.
 
     Raises:
-        UserError: If one cannot be built, or would train nothing.
+        ProblemError: If one cannot be built, or would train nothing.
     """
     if registry_class(cfg.optim_wrapper.get('type'), OPTIM_WRAPPERS) is AmpOptimWrapper and get_device() == 'cpu':
-        raise UserError('`optim_wrapper.type` is AmpOptimWrapper, which needs a GPU, and there is none here',
+        raise ProblemError('`optim_wrapper.type` is AmpOptimWrapper, which needs a GPU, and there is none here',
                         'Add --amp to train in bfloat16 on the CPU; `mmrev doctor` lists the devices')
     stage = _Stage(copy.deepcopy(cfg), model)
     try:
@@ -144,7 +145,7 @@ def rehearse_training(cfg: Config, model: nn.Module) -> Optional[OptimWrapper]:
         with building('param_scheduler', cfg.get('param_scheduler'), cfg.filename):
             stage._check_scheduler_cfg(cfg.get('param_scheduler'))
             stage.build_param_scheduler(copy.deepcopy(cfg.get('param_scheduler')) or [])
-    except UserError as error:
+    except ProblemError as error:
         cause = error.__cause__
         if isinstance(cause, AttributeError) and cause.obj is stage:
             return None  # a class of the user's own asks the runner for more than there is yet
@@ -152,7 +153,7 @@ def rehearse_training(cfg: Config, model: nn.Module) -> Optional[OptimWrapper]:
     for name in ('max_epochs', 'max_iters', 'val_interval'):
         value = getattr(loop, name, 1)
         if not isinstance(value, Real) or not value > 0:
-            raise UserError(f'`train_cfg.{name}` is {value!r}, which must be a number above 0',
+            raise ProblemError(f'`train_cfg.{name}` is {value!r}, which must be a number above 0',
                             f'Mend it in {cfg.filename}, or override it with --cfg-options train_cfg.{name}=NUMBER')
     return stage.optim_wrapper
 
@@ -219,7 +220,7 @@ def check_download(dataset: Any, path: str) -> None:
         path: Its place in the config.
 
     Raises:
-        UserError: If it is not there whole, and can't be.
+        ProblemError: If it is not there whole, and can't be.
     """
     if not all(hasattr(dataset, name) for name in ('url', 'filename', 'tgz_md5', 'download', '_check_integrity')):
         return
@@ -233,12 +234,12 @@ def check_download(dataset: Any, path: str) -> None:
     name = type(dataset).__name__
     elsewhere = f'or say where it is unpacked: --cfg-options {path}.data_root=FOLDER'
     if not dataset.download:
-        raise UserError(f'{name} is not in `{root}`, or not whole, and `{path}.download` is False',
+        raise ProblemError(f'{name} is not in `{root}`, or not whole, and `{path}.download` is False',
                         f'Leave `download` out, unpack {url} there, {elsewhere}')
     try:
         urllib.request.urlopen(url, timeout=_SECONDS_TO_ANSWER).close()
     except OSError as error:
-        raise UserError(f'{name} is not in `{root}` ({path}) and cannot be downloaded: {one_line(error)}',
+        raise ProblemError(f'{name} is not in `{root}` ({path}) and cannot be downloaded: {one_line(error)}',
                         f'Download {url} where that is possible and put it there as it is, {elsewhere}') from error
 
 
@@ -259,7 +260,7 @@ def _check_paramwise(cfg: Config) -> None:
     """Find misspelt keys of ``paramwise_cfg``: mmengine's constructor leaves unread what it does not know."""
     for key in cfg.optim_wrapper.get('paramwise_cfg') or () if 'constructor' not in cfg.optim_wrapper else ():
         if key not in _PARAMWISE and closest(key, _PARAMWISE):
-            raise UserError(f'`optim_wrapper.paramwise_cfg.{key}`: mmengine reads no `{key}` there',
+            raise ProblemError(f'`optim_wrapper.paramwise_cfg.{key}`: mmengine reads no `{key}` there',
                             f'{closest(key, _PARAMWISE)}Mend it in {cfg.filename}')
 
 

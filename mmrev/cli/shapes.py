@@ -8,7 +8,8 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from mmrev.cli.errors import UserError, one_line
+from mmrev.problems import ProblemError, one_line
+
 
 _SIZES = (128, 256)  # of the image, in pixels
 
@@ -34,23 +35,23 @@ def check_channels(model: nn.Module, file: str) -> None:
         file: The config, for the message.
 
     Raises:
-        UserError: If a layer does not; the same for images of two sizes, or it would be a matter of the size.
+        ProblemError: If a layer does not; the same for images of two sizes, or it would be a matter of the size.
     """
     takes, gives = _image_channels(model)
     if gives == 3 and takes not in (None, 3):  # a mean of one value is subtracted from all channels
-        raise UserError(f'model.backbone takes images of {takes} channels, and model.data_preprocessor gives 3',
+        raise ProblemError(f'model.backbone takes images of {takes} channels, and model.data_preprocessor gives 3',
                         f'Make model.backbone.in_channels and model.data_preprocessor.mean agree in {file}')
     given: Dict[str, List[int]] = {}
     misfit = find_misfit(model, _SIZES[0], given)
     if misfit is not None and find_misfit(model, _SIZES[1], given) == misfit:
         part = misfit.layer.split('.')[0]
         before = [f'; model.{name} gives {channels}' for name, channels in given.items() if name != part]
-        raise UserError(f'model.{misfit.layer} takes {misfit.takes} channels and gets {misfit.gets}' +
+        raise ProblemError(f'model.{misfit.layer} takes {misfit.takes} channels and gets {misfit.gets}' +
                         (before[-1] if before else ''), f'Make the channels that model.{part} takes in {file} agree')
     wanted = getattr(getattr(model, 'neck', None), 'in_channels', None)
     levels = given.get('backbone')
     if isinstance(wanted, (list, tuple)) and levels and len(wanted) != len(levels) and 'neck' not in given:
-        raise UserError(f'model.neck takes {len(wanted)} levels, of {list(wanted)} channels, and model.backbone gives '
+        raise ProblemError(f'model.neck takes {len(wanted)} levels, of {list(wanted)} channels, and model.backbone gives '
                         f'{len(levels)}, of {levels}', f'Make model.neck.in_channels agree with that in {file}')
 
 
@@ -61,13 +62,13 @@ def check_bfloat16(model: nn.Module) -> None:
         model: The model, built.
 
     Raises:
-        UserError: If it cannot.
+        ProblemError: If it cannot.
     """
     from mmrev.optim.bfloat16_optim_wrapper import bfloat16
     if _failure(model, contextlib.nullcontext()) is None:
         error = _failure(model, bfloat16(model))
         if error is not None:
-            raise UserError(f'{type(model).__name__} cannot be trained in bfloat16 on the CPU: {one_line(error)}',
+            raise ProblemError(f'{type(model).__name__} cannot be trained in bfloat16 on the CPU: {one_line(error)}',
                             'Leave out --amp (or optim_wrapper.type), or train on a GPU') from error
 
 

@@ -6,7 +6,8 @@ import sys
 from typing import TYPE_CHECKING, List, Optional
 
 from mmrev.cli.common import Parser, add_common_arguments, build_runner, join_launcher, load_config
-from mmrev.cli.errors import UserError, run_command, start_up
+from mmrev.cli.errors import run_command, start_up
+from mmrev.problems import ProblemError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -46,7 +47,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
 def test(args: argparse.Namespace) -> None:
     """Test as the arguments say; nothing is written before they are checked."""
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
-        raise UserError(f'--out `{args.out}` must end in .pkl or .pickle', f'Write --out {args.out}.pkl')
+        raise ProblemError(f'--out `{args.out}` must end in .pkl or .pickle', f'Write --out {args.out}.pkl')
     join_launcher(args)
     cfg = load_config(args)
     from mmrev.apis import prepare_cpu_processes
@@ -74,10 +75,10 @@ def draw_predictions(cfg: 'Config', args: argparse.Namespace) -> None:
     """Switch on the visualization hook of the config: mmdet's or mmpretrain's, which differ in their keys."""
     hook = (cfg.get('default_hooks') or {}).get('visualization')
     if hook is None:
-        raise UserError('--show and --show-dir need a visualization hook, and the config has none',
+        raise ProblemError('--show and --show-dir need a visualization hook, and the config has none',
                         "Add default_hooks=dict(visualization=dict(type='DetVisualizationHook'))")
     if args.show and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY') or sys.platform != 'linux'):
-        raise UserError('--show needs a display, and there is none here', 'Write files instead: --show-dir drawn')
+        raise ProblemError('--show needs a display, and there is none here', 'Write files instead: --show-dir drawn')
     name = getattr(hook.type, '__name__', hook.type).split('.')[-1]
     if name == 'VisualizationHook':  # mmpretrain's, which draws every 5000th image by default
         args.show_dir = args.show_dir and os.path.abspath(args.show_dir)  # it takes the path as it is

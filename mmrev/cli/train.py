@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, List, Optional, Tuple
 
 from mmrev.cli.common import Parser, add_common_arguments, build_runner, join_launcher, load_config
-from mmrev.cli.errors import Interrupted, UserError, run_command, start_up
+from mmrev.cli.errors import Interrupted, run_command, start_up
+from mmrev.problems import ProblemError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -75,7 +76,7 @@ def apply_flags(cfg: 'Config', args: argparse.Namespace) -> None:
         switch_amp_on(cfg)
     if args.auto_scale_lr:
         if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise UserError('--auto-scale-lr: the config does not say for which batch size its learning rate is meant',
+            raise ProblemError('--auto-scale-lr: the config does not say for which batch size its learning rate is meant',
                             'Add auto_scale_lr=dict(enable=True, base_batch_size=16) to the config')
         cfg.auto_scale_lr.enable = True
     if args.resume:
@@ -92,7 +93,7 @@ def switch_amp_on(cfg: 'Config') -> None:
     if kind == 'BFloat16OptimWrapper' or kind == 'AmpOptimWrapper' and not on_cpu:
         return
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
-        raise UserError(f"--amp replaces mmengine's OptimWrapper, but `optim_wrapper.type` is `{kind}`",
+        raise ProblemError(f"--amp replaces mmengine's OptimWrapper, but `optim_wrapper.type` is `{kind}`",
                         'Leave --amp out, or set up mixed precision in the config')
     for key in ('loss_scale', 'dtype', 'use_fsdp'):  # of AmpOptimWrapper
         wrapper.pop(key, None)
@@ -112,8 +113,8 @@ def check_start(cfg: 'Config') -> Optional[Tuple[dict, str]]:
     file = latest.read_text().strip()
     try:
         return read_checkpoint(file, needed), file
-    except UserError as error:
+    except ProblemError as error:
         others = sorted(Path(cfg.work_dir).glob('*.pth'), key=lambda path: -path.stat().st_mtime)
         others = [str(path) for path in others if path.absolute() != Path(file).absolute()]
-        raise UserError(f'{error.problem} (named in {latest})', f'Try --resume {others[0]}' if others else
+        raise ProblemError(f'{error.what} (named in {latest})', f'Try --resume {others[0]}' if others else
                         f'Remove {cfg.work_dir}, or train into another --work-dir') from error

@@ -16,6 +16,8 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Tuple
 import torch
 from torch import Tensor
 
+from mmrev.problems import ProblemError
+
 from .revbifpn import check_complete, convert_state_dict, is_published_name
 
 INDEX = Path(__file__).parents[1] / '.mim' / 'model-index.yml'
@@ -23,20 +25,6 @@ CONVERTER = 'tools/model_converters/revbifpn_to_mmrev.py'
 # Where trainers keep the weights in a checkpoint, the averaged ones first, as timm takes them.
 _PLACES = ('state_dict_ema', 'model_ema', 'state_dict', 'model')
 _WRAPPERS = re.compile(r'^(?:module\.|_orig_mod\.)+')
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that is not there, or not what it should be.
-
-    Args:
-        problem: What is wrong, naming the file.
-        remedy: The way out.
-    """
-
-    def __init__(self, problem: str, remedy: str):
-        super().__init__(f'{problem}. {remedy}')
-        self.problem = problem
-        self.remedy = remedy
 
 
 class Model(NamedTuple):
@@ -114,11 +102,11 @@ def check_hash(file: str, model: Model, digest: Optional[str] = None) -> None:
         digest: Its SHA-256, if known already.
 
     Raises:
-        CheckpointError: If it is another, or damaged.
+        ProblemError: If it is another, or damaged.
     """
     digest = digest or sha256_of(file)
     if digest != model.sha256:
-        raise CheckpointError(
+        raise ProblemError(
             f'`{file}` has the name of the published weights of {model.name}, but not their content: its sha256 is '
             f'{digest}, theirs is {model.sha256}', f'Download {model.url} again; for weights of your own use another '
             f'file name, or convert them by {CONVERTER} --any-hash')
@@ -132,10 +120,10 @@ def read(file: str, map_location: Any = None) -> Any:
         map_location: See `torch.load`; by default everything is on the CPU.
 
     Raises:
-        CheckpointError: If it cannot be read, or holds anything else.
+        ProblemError: If it cannot be read, or holds anything else.
     """
     if not os.path.isfile(file):
-        raise CheckpointError(f'`{file}` {"is no file" if os.path.exists(file) else "does not exist"}',
+        raise ProblemError(f'`{file}` {"is no file" if os.path.exists(file) else "does not exist"}',
                               'Give the path of a checkpoint')
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
@@ -144,13 +132,13 @@ def read(file: str, map_location: Any = None) -> Any:
         try:
             return torch.load(file, map_location=map_location or 'cpu', weights_only=True)
         except PermissionError as error:
-            raise CheckpointError(f'`{file}` may not be read', 'Give access to it') from error
+            raise ProblemError(f'`{file}` may not be read', 'Give access to it') from error
         except Exception as error:  # whatever a reader of foreign bytes runs into
             unsafe = re.search(r'GLOBAL (\S+)', str(error))
             if unsafe:
-                raise CheckpointError(f'`{file}` holds code, or objects that are not weights: {unsafe.group(1)}',
+                raise ProblemError(f'`{file}` holds code, or objects that are not weights: {unsafe.group(1)}',
                                       'It was not loaded; take the file from its publisher') from error
-            raise CheckpointError(f'`{file}` ({os.path.getsize(file):,} bytes) cannot be read: truncated, damaged or '
+            raise ProblemError(f'`{file}` ({os.path.getsize(file):,} bytes) cannot be read: truncated, damaged or '
                                   'no checkpoint', 'Download or copy it again') from error
 
 
@@ -197,24 +185,24 @@ def convert(content: Any, file: str) -> Dict[str, Any]:
         ``{'state_dict': ..., 'meta': ...}``.
 
     Raises:
-        CheckpointError: If it is not a checkpoint of a RevBiFPN.
+        ProblemError: If it is not a checkpoint of a RevBiFPN.
     """
     foreign = f'`{file}` is not a checkpoint of a RevBiFPN'
     remedy = 'Give a checkpoint of the published RevBiFPN, or of one that was trained with its code'
     weights = published_weights(content)
     if weights is None:
         if isinstance(content, dict) and _is_ours(content.get('state_dict', content)):
-            raise CheckpointError(f'`{file}` has the names of mmrev already', 'Load it as it is')
-        raise CheckpointError(f'{foreign}: no weight in it is named as published', remedy)
+            raise ProblemError(f'`{file}` has the names of mmrev already', 'Load it as it is')
+        raise ProblemError(f'{foreign}: no weight in it is named as published', remedy)
     strange = next((key for key, value in weights.items() if not isinstance(value, Tensor)), None)
     if strange is not None:
-        raise CheckpointError(f'{foreign}: `{strange}` is a {type(weights[strange]).__name__}, not a tensor', remedy)
+        raise ProblemError(f'{foreign}: `{strange}` is a {type(weights[strange]).__name__}, not a tensor', remedy)
     try:
         converted = convert_state_dict(weights)
         check_complete(converted)
         return dict(state_dict=converted, meta=dict(converted_from=os.path.basename(file)))
     except KeyError as error:
-        raise CheckpointError(f'{foreign}: {error.args[0]}', remedy) from error
+        raise ProblemError(f'{foreign}: {error.args[0]}', remedy) from error
 
 
 def _is_ours(state_dict: Any) -> bool:

@@ -72,7 +72,7 @@ def test_a_model_without_published_weights_is_refused_as_pretrained(monkeypatch)
     monkeypatch.setattr(published, 'models', lambda: known)
     monkeypatch.setattr(ModelHub, '_models_dict', dict(ModelHub._models_dict))
     model_hub.add_classifiers()
-    with pytest.raises(ValueError, match='no weights are published for `revbifpn-s0_3rdparty_in1k`.*mmrev train'):
+    with pytest.raises(ValueError, match='(?s)no weights are published for `revbifpn-s0_3rdparty_in1k`.*mmrev train'):
         get_model('revbifpn-s0_3rdparty_in1k', pretrained=True)
     assert get_model('revbifpn-s0_3rdparty_in1k')._metainfo.name == 'revbifpn-s0_3rdparty_in1k'
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmrev.cli.errors import UserError
 from mmrev.cli.preflight import check_weights, read_checkpoint
+from mmrev.problems import ProblemError
 from mmrev.registry import MODELS
 
 CONFIG = Path(__file__).parents[2] / 'configs' / 'revbifpn' / 'revbifpn-s0_8xb128_in1k.py'
@@ -30,14 +30,14 @@ def test_they_take_a_local_file_as_it_was_trained(content, weights, converted, s
 def test_they_name_a_file_that_is_not_the_published_one(weights, tmp_path):
     file = tmp_path / 'revbifpn_s0.pth.tar'
     torch.save(weights, file)
-    with pytest.raises(UserError, match='not their content') as error:
+    with pytest.raises(ProblemError, match='not their content') as error:
         read_checkpoint(str(file))
-    assert '--any-hash' in error.value.remedy
+    assert '--any-hash' in error.value.fix
 
 
 def test_they_name_a_file_that_is_cut_off(weights, tmp_path):
     file = tmp_path / 'model_best.pth.tar'
     torch.save(weights, file)
     file.write_bytes(file.read_bytes()[:-1000])
-    with pytest.raises(UserError, match='truncated'):
+    with pytest.raises(ProblemError, match='truncated'):
         read_checkpoint(str(file))

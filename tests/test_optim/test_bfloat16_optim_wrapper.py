@@ -10,9 +10,9 @@ from mmengine.registry import MODELS
 from torch import nn
 
 import mmrev  # noqa: F401  registers the scope
-from mmrev.cli.errors import UserError
 from mmrev.cli.shapes import check_bfloat16
 from mmrev.optim.bfloat16_optim_wrapper import bfloat16
+from mmrev.problems import ProblemError
 
 
 class Detector(BaseModel):
@@ -107,5 +107,5 @@ def test_a_reversible_backbone_is_as_near_to_float32_as_plain_autograd():
 
 def test_a_model_that_has_no_bfloat16_kernels_is_refused():
     check_bfloat16(Detector())
-    with pytest.raises(UserError, match='Detector cannot be trained in bfloat16 on the CPU: .*BFloat16'):
+    with pytest.raises(ProblemError, match='Detector cannot be trained in bfloat16 on the CPU: .*BFloat16'):
         check_bfloat16(Detector(backbone='features'))  # of no name by which the wrapper would know it

@@ -20,10 +20,11 @@ from mmrev.checkpoints import allow_mmengine_checkpoints
 from mmrev.cli import main
 from mmrev.cli.arguments import check_values
 from mmrev.cli.common import merge_options
-from mmrev.cli.errors import UserError, is_complaint, one_line, start_up
+from mmrev.cli.errors import is_complaint, start_up
 from mmrev.cli.preflight import TRAIN_KEYS, check_config, check_data
 from mmrev.cli.rehearsal import alone
 from mmrev.cli.shapes import check_channels
+from mmrev.problems import ProblemError, one_line
 
 from .conftest import ROOT, ended, mmrev, start
 
@@ -299,7 +300,7 @@ class Pooled(Digits):
 
 def test_a_layer_that_fits_no_image_is_named():
     check_channels(Pooled(4), 'x.py')
-    with pytest.raises(UserError, match=r'model.head takes 5 channels and gets 4; model.backbone gives \[4\]'):
+    with pytest.raises(ProblemError, match=r'model.head takes 5 channels and gets 4; model.backbone gives \[4\]'):
         check_channels(Pooled(5), 'x.py')
 
 
@@ -312,7 +313,7 @@ def test_a_text_is_refused_only_where_it_cannot_be_meant(annotation, text, meant
         raise AssertionError('nothing is built')
 
     built.__annotations__['value'] = annotation
-    with contextlib.nullcontext() if meant else pytest.raises(UserError, match='`section.value` is the text'):
+    with contextlib.nullcontext() if meant else pytest.raises(ProblemError, match='`section.value` is the text'):
         check_values(built, dict(value=text), 'section', 'x.py')
 
 
@@ -325,7 +326,7 @@ def test_a_process_group_of_one_stands_for_processes_that_have_not_joined():
 def test_data_behind_another_backend_is_not_looked_for_here(folder):
     remote = dict(data_root='s3/', ann_file='x.json', data_prefix=dict(img='x/'), backend_args=dict(backend='petrel'))
     check_data(Config(dict(train_dataloader=dict(dataset=remote))), ('train', ))
-    with pytest.raises(UserError, match='x.json'):
+    with pytest.raises(ProblemError, match='x.json'):
         check_data(Config(dict(train_dataloader=dict(dataset=dict(remote, backend_args=None)))), ('train', ))
 
 
@@ -356,14 +357,14 @@ def test_what_a_check_raised_speaks_to_the_user_and_what_python_ran_into_does_no
 def test_after_the_start_only_files_are_the_users():
     with pytest.raises(ValueError), start_up(over=lambda: True):
         a_check()
-    with pytest.raises(UserError, match='No such file or directory: `nowhere`'), start_up(over=lambda: True):
+    with pytest.raises(ProblemError, match='No such file or directory: `nowhere`'), start_up(over=lambda: True):
         open('nowhere')
 
 
 def test_an_error_of_a_data_worker_is_said_in_its_last_line():
     relayed = FileNotFoundError('Caught FileNotFoundError in DataLoader worker process 0.\nOriginal Traceback (most '
                                 'recent call last):\n  File ...\nFileNotFoundError: no such file: x.jpg\n')
-    assert one_line(relayed) == 'FileNotFoundError: no such file: x.jpg'
+    assert one_line(relayed) == 'no such file: x.jpg'
 
 
 def test_a_checkpoint_cannot_reach_other_functions_by_the_name_of_getattr(tmp_path):

@@ -21,7 +21,8 @@ from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
 from mmrev.cli.common import OptionsAction, Parser, load_config
-from mmrev.cli.errors import UserError, run_command, users_input
+from mmrev.cli.errors import run_command, users_input
+from mmrev.problems import ProblemError
 
 PARTS = ('features', 'backbone', 'tensor')
 
@@ -76,12 +77,12 @@ def report(args: argparse.Namespace) -> None:
     MMLogger.get_current_instance().setLevel('WARNING')
     threads = 1 if args.threads is None else args.threads
     if min(*args.shape, *args.batch_size, args.runs, threads) < 1 or args.warmup < 0:
-        raise UserError('--shape, --batch-size, --runs and --threads must be above 0', 'Give e.g. --batch-size 1 8')
+        raise ProblemError('--shape, --batch-size, --runs and --threads must be above 0', 'Give e.g. --batch-size 1 8')
     if args.threads:
         torch.set_num_threads(args.threads)
     cfg = load_config(args)
     if cfg.get('model') is None:
-        raise UserError(f'{cfg.filename} has no `model`', 'Give the config of a classifier or detector')
+        raise ProblemError(f'{cfg.filename} has no `model`', 'Give the config of a classifier or detector')
     init_default_scope(cfg.get('default_scope') or 'mmengine')
     with users_input('the model cannot be built', f'Mend it in {cfg.filename}; --traceback shows where'):
         model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))

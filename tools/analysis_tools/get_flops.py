@@ -22,7 +22,8 @@ from torch import nn
 
 from mmrev.analysis import Operations, count_operations
 from mmrev.cli.common import OptionsAction, Parser, load_config
-from mmrev.cli.errors import UserError, run_command, users_input
+from mmrev.cli.errors import run_command, users_input
+from mmrev.problems import ProblemError
 
 # Transforms that decide the size of the image, and the argument that states it.
 _SIZES = dict(Resize='scale', FixShapeResize='scale', ResizeEdge='scale', RandomResizedCrop='scale',
@@ -55,10 +56,10 @@ def report(args: argparse.Namespace) -> None:
     MMLogger.get_current_instance().setLevel('WARNING')
     cfg = load_config(args)
     if cfg.get('model') is None:
-        raise UserError(f'{cfg.filename} has no `model`', 'Give the config of a classifier or detector')
+        raise ProblemError(f'{cfg.filename} has no `model`', 'Give the config of a classifier or detector')
     height, width = args.shape or default_shape(cfg)
     if min(height, width, args.depth) < 1:
-        raise UserError('--shape and --depth must be above 0', 'Give e.g. --shape 800 1344 --depth 2')
+        raise ProblemError('--shape and --depth must be above 0', 'Give e.g. --shape 800 1344 --depth 2')
     counts = count_config(cfg, (height, width), args.device)
     print(f'{args.config}: {cfg.model.type}, one image of {height}x{width}')
     print(table(counts, args.depth))
@@ -139,7 +140,7 @@ def default_shape(cfg: Config) -> Tuple[int, int]:
         if size:
             shape = (size, size) if isinstance(size, int) else (min(size), max(size))
     if shape is None:
-        raise UserError(f'the test pipeline of {cfg.filename} states no size of the image', 'Give it: --shape H W')
+        raise ProblemError(f'the test pipeline of {cfg.filename} states no size of the image', 'Give it: --shape H W')
     divisor = ((cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor')) or 1
     return tuple(-(-side // divisor) * divisor for side in shape)
 

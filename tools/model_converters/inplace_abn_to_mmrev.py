@@ -13,7 +13,8 @@ from typing import List, Optional
 
 from mmrev.cli.common import Parser
 from mmrev.cli.conversion import convert_file
-from mmrev.cli.errors import UserError, run_command
+from mmrev.cli.errors import run_command
+from mmrev.problems import ProblemError
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -53,7 +54,7 @@ def convert(args: argparse.Namespace) -> tuple:
         raise published_inplace_abn.unknown(args.src, md5)
     known = model and published_inplace_abn.trained_with(model)
     if known and args.trained_with not in (None, known):
-        raise UserError(f'`{args.src}` is {model.name}, which was trained with {known}', 'Leave out --trained-with')
+        raise ProblemError(f'`{args.src}` is {model.name}, which was trained with {known}', 'Leave out --trained-with')
     source = known or args.trained_with or 'inplace_abn'
     checkpoint = published_inplace_abn.convert(content, args.src, source, args.target or source)
     checkpoint['meta'].update(converted_from_md5=md5, norm=args.target or source, mmrev_version=__version__)

@@ -13,7 +13,8 @@ from typing import List, Optional
 
 from mmrev.cli.common import Parser
 from mmrev.cli.conversion import convert_file
-from mmrev.cli.errors import UserError, run_command
+from mmrev.cli.errors import run_command
+from mmrev.problems import ProblemError
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -42,7 +43,7 @@ def convert(src: str) -> tuple:
     try:
         state_dict = revvit.convert_checkpoint(content)
     except KeyError as error:
-        raise UserError(f'`{src}` is not a checkpoint of a RevViT: {error.args[0]}',
+        raise ProblemError(f'`{src}` is not a checkpoint of a RevViT: {error.args[0]}',
                         "Give one of PySlowFast's RevViT, of mmpretrain's, or of minREV's networks") from error
     meta = dict(converted_from=os.path.basename(src), converted_from_sha256=published.sha256_of(src),
                 mmrev_version=__version__)
