@@ -1,4 +1,4 @@
-"""The command ``mmrev``: ``mmrev train``, ``mmrev test``, ``mmrev doctor``."""
+"""The command ``mmrev``: ``mmrev train``, ``mmrev test``, and so on."""
 import importlib
 import sys
 from typing import List, Optional
@@ -6,6 +6,7 @@ from typing import List, Optional
 COMMANDS = dict(
     train=('mmrev.cli.train', 'train a model from a config'),
     test=('mmrev.cli.test', 'test a checkpoint, draw its predictions'),
+    convert=('mmrev.cli.convert', 'convert a published checkpoint'),
     doctor=('mmrev.doctor', 'say what is installed, and how to mend what is not'))
 
 

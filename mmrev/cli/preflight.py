@@ -4,12 +4,8 @@ Nothing here changes the config or the disk. Each check raises `ProblemError`.
 """
 import copy
 import os.path as osp
-import pickle
-import zipfile
-from pathlib import Path
 from typing import Any, Dict, Iterator, Tuple
 
-import torch
 from mmengine.config import Config
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
@@ -19,8 +15,7 @@ from mmengine.registry import (DATA_SAMPLERS, DATASETS, EVALUATOR, HOOKS, LOG_PR
 from mmengine.runner import Runner
 from torch import nn
 
-from mmrev.checkpoints import (allow_mmengine_checkpoints, has_published_form, load_from_published_file,
-                               mismatch)
+from mmrev.checkpoints import has_published_form, load_from_published_file, mismatch, read
 from mmrev.cli.arguments import check_keys, check_values, registry_class
 from mmrev.cli.classes import check_classes
 from mmrev.cli.errors import building, start_up, unknown_type, walk
@@ -311,29 +306,11 @@ def read_checkpoint(file: str, needed: Tuple[str, ...] = ()) -> Dict[str, Any]:
         What it holds, mapped from disk where the format allows it.
     """
     file = osp.expanduser(file)
-    if not osp.isfile(file):
-        siblings = [path.name for path in Path(file).absolute().parent.glob('*.pth')]
-        raise ProblemError(f'checkpoint `{file}` does not exist',
-                        closest(osp.basename(file), siblings) or 'Checkpoints lie in the work dir of the training run')
-    allow_mmengine_checkpoints()
-    zipped, cause = zipfile.is_zipfile(file), None
-    try:
-        damaged = zipfile.ZipFile(file).testzip() if zipped else None
-        if has_published_form(file) and not damaged:
-            checkpoint = load_from_published_file(file, 'cpu')
-        else:
-            checkpoint = torch.load(file, map_location='cpu', mmap=zipped) if not damaged else None
-    except ProblemError:
-        raise
-    except Exception as error:  # whatever a reader of foreign bytes runs into
-        if zipped and isinstance(error, pickle.UnpicklingError):
-            names = ', '.join(torch.serialization.get_unsafe_globals_in_checkpoint(file))
-            raise ProblemError(f'checkpoint `{file}` holds objects that torch.load does not trust: {names}', 'If you do, '
-                            'call torch.serialization.add_safe_globals in a module of custom_imports') from error
-        damaged, cause = 'it', error
-    if damaged:
-        raise ProblemError(f'checkpoint `{file}` ({osp.getsize(file):,} bytes) cannot be read: truncated, damaged or no '
-                        'checkpoint', 'Copy it again, or take another one of that run') from cause
+    if has_published_form(file):
+        read(file, mmap=True)
+        checkpoint = load_from_published_file(file, 'cpu')
+    else:
+        checkpoint = read(file, trusted=(), mmap=True)
     if not isinstance(checkpoint, dict):
         raise ProblemError(f'checkpoint `{file}` holds a {type(checkpoint).__name__}, not a dict of weights')
     missing = [key for key in needed if key not in checkpoint]

@@ -14,8 +14,8 @@ from mmpretrain.apis import ModelHub
 import mmrev.apis  # noqa: F401
 from golden import GoldenRecord
 from mmrev.apis import model_hub
-from mmrev.converters import published
-from mmrev.converters.revbifpn import convert_state_dict
+from mmrev.checkpoints import published
+from mmrev.checkpoints.families.revbifpn import convert_state_dict
 from test_packaging import in_elsewhere, installed, source, wheel  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -97,6 +97,6 @@ def test_the_apis_import_where_a_host_is_absent(absent, tmp_path):
 
 
 def test_an_installed_wheel_brings_index_and_metafile(installed, tmp_path):  # noqa: F811
-    code = f'import mmrev.apis\n{LIST}\nfrom mmrev.converters import published\nprint(published.INDEX)'
+    code = f'import mmrev.apis\n{LIST}\nfrom mmrev.checkpoints import published\nprint(published.INDEX)'
     names, index = in_elsewhere(installed, code, tmp_path).splitlines()
     assert names == str(NAMES) and installed.parents[1] in Path(index).parents

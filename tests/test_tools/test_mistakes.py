@@ -71,7 +71,7 @@ MISTAKES = {
     'a config without a model': (['train', 'no_model.py'], 'no_model.py has no `model`', 'inherit'),
     'a flag that is not there': (['train', 'good.py', '--wrok-dir', 'x'], '--wrok-dir', '--help'),
     'no config': (['train'], 'config', '--help'),
-    'a command that is not there': (['trian'], '`trian`', 'train, test, doctor'),
+    'a command that is not there': (['trian'], '`trian`', 'train, test'),
     'a launcher that did not start it': (['train', 'good.py', '--launcher', 'mpi'], 'OMPI_COMM_WORLD_RANK', 'mpirun'),
     'an option without value': (option('train_cfg'), '`train_cfg`', 'KEY=VALUE'),
     'an option with an empty key': (option('model..type=x'), '`model..type=x`', 'KEY=VALUE'),

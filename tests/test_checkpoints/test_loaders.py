@@ -13,7 +13,7 @@ import torch
 from mmengine.runner.checkpoint import CheckpointLoader, load_from_http, load_from_local
 
 from mmrev import checkpoints
-from mmrev.converters import published
+from mmrev.checkpoints import published
 from mmrev.problems import ProblemError
 
 NAME = 'revbifpn_s0.pth.tar'
@@ -100,7 +100,7 @@ def test_reading_leaves_torch_as_strict_and_as_knowing_as_before(tmp_path, weigh
     checkpoints.allow_mmengine_checkpoints()
     before = set(torch.serialization.get_safe_globals())
     torch.save(dict(weights, args=argparse.Namespace(lr=0.1)), tmp_path / 'a.pth.tar')
-    published.read(str(tmp_path / 'a.pth.tar'))
+    checkpoints.read(str(tmp_path / 'a.pth.tar'))
     assert set(torch.serialization.get_safe_globals()) == before and argparse.Namespace not in before
 
 
@@ -172,7 +172,7 @@ import sys
 import torch
 from mmengine.runner.checkpoint import CheckpointLoader
 import mmrev
-from mmrev.converters import published
+from mmrev.checkpoints import published
 from mmrev.problems import ProblemError
 rank, init, good, bad, digest = sys.argv[1:]
 published.models = lambda: tuple(published.Model(url, 'c.py', (), url, digest) for url in (good, bad))

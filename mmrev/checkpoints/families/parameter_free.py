@@ -4,6 +4,8 @@ from typing import Dict, Set
 
 from torch import Tensor
 
+from ..family import Family
+
 _RESNET_PARTS = {'reduction_block': '1', 'conv_block': '2', 'expansion_block': '3'}
 _RESNET_BLOCK = re.compile(
     r'(layer\d+\.\d+)\.(reduction_block|conv_block|expansion_block)\.(?:1\.(?=\d))?([01])\.(\w+)')
@@ -113,3 +115,8 @@ def _spatial(key: str, part: str, state_dict: Dict[str, Tensor]) -> str:
     out, wide = state_dict[f'{before}.attn.proj.weight'].shape
     names = dict(qkv='spatial.qkv', proj='spatial.proj') if out == wide else dict(qkv='spatial.fc1', proj='spatial.fc2')
     return names[part.removeprefix('attn.')]
+
+
+FAMILY = Family('parameter_free', 'a network with parameter-free layers',
+                'a checkpoint of naver-ai/PfLayer, or of a network that was trained with its code',
+                is_published_name, convert_state_dict, check_complete)

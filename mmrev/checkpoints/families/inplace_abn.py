@@ -1,8 +1,12 @@
 """Names of the published networks with InPlace-ABN (Mapillary, BSD 3-Clause) to mmrev's, and their norms' weights."""
 import re
-from typing import Dict, List, Tuple
+from typing import Any, Dict, List, Tuple
 
 from torch import Tensor
+
+from mmrev.problems import ProblemError
+
+from ..family import Family, Request
 
 _BLOCK = re.compile(r'mod(\d+)\.block(\d+)\.(.+)')
 _DENSE = re.compile(r'mod(\d+)\.convs([13])\.(\d+)\.(bn|conv)\.(.+)')
@@ -153,3 +157,41 @@ def _densenet(key: str, last: int):
         return None
     stage, kernel, number, kind, rest = layer.groups()
     return f'stages.{int(stage) - 2}.couplings.{number}.f.{kind}{1 if kernel == "1" else 2}.{rest}'
+
+
+def adapt(weights: Dict[str, Tensor], request: Request) -> Tuple[Dict[str, Tensor], Dict[str, Any]]:
+    """The weights for norms of the kind that is asked for, with the same function, and what to record about them.
+
+    The activation is of the config alone: weights that were trained with ReLU load into a network with leaky ReLU.
+
+    Raises:
+        ProblemError: If the file is none of the published ones and need be; or if there is no such function: a
+            negative weight, where nothing takes its sign.
+    """
+    model, file = request.model, request.file
+    if model is None and not request.any_hash:
+        raise ProblemError(f'`{file}` is none of the published files: its md5 is {request.md5}, and theirs are in '
+                           'configs/inplace_abn/metafile.yml', 'Download it again; for weights of your own, trained '
+                           'with the published code, add --any-hash')
+    known = model and ('batch_norm' if '-stdbn_' in model.name else 'inplace_abn')
+    if known and request.trained_with not in (None, known):
+        raise ProblemError(f'`{file}` is {model.name}, which was trained with {known}', 'Leave out --trained-with')
+    source = known or request.trained_with or 'inplace_abn'
+    target = request.target or source
+    left: List[str] = []
+    if (source, target) == ('inplace_abn', 'batch_norm'):
+        weights = to_batch_norm(weights)
+    elif (source, target) == ('batch_norm', 'inplace_abn'):
+        weights, left = fold_signs(weights)
+    if left:
+        raise ProblemError(
+            f'{len(left)} norms of `{file}` have negative weights that |weight| + eps of InPlace-ABN cannot hold, and '
+            f'take a sum, so that no convolution takes their sign: {", ".join(left[:3])} ...',
+            "Keep batch norm: --for batch_norm, and norm_cfg=dict(type='mmrev.BatchNormAct') as in "
+            'configs/inplace_abn/resnext101-stdbn_8xb32_in1k.py')
+    return weights, dict(norm=target)
+
+
+FAMILY = Family('inplace_abn', 'a published network with InPlace-ABN',
+                'a checkpoint of a published network with InPlace-ABN, or of one that was trained with its code',
+                is_published_name, convert_state_dict, adapt=adapt)

@@ -11,7 +11,9 @@ import torch
 from torch import nn
 
 from golden import GoldenRecord
-from mmrev.converters import minrev, revvit
+from mmrev.checkpoints.conversion import convert
+from mmrev.checkpoints.families import minrev, revvit
+from mmrev.checkpoints.family import Request
 from mmrev.models.backbones import RevViT
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'model_converters' / 'revvit_to_mmrev.py'
@@ -65,20 +67,21 @@ def test_published_names_become_ours(names, model):
     assert not set(published) & {key for key in model if 'couplings' in key}
     assert equal(revvit.convert_state_dict(published), model)
     for held in (dict(model_state=published, epoch=3), dict(state_dict=published), published):
-        assert equal(revvit.convert_checkpoint(held), model)
+        converted = convert(held, Request('x.pth'))
+        assert equal(converted['state_dict'], model) and converted['meta']['family'] == 'revvit'
 
 
 def test_networks_of_minrev_are_told_apart():
     for name in ('minrev_vit', 'minrev_swin', 'minrev_mvit'):
         weights = GoldenRecord(name).state_dict()
-        assert equal(revvit.convert_checkpoint(weights), minrev.convert_state_dict(weights))
+        converted = convert(weights, Request('x.pth'))
+        assert equal(converted['state_dict'], minrev.convert_state_dict(weights))
+        assert converted['meta']['family'] == 'minrev'
 
 
 def test_what_is_no_revvit_is_refused(model):
     with pytest.raises(KeyError, match="'stem.weight' is not a key of a published RevViT"):
         revvit.convert_state_dict({'stem.weight': torch.zeros(1)})
-    with pytest.raises(KeyError, match='there is no state dict in it'):
-        revvit.convert_checkpoint([1])
     published = as_slowfast(model)
     del published['rev_backbone.layers.1.F.attn.k.bias']
     with pytest.raises(KeyError, match=r'layer\.k\.bias. is missing'):
@@ -112,7 +115,8 @@ def test_the_command_writes_what_mmengine_loads_strictly(names, key, tool, model
 
 
 @pytest.mark.parametrize('content, problem', [
-    (dict(model_state={'stem.weight': torch.zeros(1)}), "is not a checkpoint of a RevViT: 'stem.weight'"),
+    (dict(model_state={'stem.weight': torch.zeros(1)}),
+     'is not a checkpoint of a RevViT or a network of minREV: no weight'),
     (dict(epoch=3), 'is not a checkpoint of a RevViT'),
     (None, 'other.pth'),
 ])

@@ -4,6 +4,8 @@ from typing import Dict, List, Tuple
 
 from torch import Tensor
 
+from ..family import Family
+
 _BLOCK = re.compile(r'rev_stack\.(\d+)\.rev_transform_(\d+)\.(f|g)\.xform_0_1\.(.+)')
 _SILO = re.compile(r'rev_stack\.(\d+)\.(f|g)\.xform_(\d+)_(\d+)\.(.+)')
 _NECK = re.compile(r'rev_stack\.recomp_op\.recomp_transform_(\d+)\.(.+)')
@@ -107,3 +109,8 @@ def _silo_levels(state_dict) -> Dict[int, int]:
         layer = int(match.group(1))
         levels[layer] = max(levels.get(layer, 0), int(match.group(4)) + 1)
     return levels
+
+
+FAMILY = Family('revbifpn', 'a RevBiFPN',
+                'a checkpoint of the published RevBiFPN, or of one that was trained with its code',
+                is_published_name, convert_state_dict, check_complete)

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 
-from mmrev.converters import published
+from mmrev.checkpoints import published
 from mmrev.registry import MODELS
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +123,7 @@ REFUSED = {
     'surplus.pth.tar': "is not a checkpoint of a RevBiFPN: 'surplus' is not a key",
     'tensor.pth.tar': 'is not a checkpoint of a RevBiFPN',
     'number.pth.tar': 'is a int, not a tensor',
-    'ours.pth': 'has the names of mmrev already',
+    'ours.pth': 'has names of OpenMMLab already',
     'truncated.pth.tar': 'cannot be read: truncated, damaged or no checkpoint',
     'empty.pth.tar': '(0 bytes) cannot be read',
     'revbifpn_s0.pth.tar': 'has the name of the published weights of revbifpn-s0_3rdparty_in1k, but not their content',

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from golden import GoldenRecord
-from mmrev.converters.revbifpn import convert_state_dict
+from mmrev.checkpoints.families.revbifpn import convert_state_dict
 
 
 @pytest.fixture(scope='session')

@@ -9,8 +9,8 @@ from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from golden import GoldenRecord
-from mmrev.converters import published
-from mmrev.converters.inplace_abn import convert_state_dict, fold_signs, to_batch_norm
+from mmrev.checkpoints import published
+from mmrev.checkpoints.families.inplace_abn import convert_state_dict, fold_signs, to_batch_norm
 from mmrev.problems import ProblemError
 from mmrev.registry import MODELS
 
@@ -188,5 +188,5 @@ def test_a_file_that_is_none_of_the_published_ones_is_refused(tool, file, capsys
 
 def test_weights_that_only_a_browser_can_fetch_are_refused_by_name():
     with pytest.raises(ProblemError, match='(?s)by a browser alone, from https://drive.google.com.*'
-                       'inplace_abn_to_mmrev.py'):
+                       'mmrev convert'):
         CheckpointLoader.load_checkpoint('mmrev://resnet50-iabn-sync_3rdparty_in1k')

@@ -1,11 +1,11 @@
 """Names of a published RevViT state dict, of PySlowFast or of mmpretrain, to mmrev's."""
 import re
-from typing import Any, Dict, Tuple
+from typing import Dict, Tuple
 
 import torch
 from torch import Tensor
 
-from . import minrev
+from ..family import Family
 
 _Rules = Tuple[Tuple[str, str], ...]
 _BLOCK = r'backbone.layers.couplings.\1.'
@@ -42,7 +42,7 @@ def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
     Raises:
         KeyError: For a key that is not of a RevViT, and for attention that lacks one of queries, keys and values.
     """
-    rules = _SLOWFAST if any(map(is_published_name, state_dict)) else _MMPRETRAIN
+    rules = _SLOWFAST if any(key.startswith('rev_backbone.') for key in state_dict) else _MMPRETRAIN
     layers = [int(match.group(1)) for match in map(_LAYER.match, state_dict) if match]
     last = f'backbone.layers.couplings.{max(layers, default=0)}.after.level.f.norm.'
     converted = {}
@@ -52,27 +52,9 @@ def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
     return _join_qkv(converted)
 
 
-def convert_checkpoint(content: Any) -> Dict[str, Tensor]:
-    """The same of a whole checkpoint, which may also be one of minREV.
-
-    Args:
-        content: A state dict, or a dict that holds one as ``model_state`` (PySlowFast), ``state_dict`` or ``model``.
-
-    Raises:
-        KeyError: If there is no state dict in it, or for a key of another network.
-    """
-    places = [content.get(name) for name in ('model_state', 'state_dict', 'model')] if isinstance(content, dict) else []
-    for held in [*places, content]:
-        if isinstance(held, dict) and held and all(isinstance(value, Tensor) for value in held.values()):
-            if any(key in held for key in minrev.FIRST_KEYS):
-                return minrev.convert_state_dict(held)
-            return convert_state_dict(held)
-    raise KeyError('there is no state dict in it')
-
-
 def is_published_name(key: str) -> bool:
-    """Whether a key is one of the reversible body, which nothing but PySlowFast's reversible networks has."""
-    return key.startswith('rev_backbone.')
+    """Whether a key is one of the reversible body, of PySlowFast's or mmpretrain's."""
+    return key.startswith('rev_backbone.') or re.match(r'backbone\.layers\.\d+\.ln1\.', key) is not None
 
 
 def _rename(key: str, rules: _Rules) -> str:
@@ -98,3 +80,7 @@ def _join_qkv(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
         if part == 'q':
             joined[f'{prefix}qkv{kind}'] = torch.cat([state_dict[name] for name in parts])
     return joined
+
+
+FAMILY = Family('revvit', 'a RevViT', "a checkpoint of PySlowFast's RevViT, or of mmpretrain's", is_published_name,
+                convert_state_dict)

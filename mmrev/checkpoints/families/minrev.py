@@ -4,6 +4,8 @@ from typing import Dict, List, Tuple
 
 from torch import Tensor
 
+from ..family import Family
+
 _Rules = Tuple[Tuple[str, str], ...]
 
 _SWIN_KEY, _MVIT_KEY = 'layers.0.blocks.0.norm1.weight', 'blocks.0.norm1.weight'
@@ -96,3 +98,12 @@ def _mvit(key: str, state_dict: Dict[str, Tensor]) -> str:
     widths = [state_dict[f'blocks.{max(0, i)}.norm1.weight'].shape for i in (int(block), int(block) - 1)]
     begins = widths[0] != widths[1]  # a stage, by a block that is not reversible
     return f'blocks.couplings.{block}.' + (f'f.{rest}' if begins else _first(_BLOCK, rest))
+
+
+def is_published_name(key: str) -> bool:
+    """Whether a key is one that each of the networks has alone."""
+    return key in FIRST_KEYS
+
+
+FAMILY = Family('minrev', 'a network of minREV', "a checkpoint of minREV's RevViT, Rev-Swin or Rev-MViT",
+                is_published_name, convert_state_dict)
