@@ -76,6 +76,11 @@ def test_engine_runs_where_openmmlab_is_absent():
 HOUSE = {  # the same of what surrounds the networks
     'problems.py': set(),
     'checkpoints': {'problems', '_after_import', '__version__'},
+    'analysis': set(),
+    'apis': {'problems', '_after_import', 'checkpoints'},
+    'diagnosis': {'problems', 'checkpoints', 'analysis', 'hooks', 'optim', 'registry'},
+    'doctor.py': {'problems', 'diagnosis'},
+    'cli': {'problems', 'checkpoints', 'diagnosis', 'apis', 'hooks', '__version__'},
 }
 
 

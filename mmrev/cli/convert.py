@@ -3,8 +3,7 @@ import argparse
 import sys
 from typing import List, Optional, Sequence
 
-from mmrev.cli.common import Parser
-from mmrev.cli.errors import run_command
+from mmrev.cli.common import Parser, run_command
 from mmrev.problems import phase
 
 FAMILIES = ('revbifpn', 'inplace_abn', 'parameter_free', 'revvit', 'minrev')

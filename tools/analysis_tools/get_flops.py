@@ -21,9 +21,8 @@ from mmengine.structures import BaseDataElement, InstanceData
 from torch import nn
 
 from mmrev.analysis import Operations, count_operations
-from mmrev.cli.common import OptionsAction, Parser, load_config
-from mmrev.cli.errors import run_command, users_input
-from mmrev.problems import ProblemError
+from mmrev.cli.common import Parser, add_config_arguments, load_config, run_command
+from mmrev.problems import ProblemError, phase
 
 # Transforms that decide the size of the image, and the argument that states it.
 _SIZES = dict(Resize='scale', FixShapeResize='scale', ResizeEdge='scale', RandomResizedCrop='scale',
@@ -39,15 +38,11 @@ def main(argv: Optional[List[str]] = None, prog: str = 'get_flops.py') -> int:
 def build_parser(prog: str) -> argparse.ArgumentParser:
     """The flags."""
     parser = Parser(prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file, or mmrev::FOLDER/NAME.py')
+    add_config_arguments(parser)
     parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'),
                         help="of the image; default: what the config's test pipeline makes")
     parser.add_argument('--depth', type=int, default=2, help='levels of modules in the table (default 2)')
     parser.add_argument('--device', default='meta', help='cpu for a model that needs values (default meta: none)')
-    parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE',
-                        help='override the config')
-    parser.add_argument('--traceback', action='store_true', help='show where a mistake in the input was noticed')
-    parser.set_defaults(launcher='none', work_dir=None)
     return parser
 
 
@@ -77,7 +72,7 @@ def count_config(cfg: Config, shape: Tuple[int, int], device: str = 'meta') -> D
         device: Where to run; on the meta device nothing is computed.
     """
     init_default_scope(cfg.get('default_scope') or 'mmengine')
-    with users_input('the model cannot be built', f'Mend it in {cfg.filename}; --traceback shows where'):
+    with phase('the model cannot be built', f'Fix it in {cfg.filename}; --traceback shows where'):
         model = revert_sync_batchnorm(_build(cfg.model, device))
     mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
     image = torch.empty(1, 3 if mean is None else len(mean), *shape, device=device)
@@ -86,8 +81,8 @@ def count_config(cfg: Config, shape: Tuple[int, int], device: str = 'meta') -> D
     sample = BaseDataElement(metainfo=dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape,
                                            scale_factor=(1., 1.)))
     _give_all_proposals(model)
-    with users_input(f'the model does not run on `{device}`', 'Try another --shape, or --device cpu; --traceback shows '
-                     'where it ended'):
+    with phase(f'the model does not run on `{device}`', 'Try another --shape, or --device cpu; --traceback shows '
+               'where it ended'):
         return count_operations(model, image, [sample], mode='tensor')
 
 

@@ -1,4 +1,4 @@
-"""`mmrev doctor` names each thing that is wrong and a command that mends it, however broken the packages are."""
+"""`mmrev doctor` names each thing that is wrong and a command that fixes it, however broken the packages are."""
 import os
 import subprocess
 import sys
@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from mmrev import doctor
-from mmrev.doctor import Facts, diagnose
+from mmrev.diagnosis import MACHINE, machine, problems
+from mmrev.diagnosis.machine import Facts
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 HEALTHY = {
     'torch': '''
@@ -70,7 +70,7 @@ def run_doctor(folder, **changes):
 
 def facts(distributions=None, **changes):
     """Facts of a healthy machine with some answers of the probe replaced."""
-    modules = {name: {'module': name, 'version': '1'} for name in (*doctor.REQUIRED, *doctor.OPTIONAL)}
+    modules = {name: {'module': name, 'version': '1'} for name in (*machine.REQUIRED, *machine.OPTIONAL)}
     modules['torch'].update(version='2.11.0', cuda=False, cuda_build='13.0', devices=[])
     modules['torchvision']['version'] = '0.26.0'
     modules['mmcv']['version'] = '2.1.0'
@@ -83,6 +83,10 @@ def facts(distributions=None, **changes):
 def missing(name):
     """Answer of the probe for a package that is not installed."""
     return {'error': f"ModuleNotFoundError: No module named '{name}'", 'missing': True}
+
+
+def diagnose(known):
+    return list(problems(MACHINE, known))
 
 
 def only_finding(found):
@@ -126,7 +130,7 @@ BROKEN = {
 
 
 @pytest.mark.parametrize('case', BROKEN)
-def test_a_broken_package_is_named_with_what_mends_it(tmp_path, case):
+def test_a_broken_package_is_named_with_what_fixes_it(tmp_path, case):
     changes, problem, mend = BROKEN[case]
     status, output = run_doctor(tmp_path, **changes)
     assert status == 1, output
@@ -179,7 +183,7 @@ def test_numpy_of_another_generation_than_torch_is_a_finding():
 
 
 def test_torch_alone_is_fine():
-    changes = {name: missing(name) for name in (*doctor.HOSTS, 'pkg_resources', 'cv2', 'torchvision')}
+    changes = {name: missing(name) for name in (*machine.HOSTS, 'pkg_resources', 'cv2', 'torchvision')}
     assert not diagnose(facts(mmcv__ops=missing('mmcv'), **changes))
 
 
@@ -189,6 +193,6 @@ def test_a_consequence_is_not_reported_beside_its_cause():
     assert 'OpenCV' in finding.what
 
 
-def test_a_fork_under_another_distribution_name_is_mended_under_that_name():
+def test_a_fork_under_another_distribution_name_is_fixed_under_that_name():
     known = facts({'mmcv': ['some-mmcv']}, mmcv__ops={'error': "ModuleNotFoundError: No module named 'mmcv._ext'"})
     assert 'some-mmcv==2.1.0' in only_finding(diagnose(known)).fix
