@@ -77,8 +77,8 @@ HOUSE = {  # the same of what surrounds the networks
     'problems.py': set(),
     'checkpoints': {'problems', '_after_import', '__version__'},
     'analysis': set(),
-    'apis': {'problems', '_after_import', 'checkpoints'},
-    'diagnosis': {'problems', 'checkpoints', 'analysis', 'hooks', 'optim', 'registry'},
+    'apis': {'problems', '_after_import', 'checkpoints', 'hooks'},
+    'diagnosis': {'problems', 'checkpoints', 'analysis', 'apis', 'datasets', 'hooks', 'optim', 'registry'},
     'doctor.py': {'problems', 'diagnosis'},
     'cli': {'problems', 'checkpoints', 'diagnosis', 'apis', 'hooks', '__version__'},
 }

@@ -122,6 +122,21 @@ def load_from_published_file(filename: str, map_location: Any = None) -> Dict[st
     return _convert(content, file) if known else content
 
 
+def load_local(file: str) -> Dict[str, Any]:
+    """Load a local checkpoint on the CPU as mmengine would, mapped from disk where the format allows it.
+
+    Raises:
+        ProblemError: If it is not there, cannot be read, or holds no dict.
+    """
+    file = os.path.expanduser(file)
+    content = read(file, mmap=True) if has_published_form(file) else read(file, trusted=(), mmap=True)
+    if has_published_form(file):
+        content = load_from_published_file(file, 'cpu')
+    if not isinstance(content, dict):
+        raise ProblemError(f'checkpoint `{file}` holds a {type(content).__name__}, not a dict of weights')
+    return content
+
+
 def _load_published(file: str, model: published.Model, map_location: Any) -> Dict[str, Any]:
     """Check, read and convert a published file."""
     published.check_hash(file, model)

@@ -1,6 +1,5 @@
 """``mmrev check``: everything that is wrong with a config, before a run."""
 import argparse
-import sys
 from typing import List, Optional
 
 from mmrev.cli.common import Parser, add_config_arguments, load_config, run_command
@@ -9,10 +8,9 @@ from mmrev.problems import ProblemError
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev check') -> int:
     """Print the problems of the config that the command line names; return 0 if there is none, else 2."""
-    argv = sys.argv[1:] if argv is None else argv
     parser = Parser(prog, description='Say everything that is wrong with a config.')
     add_config_arguments(parser)
-    return run_command(prog, lambda: check(parser.parse_args(argv)), '--traceback' in argv)
+    return run_command(parser, check, argv)
 
 
 def check(args: argparse.Namespace) -> None:

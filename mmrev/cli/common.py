@@ -1,7 +1,5 @@
-"""What the commands share: arguments, the config, the run, and how a command ends."""
+"""What the commands share: arguments, the config, and how a command ends."""
 import argparse
-import contextlib
-import inspect
 import json
 import os
 import os.path as osp
@@ -10,44 +8,40 @@ import time
 import traceback
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, NoReturn, Sequence
+from typing import TYPE_CHECKING, Callable, NoReturn, Optional, Sequence
 
-from mmrev.problems import ProblemError, closest, phase
+from mmrev.problems import ProblemError, phase
 
 if TYPE_CHECKING:
     from mmengine.config import Config
-    from mmengine.hooks import Hook
-    from mmengine.runner import Runner
 
 EXIT_INTERRUPTED = 130
-# What mmengine, mmdet and mmpretrain read from a config besides the arguments of the runner.
-_READ_BESIDES = ('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
-                 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline')
-_DOCTOR = '`mmrev doctor` says what is installed and how to fix it'
 
 
-def run_command(prog: str, body: Callable[[], None], with_traceback: bool = False) -> int:
-    """Run a command's body; whatever exception ends it is told in two lines.
+def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], None],
+                argv: Optional[Sequence[str]] = None) -> int:
+    """Run a command; whatever exception ends it is told in two lines.
 
     Args:
-        prog: The command as typed, for the message.
+        parser: Reads the arguments; its ``prog`` begins the message.
         body: Does the work.
-        with_traceback: Show the traceback as well.
+        argv: The arguments, those of the process by default; with ``--traceback`` the traceback is shown as well.
 
     Returns:
         0, the status of a `ProblemError`, or `EXIT_INTERRUPTED`.
     """
+    argv = sys.argv[1:] if argv is None else argv
     try:
         with phase('unexpected error', 'Run again with --traceback, and report it', status=1):
-            body()
+            body(parser.parse_args(argv))
     except KeyboardInterrupt as stop:
         if os.environ.get('LOCAL_RANK', '0') == '0':
-            print(f'\n{prog}: interrupted. {stop}'.rstrip(), file=sys.stderr, flush=True)
+            print(f'\n{parser.prog}: interrupted. {stop}'.rstrip(), file=sys.stderr, flush=True)
         return EXIT_INTERRUPTED
     except ProblemError as error:
-        if with_traceback:
+        if '--traceback' in argv:
             traceback.print_exc()
-        _say(f'{prog}: error: {error}')
+        _say(f'{parser.prog}: error: {error}')
         return error.status
     return 0
 
@@ -106,7 +100,7 @@ def join_launcher(args: argparse.Namespace) -> None:
     """Take this process's rank from the launcher, and let only the first process print (errors reach stderr still)."""
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    with phase('mmengine cannot be imported', _DOCTOR):
+    with phase('mmengine cannot be imported', '`mmrev doctor` says what is installed and how to fix it'):
         from mmrev.apis.distributed import adopt_launcher
     with phase(f'--launcher {args.launcher}', 'Use tools/dist_train.sh, tools/dist_test.sh, torchrun, srun or mpirun'):
         rank = adopt_launcher(args.launcher)
@@ -118,83 +112,11 @@ def join_launcher(args: argparse.Namespace) -> None:
 
 def load_config(args: argparse.Namespace) -> 'Config':
     """Read the config and merge the command line into it."""
-    _check_config_file(args.config)
-    warnings.filterwarnings('ignore', message='pkg_resources is deprecated')  # mmengine needs it
-    with phase('mmengine cannot be imported', _DOCTOR):
-        from mmengine.config import Config
-        from mmengine.hub import get_config
-    with phase(f'config `{args.config}` cannot be read', 'Fix that in the config or its `_base_`; --traceback shows '
-               'the way there'):
-        cfg = get_config(args.config) if '::' in args.config else Config.fromfile(args.config)
-    merge_options(cfg, args.cfg_options or {}, args.config)
+    from mmrev.apis import run
+    cfg = run.load_config(args.config, args.cfg_options)
     cfg.launcher = args.launcher
     if '' in (args.work_dir, cfg.get('work_dir')):
         raise ProblemError('the work dir is empty', 'Name a folder with --work-dir, or leave it out for '
                            'work_dirs/CONFIG')
     cfg.work_dir = args.work_dir or cfg.get('work_dir') or osp.join('work_dirs', Path(args.config).stem)
     return cfg
-
-
-def _check_config_file(config: str) -> None:
-    """Check that it is there; a name with ``::`` is mmengine's to look up."""
-    if '::' in config or osp.isfile(config):
-        return
-    is_folder = osp.isdir(config)
-    names = sorted(path.name for path in (Path(config) if is_folder else Path(config).parent).glob('*.py'))
-    if is_folder:
-        raise ProblemError(f'config `{config}` is a folder', f'Name a config in it: {", ".join(names[:5])}' +
-                           ', ...' * (len(names) > 5) if names else 'There is no config in it')
-    raise ProblemError(f'config `{config}` does not exist', closest(osp.basename(config), names) or
-                       'Give the path of a config file, relative to this folder, or mmrev::FOLDER/NAME.py')
-
-
-def merge_options(cfg: 'Config', options: Dict[str, Any], file: str) -> None:
-    """Merge ``--cfg-options`` into the config, and do what a config file would have done with them.
-
-    Raises:
-        ProblemError: If one cannot be merged, or nothing would read it: a misspelt name, or a variable of the file.
-    """
-    from mmengine.runner import Runner
-    from mmengine.utils import import_modules_from_strings
-    known = {*inspect.signature(Runner).parameters, *_READ_BESIDES}
-    for key in options if 'runner_type' not in cfg else ():  # a runner of the user's own may read anything
-        name = key.split('.')[0]
-        if name not in known:
-            raise ProblemError(f'--cfg-options {key}: what {file} has made of `{name}` stays as it is' if name in cfg
-                               else f'--cfg-options {key}: there is no `{name}` in {file}', closest(name, known) +
-                               'Write the whole path of what you mean, as optim_wrapper.optimizer.lr=0.01')
-    with phase(f'--cfg-options {" ".join(options)}', f'See what is in {file}'):
-        cfg.merge_from_dict(options)
-    if any(key.split('.')[0] == 'custom_imports' for key in options):
-        with phase('--cfg-options custom_imports', 'Give modules that Python finds; in this folder with PYTHONPATH=.'):
-            import_modules_from_strings(**cfg.custom_imports)
-
-
-def build_runner(cfg: 'Config', hooks: Sequence['Hook']) -> 'Runner':
-    """Build the runner that the config asks for, with `hooks` besides its own."""
-    from mmengine.registry import RUNNERS
-    from mmengine.runner import Runner
-
-    from mmrev.apis import prepare_cpu_processes
-    from mmrev.hooks import PhaseHook
-    fix = f'Fix it in {cfg.filename}, or override it with --cfg-options'
-    with phase('building the runner', f'{fix} KEY=VALUE'):
-        prepare_cpu_processes(cfg)
-        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        for hook in (PhaseHook(), *hooks):
-            runner.register_hook(hook)
-    return runner
-
-
-@contextlib.contextmanager
-def running(runner: 'Runner') -> Iterator[None]:
-    """Run what the runner does; the traceback of an exception that ends it goes to the log."""
-    try:
-        with phase('running', status=1):
-            yield
-    except ProblemError as error:
-        log = runner.logger.log_file
-        with open(log, 'a') as file:
-            traceback.print_exc(file=file)
-        raise ProblemError(error.what, f'{error.fix}{". " * bool(error.fix)}The traceback is in {osp.relpath(log)}',
-                           error.status) from error

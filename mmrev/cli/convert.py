@@ -1,6 +1,5 @@
 """``mmrev convert``: a published checkpoint, to one that mmengine loads into the models of this package."""
 import argparse
-import sys
 from typing import List, Optional, Sequence
 
 from mmrev.cli.common import Parser, run_command
@@ -12,8 +11,7 @@ NORMS = ('inplace_abn', 'batch_norm')
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev convert', families: Sequence[str] = FAMILIES) -> int:
     """Convert the file that the command line names; returns the exit status, see `mmrev.cli.main`."""
-    argv = sys.argv[1:] if argv is None else argv
-    return run_command(prog, lambda: convert(build_parser(prog, families).parse_args(argv)), '--traceback' in argv)
+    return run_command(build_parser(prog, families), convert, argv)
 
 
 def build_parser(prog: str, families: Sequence[str]) -> argparse.ArgumentParser:

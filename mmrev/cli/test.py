@@ -1,27 +1,17 @@
 """``mmrev test``: test a checkpoint, write and draw its predictions."""
 import argparse
-import sys
 from typing import TYPE_CHECKING, List, Optional
 
-from mmrev.cli.common import (Parser, add_run_arguments, build_runner, join_launcher, load_config, run_command, running)
-from mmrev.problems import ProblemError, phase
+from mmrev.cli.common import Parser, add_run_arguments, join_launcher, load_config, run_command
+from mmrev.problems import ProblemError
 
 if TYPE_CHECKING:
     from torch import nn
 
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev test') -> int:
-    """Parse the arguments and test.
-
-    Args:
-        argv: Arguments without the program's name; those of the process by default.
-        prog: The command as typed.
-
-    Returns:
-        The exit status, see `mmrev.cli.main`.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    return run_command(prog, lambda: test(build_parser(prog).parse_args(argv)), '--traceback' in argv)
+    """Test as the command line says; return the exit status, see `mmrev.cli.main`."""
+    return run_command(build_parser(prog), test, argv)
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
@@ -46,6 +36,7 @@ def test(args: argparse.Namespace) -> None:
     join_launcher(args)
     cfg = load_config(args)
     from mmrev.apis.modes import augment_test, draw_predictions
+    from mmrev.apis.run import build_runner, running
     from mmrev.diagnosis.plan import Plan
     from mmrev.hooks import ProgressHook, RunReportHook
     cfg.load_from = args.checkpoint
@@ -55,9 +46,7 @@ def test(args: argparse.Namespace) -> None:
         augment_test(cfg)
     Plan(cfg, ('test', )).require_none()
     runner = build_runner(cfg, [ProgressHook(), RunReportHook(images=args.show_dir, predictions=args.out)])
-    with running(runner):
-        with phase('building test_dataloader, test_cfg and test_evaluator'):
-            runner.test_loop
+    with running(runner, 'test'):
         if args.out:
             runner.test_evaluator.metrics.append(dump_metric(runner.model)(out_file_path=args.out))
         runner.test()

@@ -1,28 +1,18 @@
 """``mmrev train``: train a model from a config, on GPUs or without, in one process or several."""
 import argparse
 import os.path as osp
-import sys
 from typing import TYPE_CHECKING, List, Optional
 
-from mmrev.cli.common import (Parser, add_run_arguments, build_runner, join_launcher, load_config, run_command, running)
-from mmrev.problems import ProblemError, phase
+from mmrev.cli.common import Parser, add_run_arguments, join_launcher, load_config, run_command
+from mmrev.problems import ProblemError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev train') -> int:
-    """Parse the arguments and train.
-
-    Args:
-        argv: Arguments without the program's name; those of the process by default.
-        prog: The command as typed.
-
-    Returns:
-        The exit status, see `mmrev.cli.main`.
-    """
-    argv = sys.argv[1:] if argv is None else argv
-    return run_command(prog, lambda: train(build_parser(prog).parse_args(argv), prog), '--traceback' in argv)
+    """Train as the command line says; return the exit status, see `mmrev.cli.main`."""
+    return run_command(build_parser(prog), lambda args: train(args, prog), argv)
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
@@ -42,17 +32,14 @@ def train(args: argparse.Namespace, prog: str) -> None:
     """Train as the arguments say; nothing is written before they are checked."""
     join_launcher(args)
     cfg = load_config(args)
+    from mmrev.apis.run import build_runner, running
     from mmrev.diagnosis.plan import Plan
     from mmrev.hooks import ProgressHook, RunReportHook
     apply_flags(cfg, args)
     Plan(cfg, ('train', 'val')).require_none()
     try:
         runner = build_runner(cfg, [ProgressHook(), RunReportHook()])
-        with running(runner):
-            with phase('building train_dataloader and train_cfg'):
-                runner.train_loop
-            with phase('building val_dataloader, val_cfg and val_evaluator'):
-                runner.val_loop
+        with running(runner, 'train', 'val'):
             runner.train()
     except KeyboardInterrupt as stop:
         if not osp.exists(osp.join(cfg.work_dir, 'last_checkpoint')):

@@ -1,9 +1,8 @@
 """Checks of the checkpoints that a run starts from: they can be read, and are of this model."""
-import os.path as osp
 from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
 
-from mmrev.checkpoints import has_published_form, load_from_published_file, mismatch, read
+from mmrev.checkpoints import load_local, mismatch
 from mmrev.problems import Problem, ProblemError
 
 from .plan import Plan, walk
@@ -17,7 +16,7 @@ def start(plan: Plan) -> Iterator[Problem]:
     if file is None:
         return
     try:
-        checkpoint = read_weights(file)
+        checkpoint = load_local(file)
     except ProblemError as error:
         if named_in is None:
             raise
@@ -53,20 +52,9 @@ def pretrained(plan: Plan) -> Iterator[Problem]:
     for path, entry in walk(plan.cfg.model, 'model') if 'train' in plan.splits else ():
         if isinstance(entry, dict) and entry.get('type') == 'Pretrained' and '://' not in str(entry.get('checkpoint')):
             try:
-                read_weights(str(entry.get('checkpoint')))
+                load_local(str(entry.get('checkpoint')))
             except ProblemError as error:
                 yield Problem(f'{error.what} ({path}.checkpoint)', error.fix, error.__cause__)
-
-
-def read_weights(file: str) -> Dict[str, Any]:
-    """Read a local checkpoint as mmengine will; what it holds is mapped from disk where the format allows it."""
-    file = osp.expanduser(file)
-    content = read(file, mmap=True) if has_published_form(file) else read(file, trusted=(), mmap=True)
-    if has_published_form(file):
-        content = load_from_published_file(file, 'cpu')
-    if not isinstance(content, dict):
-        raise ProblemError(f'checkpoint `{file}` holds a {type(content).__name__}, not a dict of weights')
-    return content
 
 
 def _start(plan: Plan) -> Tuple[Optional[str], Optional[Path]]:

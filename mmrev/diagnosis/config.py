@@ -7,7 +7,7 @@ import multiprocessing
 import os.path as osp
 from numbers import Real
 from types import SimpleNamespace
-from typing import Any, Callable, Iterator, Optional, Sequence, Tuple
+from typing import Any, Callable, Iterator, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -23,8 +23,9 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from mmrev.problems import Problem, closest
+from mmrev.registry import find
 
-from .plan import Plan, building, find, unknown_type, walk
+from .plan import Plan, building, unknown_type, walk
 from .signature import classes, hints, parameters, takes_text
 
 _NEEDED = dict(train=('train_dataloader', 'train_cfg', 'optim_wrapper'), val=(),
@@ -39,6 +40,7 @@ _REGISTRIES: Tuple[Tuple[str, Registry], ...] = (
     ('param_scheduler.*', PARAM_SCHEDULERS), ('default_hooks.*', HOOKS), ('custom_hooks.*', HOOKS),
     ('visualizer', VISUALIZERS), ('visualizer.vis_backends.*', VISBACKENDS), ('log_processor', LOG_PROCESSORS))
 _NEED_A_TYPE = (DATASETS, DATA_SAMPLERS, TRANSFORMS, OPTIMIZERS, HOOKS, VISBACKENDS)
+_OF_MMCV = ('norm_cfg', 'act_cfg', 'conv_cfg')  # which does not say what it did not find
 _REWRITTEN = ('optim_wrapper', 'param_scheduler')  # by mmengine, before the class sees their keys
 _PASSED_ON = {'CheckpointHook': Runner.save_checkpoint}  # a class's other keys, and what takes them late in the run
 _PARAMWISE = ('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult',
@@ -87,54 +89,39 @@ def environment(plan: Plan) -> Iterator[Problem]:
     yield from building(plan, 'env_cfg.mp_cfg', multiprocessing.get_context, start_method)
 
 
-def types(plan: Plan) -> Iterator[Problem]:
-    """Every class that is named outside the model is known, and takes the keys beside it."""
-    for path, entry, registry in _entries(plan):
-        name = entry.get('type')
-        built = find(name, registry, scope=entry.get('_scope_'))
-        if name is None and registry in _NEED_A_TYPE:
-            yield Problem(f'`{path}` has no `type`, only {dict(entry)}', f'Fix its name, or add the type in '
-                          f'{plan.cfg.filename}')
-        elif name is not None and built is None:
-            yield unknown_type(plan, name, registry, path)
-        elif name is not None and path.split('.')[0] not in _REWRITTEN:
-            yield from unread(plan, built, entry, path, _PASSED_ON.get(getattr(built, '__name__', '')))
-    for path, entry in walk(plan.cfg.model, 'model'):
-        name = entry.get('type') if isinstance(entry, dict) else None
-        layer = path.split('.')[-1] in ('norm_cfg', 'act_cfg', 'conv_cfg')  # mmcv does not say which it did not find
-        if name == '' or name and layer and find(name, MODELS, scope=entry.get('_scope_')) is None:
-            yield unknown_type(plan, name, MODELS, path)
+def entries(plan: Plan) -> Iterator[Problem]:
+    """Every class that is named is known, and takes the keys and values beside it."""
+    for path, entry, among in _entries(plan):
+        name, built = entry.get('type'), find(entry.get('type'), *among, scope=entry.get('_scope_'))
+        section, last, in_model = path.split('.')[0], path.split('.')[-1], among[0] is MODELS
+        if name is None and among[0] in _NEED_A_TYPE:
+            yield Problem(f'`{path}` has no `type`, only {dict(entry)}',
+                          f'Fix its name, or add the type in {plan.cfg.filename}')
+        elif name == '' or name and built is None and (not in_model or last in _OF_MMCV):
+            yield unknown_type(plan, name, among[0], path)
+        elif built is not None:
+            yield from misused(plan, built, entry, path, keys=not in_model and section not in _REWRITTEN)
 
 
-def unread(plan: Plan, built: Callable, entry: dict, path: str, passed_on: Optional[Callable] = None,
-           besides: Sequence[str] = ()) -> Iterator[Problem]:
-    """The keys of an entry that are no arguments of what it builds, or of what that passes them on to."""
-    known = {**parameters(built), **(parameters(passed_on) if passed_on else {})}
-    if not known or passed_on is None and any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values()):
-        return
-    for key in entry:
+def misused(plan: Plan, built: Callable, entry: dict, path: str, keys: bool = True, besides: Sequence[str] = ()
+            ) -> Iterator[Problem]:
+    """What the signature says against an entry: keys that are no arguments, texts where numbers stand.
+
+    A misspelling on the command line is a text; to a flag it would be a truth.
+    """
+    name = getattr(built, '__name__', str(built))
+    late = _PASSED_ON.get(name)
+    known = {**parameters(built), **(parameters(late) if late else {})}
+    closed = known and (late or all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in known.values()))
+    for key in entry if keys and closed else ():
         if key not in known and key not in ('type', '_scope_', 'priority', *besides):
-            yield Problem(f'`{path}.{key}`: {getattr(built, "__name__", built)} has no argument `{key}`',
+            yield Problem(f'`{path}.{key}`: {name} has no argument `{key}`',
                           f'{closest(key, [*known, *besides])}Fix it in {plan.cfg.filename}')
-
-
-def values(plan: Plan) -> Iterator[Problem]:
-    """No value is a text where a signature says numbers: the command line makes a text of any misspelling."""
-    for path, entry in walk(plan.cfg.model, 'model'):
-        if isinstance(entry, dict) and entry.get('type'):
-            built = find(entry['type'], MODELS, TASK_UTILS, scope=entry.get('_scope_'))
-            yield from texts(plan, built, entry, path)
-    for path, entry, registry in _entries(plan):
-        yield from texts(plan, find(entry.get('type'), registry, scope=entry.get('_scope_')), entry, path)
-
-
-def texts(plan: Plan, built: Optional[Callable], entry: dict, path: str) -> Iterator[Problem]:
-    """The texts of an entry that cannot be meant, by the signature of what it builds."""
     found = {key: value for key, value in entry.items() if isinstance(value, str)}
-    for key, hint in hints(built).items() if found and built else ():
+    for key, hint in hints(built).items() if found else ():
         if key in found and not takes_text(hint, found[key]):
-            yield Problem(f'`{path}.{key}` is the text `{found[key]}`; {getattr(built, "__name__", built)} takes '
-                          f'{inspect.formatannotation(hint)} there', plan.fix(f'{path}.{key}'))
+            yield Problem(f'`{path}.{key}` is the text `{found[key]}`; {name} takes {inspect.formatannotation(hint)} '
+                          'there', plan.fix(f'{path}.{key}'))
 
 
 def numbers(plan: Plan) -> Iterator[Problem]:
@@ -148,8 +135,8 @@ def numbers(plan: Plan) -> Iterator[Problem]:
 
 def hooks(plan: Plan) -> Iterator[Problem]:
     """mmengine's hooks can be built; others may do more than keep their arguments."""
-    for path, entry, registry in _entries(plan):
-        built = find(entry.get('type'), registry, scope=entry.get('_scope_')) if registry is HOOKS else None
+    for path, entry, among in _entries(plan):
+        built = find(entry.get('type'), HOOKS, scope=entry.get('_scope_')) if among[0] is HOOKS else None
         if getattr(built, '__module__', '').startswith('mmengine.hooks.'):
             yield from building(plan, path, HOOKS.build, copy.deepcopy(entry))
 
@@ -211,13 +198,16 @@ class ManyImages(Dataset):
         return {}
 
 
-def _entries(plan: Plan) -> Iterator[Tuple[str, dict, Registry]]:
-    """Every entry outside the model that names a class, or should, with the registry of that class."""
+def _entries(plan: Plan) -> Iterator[Tuple[str, dict, Tuple[Registry, ...]]]:
+    """Every entry that names a class, or should, with the registries of that class."""
+    for path, entry in walk(plan.cfg.model, 'model'):
+        if isinstance(entry, dict):
+            yield path, entry, (MODELS, TASK_UTILS)
     for pattern, registry in _REGISTRIES:
         for split in plan.splits if '{split}' in pattern else ('', ):
             for path, entry in matching(plan.cfg, pattern.format(split=split)):
                 if isinstance(entry, dict):
-                    yield path, entry, EVALUATOR if registry is METRICS and 'metrics' in entry else registry
+                    yield path, entry, (EVALUATOR if registry is METRICS and 'metrics' in entry else registry, )
 
 
 def matching(node: Any, pattern: str, path: str = '') -> Iterator[Tuple[str, Any]]:

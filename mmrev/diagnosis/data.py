@@ -5,21 +5,21 @@ epoch and then fails in the evaluation.
 """
 import copy
 import inspect
-import json
-import mmap
 import os.path as osp
 import urllib.request
-from typing import Any, Iterator, Optional, Sequence, Tuple
+from typing import Any, Iterator, Sequence, Tuple
 
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.registry import DATASETS, METRICS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, SequentialSampler
 
+from mmrev.datasets.coco import category_names, is_whole
 from mmrev.problems import Problem, ProblemError, one_line
+from mmrev.registry import find
 
-from .config import ManyImages, matching, texts, unread
-from .plan import Plan, building, find, walk
+from .config import ManyImages, matching, misused
+from .plan import Plan, building, walk
 
 _TAKEN_BY_MMENGINE = ('num_batch_per_epoch', 'disable_subprocess_warning')  # keys of a dataloader besides torch's
 _SECONDS_TO_ANSWER = 10  # for a server that a data set would be downloaded from
@@ -45,13 +45,8 @@ def files(plan: Plan) -> Iterator[Problem]:
 def _annotation(file: str, path: str, where: str) -> Iterator[Problem]:
     if _is_local(file) and not osp.exists(file):
         yield Problem(f'annotation file `{file}` does not exist ({path}.ann_file)', where)
-    elif file.endswith('.json') and _is_local(file):
-        with open(file, 'rb') as stream:  # its ends: it may be too large to read for this
-            head = stream.read(64).lstrip()[:1]
-            stream.seek(max(0, osp.getsize(file) - 64))
-            if (head, stream.read().rstrip()[-1:]) not in ((b'{', b'}'), (b'[', b']')):
-                yield Problem(f'annotation file `{file}` is empty or cut off ({path}.ann_file)',
-                              'Copy or download it again')
+    elif file.endswith('.json') and _is_local(file) and not is_whole(file):
+        yield Problem(f'annotation file `{file}` is empty or cut off ({path}.ann_file)', 'Copy or download it again')
 
 
 def pipelines(plan: Plan) -> Iterator[Problem]:
@@ -95,8 +90,7 @@ def dataloaders(plan: Plan) -> Iterator[Problem]:
                 raise ProblemError(f'`{path}.{key}` is {config.get(key)!r}, not a dict with a type',
                                    f'Fix it in {plan.cfg.filename}')
         if config is not None:
-            yield from unread(plan, DataLoader, config, path, DataLoader, _TAKEN_BY_MMENGINE)
-            yield from texts(plan, DataLoader, config, path)
+            yield from misused(plan, DataLoader, config, path, besides=_TAKEN_BY_MMENGINE)
             images = ManyImages()
             kept = {key: value for key, value in config.items() if key != 'num_batch_per_epoch'}
             kept.update(dataset=images, sampler=SequentialSampler(images))
@@ -137,19 +131,6 @@ def classes(plan: Plan) -> Iterator[Problem]:
                 yield Problem(f'model.{name} has num_classes={head.num_classes}, but {path} has {len(named)} classes',
                               f'Set num_classes={len(named)} there in {plan.cfg.filename}, or metainfo.classes of the '
                               'data set')
-
-
-def category_names(file: str) -> Optional[Sequence[str]]:
-    """The names in ``categories`` of a COCO-format file, however large it is; None if it has none to be read."""
-    if not file.endswith('.json') or not osp.isfile(file):
-        return None
-    with open(file, 'rb') as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        begin = text.find(b'[', max(0, text.rfind(b'"categories"')))
-        part = text[begin:begin + 2 ** 21].decode(errors='replace')
-    try:
-        return [category['name'] for category in json.JSONDecoder().raw_decode(part)[0]]
-    except (ValueError, TypeError, KeyError):
-        return None
 
 
 def _sets(plan: Plan) -> Iterator[Tuple[str, dict]]:

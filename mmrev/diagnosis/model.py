@@ -12,8 +12,9 @@ from mmrev.analysis.channels import SIZES, failure, find_misfit, image_channels
 from mmrev.hooks import check_activations
 from mmrev.optim.bfloat16_optim_wrapper import BFloat16OptimWrapper, bfloat16
 from mmrev.problems import Problem, one_line
+from mmrev.registry import find
 
-from .plan import Plan, building, find
+from .plan import Plan, building
 
 
 def build(plan: Plan) -> Iterator[Problem]:

@@ -15,9 +15,11 @@ from mmengine import registry as registries
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, TRANSFORMS, Registry, init_default_scope
-from torch import distributed, nn
+from torch import nn
 
+from mmrev.apis.distributed import alone
 from mmrev.problems import Problem, ProblemError, closest, one_line
+from mmrev.registry import find, names
 
 from . import CONFIG, problems
 from .signature import parameters
@@ -71,12 +73,13 @@ def building(plan: Plan, path: str, build: Callable, *arguments: Any) -> Generat
 
 def _explain(plan: Plan, error: Exception, path: str, config: Any) -> Problem:
     words = one_line(error)
+    roots = {root.name: root for root in vars(registries).values() if isinstance(root, Registry)}
     unknown = re.match(r'(\S*) is not in the \S+::(.+) registry', words)
     surplus = re.search(r"unexpected keyword argument '(\w+)'", words)
     for place, entry in reversed(list(walk(config, path))):
         name = entry.get('type') if isinstance(entry, dict) else None
         if unknown and name == unknown.group(1):
-            return unknown_type(plan, name, _roots()[unknown.group(2)], place)
+            return unknown_type(plan, name, roots[unknown.group(2)], place)
         if name and not unknown and _fails_alike(entry, words):
             path, config = place, entry
             break
@@ -99,27 +102,8 @@ def _fails_alike(entry: dict, words: str) -> bool:
 
 def unknown_type(plan: Plan, name: str, registry: Registry, path: str) -> Problem:
     """Say that neither mmengine's `registry` nor those below it have a class `name`, and what is near."""
-    names = {*registry.module_dict, *registry.root.module_dict}
-    for scope, child in registry.root.children.items():
-        names.update(f'{scope}.{key}' for key in child.module_dict)
-    return Problem(f'there is no {registry.name} `{name}` ({path}.type)', f'{closest(name, names)}Fix it in '
+    return Problem(f'there is no {registry.name} `{name}` ({path}.type)', f'{closest(name, names(registry))}Fix it in '
                    f'{plan.cfg.filename}, or import your own class there: custom_imports=dict(imports=[...])')
-
-
-def find(name: Any, *among: Registry, scope: Optional[str] = None) -> Any:
-    """The class or function of that name in one of these registries; None if there is none."""
-    if not isinstance(name, str):
-        return name  # configs in Python name the class itself
-    for registry in among:
-        with registry.switch_scope_and_registry(scope) as scoped, contextlib.suppress(RuntimeError):
-            found = scoped.get(name)
-            if found is not None:
-                return found
-    return None
-
-
-def _roots() -> dict:
-    return {root.name: root for root in vars(registries).values() if isinstance(root, Registry)}
 
 
 def walk(node: Any, path: str) -> Iterator[Tuple[str, Any]]:
@@ -145,18 +129,3 @@ def _unnoticed() -> Iterator[None]:
         logging.disable(disabled)
         random.setstate(python)
         np.random.set_state(numpy)
-
-
-@contextlib.contextmanager
-def alone(launcher: str) -> Iterator[None]:
-    """Be the only one of several processes that have not joined yet: some norm layers ask how many there are."""
-    joined = False
-    if launcher != 'none' and distributed.is_available() and not distributed.is_initialized():
-        with contextlib.suppress(RuntimeError):  # gloo finds no network here; the run may use something else
-            distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)
-            joined = True
-    try:
-        yield
-    finally:
-        if joined:
-            distributed.destroy_process_group()

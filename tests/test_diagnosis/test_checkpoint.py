@@ -10,10 +10,10 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from golden import GoldenRecord
-from mmrev.checkpoints import allow_mmengine_checkpoints
+from mmrev.checkpoints import allow_mmengine_checkpoints, load_local
 from mmrev.checkpoints.families.revbifpn import convert_state_dict
 from mmrev.cli import main
-from mmrev.diagnosis.checkpoint import read_weights, unfit
+from mmrev.diagnosis.checkpoint import unfit
 from mmrev.diagnosis.plan import Plan
 from mmrev.problems import ProblemError
 from mmrev.registry import MODELS
@@ -87,7 +87,7 @@ def test_a_published_checkpoint_is_taken_as_it_was_trained(content, published, t
     weights, converted = published
     file = tmp_path / 'model_best.pth.tar'
     torch.save(content(weights), file)
-    checkpoint = read_weights(str(file))
+    checkpoint = load_local(str(file))
     assert checkpoint['state_dict'].keys() == converted.keys()
     assert all(torch.equal(value, converted[key]) for key, value in checkpoint['state_dict'].items())
     cfg = Config.fromfile(Path(__file__).parents[2] / 'configs/revbifpn/revbifpn-s0_8xb128_in1k.py')
@@ -101,8 +101,8 @@ def test_a_published_checkpoint_that_is_another_or_cut_off_is_named(published, t
     file = tmp_path / 'revbifpn_s0.pth.tar'
     torch.save(weights, file)
     with pytest.raises(ProblemError, match='not their content') as error:
-        read_weights(str(file))
+        load_local(str(file))
     assert '--any-hash' in error.value.fix
     file.write_bytes(file.read_bytes()[:-1000])
     with pytest.raises(ProblemError, match='truncated'):
-        read_weights(str(file))
+        load_local(str(file))

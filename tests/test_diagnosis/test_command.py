@@ -5,7 +5,7 @@ import pytest
 from mmengine.config import Config
 
 from mmrev.cli import main
-from mmrev.cli.common import merge_options
+from mmrev.apis.run import merge_options
 
 from .conftest import option, said
 from test_tools.conftest import ROOT, ended, mmrev, start

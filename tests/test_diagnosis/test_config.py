@@ -9,9 +9,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from mmrev.apis.distributed import alone
 from mmrev.diagnosis import CONFIG, MACHINE, problems
-from mmrev.diagnosis.config import texts
-from mmrev.diagnosis.plan import Plan, alone
+from mmrev.diagnosis.config import misused
+from mmrev.diagnosis.plan import Plan
 from mmrev.problems import ProblemError
 
 from .conftest import option
@@ -102,7 +103,7 @@ def test_a_text_is_refused_only_where_it_cannot_be_meant(annotation, text, meant
         raise AssertionError('nothing is built')
 
     built.__annotations__['value'] = annotation
-    found = list(texts(Plan(Config(), ()), built, dict(value=text), 'section'))
+    found = list(misused(Plan(Config(), ()), built, dict(value=text), 'section'))
     assert [problem.what.startswith('`section.value` is the text') for problem in found] == [True] * (not meant)
 
 

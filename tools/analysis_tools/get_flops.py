@@ -31,8 +31,7 @@ _SIZES = dict(Resize='scale', FixShapeResize='scale', ResizeEdge='scale', Random
 
 def main(argv: Optional[List[str]] = None, prog: str = 'get_flops.py') -> int:
     """Print the table that the command line asks for; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    return run_command(prog, lambda: report(build_parser(prog).parse_args(argv)), '--traceback' in argv)
+    return run_command(build_parser(prog), report, argv)
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
