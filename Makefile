@@ -6,14 +6,15 @@ ARGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow doctor wheel benchmark clean clean-env
+.PHONY: help setup quickstart test test-slow lint doctor wheel benchmark clean clean-env
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*##/ #/' \
 		| awk -F' # *' '{ printf "  make %-12s %s\n", $$1, $$2 }'
 	@echo
-	@echo '  STACK=onedl            with OneDL'"'"'s forks, in an environment of its own (.venv-onedl)'
-	@echo '  PYTHON=python3.12      interpreter of the environment (3.10 to 3.12)'
+	@echo '  STACK=torch21          with PyTorch 2.1 and NumPy 1, in an environment of its own (.venv-torch21)'
+	@echo '  STACK=onedl            with OneDL'"'"'s forks, in .venv-onedl'
+	@echo '  PYTHON=python3.12      interpreter of the environment (3.10 to 3.12; STACK=torch21: to 3.11)'
 	@echo '  ARGS="-k reversible"   more arguments for pytest, quickstart or the benchmark'
 	@echo '  JOBS=4                 processes that run the tests (default: 2)'
 	@echo '  MMREV_WHEELS=folder    where built wheels of mmcv are kept (default: the user cache folder)'
@@ -31,19 +32,29 @@ test: setup  ## the test suite, in two processes
 test-slow: setup  ## the tests that take minutes
 	$(PY) -m pytest -m slow $(ARGS)
 
+lint: setup  ## ruff and mypy, in seconds
+	$(ENV)/bin/ruff check .
+	$(ENV)/bin/mypy
+
 doctor: setup  ## versions, and what mends whatever is wrong
 	$(PY) -m mmrev.doctor
 
-wheel: setup  ## dist/mmrev-*.whl
+wheel: .setup/build/.ready  ## dist/mmrev-*.whl, without setting up PyTorch
 	rm -rf build
-	$(PY) -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
+	.setup/build/bin/python -m pip wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+.setup/build/.ready: requirements/build.txt
+	rm -rf .setup/build
+	$(or $(PYTHON),python3) -m venv .setup/build
+	.setup/build/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/build.txt
+	touch $@
 
 benchmark: setup  ## time and memory beside plain autograd and activation checkpointing
 	$(PY) benchmarks/run.py $(ARGS)
 
 clean:  ## remove what builds and test runs left
-	rm -rf build dist *.egg-info .pytest_cache
+	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 clean-env:  ## remove the environments (the wheels of mmcv stay in the user cache)
-	rm -rf .venv .venv-onedl .setup
+	rm -rf .venv .venv-torch21 .venv-onedl .setup

@@ -22,16 +22,26 @@ def read_readme() -> str:
 setup(
     name='mmrev',
     version=read_version(),
-    description='Reversible and parameter-free backbones and norm layers for OpenMMLab, with memory flat in depth',
+    description='Memory-efficient training for OpenMMLab: reversible and parameter-free networks, InPlace-ABN',
     long_description=read_readme(),
     long_description_content_type='text/markdown',
+    author='The mmrev authors',
+    license='Apache-2.0',
+    license_files=['LICENSE', 'NOTICE'],
+    keywords=['reversible networks', 'memory-efficient training', 'InPlace-ABN', 'object detection', 'OpenMMLab'],
+    project_urls={
+        'RevBiFPN': 'https://arxiv.org/abs/2206.14098',
+        'Reversible Vision Transformers': 'https://arxiv.org/abs/2302.04869',
+        'InPlace-ABN': 'https://arxiv.org/abs/1712.02616',
+        'Parameter-free layers': 'https://arxiv.org/abs/2202.02777',
+    },
     packages=find_packages(include=['mmrev', 'mmrev.*']),
     # `.mim` holds links to configs/, tools/ and model-index.yml, where mmengine looks for `mmrev::...`.
-    package_data={'mmrev': ['.mim/model-index.yml', '.mim/configs/**', '.mim/tools/**']},
+    package_data={'mmrev': ['py.typed', '.mim/model-index.yml', '.mim/configs/**', '.mim/tools/**']},
     exclude_package_data={'mmrev': ['.mim/tools/setup/*', '.mim/**/__pycache__/*', '.mim/**/*.pyc']},
     include_package_data=False,
     python_requires='>=3.10',
-    install_requires=['torch>=2.9'],
+    install_requires=['torch>=2.1'],  # names that the oldest lacks are in mmrev/compat.py
     extras_require={
         # mmdet 3.3 refuses mmcv 2.2; mmcv's build passes -std=c++17, which torch 2.14's headers refuse; mmengine
         # imports pkg_resources when it runs, which setuptools 81 dropped.
@@ -41,20 +51,27 @@ setup(
             'mmdet>=3.3.0,<3.4',
             'mmpretrain>=1.2.0,<1.3',
             'setuptools<81',
-            'torch>=2.9,<2.14',
-            'torchvision>=0.24',
+            'torch>=2.1,<2.14',
+            'torchvision>=0.16',
         ],
         'inplace-abn': ['inplace-abn>=1.1.0'],
         'benchmark': ['matplotlib', 'timm>=1.0'],  # EfficientNet, to compare with
-        'dev': ['flake8', 'matplotlib', 'ninja', 'onnx', 'onnxruntime', 'pytest', 'pytest-xdist',
+        'dev': ['matplotlib', 'mypy', 'ninja', 'onnx', 'onnxruntime', 'pre-commit', 'pytest', 'pytest-xdist', 'ruff',
                 'scikit-learn', 'setuptools<81', 'tensorboard', 'wheel'],
     },
     entry_points={'console_scripts': ['mmrev = mmrev.cli:main']},
     zip_safe=False,
     classifiers=[
+        'Development Status :: 4 - Beta',
+        'Intended Audience :: Developers',
+        'Intended Audience :: Science/Research',
+        'Operating System :: OS Independent',
+        'Programming Language :: Python :: 3',
         'Programming Language :: Python :: 3.10',
         'Programming Language :: Python :: 3.11',
         'Programming Language :: Python :: 3.12',
         'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+        'Typing :: Typed',
     ],
 )

@@ -100,6 +100,6 @@ def report(names: List[str], shape: Tuple[int, int]) -> Dict[str, float]:
         if names and not any(part.lower() in name.lower() for part in names):
             continue
         model = build_detector(config)
-        figures[name] = bytes_per_sample(lambda batch: train_step(model, batch, shape)) / MIB
+        figures[name] = bytes_per_sample(lambda batch, model=model: train_step(model, batch, shape)) / MIB
         print(f'  {name:28s} {figures[name]:8.1f} MiB', flush=True)
     return figures

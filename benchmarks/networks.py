@@ -12,7 +12,6 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.attention import SDPBackend
 from torch.utils.checkpoint import checkpoint
 
 from mmrev.models.backbones import PFViT, RevBiFPN, RevMViT, RevSwin, RevViT
@@ -139,6 +138,7 @@ def _attention_of_cpu(q, k, v, attn_mask=None, dropout_p=0.):
     Left to itself the meta device forms the matrix of weights, which the CPU's fused operator does not.
     """
     if q.is_meta:
+        from torch.nn.attention import SDPBackend  # since PyTorch 2.3
         small = [None if x is None else torch.empty_like(x[:1, :1], device='cpu', requires_grad=x.requires_grad)
                  for x in (q, k, v, attn_mask)]
         if torch._fused_sdp_choice(*small, dropout_p) == int(SDPBackend.FLASH_ATTENTION):

@@ -6,8 +6,9 @@ package makes the scope `mmrev` known to its registries and configs; models are 
 import warnings
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-__version__ = '0.1.0'
+__version__ = '0.2.0'
 
 
 def config_path(name: str) -> str:
@@ -27,6 +28,14 @@ def config_path(name: str) -> str:
         near = sorted(path.name for path in (folder / name).parent.glob('*.py'))
         raise FileNotFoundError(f'mmrev has no config `{name}`; in that folder it has {", ".join(near) or "nothing"}')
     return str(folder / name)
+
+
+def __getattr__(name: str) -> Any:
+    """`mmrev.save_memory`, which needs torch."""
+    if name == 'save_memory':
+        from mmrev.surgery.recomputation import save_memory
+        return save_memory
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
 
 
 if find_spec('mmengine') is not None:

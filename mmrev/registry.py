@@ -20,6 +20,7 @@ HOOKS = _child(roots.HOOKS, 'mmrev.hooks')
 DATASETS = _child(roots.DATASETS, 'mmrev.datasets')
 TRANSFORMS = _child(roots.TRANSFORMS, 'mmrev.datasets.transforms')
 OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'mmrev.optim')
+WEIGHT_INITIALIZERS = _child(roots.WEIGHT_INITIALIZERS, 'mmrev.models.pretrained')
 
 # Nothing of ours is in these yet. mmengine looks the entries of a config inherited from `mmrev::` up in them before it
 # looks in its own, warns where there are none, and imports the location of the first alone.

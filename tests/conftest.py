@@ -5,9 +5,55 @@ import os
 # does something else as well that made single tests ten times slower.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+import re  # noqa: E402
 from functools import lru_cache  # noqa: E402
 
 import pytest  # noqa: E402
+import torch  # noqa: E402
+
+TORCH = tuple(int(number) for number in torch.__version__.split('.')[:2])
+
+# What older versions of PyTorch lack: the tests that need it, whether the installed one has it, and what it is.
+LACKING = [
+    (r'test_export_and_trace|test_exports|a_trace_and_an_exported_program', TORCH >= (2, 5),
+     'torch.export of any module'),
+    (r'test_a_compiled_network_trains_the_same|\[compiler\]', TORCH >= (2, 2), 'torch.compile of a cached function'),
+    (r'test_second_backward_without_retained_graph|test_switch_keeps_every_activation',
+     hasattr(torch._C._autograd, '_get_current_graph_task_keep_graph'),
+     'a way to ask whether a backward retains the graph: the final streams are kept until the graph is freed'),
+    (r'test_reading_leaves_torch_as_strict|cannot_reach_other_functions_by_the_name',
+     TORCH >= (2, 6), 'torch.serialization.safe_globals'),
+    (r'a text for the learning rate', 'lr' in torch.optim.SGD.__init__.__annotations__,
+     'types of the arguments of optimizers'),
+    (r'test_a_reversible_backbone_is_as_near_to_float32', TORCH >= (2, 2), 'bfloat16 on the CPU that drifts as little'),
+    (r'test_the_parts_of_the_peak|test_the_streams_are_found_among_the_parts', TORCH >= (2, 2),
+     'one Python object per storage'),
+    (r'of_a_transformer_on_the_meta_device|to_the_byte\[RevBiFPN-S0 backbone, checkpoint\]', TORCH >= (2, 3),
+     'activation checkpointing and the fused attention of the CPU on the meta device'),
+]
+# An operator for the CPU that came later; PyTorch names it.
+LACKING_ON_CPU = re.compile("not implemented for 'Half'|AutocastCPU only support Bfloat16")
+
+
+def pytest_collection_modifyitems(items):
+    """Skip tests of what the installed PyTorch lacks."""
+    for pattern, has, what in LACKING:
+        if not has:
+            mark = pytest.mark.skip(reason=f'PyTorch {torch.__version__} lacks {what}')
+            for item in items:
+                if re.search(pattern, item.nodeid):
+                    item.add_marker(mark)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call():
+    """Skip a test that met an operator which the installed PyTorch lacks on the CPU."""
+    try:
+        return (yield)
+    except RuntimeError as error:
+        if TORCH < (2, 5) and LACKING_ON_CPU.search(str(error)):
+            pytest.skip(f'PyTorch {torch.__version__}: {error}')
+        raise
 
 
 @pytest.fixture(scope='session', autouse=True)

@@ -12,7 +12,8 @@ import pytest
 import toy_detection
 
 ROOT = Path(__file__).parents[1]
-PACKED = ('mmrev', 'configs', 'tools', 'setup.py', 'setup.cfg', 'MANIFEST.in', 'model-index.yml', 'README.md')
+PACKED = ('mmrev', 'configs', 'tools', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'model-index.yml', 'README.md',
+          'LICENSE', 'NOTICE')
 SIZE = 'revbifpn/faster_rcnn_revbifpn_s3.py'
 
 

@@ -1,5 +1,7 @@
 """What a wheel, a source distribution and an import of mmrev contain. Nothing here needs a network."""
+import email
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -10,6 +12,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
 
 import mmrev
 
@@ -36,8 +40,8 @@ def build_wheel(source, folder):
 def source(tmp_path_factory):
     """A copy of what a clone holds, so that builds leave nothing in the working copy."""
     copy = tmp_path_factory.mktemp('source') / 'mmrev'
-    kept = ('mmrev', 'configs', 'tools', 'requirements', 'setup.py', 'setup.cfg', 'MANIFEST.in', 'model-index.yml',
-            'README.md')
+    kept = ('mmrev', 'configs', 'tools', 'requirements', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'model-index.yml',
+            'README.md', 'CHANGELOG.md', 'LICENSE', 'NOTICE', 'CITATION.cff')
     copy.mkdir()
     for name in kept:
         if (ROOT / name).is_dir():
@@ -87,6 +91,33 @@ def test_the_wheel_leaves_out_set_up_tests_and_caches(wheel):
         names = archive.namelist()
     assert not [name for name in names if '__pycache__' in name or name.startswith('mmrev/.mim/tools/setup/')]
     assert {name.split('/')[0].split('-')[0] for name in names} == {'mmrev'}
+
+
+def test_the_wheel_holds_the_license_and_says_that_it_is_typed(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        held = {name.split('dist-info/')[-1]: archive.read(name) for name in archive.namelist()}
+    for name in ('LICENSE', 'NOTICE'):
+        assert held[f'licenses/{name}'] == (ROOT / name).read_bytes()
+    assert 'mmrev/py.typed' in held
+
+
+def test_the_metadata_names_license_and_every_supported_pytorch(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        name, = (name for name in archive.namelist() if name.endswith('dist-info/METADATA'))
+        metadata = email.message_from_bytes(archive.read(name))
+    assert metadata['License'] == 'Apache-2.0' and metadata['Summary'] and metadata.get_all('Classifier')
+    needs = [Requirement(line) for line in metadata.get_all('Requires-Dist')]
+    torch, = (need.specifier for need in needs if need.name == 'torch' and need.marker is None)
+    tried = [pin.split('==')[1] for path in (ROOT / 'requirements').glob('torch*.txt')
+             for pin in path.read_text().split() if pin.startswith('torch==')]
+    assert len(tried) == 2 and all(torch.contains(version) for version in tried)
+
+
+def test_the_versions_in_changelog_citation_and_readme_are_the_package_s():
+    wheels = re.findall(r'mmrev-([\d.]+)-py3', (ROOT / 'README.md').read_text())
+    assert wheels and set(wheels) == {mmrev.__version__}
+    assert f'\n## {mmrev.__version__}\n' in (ROOT / 'CHANGELOG.md').read_text()
+    assert yaml.safe_load((ROOT / 'CITATION.cff').read_text())['version'] == mmrev.__version__
 
 
 def test_a_wheel_built_from_the_source_distribution_holds_the_same(source, wheel, tmp_path):

@@ -101,6 +101,30 @@ def test_an_unsupported_python_is_refused_with_the_way_out(tmp_path, chosen):
     assert '3.13.1' in ended.stderr and '3.12' in ended.stderr
 
 
+def test_a_stack_replaces_the_pins_that_it_states_itself():
+    torch, common, hosts = setup_env.read_stack('torch21')
+    assert torch == ['torch==2.1.2', 'torchvision==0.16.2']
+    assert [pin for pin in common if setup_env.name_of(pin) == 'numpy'] == ['numpy==1.26.4']
+    assert hosts == setup_env.read_stack('openmmlab')[2]
+    assert {setup_env.name_of(pin) for pin in common} == {
+        setup_env.name_of(pin) for pin in setup_env.read_stack('openmmlab')[1]}
+
+
+def test_stacks_differ_in_what_their_environments_depend_on():
+    described = [setup_env.description(stack, '3.11')['pins'] for stack in ('openmmlab', 'torch21', 'onedl')]
+    assert len(set(described)) == 3
+
+
+def test_pytorch_2_1_is_refused_on_a_python_without_wheels_of_it(tmp_path):
+    fake = tmp_path / 'python3'
+    fake.write_text('#!/bin/sh\necho "Python 3.12.1"\nexec ' + sys.executable + ' -c '
+                    '"import sys; sys.version_info = (3, 12); exec(sys.argv[1])" "$2"\n')
+    fake.chmod(0o755)
+    refused = subprocess.run([TOOLS / 'setup.sh', '--stack', 'torch21'], env=dict(os.environ, PYTHON=str(fake)),
+                             capture_output=True, text=True, check=False)
+    assert refused.returncode == 2 and '3.10 or 3.11' in refused.stderr
+
+
 def test_a_machine_without_compiler_is_told_what_to_install(monkeypatch):
     machine = load('machine')
     monkeypatch.setenv('PATH', '/nowhere')

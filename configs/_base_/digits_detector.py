@@ -16,6 +16,7 @@ anchor_scale = 6  # times the stride: anchors of 24, 48 and 96 pixels
 anchor_ratios = [1.0, 1.5, 2.25]  # height over width: digits are taller than wide
 
 model = dict(
+    init_cfg=dict(type='mmrev.Pretrained', checkpoint=None),  # of the whole detector
     data_preprocessor=dict(mean=[127.5, 127.5, 127.5], std=[64., 64., 64.]),
     neck=dict(out_channels=channels, num_outs=len(strides)),
     rpn_head=dict(

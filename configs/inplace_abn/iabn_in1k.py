@@ -10,15 +10,14 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
-pretrained = None  # path of converted weights to start from; None begins from random ones
-
 model = dict(
     type='mmpretrain.ImageClassifier',
     backbone=dict(
         type='mmrev.IABNResNet',
         depth=50,
         out_indices=(3, ),
-        norm_cfg=dict(type='mmrev.InPlaceABN', activation='leaky_relu', activation_param=0.01)),
+        norm_cfg=dict(type='mmrev.InPlaceABN', activation='leaky_relu', activation_param=0.01),
+        init_cfg=dict(type='mmrev.Pretrained', checkpoint=None, prefix='backbone.')),
     neck=dict(type='mmpretrain.GlobalAveragePooling'),
     head=dict(
         type='mmpretrain.LinearClsHead',
@@ -27,4 +26,4 @@ model = dict(
         loss=dict(type='mmpretrain.CrossEntropyLoss', loss_weight=1.0),
         topk=(1, 5),
         init_cfg=dict(type='Xavier', layer='Linear', distribution='uniform', gain=0.1)),
-    init_cfg=pretrained and dict(type='Pretrained', checkpoint=pretrained))
+    init_cfg=dict(type='mmrev.Pretrained', checkpoint=None))  # of the whole classifier

@@ -1,4 +1,8 @@
-"""Faster R-CNN with R50-hybrid and FPN on COCO, mmdet's recipe (8x2 images, 1x)."""
+"""Faster R-CNN with R50-hybrid and FPN on COCO, mmdet's recipe (8x2 images, 1x).
+
+It starts from random weights unless told otherwise:
+--cfg-options model.backbone.init_cfg.checkpoint=FILE
+"""
 _base_ = [
     'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_detection.py',
@@ -7,16 +11,15 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
-pretrained = None  # path of converted ImageNet weights of the backbone; None trains from random weights
-
 model = dict(
+    init_cfg=dict(type='mmrev.Pretrained', checkpoint=None),  # of the whole detector
     backbone=dict(
         _delete_=True,
         type='mmrev.PFResNet',
         depth=50,
         operation='hybrid',
         out_indices=(0, 1, 2, 3),
-        frozen_stages=-1 if pretrained is None else 1,
-        norm_eval=pretrained is not None,  # batches of two: keep good statistics where there are any
-        init_cfg=pretrained and dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.')),
+        frozen_stages=-1,  # 1 with weights, as mmdet has it, keeps the stem and the first stage as they are
+        norm_eval=None,  # True where init_cfg below names weights; say True yourself for model.init_cfg and load_from
+        init_cfg=dict(type='mmrev.Pretrained', checkpoint=None, prefix='backbone.')),
     neck=dict(in_channels=[256, 512, 1024, 2048]))

@@ -1,3 +1,8 @@
+"""Faster R-CNN with R50-max and FPN on COCO.
+
+It starts from random weights unless told otherwise:
+--cfg-options model.backbone.init_cfg.checkpoint=FILE
+"""
 _base_ = './faster_rcnn_pf-r50-hybrid_fpn.py'
 
 model = dict(backbone=dict(operation='max'))

@@ -10,11 +10,16 @@ lr = 0.2  # per 1,024 images
 warmup_epochs = 3
 jitter = 0.4  # greatest relative change of brightness, contrast and saturation
 batch_size = 256
-pretrained = None  # path of converted weights to start from; None begins from random ones
 
+data_preprocessor = dict(type='mmpretrain.ClsDataPreprocessor')  # children of `mmrev::` have its scope
 model = dict(
     type='mmpretrain.ImageClassifier',
-    backbone=dict(type='mmrev.PFResNet', depth=50, operation='hybrid', out_indices=(3, )),
+    backbone=dict(
+        type='mmrev.PFResNet',
+        depth=50,
+        operation='hybrid',
+        out_indices=(3, ),
+        init_cfg=dict(type='mmrev.Pretrained', checkpoint=None, prefix='backbone.')),
     neck=dict(type='mmpretrain.GlobalAveragePooling'),
     head=dict(
         type='mmpretrain.LinearClsHead',
@@ -22,7 +27,7 @@ model = dict(
         in_channels=2048,
         loss=dict(type='mmpretrain.CrossEntropyLoss', loss_weight=1.0),
         topk=(1, 5)),
-    init_cfg=pretrained and dict(type='Pretrained', checkpoint=pretrained))
+    init_cfg=dict(type='mmrev.Pretrained', checkpoint=None))  # of the whole classifier
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),

@@ -7,6 +7,7 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
+data_preprocessor = dict(type='mmpretrain.ClsDataPreprocessor')  # children of `mmrev::` have its scope
 model = dict(
     backbone=dict(type='mmrev.PFResNet', depth=50, operation='hybrid', small_stem=True, out_indices=(3, )),
     head=dict(in_channels=2048))

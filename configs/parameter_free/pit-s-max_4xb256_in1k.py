@@ -7,11 +7,16 @@ _base_ = [
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
 drop_path_rate = 0.1
-pretrained = None  # path of converted weights to start from; None begins from random ones
 
 model = dict(
     type='mmpretrain.ImageClassifier',
-    backbone=dict(type='mmrev.PiT', arch='s', operation='max', out_indices=(2, ), drop_path_rate=drop_path_rate),
+    backbone=dict(
+        type='mmrev.PiT',
+        arch='s',
+        operation='max',
+        out_indices=(2, ),
+        drop_path_rate=drop_path_rate,
+        init_cfg=dict(type='mmrev.Pretrained', checkpoint=None, prefix='backbone.')),
     neck=dict(type='mmpretrain.GlobalAveragePooling'),
     head=dict(
         type='mmpretrain.LinearClsHead',
@@ -20,4 +25,4 @@ model = dict(
         loss=dict(type='mmpretrain.LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
         topk=(1, 5)),
     train_cfg=dict(augments=[dict(type='mmpretrain.Mixup', alpha=0.8), dict(type='mmpretrain.CutMix', alpha=1.0)]),
-    init_cfg=pretrained and dict(type='Pretrained', checkpoint=pretrained))
+    init_cfg=dict(type='mmrev.Pretrained', checkpoint=None))  # of the whole classifier

@@ -1,4 +1,8 @@
-"""What all sizes share: Faster R-CNN with HRFPN on COCO, the recipe of HRNet (8x2 images, 1x) that the paper uses."""
+"""What all sizes share: Faster R-CNN with HRFPN on COCO, the recipe of HRNet (8x2 images, 1x) that the paper uses.
+
+All start from random weights unless told otherwise:
+--cfg-options model.backbone.init_cfg.checkpoint=FILE
+"""
 _base_ = [
     'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_detection.py',
@@ -7,15 +11,15 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
-pretrained = None  # path or URL of ImageNet weights for the backbone; None trains from random weights
 channels = 256  # of the feature pyramid and the heads
 
 model = dict(
+    init_cfg=dict(type='mmrev.Pretrained', checkpoint=None),  # of the whole detector
     backbone=dict(
         _delete_=True,
         type='mmrev.RevBiFPN',
         arch='s0',
         out_indices=(0, 1, 2, 3),
-        norm_eval=pretrained is not None,  # batches of two: keep good statistics where there are any
-        init_cfg=pretrained and dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.')),
+        norm_eval=None,  # True where init_cfg below names weights; say True yourself for model.init_cfg and load_from
+        init_cfg=dict(type='mmrev.Pretrained', checkpoint=None, prefix='backbone.')),
     neck=dict(_delete_=True, type='mmrev.HRFPN', in_channels=[48, 64, 80, 160], out_channels=channels))

@@ -1,3 +1,8 @@
+"""Mask R-CNN with RevBiFPN-S3 on COCO.
+
+It starts from random weights unless told otherwise:
+--cfg-options model.backbone.init_cfg.checkpoint=mmrev://revbifpn-s3_3rdparty_in1k
+"""
 _base_ = './mask_rcnn_revbifpn.py'
 
 model = dict(backbone=dict(arch='s3'), neck=dict(in_channels=[128, 160, 208, 416]))

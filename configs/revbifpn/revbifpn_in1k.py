@@ -1,7 +1,7 @@
 """What all sizes share: the classifier of the paper on ImageNet-1k.
 
-Architecture, resolution, dropout and stochastic depth of each size are the paper's. The schedule is EfficientNet's in
-length and regularisation (350 epochs, mixup, label smoothing, averaged weights), as timm's tools train such networks.
+Architecture, resolution, dropout and stochastic depth of each size are the published code's. The schedule is ours, of
+EfficientNet's kind; README.md has a table of what is published and what is ours.
 """
 _base_ = [
     '../_base_/datasets/imagenet_bs128_randaug.py',
@@ -10,11 +10,12 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
-pretrained = None  # path or URL of weights to start from; None begins from random ones
-
 model = dict(
     type='mmpretrain.ImageClassifier',
-    backbone=dict(type='mmrev.RevBiFPN', arch='s0', init_cfg=None),
+    backbone=dict(
+        type='mmrev.RevBiFPN',
+        arch='s0',
+        init_cfg=dict(type='mmrev.Pretrained', checkpoint=None, prefix='backbone.')),
     neck=dict(type='mmrev.RevBiFPNNeck', in_channels=[48, 64, 80, 160], out_channels=[48, 64, 128, 320]),
     head=dict(
         type='mmrev.RevBiFPNClsHead',
@@ -25,6 +26,6 @@ model = dict(
         loss=dict(type='mmpretrain.LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
         topk=(1, 5)),
     train_cfg=dict(augments=dict(type='mmpretrain.Mixup', alpha=0.2)),
-    init_cfg=pretrained and dict(type='Pretrained', checkpoint=pretrained))
+    init_cfg=dict(type='mmrev.Pretrained', checkpoint=None))  # of the whole classifier
 
 custom_hooks = [dict(type='EMAHook', ema_type='ExponentialMovingAverage', momentum=1e-4, update_buffers=True)]

@@ -1,4 +1,8 @@
-"""Mask R-CNN with Rev-Swin-T and FPN on COCO (8x2 images, 1x)."""
+"""Mask R-CNN with Rev-Swin-T and FPN on COCO (8x2 images, 1x).
+
+It starts from random weights unless told otherwise:
+--cfg-options model.backbone.init_cfg.checkpoint=FILE
+"""
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',
@@ -7,16 +11,15 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
-pretrained = None  # path or URL of ImageNet weights for the backbone; None trains from random weights
-
 model = dict(
+    init_cfg=dict(type='mmrev.Pretrained', checkpoint=None),  # of the whole detector
     backbone=dict(
         _delete_=True,
         type='mmrev.RevSwin',
         arch='tiny',
         out_indices=(0, 1, 2, 3),
         drop_path_rate=0.2,
-        init_cfg=pretrained and dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.')),
+        init_cfg=dict(type='mmrev.Pretrained', checkpoint=None, prefix='backbone.')),
     neck=dict(in_channels=[96, 192, 384, 1536]))
 
 optim_wrapper = dict(

@@ -1,4 +1,8 @@
-"""Mask R-CNN with RevViT-B and ViTDet's simple feature pyramid on COCO (8x2 images, 1x)."""
+"""Mask R-CNN with RevViT-B and ViTDet's simple feature pyramid on COCO (8x2 images, 1x).
+
+It starts from random weights unless told otherwise:
+--cfg-options model.backbone.init_cfg.checkpoint=FILE
+"""
 _base_ = [
     'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
     'mmdet::_base_/datasets/coco_instance.py',
@@ -7,9 +11,8 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
-pretrained = None  # path or URL of ImageNet weights for the backbone; None trains from random weights
-
 model = dict(
+    init_cfg=dict(type='mmrev.Pretrained', checkpoint=None),  # of the whole detector
     backbone=dict(
         _delete_=True,
         type='mmrev.RevViT',
@@ -18,7 +21,7 @@ model = dict(
         patch_size=16,
         drop_path_rate=0.1,
         out_type='featmap',
-        init_cfg=pretrained and dict(type='Pretrained', checkpoint=pretrained, prefix='backbone.')),
+        init_cfg=dict(type='mmrev.Pretrained', checkpoint=None, prefix='backbone.')),
     neck=dict(_delete_=True, type='mmrev.SimpleFeaturePyramid', in_channels=[1536], out_channels=256, num_outs=5))
 
 optim_wrapper = dict(

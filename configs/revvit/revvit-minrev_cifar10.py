@@ -1,4 +1,7 @@
-"""RevViT on CIFAR-10 with minREV's settings (1x128 images)."""
+"""RevViT on CIFAR-10 as minREV trains it (1x128 images).
+
+python main.py --lr 1e-3 --bs 128 --embed_dim 128 --depth 6 --n_head 8 --epochs 100 --model vit
+"""
 _base_ = [
     '../_base_/linear_classifier.py',
     '../_base_/datasets/cifar10_bs128.py',
@@ -10,16 +13,11 @@ custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 model = dict(
     backbone=dict(
         type='mmrev.RevViT',
-        arch=dict(embed_dims=256, num_layers=4, num_heads=8, feedforward_channels=1024),
+        arch=dict(embed_dims=128, num_layers=6, num_heads=8, feedforward_channels=512),
         img_size=32,
         patch_size=4,
         norm_pooled=True,
         norm_cfg=dict(type='LN', eps=1e-5),
         out_type='avg_featmap'),
     neck=None,
-    head=dict(in_channels=512))
-
-max_epochs = 200
-train_cfg = dict(max_epochs=max_epochs)
-optim_wrapper = dict(optimizer=dict(lr=1e-4))
-param_scheduler = [dict(type='CosineAnnealingLR', T_max=max_epochs, by_epoch=True, begin=0, end=max_epochs)]
+    head=dict(in_channels=256))

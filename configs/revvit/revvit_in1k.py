@@ -1,4 +1,7 @@
-"""What both sizes share: RevViT on ImageNet-1k by mmpretrain's recipe, DeiT's for 8x256 images and 300 epochs."""
+"""What all sizes share: RevViT on ImageNet-1k by mmpretrain's recipe for 8x256 images and 300 epochs.
+
+README.md has a table of its values beside PySlowFast's, which differ in drop path, weight decay and clipping.
+"""
 _base_ = [
     'mmpretrain::_base_/datasets/imagenet_bs128_revvit_224.py',
     'mmpretrain::_base_/schedules/imagenet_bs1024_adamw_revvit.py',
@@ -6,8 +9,7 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
-pretrained = None  # path or URL of weights to start from, mmpretrain's as they are; None begins from random ones
-
+data_preprocessor = dict(type='mmpretrain.ClsDataPreprocessor')  # children of `mmrev::` have its scope
 model = dict(
     type='mmpretrain.ImageClassifier',
     backbone=dict(
@@ -15,8 +17,8 @@ model = dict(
         arch='deit-small',
         img_size=224,
         patch_size=16,
-        drop_path_rate=0.1,
-        out_type='avg_featmap'),
+        out_type='avg_featmap',
+        init_cfg=dict(type='mmrev.Pretrained', checkpoint=None, prefix='backbone.')),
     neck=None,
     head=dict(
         type='mmpretrain.LinearClsHead',
@@ -25,6 +27,6 @@ model = dict(
         loss=dict(type='mmpretrain.LabelSmoothLoss', label_smooth_val=0.1, mode='original')),
     train_cfg=dict(
         augments=[dict(type='mmpretrain.Mixup', alpha=0.8), dict(type='mmpretrain.CutMix', alpha=1.0)]),
-    init_cfg=pretrained and dict(type='Pretrained', checkpoint=pretrained))
+    init_cfg=dict(type='mmrev.Pretrained', checkpoint=None))  # of the whole classifier
 
 auto_scale_lr = dict(base_batch_size=2048)  # that the rate of the schedule is for

@@ -5,12 +5,14 @@ somebody's own) is counted, and the meta device suffices. mmengine's ``get_model
 which fails on that device, and counts neither attention nor what an autograd function does within (mmengine 0.10.7).
 """
 from collections import defaultdict
-from typing import Any, Callable, Dict, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry, sdpa_flop
+from torch.utils.flop_counter import sdpa_flop_count
+
+from mmrev.compat import flop_registry, without_attention_fast_path
 
 from .module_stack import ModuleStack
 
@@ -31,20 +33,24 @@ class Operations(NamedTuple):
 
 
 def _attention(q, k, v, *_, out_val=None, **__) -> int:
-    return sdpa_flop(q.shape, k.shape, v.shape)
+    return sdpa_flop_count(q.shape, k.shape, v.shape)
+
+
+def _existing(*names: str) -> List[Any]:
+    """The operators that this version of PyTorch has."""
+    return [getattr(aten, name) for name in names if hasattr(aten, name)]
 
 
 _PRODUCTS: Dict[Any, Callable[..., int]] = {  # two operations each per multiply-accumulate
-    **flop_registry,
-    aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    **flop_registry(),
+    **dict.fromkeys(_existing('_scaled_dot_product_flash_attention_for_cpu'), _attention),
 }
 _CONVOLUTIONS = (aten.convolution, aten._convolution, aten.cudnn_convolution, aten.mkldnn_convolution)
 _PER_VALUE: Dict[Any, int] = {  # operations per value that comes out
-    **dict.fromkeys([
-        aten.native_batch_norm, aten._native_batch_norm_legit, aten._native_batch_norm_legit_no_training,
-        aten._batch_norm_with_update, aten._batch_norm_no_update, aten.cudnn_batch_norm, aten.batch_norm_elemt,
-        aten.native_layer_norm, aten.native_group_norm
-    ], 2),
+    **dict.fromkeys(_existing(
+        'native_batch_norm', '_native_batch_norm_legit', '_native_batch_norm_legit_no_training',
+        '_batch_norm_with_update', '_batch_norm_no_update', 'cudnn_batch_norm', 'batch_norm_elemt', 'native_layer_norm',
+        'native_group_norm'), 2),
     aten.upsample_nearest2d: 1,
     aten.upsample_bilinear2d: 11,
     aten.upsample_bicubic2d: 259,
@@ -97,14 +103,12 @@ def count_operations(model: nn.Module, *inputs: Any, **kwargs: Any) -> Dict[str,
         Operations(parameters=216, macs=21600, published=21600)
     """
     flags = {module: module.training for module in model.modules()}
-    fast = torch.backends.mha.get_fastpath_enabled()
     model.eval()
-    torch.backends.mha.set_fastpath_enabled(False)  # one operator for a whole layer, which nobody counts
     try:
-        with ModuleStack(model) as running, torch.no_grad(), _OperationCounter(running) as counter:
+        with (ModuleStack(model) as running, torch.no_grad(), without_attention_fast_path(),
+              _OperationCounter(running) as counter):
             model(*inputs, **kwargs)
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
         for module, training in flags.items():
             module.training = training
     macs, others = _with_descendants(counter.macs), _with_descendants(counter.others)

@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 # What mmengine, mmdet and mmpretrain read from a config besides the arguments of the runner.
 _READ_BESIDES = ('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
-                 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline')
+                 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline',
+                 'pretrained')  # of which `diagnosis.config.sections` says what to write instead
 
 
 def load_config(file: str, options: Optional[Dict[str, Any]] = None) -> 'Config':

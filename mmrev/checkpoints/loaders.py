@@ -117,9 +117,11 @@ def load_from_published_file(filename: str, map_location: Any = None) -> Dict[st
         content = read(file, map_location)
     except ProblemError:
         return load_from_local(filename, map_location)  # not ours to refuse
+    from .conversion import convert
     from .families import CONVERTED_ON_LOAD
+    from .family import Request
     known = any(find_weights(content, family.is_published_name) for family in CONVERTED_ON_LOAD)
-    return _convert(content, file) if known else content
+    return convert(content, Request(file), CONVERTED_ON_LOAD) if known else content
 
 
 def load_local(file: str) -> Dict[str, Any]:
@@ -139,12 +141,7 @@ def load_local(file: str) -> Dict[str, Any]:
 
 def _load_published(file: str, model: published.Model, map_location: Any) -> Dict[str, Any]:
     """Check, read and convert a published file."""
-    published.check_hash(file, model)
-    return _convert(read(file, map_location), file)
-
-
-def _convert(content: Any, file: str) -> Dict[str, Any]:
     from .conversion import convert
-    from .families import CONVERTED_ON_LOAD
     from .family import Request
-    return convert(content, Request(file), CONVERTED_ON_LOAD)
+    published.check_hash(file, model)
+    return convert(read(file, map_location), Request(file, model))

@@ -14,7 +14,7 @@ class Model(NamedTuple):
     """One model of the metafiles.
 
     ``url`` and ``sha256`` are None where no weights are published, or where a browser alone can fetch them: from
-    ``page``, a file of that ``md5``.
+    ``page``, a file of that ``md5``. Where no more is published, ``sha256`` is its first digits.
     """
 
     name: str
@@ -31,8 +31,8 @@ class Model(NamedTuple):
 
     @property
     def weights(self) -> str:
-        """What mmengine loads the weights from; without any, `mmrev.checkpoints.load_from_mmrev` says so."""
-        return self.url or f'mmrev://{self.name}'
+        """What mmengine loads the weights from by a loader of ours; without any, `load_from_mmrev` says so."""
+        return self.url if self.url and self.url.endswith('.pth.tar') else f'mmrev://{self.name}'
 
 
 @functools.lru_cache(maxsize=None)
@@ -93,7 +93,7 @@ def check_hash(file: str, model: Model, digest: Optional[str] = None) -> None:
         ProblemError: If it is another, or damaged.
     """
     digest = digest or sha256_of(file)
-    if digest != model.sha256:
+    if not digest.startswith(model.sha256):
         raise ProblemError(
             f'`{file}` has the name of the published weights of {model.name}, but not their content: its sha256 is '
             f'{digest}, theirs is {model.sha256}', f'Download {model.url} again; for weights of your own use another '

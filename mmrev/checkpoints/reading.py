@@ -1,6 +1,5 @@
 """Read a checkpoint that nobody vouches for; find the weights in it; compare them with a model."""
 import argparse
-import contextlib
 import copy
 import re
 import warnings
@@ -33,7 +32,7 @@ def read(file: str, map_location: Any = None, trusted: Sequence[type] = (argpars
     Raises:
         ProblemError: If it is not there, cannot be read, is damaged, or holds anything else.
     """
-    import torch
+    from mmrev.compat import load_weights_only
     path = Path(file)
     if not path.is_file():
         near = closest(path.name, [sibling.name for sibling in path.absolute().parent.glob('*.pth')])
@@ -43,9 +42,10 @@ def read(file: str, map_location: Any = None, trusted: Sequence[type] = (argpars
         zipped = zipfile.is_zipfile(file)
         if zipped and zipfile.ZipFile(file).testzip():
             raise zipfile.BadZipFile
-        with warnings.catch_warnings(), _allowing([*trusted, *_saved_by_mmengine()]):
+        with warnings.catch_warnings():
             warnings.simplefilter('ignore')  # about what is strange in the file: the error says it
-            return torch.load(file, map_location=map_location or 'cpu', weights_only=True, mmap=mmap and zipped)
+            return load_weights_only(str(file), map_location or 'cpu', [*trusted, *_saved_by_mmengine()],
+                                     mmap=mmap and zipped)
     except PermissionError as error:
         raise ProblemError(f'checkpoint `{file}` may not be read', 'Give access to it') from error
     except Exception as error:  # whatever a reader of foreign bytes runs into
@@ -56,13 +56,6 @@ def read(file: str, map_location: Any = None, trusted: Sequence[type] = (argpars
                                'torch.serialization.add_safe_globals in a module of custom_imports') from error
         raise ProblemError(f'checkpoint `{file}` ({path.stat().st_size:,} bytes) cannot be read: truncated, damaged '
                            'or no checkpoint', 'Copy it again, or take another one') from error
-
-
-def _allowing(wanted: list) -> contextlib.AbstractContextManager:
-    """Let `torch.load` construct these in a block. At its end torch forgets them all: what it knew is left out."""
-    import torch
-    known = torch.serialization.get_safe_globals()
-    return torch.serialization.safe_globals([one for one in wanted if one not in known])
 
 
 def _saved_by_mmengine() -> list:

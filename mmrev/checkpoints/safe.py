@@ -27,8 +27,8 @@ def safe_globals() -> List[Union[type, Tuple[Callable, str]]]:
     """What ``torch.serialization.add_safe_globals`` takes: the classes and functions in a checkpoint of mmengine."""
     import numpy as np
     from mmengine.logging import HistoryBuffer
-    multiarray = getattr(np, '_core', np.core).multiarray  # numpy 2 moved it; checkpoints name the one they met
-    reconstruct, scalar = multiarray._reconstruct, multiarray.scalar
+    reconstruct, scalar = np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]
+    # NumPy 2 moved them from `core` to `_core`; a checkpoint has the name of the version that wrote it.
     renamed = [(function, f'numpy.{core}.multiarray.{name}') for core in ('core', '_core')
                for name, function in (('_reconstruct', reconstruct), ('scalar', scalar))]
     dtypes = {type(np.dtype(code)) for code in np.typecodes['AllFloat'] + np.typecodes['AllInteger'] + '?'}
@@ -41,5 +41,5 @@ def allow_mmengine_checkpoints() -> None:
     Resuming, testing, and mmdet's ``init_detector`` and ``DetInferencer`` have it from ``import mmrev`` already, see
     `allow_when_needed`; a program that calls ``torch.load`` itself calls this first. Calling it again does no harm.
     """
-    import torch
-    torch.serialization.add_safe_globals(safe_globals())
+    from mmrev.compat import add_safe_globals
+    add_safe_globals(safe_globals())

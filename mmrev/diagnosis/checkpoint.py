@@ -3,6 +3,7 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 from mmrev.checkpoints import load_local, mismatch
+from mmrev.models.pretrained import load_weights, starts_from_weights
 from mmrev.problems import Problem, ProblemError
 
 from .plan import Plan, walk
@@ -48,13 +49,17 @@ def unfit(plan: Plan, checkpoint: Dict[str, Any], file: str) -> Iterator[Problem
 
 
 def pretrained(plan: Plan) -> Iterator[Problem]:
-    """The local checkpoints that ``init_cfg`` of the model, or of its parts, names can be read."""
+    """The local checkpoints that an ``init_cfg`` names can be read, and are of that part of the model."""
     for path, entry in walk(plan.cfg.model, 'model') if 'train' in plan.splits else ():
-        if isinstance(entry, dict) and entry.get('type') == 'Pretrained' and '://' not in str(entry.get('checkpoint')):
-            try:
-                load_local(str(entry.get('checkpoint')))
-            except ProblemError as error:
-                yield Problem(f'{error.what} ({path}.checkpoint)', error.fix, error.__cause__)
+        if not isinstance(entry, dict) or 'init_cfg' not in path or not starts_from_weights(entry):
+            continue
+        file, part = str(entry['checkpoint']), path.partition('.init_cfg')[0].removeprefix('model').lstrip('.')
+        try:
+            content = load_local(file) if '://' not in file else None
+            if content is not None and entry.get('type') != 'Pretrained' and plan.model is not None:
+                load_weights(plan.model.get_submodule(part), content, file, entry.get('prefix'))
+        except ProblemError as error:
+            yield Problem(f'{error.what} ({path}.checkpoint)', error.fix, error.__cause__)
 
 
 def _start(plan: Plan) -> Tuple[Optional[str], Optional[Path]]:

@@ -67,6 +67,11 @@ def sections(plan: Plan) -> Iterator[Problem]:
             yield Problem(f'{file} has no `{missing[0]}`, but {there}', 'Add it, or set all three to None')
     if osp.exists(cfg.work_dir) and not osp.isdir(cfg.work_dir):
         yield Problem(f'work dir `{cfg.work_dir}` is a file', 'Name a folder with --work-dir')
+    pretrained = cfg.get('pretrained')
+    if pretrained is not None and all(node != pretrained for _, node in walk(cfg.get('model'), 'model')):
+        yield Problem(f'`pretrained` at the top of {file} is read by nothing',
+                      f'Leave it out, and say --cfg-options model.backbone.init_cfg.checkpoint={pretrained}, or in the '
+                      f'config model = dict(backbone=dict(init_cfg=dict(checkpoint={pretrained!r})))')
 
 
 def scope(plan: Plan) -> Iterator[Problem]:

@@ -3,6 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmrev import compat
+
 from .forms import is_any_watched, is_staged, is_watched, needs_gradient
 
 _FEW_PIXELS = 2048  # of the whole batch; with more of them oneDNN's convolution is as fast or faster
@@ -55,7 +57,7 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
 def _is_ours(x: Tensor, conv: nn.Conv2d) -> bool:
     """Whether other forms may take the convolution's place."""
     return (not is_staged() and x.device.type == 'cpu' and type(conv) is nn.Conv2d and not is_watched(conv)
-            and not is_any_watched() and not torch.is_autocast_enabled('cpu'))
+            and not is_any_watched() and not compat.is_autocast_enabled('cpu'))
 
 
 def _is_affine(norm: nn.Module, dtype: torch.dtype) -> bool:

@@ -6,19 +6,20 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.fx import _symbolic_trace
-from torch.nn.modules.module import _has_any_global_hook
+
+from mmrev import compat
 
 
 def is_staged() -> bool:
     """Whether the network is traced, exported, compiled or transformed: what does that chooses its own forms."""
-    return (torch.jit.is_tracing() or torch.compiler.is_compiling() or torch.onnx.is_in_onnx_export()
+    return (torch.jit.is_tracing() or compat.is_compiling() or torch.onnx.is_in_onnx_export()
             or _symbolic_trace._is_fx_tracing_flag or torch._C._are_functorch_transforms_active()
             or forward_ad._current_level >= 0)
 
 
 def without_autocast(device_type: str) -> ContextManager:
     """Autocast off, on devices that know it: the meta device does not."""
-    known = torch.amp.is_autocast_available(device_type)
+    known = compat.is_autocast_available(device_type)
     return torch.autocast(device_type, enabled=False) if known else nullcontext()
 
 
@@ -35,7 +36,7 @@ def is_own_linear(layer: nn.Module) -> bool:
 
 def is_any_watched() -> bool:
     """Whether somebody wants to see the input or output of all modules."""
-    return _has_any_global_hook()
+    return compat.has_global_hooks()
 
 
 def needs_gradient(*tensors: Tensor) -> bool:

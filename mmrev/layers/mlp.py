@@ -6,7 +6,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mmrev.compat import backward_into
+
 from .forms import is_own_linear, is_staged, needs_gradient, without_autocast
+
+aten = torch.ops.aten
 
 
 class _GELULinear(torch.autograd.Function):
@@ -30,7 +34,7 @@ class _GELULinear(torch.autograd.Function):
                 grad_bias = rows.sum(0)
             if ctx.needs_input_grad[0]:
                 grad_x = grad @ weight.to(grad.dtype)
-                grad_x = torch.ops.aten.gelu_backward.grad_input(grad_x, x.to(grad.dtype), grad_input=grad_x)
+                grad_x = backward_into(aten.gelu_backward.grad_input, grad_x, x.to(grad.dtype), grad_input=grad_x)
         return grad_x, grad_weight, grad_bias
 
 
@@ -65,7 +69,7 @@ class MLP(nn.Module):
             if x.requires_grad and is_own_linear(self.fc2):
                 return _GELULinear.apply(x, self.fc2.weight, self.fc2.bias)
             if not needs_gradient(x, self.fc2.weight) and is_own_linear(self.fc1):
-                return self.fc2(torch.ops.aten.gelu_(x))
+                return self.fc2(aten.gelu_(x))
         return self.fc2(F.gelu(x))
 
     def extra_repr(self) -> str:

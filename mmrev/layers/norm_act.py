@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mmrev.compat import backward_into
+
 from .forms import is_staged, is_watched
 
 aten = torch.ops.aten
@@ -20,9 +22,9 @@ class _Activation(NamedTuple):
 # Those whose backward needs their input. One that needs its output (ReLU) keeps what the next layer keeps anyway.
 _ACTIVATIONS: Dict[Type[nn.Module], _Activation] = {
     nn.Hardswish: _Activation(lambda y: F.hardswish(y, inplace=True),
-                              lambda dz, y: aten.hardswish_backward.out(dz, y, out=y)),
+                              lambda dz, y: backward_into(aten.hardswish_backward.out, dz, y, out=y)),
     nn.SiLU: _Activation(lambda y: F.silu(y, inplace=True),
-                         lambda dz, y: aten.silu_backward.grad_input(dz, y, grad_input=y)),
+                         lambda dz, y: backward_into(aten.silu_backward.grad_input, dz, y, grad_input=y)),
 }
 
 

@@ -6,6 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mmrev.compat import backward_into
+
 from .forms import is_own_linear, is_staged, needs_gradient, without_autocast
 from .max_pool import max_pool_tokens
 
@@ -36,9 +38,9 @@ class _PooledLinear(torch.autograd.Function):
                 grad_bias = rows.sum(0)
             if ctx.needs_input_grad[0]:
                 grad_x = (grad @ weight.to(grad.dtype)).permute(0, 3, 1, 2)
-                grad_x = aten.gelu_backward.grad_input(grad_x, pooled, grad_input=grad_x)
+                grad_x = backward_into(aten.gelu_backward.grad_input, grad_x, pooled, grad_input=grad_x)
                 grad_x = aten.max_pool2d_with_indices_backward(grad_x, activated, *_WINDOW, index).permute(0, 2, 3, 1)
-                grad_x = aten.gelu_backward.grad_input(grad_x, x.to(grad.dtype), grad_input=grad_x)
+                grad_x = backward_into(aten.gelu_backward.grad_input, grad_x, x.to(grad.dtype), grad_input=grad_x)
         return grad_x, grad_weight, grad_bias
 
 

@@ -8,12 +8,13 @@ so that gradients of late weights reach their hooks (DDP's buckets) before early
 streams and the gradients on through the :class:`Call` that they share; autograd itself sees placeholders between them.
 The last node has no steps: it takes the outputs' gradients over, so that autograd can let its copies go.
 """
-from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from mmrev import compat
 
 from .check import ReconstructionReport, active_report
 from .errors import ReversibilityError
@@ -35,7 +36,7 @@ class _Record(NamedTuple):
 
 class _Recomputed(NamedTuple):
     """A step's function evaluated again."""
-    edge: Optional[GradientEdge]  # of its output; None where no gradient is needed
+    edge: Any  # of its output; None where no gradient is needed
     dtype: torch.dtype
     sources: List[Tensor]
     likes: List[Optional[Tensor]]  # the streams that the sources are parts of
@@ -238,7 +239,7 @@ class Call:
             self._check_reconstruction(index)
         if self._ahead is not None:
             self._ahead.share(self.streams.tensors)
-        edge = get_gradient_edge(out) if out.requires_grad else None
+        edge = compat.output_edge(out) if out.requires_grad else None
         return _Recomputed(edge, out.dtype, sources, likes)
 
     def _differentiate(self, index: int, recomputed: Optional[_Recomputed],
@@ -252,7 +253,7 @@ class Call:
         needed = [(part, x, like) for part, x, like in zip(step.sources, recomputed.sources, recomputed.likes)
                   if x.requires_grad]
         gradient = gradient.to(recomputed.dtype)
-        self._check_captured(index, recomputed.edge.node, (*record.weights, *(x for _, x, _ in needed)))
+        self._check_captured(index, compat.edge_node(recomputed.edge), (*record.weights, *(x for _, x, _ in needed)))
         found = torch.autograd.grad(
             recomputed.edge, [x for _, x, _ in needed] + list(record.weights), gradient, allow_unused=True)
         if self._ahead is not None:

@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack, _pop_mode, _push_mode
 
+from mmrev import compat
+
 _NAME = 'mmrev-overlap'
 _threads: Dict[int, ThreadPoolExecutor] = {}  # by process, for a fork takes no thread along
 _begun: Dict[int, Future] = {}  # what the thread was given last, by process
@@ -91,7 +93,7 @@ class Ahead:
     @contextmanager
     def queue(self) -> Iterator[None]:
         """The accelerator's stream whose turn it is, after all that the current one and the other were given."""
-        accelerator = torch.get_device_module(self._device)
+        accelerator = compat.get_device_module(self._device)
         if not self._queues:
             self._queues = [accelerator.Stream(self._device) for _ in range(2)]
         stream, other = self._queues[self._turn], self._queues[1 - self._turn]
@@ -105,7 +107,7 @@ class Ahead:
         """Tell the allocator that all streams of the accelerator use these tensors."""
         if self._device.type in ('cpu', 'meta'):
             return
-        current = torch.get_device_module(self._device).current_stream(self._device)
+        current = compat.get_device_module(self._device).current_stream(self._device)
         for x in tensors:
             for stream in (*self._queues, current) if x is not None else ():
                 x.record_stream(stream)

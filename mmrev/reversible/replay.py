@@ -8,18 +8,20 @@ from typing import Dict, Iterator, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
+from mmrev import compat
+
 
 def _rng_state(device: torch.device) -> Tensor:
     if device.type == 'cpu':
         return torch.get_rng_state()
-    return torch.get_device_module(device).get_rng_state(device)
+    return compat.get_device_module(device).get_rng_state(device)
 
 
 def _set_rng_state(device: torch.device, state: Tensor) -> None:
     if device.type == 'cpu':
         torch.set_rng_state(state)
     else:
-        torch.get_device_module(device).set_rng_state(state, device)
+        compat.get_device_module(device).set_rng_state(state, device)
 
 
 def rng_devices(tensors: Sequence[Tensor]) -> Tuple[torch.device, ...]:
@@ -62,7 +64,7 @@ class AutocastSnapshot:
     """
 
     def __init__(self, device_types: Sequence[str]):
-        self._settings = [(t, torch.is_autocast_enabled(t), torch.get_autocast_dtype(t)) for t in device_types]
+        self._settings = [(t, compat.is_autocast_enabled(t), compat.get_autocast_dtype(t)) for t in device_types]
 
     @property
     def enabled(self) -> bool:
@@ -80,7 +82,7 @@ class AutocastSnapshot:
 
     def differs(self) -> bool:
         """Whether autocast is on, now or then."""
-        return self.enabled or any(torch.is_autocast_enabled(t) for t, _, _ in self._settings)
+        return self.enabled or any(compat.is_autocast_enabled(t) for t, _, _ in self._settings)
 
 
 # In training their output does not depend on their buffers, so that a replay can go without; in eval they write none.

@@ -5,6 +5,8 @@ from typing import List, Optional, Sequence, Set, Tuple
 import torch
 from torch import Tensor, nn
 
+from mmrev import compat
+
 from .function import Call, run_reversible
 from .overlap import obstacle
 from .plain import run_plain
@@ -51,7 +53,7 @@ class ReversibleSequence(nn.Module):
         needs_graph = self._needs_graph(streams)
         if self.reversible and needs_graph and not torch.jit.is_tracing():
             return self._run_reversible(streams)
-        if needs_graph or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        if needs_graph or torch.jit.is_tracing() or compat.is_compiling():
             if self.overlap and not self.reversible:
                 self._tell('with `reversible=False` nothing is undone')
             return run_plain(self._plan()[0], streams)
@@ -59,7 +61,7 @@ class ReversibleSequence(nn.Module):
 
     @torch.compiler.disable  # a graph break: a compiled graph would keep what this is here to let go
     def _run_reversible(self, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
-        if torch.compiler.is_exporting():
+        if compat.is_exporting():
             return run_plain(self._plan()[0], streams)
         steps, segments = self._plan()
         every = self.cache_every or len(segments)
@@ -104,7 +106,7 @@ class ReversibleSequence(nn.Module):
     @staticmethod
     def _keep_float32_under_autocast(x: Tensor) -> Tensor:
         low = x.dtype in (torch.float16, torch.bfloat16)
-        return x.float() if low and torch.is_autocast_enabled(x.device.type) else x
+        return x.float() if low and compat.is_autocast_enabled(x.device.type) else x
 
     def _describe(self, index: int) -> str:
         f = self._plan()[0][index].f

@@ -1,6 +1,6 @@
 """Comparisons of a reversible module with itself under plain autograd."""
 import copy
-from typing import Dict, Optional, Sequence, Tuple
+from typing import Callable, Dict, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ def assert_invertible(module: nn.Module, *inputs: Tensor, tolerance: float = 1e-
     """
     with check_reconstruction(tolerance) as report:
         outputs = _as_tuple(module(*inputs))
-        sum(x.sum() for x in outputs).backward()
+        sum((x.sum() for x in outputs), torch.zeros(())).backward()
     if not report.errors:
         raise AssertionError(f'the backward of {type(module).__name__} undid no step; is it reversible?')
 
@@ -36,7 +36,7 @@ def assert_same_gradients(module: nn.Module,
                           *inputs: Tensor,
                           rtol: float = 1e-9,
                           seed: int = 0,
-                          forward: Optional[callable] = None) -> None:
+                          forward: Optional[Callable] = None) -> None:
     """Check that ``module`` computes the same reversibly and under plain autograd, in outputs, all gradients, buffers
     and the random state that it leaves.
 
@@ -73,7 +73,7 @@ def _run(module, inputs, reversible: bool, seed: int, forward) -> Dict[str, Dict
 
 def _weighted_sum(outputs: Sequence[Tensor]) -> Tensor:
     """A scalar in which every element has a weight of its own."""
-    total = 0
+    total = torch.zeros(())
     for i, x in enumerate(outputs):
         weights = torch.linspace(-1, 1, x.numel(), dtype=x.dtype, device=x.device).add(0.1 * i).view_as(x)
         total = total + (x * weights).sum()

@@ -1,12 +1,13 @@
 """Bytes of tensors alive, measured on any device."""
 import threading
-import weakref
 from functools import partial
 from typing import Any, Callable, Dict
 
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
+
+from mmrev.compat import notice_freed, when_freed
 
 
 class PeakMemory(TorchDispatchMode):
@@ -16,7 +17,6 @@ class PeakMemory(TorchDispatchMode):
     figure does not depend on device, allocator or library, and repeats exactly.
 
     Attributes:
-        current: Bytes alive now.
         peak: Most bytes alive at once since the context began, or since :meth:`reset_peak`.
 
     Example:
@@ -27,10 +27,17 @@ class PeakMemory(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.current = 0
         self.peak = 0
-        self._alive: Dict[int, weakref.ref] = {}
+        self._current = 0
+        self._alive: Dict[int, Any] = {}
         self._lock = threading.RLock()
+
+    @property
+    def current(self) -> int:
+        """Bytes alive now."""
+        with self._lock:
+            notice_freed(self._alive.values())
+            return self._current
 
     def reset_peak(self) -> None:
         self.peak = self.current
@@ -49,16 +56,17 @@ class PeakMemory(TorchDispatchMode):
         key = storage._cdata
         with self._lock:
             if key not in self._alive:
+                notice_freed(self._alive.values())
                 size = storage.nbytes()
-                self._alive[key] = weakref.ref(storage, partial(self._free, key, size))
-                self.current += size
-                self.peak = max(self.peak, self.current)
+                self._alive[key] = when_freed(storage, partial(self._free, key, size))
+                self._current += size
+                self.peak = max(self.peak, self._current)
         return x
 
     def _free(self, key: int, size: int, _: Any) -> None:
         with self._lock:
             del self._alive[key]
-            self.current -= size
+            self._current -= size
 
 
 def bytes_per_sample(step: Callable[[int], Any], small: int = 1, large: int = 2) -> float:

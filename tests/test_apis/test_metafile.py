@@ -28,7 +28,9 @@ SIZES = [f's{i}' for i in range(7)]
 def test_every_size_of_every_kind_is_listed():
     assert [entry['Name'] for entry in ENTRIES] == [
         pattern.format(size) for pattern in ('revbifpn-{}_3rdparty_in1k', 'faster_rcnn_revbifpn_{}',
-                                             'mask_rcnn_revbifpn_{}') for size in SIZES]
+                                             'mask_rcnn_revbifpn_{}') for size in SIZES] + [
+        pattern.format(size) for size in ('s0', 's3') for pattern in (
+            'faster_rcnn_revbifpn_{}_2x', 'mask_rcnn_revbifpn_{}_2x', 'cascade_mask_rcnn_revbifpn_{}')]
 
 
 @pytest.mark.parametrize('entry', ENTRIES, ids=lambda entry: entry['Name'])
@@ -62,6 +64,12 @@ def test_no_name_is_one_of_the_hosts(host):
     metafiles = [folder / name for name in yaml.safe_load((folder / 'model-index.yml').read_text())['Import']]
     theirs = {name.lower() for path in metafiles for name in re.findall(r'Name: *(\S+)', path.read_text())}
     assert theirs and not theirs & {entry['Name'].lower() for entry in OURS}
+
+
+def test_names_say_third_party_where_its_weights_are_published_and_nowhere_else():
+    for entry in OURS:
+        published_by_others = 'Weights' in entry or 'Published Weights' in entry
+        assert '_3rdparty_' not in entry['Name'] or published_by_others, entry['Name']
 
 
 def test_the_package_reads_the_same():

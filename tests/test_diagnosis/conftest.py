@@ -24,7 +24,9 @@ def folder(tmp_path_factory):
         (folder / name).write_text("_base_ = './good.py'\ntrain_dataloader = dict(dataset=dict(metainfo=dict(classes="
                                    f'{classes!r})))\n')
     (folder / 'no_checkpoint.pth').write_text('some text')
+    (folder / 'old.py').write_text("_base_ = './good.py'\npretrained = 'other.pth'\n")
     torch.save(dict(state_dict=dict(other=torch.zeros(1))), folder / 'other.pth')
+    torch.save(dict(state_dict=dict(weight=3.), epoch=3), folder / 'numbers.pth')
     torch.save(dict(state_dict={'neck.lateral_convs.0.conv.bias': torch.zeros(16)}, meta={}, message_hub={},
                     optimizer={}), folder / 'otherwise.pth')
     (folder / 'cut.pth').write_bytes((folder / 'other.pth').read_bytes()[:-200])

@@ -24,6 +24,11 @@ MISTAKES = {
     'weights to start from that are not there': (
         ['train', 'good.py', '--cfg-options', 'model.backbone.init_cfg.type=Pretrained',
          'model.backbone.init_cfg.checkpoint=othr.pth'], 'model.backbone.init_cfg.checkpoint', '`other.pth`'),
+    'weights to start from of another model': (
+        option('model.backbone.init_cfg.checkpoint=other.pth'), '`other.pth` holds no weight of this RevBiFPN: its '
+        'names are other (model.backbone.init_cfg.checkpoint)', 'Give a checkpoint of a RevBiFPN'),
+    'weights to start from without a tensor': (option('model.backbone.init_cfg.checkpoint=numbers.pth'),
+                                               '`numbers.pth` holds no weights', 'Give a checkpoint of a RevBiFPN'),
     'a checkpoint that is not there': (['test', 'good.py', 'othre.pth'], '`othre.pth` does not exist', '`other.pth`'),
     'a checkpoint that is text': (['test', 'good.py', 'no_checkpoint.pth'], 'no_checkpoint.pth', 'another'),
     'a checkpoint cut off': (['test', 'good.py', 'cut.pth'], 'cut.pth', 'Copy it again'),

@@ -52,6 +52,10 @@ MISTAKES = {
     'a text for a number without annotation': (option('log_processor.window_size=abc'), 'LogProcessor takes int',
                                                'VALUE'),
     'a misspelt truth value': (option('train_dataloader.sampler.shuffle=Flase'), 'DefaultSampler takes bool', 'VALUE'),
+    'a variable that no config reads': (option('pretrained=other.pth'), '`pretrained` at the top of good.py is read by '
+                                        'nothing', 'model.backbone.init_cfg.checkpoint=other.pth'),
+    'a config with a variable that nothing reads': (['train', 'old.py'], '`pretrained` at the top of old.py',
+                                                    'model.backbone.init_cfg.checkpoint=other.pth'),
     'starting from a number': (option('load_from=3'), '`load_from` is 3', 'good.py'),
 }
 

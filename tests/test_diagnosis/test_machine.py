@@ -61,6 +61,9 @@ def run_doctor(folder, **changes):
         lines = source.strip('\n').splitlines()
         indent = len(lines[0]) - len(lines[0].lstrip()) if lines else 0
         (package / '__init__.py').write_text('\n'.join(line[indent:] for line in lines) + '\n')
+    metadata = folder / 'torchvision-0.26.0.dist-info' / 'METADATA'
+    metadata.parent.mkdir(exist_ok=True)
+    metadata.write_text('Metadata-Version: 2.1\nName: torchvision\nVersion: 0.26.0\nRequires-Dist: torch==2.11.0\n')
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]), PATH='/nowhere')
     ended = subprocess.run([sys.executable, '-m', 'mmrev.doctor'], capture_output=True, text=True, cwd=folder,
                            env=environment, check=False)

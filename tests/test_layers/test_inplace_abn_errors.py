@@ -166,7 +166,7 @@ def test_conversion_to_sync_and_back_keeps_everything():
     shared = InPlaceABN(4, activation='elu', momentum=None)
     network = nn.Sequential(shared, nn.Sequential(ABN(4, activation_param=0.2), shared), nn.BatchNorm1d(4))
     network[1][0].statistics.eval(), network[1].eval(), shared.train()
-    before, names = {k: v for k, v in network.named_parameters()}, list(network.state_dict())
+    before, names = dict(network.named_parameters()), list(network.state_dict())
     fired = []
     shared.register_forward_hook(lambda *_: fired.append(1))
     group = object()

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmrev import compat
 from mmrev.reversible import ReversibleSequence, TwoStreamCoupling, check_reconstruction
 from mmrev.testing import assert_same_gradients, set_reversible
 
@@ -91,7 +92,7 @@ class Recorder(nn.Module):
 
     def forward(self, x):
         out = self.linear(x)
-        self.seen.append((torch.is_autocast_enabled('cpu'), torch.get_autocast_dtype('cpu'), out.dtype, x.dtype))
+        self.seen.append((compat.is_autocast_enabled('cpu'), compat.get_autocast_dtype('cpu'), out.dtype, x.dtype))
         return out
 
 

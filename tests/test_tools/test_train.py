@@ -95,6 +95,19 @@ def test_two_processes_train_without_a_gpu_and_only_the_first_prints(toy, tmp_pa
     assert re.findall(r'Iter\(val\) \[(\d)/2\]  eta: \d:\d\d:\d\d', output) == ['1', '2']
 
 
+@pytest.mark.parametrize('command', ['train', 'test'])
+def test_the_documented_line_runs_several_processes_where_there_are_no_scripts(toy, tmp_path, command):
+    text = (ROOT / 'docs' / 'own_projects.md').read_text()
+    line = re.search(rf'^torchrun .* -m mmrev.cli {command} .*$', text, re.MULTILINE).group()
+    line = line.replace('_node 8', '_node 2').replace('my_config.py', str(toy.config))
+    line = line.replace('runs/first/epoch_12.pth', str(toy.run / 'epoch_2.pth'))
+    _, *arguments = line.split()
+    output = succeed(sys.executable, '-m', 'torch.distributed.run', *arguments, '--work-dir', 'run', *(
+        ('--cfg-options', 'train_cfg.max_epochs=1') if command == 'train' else ()), cwd=tmp_path)
+    assert output.count('coco/bbox_mAP: ') == 1
+    assert command == 'test' or (tmp_path / 'run' / 'epoch_1.pth').is_file()
+
+
 def test_amp_trains_a_detector_without_a_gpu(toy, tmp_path):
     output = succeed(*mmrev('train', toy.config, '--amp', '--work-dir', 'run', '--cfg-options',
                             'train_cfg.max_epochs=1'), cwd=tmp_path)
@@ -181,7 +194,8 @@ def test_a_sample_that_cannot_be_read_is_named(workers, toy, tmp_path):
     status, errors = forked('train', 'config.py', cwd=tmp_path)
     what, fix = said(errors)
     assert status == 2
-    assert f'reading sample 2 of `{data}/images/2.png`: ' in what and 'Fix or remove that sample. The traceback is in' in fix
+    assert f'reading sample 2 of `{data}/images/2.png`: ' in what
+    assert 'Fix or remove that sample. The traceback is in' in fix
 
 
 def test_a_checkpoint_that_cannot_be_written_is_named(toy, tmp_path):

@@ -51,7 +51,7 @@ def main():
 def parse_options():
     """Command line of the script."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--stack', default='openmmlab', help='a file of requirements/ (openmmlab or onedl)')
+    parser.add_argument('--stack', default='openmmlab', help='a file of requirements/: openmmlab, torch21 or onedl')
     parser.add_argument('--env', default='.venv', help='folder of the environment, in the repository')
     parser.add_argument('--chosen-python', action='store_true', help='the user asked for this interpreter')
     options = parser.parse_args()
@@ -61,8 +61,8 @@ def parse_options():
 
 
 def stack_file(stack):
-    """File that pins the OpenMMLab packages of a stack."""
-    return os.path.join(REQUIREMENTS, stack + '.txt')
+    """File that pins the OpenMMLab packages of a stack, and whatever else it pins differently."""
+    return pins(stack)
 
 
 def is_ready(env, options):
@@ -85,9 +85,10 @@ def read_ready(env):
 def description(stack, version):
     """What a finished environment depends on."""
     digest = hashlib.sha256()
-    for path in [pins('build'), pins('torch'), pins('common'), stack_file(stack), os.path.join(ROOT, 'setup.py')]:
-        with open(path, 'rb') as opened:
-            digest.update(opened.read())
+    for group in read_stack(stack):
+        digest.update('\n'.join(group).encode())
+    with open(os.path.join(ROOT, 'setup.py'), 'rb') as opened:
+        digest.update(opened.read())
     return {'root': ROOT, 'python': version, 'pins': digest.hexdigest()}
 
 
@@ -113,10 +114,9 @@ def wait_for(lock, name):
 def set_up(env, options, console):
     """All steps, each of which may be repeated."""
     check_venv_module()
-    stack = read_pins(stack_file(options.stack))
-    mmcv_pin, = [pin for pin in stack if pin.split('==')[0].endswith('mmcv')]
-    torch_pin = read_pins(pins('torch'))[0].split('==')[1]
-    if not is_cached(mmcv_pin, 'cp' + running_version().replace('.', ''), torch_pin):
+    torch, common, hosts = read_stack(options.stack)
+    mmcv_pin, = [pin for pin in hosts if name_of(pin).endswith('mmcv')]
+    if not is_cached(mmcv_pin, 'cp' + running_version().replace('.', ''), torch[0].split('==')[1]):
         check_compiler()
     console.say(f'setting up {options.env} ({options.stack}, Python {version_of(env) or running_version()}); '
                 f'log: {os.path.relpath(console.log_path)}')
@@ -129,26 +129,50 @@ def set_up(env, options, console):
         pip_install(python, arguments, console)
 
     install('[1/6] build tools', '-r', pins('build'))
-    install('[2/6] torch (from PyPI on x86_64 with its CUDA libraries: 3 GB to download)', '-r', pins('torch'))
-    install('[3/6] what the OpenMMLab packages need', '-r', pins('common'), '-r', pins('torch'))
+    install('[2/6] torch (from PyPI on x86_64 with its CUDA libraries: 3 GB to download)', *torch)
+    install('[3/6] what the OpenMMLab packages need', *common, *torch)
     console.say(f'[4/6] {mmcv_pin} with compiled ops')
     wheel = mmcv_wheel(mmcv_pin, python, console)
     # Always anew: one that is there may have been compiled for another torch.
     pip_install(python, ['--no-deps', '--force-reinstall', wheel], console)
-    others = [pin for pin in stack if pin != mmcv_pin]
+    others = [pin for pin in hosts if pin != mmcv_pin]
     install('[5/6] ' + ', '.join(others), '--no-deps', '--no-build-isolation', *others)
     install('[6/6] mmrev, editable', '--no-deps', '--no-build-isolation', '--editable', ROOT)
-    keep_one_opencv(python, console)
+    keep_one_opencv(python, common, console)
     prove(python, console)
     write_ready(env, options)
     console.say(f'{options.env} is ready after {console.elapsed():.0f} s')
 
 
+def read_stack(stack):
+    """Pins of a stack: torch, what the OpenMMLab packages and the tests need, the OpenMMLab packages themselves.
+
+    A pin in the stack's own file takes the place of the pins of the same package in torch.txt and common.txt.
+    """
+    own = read_pins(stack_file(stack))
+    shared = [read_pins(pins('torch')), read_pins(pins('common')) + read_pins(pins('lint'))]
+    replaced = {name_of(pin): pin for pin in own}
+    merged = [list(dict.fromkeys(replaced.get(name_of(pin), pin) for pin in group)) for group in shared]
+    names = {name_of(pin) for group in shared for pin in group}
+    return [*merged, [pin for pin in own if name_of(pin) not in names]]
+
+
+def name_of(pin):
+    """Name of the package in a requirement of the form `name==version`."""
+    return pin.split('==')[0]
+
+
 def read_pins(path):
-    """Requirements of a file, without comments."""
+    """Requirements of a file and of those that it includes by `-r`, without comments."""
+    found = []
     with open(path, encoding='utf-8') as opened:
-        lines = [line.split('#')[0].strip() for line in opened]
-    return [line for line in lines if line]
+        for line in opened:
+            line = line.split('#')[0].strip()
+            if line.startswith('-r '):
+                found += read_pins(os.path.join(os.path.dirname(path), line[3:].strip()))
+            elif line:
+                found.append(line)
+    return found
 
 
 def make_environment(env, options, console):
@@ -221,14 +245,14 @@ def pip_install(python, arguments, console):
     raise SetupError(f'{text}\npip failed: {advice}.\n  All of its output: {console.log_path}')
 
 
-def keep_one_opencv(python, console):
+def keep_one_opencv(python, common, console):
     """Leaves the OpenCV that needs no display libraries; another one overwrites the same files."""
     listed = subprocess.run([python, '-m', 'pip', 'list', '--format', 'json', '--disable-pip-version-check'],
                             capture_output=True, text=True, check=True).stdout
     found = {package['name'] for package in json.loads(listed)} & set(OTHER_OPENCVS)
     if found:
         console.run([python, '-m', 'pip', 'uninstall', '--yes', *sorted(found)])
-        headless, = [pin for pin in read_pins(pins('common')) if pin.startswith('opencv-python-headless')]
+        headless, = [pin for pin in common if name_of(pin) == 'opencv-python-headless']
         pip_install(python, ['--no-deps', '--force-reinstall', headless], console)
 
 

@@ -13,6 +13,7 @@ train_pipeline = [
     dict(type='mmpretrain.RandomFlip', prob=0.5, direction='horizontal'),
     dict(
         type='mmpretrain.RandAugment',
+        _scope_='mmpretrain',  # of its policies' names, for children of `mmrev::` too
         policies='timm_increasing',
         num_policies=2,
         total_level=10,

@@ -8,4 +8,4 @@ FAMILIES = {family.name: family for family in (
     revvit.FAMILY,
     minrev.FAMILY,
 )}
-CONVERTED_ON_LOAD = (revbifpn.FAMILY, )  # the others are loaded as they are, or need options
+CONVERTED_ON_LOAD = (revbifpn.FAMILY, )  # whatever the file; of the others only the published files are

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrev.compat import backward_into
+
 aten = torch.ops.aten
 
 
@@ -72,7 +74,7 @@ class ReLU(Identity):
         return F.relu(y, inplace)
 
     def differentiate(self, dz, z, out):
-        return aten.threshold_backward.grad_input(dz, z, 0, grad_input=out)
+        return backward_into(aten.threshold_backward.grad_input, dz, z, 0, grad_input=out)
 
 
 class LeakyReLU(Activation):
@@ -97,7 +99,7 @@ class LeakyReLU(Activation):
         return aten.leaky_relu.out(z, 1 / self.param, out=out)
 
     def differentiate(self, dz, z, out):
-        return aten.leaky_relu_backward.grad_input(dz, z, self.param, True, grad_input=out)
+        return backward_into(aten.leaky_relu_backward.grad_input, dz, z, self.param, True, grad_input=out)
 
 
 class ELU(Activation):
@@ -126,7 +128,7 @@ class ELU(Activation):
         return torch.clamp(z, min=0, out=out).add_(negative)
 
     def differentiate(self, dz, z, out):
-        return aten.elu_backward.grad_input(dz, self.param, 1, 1, True, z, grad_input=out)
+        return backward_into(aten.elu_backward.grad_input, dz, self.param, 1, 1, True, z, grad_input=out)
 
 
 _ACTIVATIONS = {kind.name: kind for kind in (LeakyReLU, ELU, Identity, ReLU)}

@@ -6,6 +6,8 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrev import compat
+
 from . import compiled
 from .activations import get_activation
 from .function import InPlaceABNFunction
@@ -125,7 +127,7 @@ def run(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: S
 
 
 def _is_exporting() -> bool:
-    return torch.jit.is_tracing() or torch.compiler.is_compiling()
+    return torch.jit.is_tracing() or compat.is_compiling()
 
 
 def plain(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], s: Settings,

@@ -93,7 +93,7 @@ class IABNResNet(ActivatedBackbone):
         frozen_stages: 0 freezes the stem, ``k`` also stages 1 ... ``k``; -1 freezes nothing.
         norm_cfg: ``mmrev.InPlaceABN``, ``mmrev.InPlaceABNSync``, ``mmrev.ABN`` or ``mmrev.BatchNormAct``, with
             ``activation`` and ``activation_param``; None for InPlace-ABN with a leaky ReLU of slope 0.01.
-        norm_eval: Keep the statistics of norms frozen in training.
+        norm_eval: Keep the statistics of norms frozen in training; None does where ``init_cfg`` names weights.
         init_cfg: Initialisation; by default Xavier's, normal, with the gain of the activation, as published.
 
     Shape:
@@ -119,7 +119,7 @@ class IABNResNet(ActivatedBackbone):
                  out_indices: Sequence[int] = (0, 1, 2, 3),
                  frozen_stages: int = -1,
                  norm_cfg: Optional[dict] = None,
-                 norm_eval: bool = False,
+                 norm_eval: Optional[bool] = False,
                  init_cfg: Union[dict, List[dict], None] = None):
         super().__init__(in_channels, out_indices, frozen_stages, norm_eval, norm_cfg, init_cfg)
         if depth not in self.arch_zoo:

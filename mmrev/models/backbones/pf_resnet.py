@@ -137,7 +137,7 @@ class PFResNet(ActivatedBackbone):
         frozen_stages: 0 freezes the stem, ``k`` also stages 1 ... ``k``; -1 freezes nothing.
         norm_cfg: Any norm, followed by a ReLU; or ``mmrev.InPlaceABN``, ``mmrev.InPlaceABNSync``, ``mmrev.ABN`` or
             ``mmrev.BatchNormAct`` with an activation of their own. None for batch norm.
-        norm_eval: Keep the statistics of norms frozen in training.
+        norm_eval: Keep the statistics of norms frozen in training; None does where ``init_cfg`` names weights.
         init_cfg: Initialisation.
 
     Shape:
@@ -161,7 +161,7 @@ class PFResNet(ActivatedBackbone):
                  out_indices: Sequence[int] = (0, 1, 2, 3),
                  frozen_stages: int = -1,
                  norm_cfg: Optional[dict] = None,
-                 norm_eval: bool = False,
+                 norm_eval: Optional[bool] = False,
                  init_cfg: Union[dict, List[dict], None] = None):
         super().__init__(in_channels, out_indices, frozen_stages, norm_eval, norm_cfg or dict(type='BN'), init_cfg)
         if depth not in self.arch_zoo:

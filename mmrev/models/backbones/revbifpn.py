@@ -11,7 +11,7 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule, PretrainedInit
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -19,6 +19,7 @@ from mmrev.registry import MODELS
 from mmrev.reversible import AdditiveStep, ReversibleSequence, RevSilo, StreamPart, TwoStreamCoupling
 
 from ..layers import MBConv
+from ..pretrained import initialization, starts_from_weights
 
 
 class RevBiFPNStage(nn.Module):
@@ -103,7 +104,7 @@ class RevBiFPN(BaseModule):
         out_indices: Levels to return, of 0 (stride 4) ... 3 (stride 32).
         frozen_stages: Stages 1 ... ``frozen_stages`` get no gradient and stay in eval mode; 0 and -1 freeze nothing,
             for the stem has no weights. There is one stage per level after the first, and the extra stages.
-        norm_eval: Keep the statistics of batch norms frozen in training.
+        norm_eval: Keep the statistics of batch norms frozen in training; None does where ``init_cfg`` names weights.
         norm_cfg: Norm of every convolution.
         act_cfg: Activation of every convolution but the projecting ones; None where the norm brings its own.
         reversible: False trains under plain autograd, same weights, same results.
@@ -154,7 +155,7 @@ class RevBiFPN(BaseModule):
                  in_channels: int = 3,
                  out_indices: Sequence[int] = (0, 1, 2, 3),
                  frozen_stages: int = -1,
-                 norm_eval: bool = False,
+                 norm_eval: Optional[bool] = False,
                  norm_cfg: Optional[dict] = None,
                  act_cfg: Union[dict, None, str] = 'default',
                  reversible: bool = True,
@@ -163,12 +164,12 @@ class RevBiFPN(BaseModule):
                  drop_path_rate: Optional[float] = None,
                  zero_init_residual: bool = True,
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(init_cfg or list(MBConv.default_init_cfg))
+        super().__init__(initialization(init_cfg, MBConv.default_init_cfg))
         arch = self._resolve_arch(arch)
         self.level_channels = tuple(arch.pop('channels'))
         self.in_channels = in_channels
         self.out_indices = out_indices
-        self.norm_eval = norm_eval
+        self.norm_eval = starts_from_weights(init_cfg) if norm_eval is None else norm_eval
         self.zero_init_residual = zero_init_residual
         self.frozen_stages = frozen_stages
         self.size_divisor = self.stem_stride * 2**(len(self.level_channels) - 1)
@@ -231,10 +232,9 @@ class RevBiFPN(BaseModule):
             raise ValueError(f'`frozen_stages` must lie in [-1, {num_stages}], got {self.frozen_stages}')
 
     def init_weights(self) -> None:
-        begun, cfgs = self.is_init, self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
+        begun = self.is_init
         super().init_weights()
-        pretrained = any(cfg['type'] in ('Pretrained', PretrainedInit) for cfg in cfgs)
-        if begun or pretrained or not self.zero_init_residual:
+        if begun or starts_from_weights(self.init_cfg) or not self.zero_init_residual:
             return
         first = {id(f) for stage in self.stages.couplings for f in stage.begins()}
         for block in self.modules():

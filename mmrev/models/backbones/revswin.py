@@ -19,6 +19,7 @@ from mmrev.reversible import AdditiveStep, NewStream, ReversibleSequence
 from ...layers import MLP, PatchEmbed, PatchMerging, WindowAttention
 from ..layers.two_stream import (Copy, FusedStreams, TwoStreamBlock, check_choice, freeze, level_indices, pre_norm,
                                  token_norm)
+from ..pretrained import initialization
 
 
 class FusedMLP(MLP):
@@ -136,8 +137,8 @@ class RevSwin(BaseModule):
                  cache_every: Optional[int] = None,
                  overlap: bool = False,
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(init_cfg or [
-            dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.)])
+        super().__init__(initialization(init_cfg, [
+            dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.)]))
         arch = self._resolve_arch(arch)
         check_choice('out_type', out_type, self.out_types)
         self.depths = tuple(arch['depths'])

@@ -11,7 +11,7 @@ import re
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
-from mmengine.model import BaseModule, PretrainedInit
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmrev.registry import MODELS
@@ -22,6 +22,7 @@ from ...layers.patch_embed import loaded_grid, state_grid
 from ..layers.pf_transformer import OPERATIONS, token_mixer
 from ..layers.two_stream import (FUSION_MODES, FusedStreams, TwoStreamBlock, check_choice, freeze, level_indices,
                                  pre_norm, token_norm)
+from ..pretrained import initialization, starts_from_weights
 
 _MMPRETRAIN = re.compile(r'layers\.(\d+)\.(ln1|ln2|attn|ffn\.layers\.0\.0|ffn\.layers\.1)\.(.+)')
 _PARTS = {'ln1': 'f.norm', 'attn': 'f.layer', 'ln2': 'g.norm', 'ffn.layers.0.0': 'g.layer.fc1',
@@ -110,8 +111,8 @@ class RevViT(BaseModule):
                  cache_every: Optional[int] = None,
                  overlap: bool = False,
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(init_cfg or [
-            dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.)])
+        super().__init__(initialization(init_cfg, [
+            dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.)]))
         arch = self._resolve_arch(arch)
         dims, depth = arch['embed_dims'], arch['num_layers']
         self.out_indices = level_indices(out_indices, depth)
@@ -172,9 +173,9 @@ class RevViT(BaseModule):
             raise ValueError(f"`norm_pooled` needs `out_type='avg_featmap'`, got {self.out_type!r}")
 
     def init_weights(self) -> None:
-        begun, cfgs = self.is_init, self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
+        begun = self.is_init
         super().init_weights()
-        if begun or any(cfg['type'] in ('Pretrained', PretrainedInit) for cfg in cfgs):
+        if begun or starts_from_weights(self.init_cfg):
             return
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         if self.cls_token is not None:

@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrev.layers import ABN, BatchNormAct
 
+from ..pretrained import initialization, starts_from_weights
 from .two_stream import level_indices
 
 DEFAULT_NORM = dict(type='mmrev.InPlaceABN', activation='leaky_relu', activation_param=0.01)
@@ -70,7 +71,7 @@ class ActivatedBackbone(BaseModule):
         in_channels: Channels of the image.
         out_indices: Stages whose outputs are returned, from 0, or from -1, the last, backwards.
         frozen_stages: 0 freezes the stem, ``k`` also stages 1 ... ``k``: no gradient, eval mode; -1 freezes nothing.
-        norm_eval: Keep the statistics of norms frozen in training.
+        norm_eval: Keep the statistics of norms frozen in training; None does where ``init_cfg`` names weights.
         norm_cfg: Norm with activation; None for :data:`DEFAULT_NORM`.
         init_cfg: Initialisation; by default Xavier's, normal, with the gain of the activation, as published.
 
@@ -79,14 +80,14 @@ class ActivatedBackbone(BaseModule):
     """
     channels: Tuple[int, ...]
 
-    def __init__(self, in_channels: int, out_indices: Sequence[int], frozen_stages: int, norm_eval: bool,
+    def __init__(self, in_channels: int, out_indices: Sequence[int], frozen_stages: int, norm_eval: Optional[bool],
                  norm_cfg: Optional[dict], init_cfg: Union[dict, List[dict], None]):
         self.norm_cfg = dict(DEFAULT_NORM if norm_cfg is None else norm_cfg)
-        super().__init__(init_cfg or self._default_init(self.norm_cfg))
+        super().__init__(initialization(init_cfg, self._default_init(self.norm_cfg)))
         self.in_channels = in_channels
         self.out_indices = out_indices
         self.frozen_stages = frozen_stages
-        self.norm_eval = norm_eval
+        self.norm_eval = starts_from_weights(init_cfg) if norm_eval is None else norm_eval
 
     @staticmethod
     def _default_init(norm_cfg: dict) -> List[dict]:

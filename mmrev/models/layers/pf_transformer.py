@@ -2,10 +2,11 @@
 from abc import abstractmethod
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
-from mmengine.model import BaseModule, PretrainedInit
+from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ...layers import MLP, DropPath, MultiheadAttention, TokenPooling
+from ..pretrained import initialization, starts_from_weights
 from .two_stream import check_choice, freeze, token_norm
 
 OPERATIONS = ('attention', 'max')
@@ -76,7 +77,7 @@ class PFTransformer(BaseModule):
 
     def __init__(self, operation: str, norm_cfg: Optional[dict], frozen_stages: int,
                  init_cfg: Union[dict, List[dict], None]):
-        super().__init__(init_cfg or self.default_init)
+        super().__init__(initialization(init_cfg, self.default_init))
         check_choice('operation', operation, OPERATIONS)
         self.operation = operation
         self.norm_cfg = norm_cfg or DEFAULT_NORM
@@ -90,9 +91,9 @@ class PFTransformer(BaseModule):
                     norm_cfg=self.norm_cfg, **kwargs) for i, rate in enumerate(drop_path_rates)))
 
     def init_weights(self) -> None:
-        begun, cfgs = self.is_init, self.init_cfg if isinstance(self.init_cfg, list) else [self.init_cfg]
+        begun = self.is_init
         super().init_weights()
-        if not begun and not any(cfg['type'] in ('Pretrained', PretrainedInit) for cfg in cfgs):
+        if not begun and not starts_from_weights(self.init_cfg):
             nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     @abstractmethod

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from mmrev.registry import MODELS
 
+_NORM = dict(type='mmpretrain.LN2d', eps=1e-6)
+
 
 @MODELS.register_module()
 class SimpleFeaturePyramid(BaseModule):
@@ -36,7 +38,7 @@ class SimpleFeaturePyramid(BaseModule):
                  out_channels: int = 256,
                  scales: Sequence[float] = (4, 2, 1, 0.5),
                  num_outs: int = 5,
-                 norm_cfg: Optional[dict] = dict(type='mmpretrain.LN2d', eps=1e-6),
+                 norm_cfg: Optional[dict] = _NORM,
                  init_cfg: Union[dict, List[dict], None] = None):
         super().__init__(init_cfg or [
             dict(type='TruncNormal', layer='ConvTranspose2d', std=0.02), dict(type='Caffe2Xavier', layer='Conv2d')])

@@ -1,0 +1,261 @@
+"""Stock networks of mmdet and mmpretrain beside the same with `mmrev.save_memory` and with PyTorch's checkpointing.
+
+    python benchmarks/any_network.py                    # memory and errors of all, some minutes on two cores
+    python benchmarks/any_network.py time --only r50    # the time of a step, in turn with that of the stock network
+    python benchmarks/any_network.py table              # what was measured so far, as the table of docs/memory.md
+
+Memory is bytes per image, kept for backward and at the peak of a training step: the slope between two batch sizes, so
+weights and their gradients are not in it. Errors are the largest differences of outputs, gradients and statistics from
+those of the stock network in float64, relative to the largest of their kind. Time is that of the process on one thread;
+nothing else may run on the machine while it is taken.
+"""
+import argparse
+import copy
+import json
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
+
+import mmrev
+from mmrev.surgery.recomputation import find_blocks
+from mmrev.testing import PeakMemory
+
+MIB = 2**20
+BATCHES = 2, 4
+FORMS = ('cheap', 'blocks', 'checkpoint', 'selective')
+
+
+class Network(NamedTuple):
+    """A backbone of a host, with the size of its images; on the meta device unless its operators need another."""
+    config: Dict[str, Any]
+    size: int = 224
+    device: str = 'meta'
+
+
+def _mmpretrain(type: str, *args: Any, size: int = 224, device: str = 'meta', **config: Any) -> Network:
+    return Network(dict(type=f'mmpretrain.{type}', **config), size, device)
+
+
+def _mmdet(type: str, size: int = 320, **config: Any) -> Network:
+    return Network(dict(type=f'mmdet.{type}', **config), size)
+
+
+BN = dict(norm_cfg=dict(type='BN'))
+NETWORKS: Dict[str, Network] = {
+    'YOLOX-s CSPDarknet': _mmdet('CSPDarknet', deepen_factor=.33, widen_factor=.5, act_cfg=dict(type='Swish'), **BN),
+    'RTMDet-tiny CSPNeXt': _mmdet('CSPNeXt', deepen_factor=.167, widen_factor=.375, **BN,
+                                  act_cfg=dict(type='SiLU', inplace=True)),
+    'Darknet-53': _mmdet('Darknet', depth=53, norm_eval=False, **BN),
+    'R50, norm_eval, first stage frozen': _mmdet('ResNet', depth=50, norm_eval=True, frozen_stages=1),
+    'PVTv2-B0': _mmdet('PyramidVisionTransformerV2', size=224, embed_dims=32, num_layers=[2, 2, 2, 2]),
+    'ResNet-18': _mmpretrain('ResNet', depth=18),
+    'ResNet-50': _mmpretrain('ResNet', depth=50),
+    'ResNeXt-50 32x4d': _mmpretrain('ResNeXt', depth=50),
+    'SE-ResNet-50': _mmpretrain('SEResNet', depth=50),
+    'ResNeSt-50': _mmpretrain('ResNeSt', depth=50),
+    'Res2Net-50': _mmpretrain('Res2Net', depth=50, scales=4, base_width=26),
+    'RegNetX-800MF': _mmpretrain('RegNet', arch='regnetx_800mf'),
+    'HRNet-W18': _mmpretrain('HRNet', arch='w18'),
+    'DenseNet-121': _mmpretrain('DenseNet', arch='121'),
+    'VGG-11 BN': _mmpretrain('VGG', depth=11, **BN),
+    'CSPDarkNet-53': _mmpretrain('CSPDarkNet', depth=53),
+    'RepVGG-A0': _mmpretrain('RepVGG', arch='A0'),
+    'MobileNetV2': _mmpretrain('MobileNetV2'),
+    'MobileNetV3 large': _mmpretrain('MobileNetV3', arch='large'),
+    'MobileOne-S0': _mmpretrain('MobileOne', arch='s0'),
+    'ShuffleNetV2': _mmpretrain('ShuffleNetV2'),
+    'EfficientNet-B0': _mmpretrain('EfficientNet', arch='b0'),
+    'EfficientNetV2-S': _mmpretrain('EfficientNetV2', arch='s'),
+    'InceptionV3': _mmpretrain('InceptionV3', size=299, num_classes=0),
+    'ConvMixer-768/32': _mmpretrain('ConvMixer', arch='768/32'),
+    'ConvNeXt-T': _mmpretrain('ConvNeXt', arch='tiny', drop_path_rate=.1),
+    'VAN-B0': _mmpretrain('VAN', arch='tiny'),
+    'PoolFormer-S12': _mmpretrain('PoolFormer', arch='s12'),
+    'EdgeNeXt-XXS': _mmpretrain('EdgeNeXt', arch='xxsmall'),
+    'EfficientFormer-L1': _mmpretrain('EfficientFormer', arch='l1'),
+    'Swin-T': _mmpretrain('SwinTransformer', arch='tiny', img_size=224, drop_path_rate=.2),
+    'SwinV2-T': _mmpretrain('SwinTransformerV2', arch='tiny', img_size=256, size=256, drop_path_rate=.2),
+    'Twins-PCPVT-S': _mmpretrain('PCPVT', arch='small'),
+    'MViTv2-T': _mmpretrain('MViT', arch='tiny'),
+    'DeiT-S': _mmpretrain('VisionTransformer', arch='deit-small', img_size=224, patch_size=16, device='cpu'),
+    'T2T-ViT-14': _mmpretrain('T2T_ViT', t2t_cfg=dict(token_dims=64, use_performer=False), num_layers=14,
+                              layer_cfgs=dict(num_heads=6, feedforward_channels=3 * 384), device='cpu'),
+}
+
+
+def build(network: Network) -> nn.Module:
+    """The stock network, in training mode."""
+    from mmdet.registry import MODELS as mmdet_models
+    from mmpretrain.registry import MODELS as mmpretrain_models
+    torch.manual_seed(0)
+    registry = mmdet_models if network.config['type'].startswith('mmdet') else mmpretrain_models
+    model = registry.build(copy.deepcopy(network.config))
+    model.train()
+    return model
+
+
+def prepare(model: nn.Module, form: str) -> nn.Module:
+    """One of the forms; PyTorch's checkpointing takes the same blocks as ours."""
+    if form in ('cheap', 'blocks'):
+        mmrev.save_memory(model, form)
+    elif form != 'plain':
+        context = dict(context_fn=partial(create_selective_checkpoint_contexts, _policy)) if form == 'selective' else {}
+        for block in find_blocks(model):
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False, **context)
+    return model
+
+
+_DEAR = {torch.ops.aten.convolution.default, torch.ops.aten.mm.default, torch.ops.aten.bmm.default,
+         torch.ops.aten.addmm.default, torch.ops.aten.baddbmm.default,
+         torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default,
+         torch.ops.aten._scaled_dot_product_flash_attention.default,
+         torch.ops.aten._scaled_dot_product_efficient_attention.default}
+
+
+def _policy(ctx, op, *args, **kwargs) -> CheckpointPolicy:
+    return CheckpointPolicy.MUST_SAVE if op in _DEAR else CheckpointPolicy.PREFER_RECOMPUTE
+
+
+def total(outputs: Any) -> torch.Tensor:
+    """The sum of all values."""
+    return outputs.sum() if isinstance(outputs, torch.Tensor) else sum(total(o) for o in outputs if o is not None)
+
+
+def measure_memory(network: Network, form: str, autocast: bool) -> Dict[str, float]:
+    """MiB per image, kept after the forward and at the peak."""
+    device = 'cpu' if autocast else network.device
+    ends: List[Any] = []
+    for batch in BATCHES:
+        model = prepare(build(network), form).to(device)
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p) if p.requires_grad else None
+        images = torch.zeros(batch, 3, network.size, network.size, device=device)
+        with PeakMemory() as memory:
+            with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+                outputs = model(images)
+            kept = memory.current
+            total(outputs).backward()
+        ends.append((kept, memory.peak))
+    few, many = ends
+    return {key: (b - a) / (BATCHES[1] - BATCHES[0]) / MIB for key, a, b in zip(('kept', 'peak'), few, many)}
+
+
+def measure_error(network: Network, form: str) -> float:
+    """Largest difference of outputs, gradients and buffers from those of the stock network, in float64."""
+    results: List[Dict[str, Dict[str, torch.Tensor]]] = []
+    model = build(network).double()
+    images = torch.randn(2, 3, network.size, network.size, dtype=torch.float64)
+    for kind in ('plain', form):
+        copied = prepare(copy.deepcopy(model), kind)
+        torch.manual_seed(1)
+        outputs = copied(images)
+        torch.manual_seed(2)
+        _weighted(outputs).backward()
+        results.append(dict(
+            outputs={'': _weighted(outputs).detach()},
+            gradients={name: p.grad for name, p in copied.named_parameters() if p.grad is not None},
+            buffers={name: b for name, b in copied.named_buffers() if b.is_floating_point()}))
+    errors = [0.]
+    for kind, plain in results[0].items():
+        ours = results[1][kind]
+        assert plain.keys() == ours.keys()
+        largest = max((v.abs().max().item() for v in plain.values()), default=1.)
+        errors += [(plain[name] - ours[name]).abs().max().item() / largest for name in plain]
+    return max(errors)
+
+
+def _weighted(outputs: Any) -> torch.Tensor:
+    if isinstance(outputs, torch.Tensor):
+        weights = torch.arange(outputs.numel(), dtype=outputs.dtype, device=outputs.device)
+        return (outputs * (weights * 0.7).sin().view(outputs.shape)).sum()
+    return sum(_weighted(o) for o in outputs if o is not None)
+
+
+def measure_time(network: Network, form: str, rounds: int, batch: int) -> float:
+    """Median of a step's time relative to the stock network's, in pairs."""
+    images = torch.randn(batch, 3, network.size, network.size)
+    models = [prepare(build(network), kind) for kind in ('plain', form)]
+    ratios = []
+    for i in range(rounds + 2):
+        taken = []
+        for model in models:
+            begin = time.process_time()
+            total(model(images)).backward()
+            taken.append(time.process_time() - begin)
+            model.zero_grad()
+        ratios.append(taken[1] / taken[0])
+    return statistics.median(ratios[2:])
+
+
+def table(figures: Dict[str, Any]) -> str:
+    """Markdown: shares of the stock network's bytes and time."""
+    lines = ['| network | size | stock, MiB | cheap | blocks | checkpointing | selective | error |',
+             '|---|---|---|---|---|---|---|---|']
+    for name, row in figures.items():
+        cells = [_cell(row, form) for form in FORMS]
+        error = max((row[form]['error'] for form in FORMS[:2] if 'error' in row.get(form, {})), default=None)
+        lines.append(f'| {name} | {NETWORKS[name].size} | {row["plain"]["kept"]:.1f} | {" | ".join(cells)} | '
+                     f'{"" if error is None else f"{error:.0e}" if error else "0"} |')
+    return '\n'.join(lines)
+
+
+def _cell(row: Dict[str, Any], form: str) -> str:
+    got = row.get(form, {})
+    shares = [f'{got[key] / row["plain"][key]:.2f}' for key in ('kept', 'peak') if key in got]
+    return ', '.join(shares + ([f'{got["time"]:.2f}'] if 'time' in got else [])) or got.get('failure', '')
+
+
+def main(argv=None):
+    """Measure, write the figures after every network, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0],
+                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument('parts', nargs='*', default=['memory', 'error'], help='of memory, error, time, table')
+    parser.add_argument('--only', default='', help='networks whose name holds this')
+    parser.add_argument('--forms', nargs='+', default=list(FORMS), choices=FORMS)
+    parser.add_argument('--autocast', action='store_true', help='memory under autocast to bfloat16')
+    parser.add_argument('--rounds', type=int, default=9, help='timed pairs, after two that are not')
+    parser.add_argument('--batch', type=int, default=2, help='images of a timed step')
+    parser.add_argument('--out', type=Path, default='work_dirs/benchmark_any_network.json')
+    args = parser.parse_args(argv)
+    unknown = set(args.parts) - {'memory', 'error', 'time', 'table'}
+    if unknown:
+        parser.error(f'unknown part: {", ".join(sorted(unknown))}; there are memory, error, time, table')
+    torch.set_num_threads(1)
+    figures = json.loads(args.out.read_text()) if args.out.exists() else {}
+    for name, network in NETWORKS.items():
+        if args.only.lower() not in name.lower() or args.parts == ['table']:
+            continue
+        row = figures.setdefault(name, {'plain': {}})
+        if 'memory' in args.parts:
+            row['plain'].update(measure_memory(network, 'plain', args.autocast))
+        for form in args.forms:
+            _measure(args, network, form, row.setdefault(form, {}))
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps(figures, indent=2))
+        print(f'{name}: ' + '; '.join(f'{form} {_cell(row, form)}' for form in args.forms), flush=True)
+    print(table(figures))
+
+
+def _measure(args: argparse.Namespace, network: Network, form: str, into: Dict[str, Any]) -> None:
+    parts: Dict[str, Callable] = {
+        'memory': lambda: into.update(measure_memory(network, form, args.autocast)),
+        'error': lambda: form in FORMS[:2] and into.update(error=measure_error(network, form)),
+        'time': lambda: into.update(time=measure_time(network, form, args.rounds, args.batch))}
+    into.pop('failure', None)
+    try:
+        for part in args.parts:
+            parts[part]()
+    except Exception as error:  # PyTorch's checkpointing refuses some networks
+        if form in FORMS[:2]:
+            raise
+        into['failure'] = f'fails: {type(error).__name__}'
+
+
+if __name__ == '__main__':
+    main()

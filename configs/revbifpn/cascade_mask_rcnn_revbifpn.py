@@ -1,0 +1,25 @@
+"""What all sizes share: Cascade Mask R-CNN with HRFPN on COCO, the recipe of HRNet (8x2 images, 20 epochs).
+
+All start from random weights unless told otherwise:
+--cfg-options model.backbone.init_cfg.checkpoint=FILE
+"""
+_base_ = [
+    'mmdet::_base_/models/cascade-mask-rcnn_r50_fpn.py',
+    'mmdet::_base_/datasets/coco_instance.py',
+    'mmdet::_base_/schedules/schedule_20e.py',
+    'mmdet::_base_/default_runtime.py',
+]
+custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
+
+channels = 256  # of the feature pyramid and the heads
+
+model = dict(
+    init_cfg=dict(type='mmrev.Pretrained', checkpoint=None),  # of the whole detector
+    backbone=dict(
+        _delete_=True,
+        type='mmrev.RevBiFPN',
+        arch='s0',
+        out_indices=(0, 1, 2, 3),
+        norm_eval=None,  # True where init_cfg below names weights; say True yourself for model.init_cfg and load_from
+        init_cfg=dict(type='mmrev.Pretrained', checkpoint=None, prefix='backbone.')),
+    neck=dict(_delete_=True, type='mmrev.HRFPN', in_channels=[48, 64, 80, 160], out_channels=channels))

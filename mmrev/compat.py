@@ -1,0 +1,252 @@
+"""Names of newer PyTorch versions, for PyTorch 2.1 and later.
+
+The rest of this package takes these names from here. What the installed PyTorch has is used as it is. Needs torch
+alone.
+"""
+import codecs
+import pickle
+import weakref
+from collections import Counter
+from contextlib import contextmanager
+from functools import partial
+from types import SimpleNamespace
+from typing import Any, Callable, Dict, Iterable, Iterator, NamedTuple, Sequence
+
+import torch
+import torch.nn.modules.module as _module
+from torch import Tensor
+from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils import flop_counter
+from torch.utils._pytree import tree_map
+
+__all__ = [
+    'add_safe_globals', 'backward_into', 'edge_node', 'flop_registry', 'get_autocast_dtype', 'get_device_module',
+    'has_global_hooks', 'is_autocast_available', 'is_autocast_enabled', 'is_compiling', 'is_exporting',
+    'load_weights_only', 'notice_freed', 'output_edge', 'when_freed', 'without_attention_fast_path'
+]
+
+_VERSION = tuple(int(number) for number in torch.__version__.split('.')[:2])
+
+# ------------------------------------------------------------------------------------------------- devices, autocast
+
+
+def _device_module(device: torch.device) -> Any:
+    return getattr(torch, device.type)
+
+
+def _is_autocast_available(device_type: str) -> bool:
+    return device_type in ('cpu', 'cuda')
+
+
+def _is_autocast_enabled(device_type: str) -> bool:
+    if device_type == 'cpu':
+        return torch.is_autocast_cpu_enabled()
+    return device_type == 'cuda' and torch.is_autocast_enabled()
+
+
+def _autocast_dtype(device_type: str) -> torch.dtype:
+    return torch.get_autocast_cpu_dtype() if device_type == 'cpu' else torch.get_autocast_gpu_dtype()
+
+
+_BY_DEVICE = _VERSION >= (2, 4)  # autocast is asked for by device type; before, for the CPU and CUDA
+get_device_module: Callable[[torch.device], Any] = torch.get_device_module if _BY_DEVICE else _device_module
+is_autocast_available: Callable[[str], bool] = (
+    torch.amp.is_autocast_available if _BY_DEVICE else _is_autocast_available)
+is_autocast_enabled: Callable[[str], bool] = torch.is_autocast_enabled if _BY_DEVICE else _is_autocast_enabled
+get_autocast_dtype: Callable[[str], torch.dtype] = torch.get_autocast_dtype if _BY_DEVICE else _autocast_dtype
+
+# ------------------------------------------------------------------------------------------------- compiler and hooks
+
+
+def _never() -> bool:
+    return False
+
+
+# TorchDynamo knows either function and replaces it by True.
+is_compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)  # 2.2
+is_exporting: Callable[[], bool] = getattr(torch.compiler, 'is_exporting', _never)  # 2.7
+
+_HOOKS_OF_ALL_MODULES = (_module._global_forward_pre_hooks, _module._global_forward_hooks,
+                         _module._global_backward_pre_hooks, _module._global_backward_hooks)
+
+
+def has_global_hooks() -> bool:
+    """Whether a hook is registered for all modules, as by ``torch.nn.modules.module.register_module_forward_hook``."""
+    return any(_HOOKS_OF_ALL_MODULES)
+
+
+# ------------------------------------------------------------------------------------------------- autograd
+
+_EDGES = _VERSION >= (2, 5)  # torch.autograd.grad accepts a GradientEdge as an output
+
+
+class _WithoutStorage(torch.autograd.Function):
+    """A tensor of the input's shape that stores one element and passes its gradient on to the input."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x.new_zeros(()).expand(x.shape)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return gradient
+
+
+def output_edge(out: Tensor) -> Any:
+    """An output for ``torch.autograd.grad`` in place of ``out``, with which the memory of ``out`` can be released.
+
+    Args:
+        out: Requires grad.
+
+    Returns:
+        A ``GradientEdge``. Before PyTorch 2.5, a tensor of the same shape that stores one element.
+    """
+    if _EDGES:
+        return torch.autograd.graph.get_gradient_edge(out)
+    with torch.enable_grad():
+        return _WithoutStorage.apply(out)
+
+
+def edge_node(edge: Any) -> Any:
+    """The node of autograd's graph that an :func:`output_edge` starts from; keep the edge while the node is used."""
+    return edge.grad_fn if isinstance(edge, Tensor) else edge.node
+
+
+# ------------------------------------------------------------------------------------------------- operators
+
+
+def backward_into(operator: Callable[..., Tensor], *args: Any, **written: Tensor) -> Tensor:
+    """``operator(*args, **written)``, where the operator is an activation's backward that writes to a given tensor.
+
+    On the meta device PyTorch has such operators since 2.2.
+
+    Args:
+        operator: For example ``torch.ops.aten.silu_backward.grad_input``.
+        args: Its other arguments.
+        written: The tensor that receives the gradient, by the operator's name for it; returned.
+    """
+    grad_input, = written.values()
+    if _VERSION < (2, 2) and grad_input.is_meta:
+        return grad_input
+    return operator(*args, **written)
+
+
+def _of_shapes(formula: Callable[..., int], *args: Any, out_val: Any, **kwargs: Any) -> int:
+    args, kwargs, out = tree_map(lambda x: x.shape if isinstance(x, Tensor) else x, (args, kwargs, out_val))
+    return formula(*args, **kwargs, out_shape=out)
+
+
+def flop_registry() -> Dict[Any, Callable[..., int]]:
+    """By operator, the floating-point operations of a call, from its arguments and its output as ``out_val``."""
+    if hasattr(flop_counter, 'flop_registry'):  # 2.2
+        return flop_counter.flop_registry
+    of_shapes: Dict[Any, Callable[..., int]] = vars(flop_counter)['flop_mapping']
+    return {operator: partial(_of_shapes, formula) for operator, formula in of_shapes.items()}
+
+
+@contextmanager
+def without_attention_fast_path() -> Iterator[None]:
+    """Without the operators that compute a whole attention or transformer layer in inference.
+
+    Before PyTorch 2.3 they are used only where no gradient is recorded, so gradients are recorded here.
+    """
+    mha = getattr(torch.backends, 'mha', None)
+    if mha is None:
+        with torch.enable_grad():
+            yield
+        return
+    enabled = mha.get_fastpath_enabled()
+    mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        mha.set_fastpath_enabled(enabled)
+
+
+# ------------------------------------------------------------------------------------------------- storages
+
+_OWN_OBJECT = _VERSION >= (2, 2)  # a storage has one Python object, which lives as long as it does
+
+
+class _Watched(NamedTuple):
+    storage: StorageWeakRef
+    freed: Callable[[Any], None]
+
+
+def when_freed(storage: torch.UntypedStorage, freed: Callable[[Any], None]) -> Any:
+    """Call ``freed`` with one argument when a storage has been freed, as a weak reference does.
+
+    Returns:
+        An object to keep until then. Before PyTorch 2.2 the call waits for :func:`notice_freed`.
+    """
+    return weakref.ref(storage, freed) if _OWN_OBJECT else _Watched(StorageWeakRef(storage), freed)
+
+
+def notice_freed(watched: Iterable[Any]) -> None:
+    """Make the calls that are due for results of :func:`when_freed`. Nothing is left to do from PyTorch 2.2 on."""
+    if not _OWN_OBJECT:
+        for storage, freed in [entry for entry in watched if entry.storage.expired()]:
+            freed(storage)
+
+
+# ------------------------------------------------------------------------------------------------- torch.load
+
+_SAFE_GLOBALS = _VERSION >= (2, 6)  # weights_only=True is the default, and takes a name beside a function
+
+
+def add_safe_globals(names: Sequence[Any]) -> None:
+    """``torch.serialization.add_safe_globals``; before PyTorch 2.6 ``torch.load`` accepts everything by default."""
+    if _SAFE_GLOBALS:
+        torch.serialization.add_safe_globals(list(names))
+
+
+def load_weights_only(file: str, map_location: Any, names: Sequence[Any], mmap: bool = False) -> Any:
+    """``torch.load(..., weights_only=True)`` that constructs some further classes as well.
+
+    Args:
+        file: Path of a checkpoint.
+        map_location: See ``torch.load``.
+        names: Classes and functions, or pairs of one and the name that the file has for it, as
+            ``torch.serialization.safe_globals`` takes them.
+        mmap: Whether tensors stay on disk until they are read, see ``torch.load``.
+
+    Raises:
+        pickle.UnpicklingError: If the file holds any other class or function; the message has the form
+            ``GLOBAL <name>``.
+    """
+    if _SAFE_GLOBALS:
+        known = torch.serialization.get_safe_globals()  # those given to `safe_globals` are removed at its end
+        with torch.serialization.safe_globals([name for name in names if name not in known]):
+            return torch.load(file, map_location=map_location, weights_only=True, mmap=mmap)
+    return torch.load(file, map_location=map_location, pickle_module=_restricted_pickle(names), weights_only=False,
+                      mmap=mmap)
+
+
+_ALLOWED_SINCE_2_6 = (set, complex, bytearray, Counter, torch.device, (codecs.encode, '_codecs.encode'),
+                      torch._utils._rebuild_parameter_with_state, torch._utils._rebuild_qtensor)
+
+
+def _restricted_pickle(names: Sequence[Any]) -> Any:
+    """In place of the module ``pickle``, one that finds no class or function but PyTorch's own and those named.
+
+    The unpickler of ``weights_only=True`` constructs further classes since PyTorch 2.4, and takes a function under
+    another name since 2.6.
+    """
+    found = dict(torch._weights_only_unpickler._get_allowed_globals())
+    found.update({str(dtype): dtype for dtype in vars(torch).values() if isinstance(dtype, torch.dtype)})
+    for entry in (*_ALLOWED_SINCE_2_6, *names):
+        target, name = entry if isinstance(entry, tuple) else (entry, f'{entry.__module__}.{entry.__qualname__}')
+        found[name] = target
+
+    class Unpickler(pickle.Unpickler):
+
+        def find_class(self, module: str, name: str) -> Any:
+            full_name = f'{module.replace("__builtin__", "builtins")}.{name}'
+            if full_name not in found:
+                raise pickle.UnpicklingError(f'Unsupported: GLOBAL {full_name}')
+            return found[full_name]
+
+    def load(file: Any, **options: Any) -> Any:
+        return Unpickler(file, **options).load()
+
+    return SimpleNamespace(__name__='pickle', Unpickler=Unpickler, load=load)

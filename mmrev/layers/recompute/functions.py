@@ -1,0 +1,42 @@
+"""Activations that are one node of autograd each, and whose backward needs less than that of torch's own."""
+from typing import Any, Callable, Tuple
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+Derivative = Callable[[Tensor, Tensor], Tensor]
+
+
+class InPlace(torch.autograd.Function):
+    """``apply(x, stand_in, function, derivative)`` changes ``x``; PyTorch would save a clone of what it was.
+
+    Autograd saves the stand-in, an empty tensor. Whoever calls this puts a recipe in its place.
+    """
+
+    @staticmethod
+    def forward(ctx, x: Tensor, stand_in: Tensor, function: Callable[[Tensor], Any], derivative: Derivative) -> Tensor:
+        function(x)
+        ctx.mark_dirty(x)
+        ctx.derivative = derivative
+        ctx.save_for_backward(stand_in)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tuple[Tensor, None, None, None]:
+        return ctx.derivative(grad, *ctx.saved_tensors), None, None, None
+
+
+class Swish(torch.autograd.Function):
+    """``apply(x, sigmoid)``: the product of ``x`` and its sigmoid, by one backward instead of four."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, sigmoid: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x * sigmoid
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor) -> Tuple[Tensor, None]:
+        return torch.ops.aten.silu_backward(grad, *ctx.saved_tensors), None

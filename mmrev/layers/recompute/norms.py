@@ -1,0 +1,79 @@
+"""Norms: their outputs, from their inputs and the statistics that forward found."""
+from functools import partial
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .recipe import Kept
+from .recorder import Recorder
+from .table import handles, pure
+
+
+@handles(F.batch_norm)
+def _batch_norm(recorder, function, args, kwargs):
+    return _normalize(recorder, *args, **kwargs)
+
+
+def _normalize(recorder: Recorder, input: Tensor, running_mean: Optional[Tensor], running_var: Optional[Tensor],
+               weight: Optional[Tensor] = None, bias: Optional[Tensor] = None, training: bool = False,
+               momentum: float = 0.1, eps: float = 1e-5) -> Tensor:
+    if training:
+        F._verify_batch_size(input.size())
+    recorder.begin()
+    out, mean, invstd, _, _ = torch._batch_norm_impl_index(  # what torch.batch_norm calls, which returns the first
+        input, weight, bias, running_mean, running_var, training, momentum, eps, torch.backends.cudnn.enabled)
+    if out.requires_grad:
+        source, cost = recorder.source(input)
+        vectors = (mean, invstd, weight, bias) if training else (running_mean, running_var, weight, bias)
+        recorder.write(out, by_batch if training else partial(by_running, eps=eps),
+                       [source, *(None if v is None else Kept(v) for v in vectors)], cost)
+    return out
+
+
+def by_batch(x: Tensor, mean: Tensor, invstd: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) -> Tensor:
+    """Normalise by given statistics, on CPUs with the very bits of the first time.
+
+    The variance given to the kernel is 1, so that what it multiplies by is ``weight * invstd``, as when it found them.
+    """
+    scale = invstd if weight is None else weight * invstd
+    bias = torch.zeros_like(mean) if bias is None else bias.to(scale.dtype)
+    return torch.native_batch_norm(x, scale, bias, mean, torch.ones_like(mean), False, 0., 0.)[0]
+
+
+def by_running(x: Tensor, mean: Tensor, var: Tensor, weight: Optional[Tensor], bias: Optional[Tensor],
+               eps: float) -> Tensor:
+    """Normalise by running statistics."""
+    return torch.native_batch_norm(x, weight, bias, mean, var, False, 0., eps)[0]
+
+
+@handles(torch.batch_norm_elemt)
+def _synchronised(recorder, function, args, kwargs):
+    """Within SyncBatchNorm's function of autograd, which saves the input itself."""
+    out = function(*args, **kwargs)
+    if not torch.is_grad_enabled():
+        made = [Kept(a.detach()) if isinstance(a, Tensor) else a for a in args]
+        recorder.write(out, partial(function, **kwargs), made)
+    return out
+
+
+Recorder.without_grad = frozenset([torch.batch_norm_elemt])
+
+
+@handles(F.layer_norm)
+def _layer_norm(recorder, function, args, kwargs):
+    return _norm_of(recorder, function, *args, **kwargs)
+
+
+def _norm_of(recorder, function, input, normalized_shape, weight=None, bias=None, eps=1e-5):
+    return pure(recorder, function, (input, tuple(normalized_shape), weight, bias, eps), {})
+
+
+@handles(F.group_norm)
+def _group_norm(recorder, function, args, kwargs):
+    return _norm_of_groups(recorder, function, *args, **kwargs)
+
+
+def _norm_of_groups(recorder, function, input, num_groups, weight=None, bias=None, eps=1e-5):
+    return pure(recorder, function, (input, num_groups, weight, bias, eps), {})

@@ -1,0 +1,63 @@
+"""How many bytes autograd keeps of a forward, and how many it would have kept."""
+from collections import Counter
+from typing import Any, Iterable, List, Set
+
+import torch
+from torch import Tensor
+
+from .recipe import Kept, Recipe, Saved, sources
+
+
+class Tally:
+    """Counts storages that operators save, each once, by the function of torch that ran.
+
+    Args:
+        apart: Tensors that are not counted, such as parameters.
+
+    Attributes:
+        function: That runs.
+        plain: Bytes that autograd would keep, by the name of the function.
+        kept: Bytes that it keeps, by the name of the function; after :meth:`close`.
+    """
+
+    def __init__(self, apart: Iterable[Tensor] = ()) -> None:
+        self.function: Any = None
+        self.plain: Counter = Counter()
+        self.kept: Counter = Counter()
+        self._apart = {tensor.untyped_storage()._cdata for tensor in apart}
+        self._saved: List[tuple] = []
+
+    def add(self, saved: Saved, storage: torch.UntypedStorage, entry: Any) -> None:
+        """Count what an operator saved."""
+        name = getattr(self.function, '__name__', 'other')
+        self._saved.append((name, saved))
+        if entry.counted is not self:
+            entry.counted = self
+            if storage._cdata not in self._apart:
+                self.plain[name] += storage.nbytes()
+
+    def spare(self, tensor: Tensor) -> None:
+        """Count a clone that autograd would have made."""
+        self.plain[getattr(self.function, '__name__', 'other')] += tensor.untyped_storage().nbytes()
+
+    def close(self) -> None:
+        """Count what is kept, now that all is known."""
+        seen: Set[int] = set(self._apart)
+        recipes: Set[int] = set()
+        for name, saved in self._saved:
+            todo: List[Any] = [saved.tensor if saved.source is None else saved.source]
+            while todo:
+                item = todo.pop()
+                if isinstance(item, Tensor):
+                    storage = item.untyped_storage()
+                    if storage._cdata not in seen:
+                        seen.add(storage._cdata)
+                        self.kept[name] += storage.nbytes()
+                elif type(item) is Kept:
+                    todo.append(item.tensor)
+                else:
+                    recipe = item if type(item) is Recipe else item.recipe
+                    if recipe.number not in recipes:
+                        recipes.add(recipe.number)
+                        todo += sources(recipe.args)
+        self._saved = []

@@ -1,0 +1,145 @@
+"""Start from weights: ``init_cfg=dict(type='mmrev.Pretrained', checkpoint=FILE)``, the initializer of our configs.
+
+mmengine's ``Pretrained`` cannot be written down before there is a checkpoint, and mmengine refuses to merge a dict into
+``init_cfg=None``. Ours does nothing while its checkpoint is None, so a config carries the entry, and a child config or
+``--cfg-options model.backbone.init_cfg.checkpoint=FILE`` sets this one value.
+"""
+import re
+from typing import Any, Dict, Iterable, List, Optional, Union
+
+import torch
+from mmengine.logging import print_log
+from mmengine.model import PretrainedInit, is_model_wrapper, update_init_info
+from torch import Tensor, nn
+
+from mmrev.problems import ProblemError
+from mmrev.registry import WEIGHT_INITIALIZERS
+
+InitCfg = Union[dict, List[dict], None]
+_OTHER_SHAPE = re.compile(r'size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)')
+
+
+@WEIGHT_INITIALIZERS.register_module(name='Pretrained')
+class Pretrained:
+    """Initialize the parts of a module as they do by themselves, then load a checkpoint's weights, if one is given.
+
+    Args:
+        checkpoint: Path, ``http(s)://`` address, ``mmrev://NAME``, or whatever else mmengine loads; None loads nothing.
+        prefix: What the module's names begin with in a checkpoint of a whole model. If no name there begins with it,
+            the checkpoint is taken for one of the module alone.
+        map_location: See `torch.load`.
+
+    Raises:
+        ProblemError: When called, if the checkpoint gives the module no parameter, or most in another shape.
+    """
+
+    def __init__(self, checkpoint: Optional[str] = None, prefix: Optional[str] = None, map_location: Any = 'cpu'):
+        self.checkpoint = checkpoint
+        self.prefix = prefix
+        self.map_location = map_location
+
+    def __call__(self, module: nn.Module) -> None:
+        if self.checkpoint is None:
+            if self.prefix is not None:
+                print_log(f'{type(module).__name__} starts from random weights, unless model.init_cfg, load_from or '
+                          f'resume names others; for published ones: --cfg-options '
+                          f'model.{self.prefix}init_cfg.checkpoint=FILE, or mmrev://NAME', logger='current')
+            return
+        from mmengine.runner.checkpoint import CheckpointLoader
+        content = CheckpointLoader.load_checkpoint(self.checkpoint, map_location=self.map_location, logger='current')
+        # BaseModule.init_weights calls all initializers but its own `Pretrained` before those of the children, which
+        # would overwrite what is loaded here. It skips a child that has been initialized.
+        for child in module.children():
+            child = child.module if is_model_wrapper(child) and not hasattr(child, 'init_weights') else child
+            if hasattr(child, 'init_weights') and not getattr(child, 'is_init', False):
+                child.init_weights()
+                child.is_init = True
+        print_log(load_weights(module, content, self.checkpoint, self.prefix), logger='current')
+        if hasattr(module, '_params_init_info'):  # mmengine's record of who initialized what
+            update_init_info(module, init_info=f'Pretrained: load from {self.checkpoint}')
+
+
+def initialization(init_cfg: InitCfg, default: Iterable[dict]) -> List[dict]:
+    """The ``init_cfg`` of a backbone: `default`, and on top of it the weights that are given.
+
+    Args:
+        init_cfg: As given to the backbone. An entry of ours may leave out its type, and then its prefix.
+        default: How the backbone is initialized otherwise.
+    """
+    if not init_cfg:
+        return list(default)
+    if isinstance(init_cfg, dict) and 'type' not in init_cfg:
+        init_cfg = dict(dict(type='mmrev.Pretrained', prefix='backbone.'), **init_cfg)
+    if isinstance(init_cfg, dict) and init_cfg['type'] in ('mmrev.Pretrained', Pretrained):
+        return [*default, init_cfg]
+    return init_cfg if isinstance(init_cfg, list) else [init_cfg]
+
+
+def starts_from_weights(init_cfg: InitCfg) -> bool:
+    """Whether an ``init_cfg`` names a checkpoint, by mmengine's initializer or by ours."""
+    entries = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {}]
+    kinds = ('mmrev.Pretrained', Pretrained, 'Pretrained', PretrainedInit)
+    return any(entry.get('type', kinds[0]) in kinds and entry.get('checkpoint') is not None for entry in entries)
+
+
+def load_weights(module: nn.Module, content: Any, source: str, prefix: Optional[str] = None) -> str:
+    """Load into a module what a checkpoint holds of it.
+
+    Args:
+        module: The module.
+        content: What the checkpoint holds: a state dict, or a dict with one as ``state_dict``.
+        source: Where it is from.
+        prefix: See `Pretrained`.
+
+    Returns:
+        How many tensors were loaded, and what is missing or left over, in a line.
+
+    Raises:
+        ProblemError: If it gives the module no parameter, or most in another shape.
+    """
+    kind = type(module).__name__
+    weights = _tensors(content)
+    if not weights:
+        raise ProblemError(f'`{source}` holds no weights: there is no tensor in its state dict',
+                              f'Give a checkpoint of a {kind}')
+    if prefix and any(name.startswith(prefix) for name in weights):
+        weights = {name[len(prefix):]: value for name, value in weights.items() if name.startswith(prefix)}
+    incompatible, other_shape = [], {}
+    handle = module.register_load_state_dict_post_hook(lambda _, keys: incompatible.append(keys))
+    try:
+        module.load_state_dict(weights, strict=False)  # copies all that fits before it raises
+    except RuntimeError as error:
+        other_shape = {name: (there, here) for name, there, here in _OTHER_SHAPE.findall(str(error))}
+        if not other_shape:
+            raise
+    finally:
+        handle.remove()
+    missing, unexpected = (set(keys) for keys in incompatible[0])
+    parameters = {name for name, _ in module.named_parameters()}
+    loaded = parameters - missing - set(other_shape)
+    if other_shape and len(loaded) < len(parameters & set(other_shape)):
+        name, (there, here) = next(iter(other_shape.items()))
+        raise ProblemError(f'`{source}` is of another {kind}: `{name}` is of shape [{there.strip("[]")}] there, and '
+                              f'of shape [{here.strip("[]")}] in this config', f'Give a checkpoint of this {kind}')
+    if not loaded:
+        raise ProblemError(f'`{source}` holds no weight of this {kind}: its names are {_short(weights)}',
+                              f'Give a checkpoint of a {kind}; `mmrev convert` converts published ones')
+    own = [name for name in module.state_dict() if not name.endswith('num_batches_tracked')]
+    lost = [name for name in own if name in missing or name in other_shape]
+    said = f'Loaded {len(own) - len(lost)} of the {len(own)} tensors of {kind} from {source}'
+    parts = dict(missing=[name for name in lost if name in missing], left_over=sorted(unexpected))
+    parts['of another shape'] = list(other_shape)
+    return said + ''.join(f'; {part.replace("_", " ")}: {_short(names)}' for part, names in parts.items() if names)
+
+
+def _tensors(content: Any) -> Dict[str, Tensor]:
+    """The tensors of a checkpoint, without the prefix of a model that was wrapped for several processes."""
+    state = content.get('state_dict', content) if isinstance(content, dict) else None
+    items = state.items() if isinstance(state, dict) else ()
+    return {name.removeprefix('module.'): value for name, value in items
+            if isinstance(name, str) and isinstance(value, torch.Tensor)}
+
+
+def _short(names: Iterable[str]) -> str:
+    names = list(names)
+    return ', '.join(names[:3]) + f' and {len(names) - 3} more' * (len(names) > 3)

@@ -1,0 +1,190 @@
+"""Less memory for a model that exists, by recomputation in backward."""
+import threading
+from collections import Counter
+from typing import Any, Iterator, List, Optional, Sequence, Set
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
+from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakIdKeyDictionary
+
+from mmrev.layers.forms import is_staged
+from mmrev.layers.recompute import TABLE, Recorder, Tally
+
+LEVELS = ('cheap', 'blocks')
+MIB = 2**20
+
+
+class MemoryReport:
+    """What :func:`save_memory` did; figures come with the first forward that autograd records.
+
+    Attributes:
+        images: Batch size of that forward; ``None`` before it.
+        plain: Bytes that autograd would have kept for backward, parameters not counted.
+        kept: Bytes that it kept.
+        by_function: Both, for each function of torch, most kept first.
+    """
+
+    def __init__(self, handles: List[RemovableHandle]):
+        self.images: Optional[int] = None
+        self.plain = self.kept = 0
+        self.by_function: dict = {}
+        self._handles = handles
+
+    def remove(self) -> None:
+        """Undo :func:`save_memory`."""
+        for handle in self._handles:
+            handle.remove()
+
+    def __str__(self) -> str:
+        if self.images is None:
+            return 'nothing has been recorded yet: run a forward in training'
+        plain, kept = (total / MIB / self.images for total in (self.plain, self.kept))
+        return f'kept {plain:.1f} → {kept:.1f} MiB per image'
+
+    def _close(self, tally: Tally, args: Any) -> None:
+        tally.close()
+        self.plain, self.kept, self.images = sum(tally.plain.values()), sum(tally.kept.values()), _batch_size(args)
+        self.by_function = {name: (tally.plain[name], tally.kept[name])
+                            for name in sorted({*tally.plain, *tally.kept}, key=lambda name: -tally.kept[name])}
+
+
+def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequence[str]] = None) -> MemoryReport:
+    """Have autograd keep less of a model's forward; outputs and gradients stay the same.
+
+    What norms, activations, concatenations, poolings and the like give is computed again in backward, where it follows
+    by cheap operations from tensors that are kept anyway; convolutions, products of matrices and attention are not.
+    The model keeps its modules, parameters and state dict; it gets hooks, so do this before ``torch.compile``, and
+    what is compiled is left as it is.
+
+    Args:
+        model: Any. Its forward is watched, and those of its children, where one is called alone.
+        level: ``'cheap'``; or ``'blocks'``: of each block nothing but its output is kept, and its convolutions and
+            products of matrices are computed again as well.
+        modules: Names of the blocks; by default the innermost modules in lists and sequences that hold at least two
+            layers with weights.
+
+    Returns:
+        A report that fills with the first forward.
+
+    Raises:
+        ValueError: For an unknown level, a name that the model does not have, or names with ``level='cheap'``.
+
+    Example:
+        >>> report = mmrev.save_memory(model)
+        >>> model(images).sum().backward()
+        >>> print(report)
+        kept 73.2 → 26.3 MiB per image
+    """
+    if level not in LEVELS:
+        raise ValueError(f'`level` must be one of {", ".join(map(repr, LEVELS))}; got {level!r}')
+    if level == 'cheap' and modules is not None:
+        raise ValueError("`modules` names the blocks of `level='blocks'`; got `level='cheap'`")
+    blocks = _named(model, modules) if modules is not None else list(find_blocks(model)) if level == 'blocks' else []
+    handles = []
+    for module in {model, *model.children()}:
+        if not isinstance(module, torch.jit.ScriptModule) and _start not in module._forward_pre_hooks.values():
+            handles += [module.register_forward_pre_hook(_start, prepend=True),
+                        module.register_forward_hook(_stop, always_call=True, with_kwargs=True)]
+    for block in blocks:
+        if _enter not in block._forward_pre_hooks.values():
+            handles += [block.register_forward_pre_hook(_enter),
+                        block.register_forward_hook(_leave, prepend=True, always_call=True)]
+    report = _REPORTS[model] = MemoryReport(handles)
+    return report
+
+
+def find_blocks(model: nn.Module) -> Iterator[nn.Module]:
+    """The innermost modules with at least two layers with weights that stand in a list, or beside others of their class.
+
+    Args:
+        model: Any.
+    """
+    found: Set[nn.Module] = set()
+    for parent in reversed(list(model.modules())):  # what holds a module comes before it
+        children = [child for child in parent.children() if _holds_layers(child)]
+        classes = Counter(map(type, children))
+        for child in children:
+            listed = isinstance(parent, (nn.Sequential, nn.ModuleList)) or classes[type(child)] > 1
+            if listed and found.isdisjoint(child.modules()):
+                found.add(child)
+                yield child
+
+
+def _holds_layers(module: nn.Module) -> bool:
+    weights = (getattr(m, 'weight', None) for m in module.modules())
+    return sum(isinstance(weight, Tensor) and weight.ndim > 1 for weight in weights) > 1
+
+
+def _named(model: nn.Module, names: Sequence[str]) -> List[nn.Module]:
+    known = dict(model.named_modules())
+    missing = [name for name in names if name not in known]
+    if missing:
+        near = [name for name in known if name.rpartition('.')[2] == missing[0].rpartition('.')[2]]
+        raise ValueError(f'`modules`: the model has no {", ".join(map(repr, missing))}; it has '
+                         f'{", ".join(map(repr, (near or [name for name in known if name])[:6]))}, ...')
+    return [known[name] for name in names]
+
+
+class _Call(threading.local):
+    """The forward that this thread is in."""
+    module: Optional[nn.Module] = None
+    recorder: Optional[Recorder] = None
+
+
+_REPORTS = WeakIdKeyDictionary()  # by model, until they are filled
+_CALL = _Call()
+
+
+def _start(module: nn.Module, args: Any) -> None:
+    """Record what follows, unless a forward around this one does."""
+    if torch.compiler.is_compiling():
+        return
+    if _CALL.module is module:  # what interrupted its last forward let no hook run
+        _end()
+    if _CALL.module is not None or not torch.is_grad_enabled() or is_staged():
+        return
+    if not torch._C._autograd._saved_tensors_hooks_is_enabled() or (
+            torch._C._autograd._top_saved_tensors_default_hooks(True) is not None):
+        return  # somebody else handles what is saved, as checkpointing around this does
+    report = _REPORTS.get(module)
+    tally = None if report is None else Tally(module.parameters())
+    _CALL.module, _CALL.recorder = module, Recorder(TABLE, tally)
+    _CALL.recorder.__enter__()
+
+
+def _stop(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
+    if torch.compiler.is_compiling() or _CALL.module is not module:
+        return
+    recorder = _CALL.recorder
+    if recorder.tally is not None and output is not None:
+        report = _REPORTS.pop(module, None)
+        if report is not None:
+            report._close(recorder.tally, [*args, *kwargs.values()])
+    _end()
+
+
+def _end() -> None:
+    recorder, _CALL.module, _CALL.recorder = _CALL.recorder, None, None
+    recorder.__exit__(None, None, None)
+
+
+def _batch_size(args: Sequence[Any]) -> int:
+    first = args[0] if args else None
+    while isinstance(first, dict):
+        first = next(iter(first.values()), None)
+    return max(1, len(first)) if isinstance(first, (Tensor, list, tuple)) else 1
+
+
+def _enter(module: nn.Module, args: Any) -> None:
+    if not torch.compiler.is_compiling() and _CALL.recorder is not None:
+        _CALL.recorder.blocks += 1
+
+
+def _leave(module: nn.Module, args: Any, output: Any) -> None:
+    if torch.compiler.is_compiling() or _CALL.recorder is None:
+        return
+    _CALL.recorder.blocks = max(0, _CALL.recorder.blocks - 1)
+    if not _CALL.recorder.blocks:
+        tree_map_only(Tensor, _CALL.recorder.keep, output)
