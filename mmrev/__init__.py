@@ -44,4 +44,4 @@ if find_spec('mmengine') is not None:
         checkpoints.allow_when_needed()
     except Exception as error:  # a broken mmengine must not take torch-only parts and `mmrev doctor` with it
         warnings.warn('mmengine is installed, but no `mmrev.*` type could be registered with it '
-                      f'({type(error).__name__}: {error}); `python -m mmrev.doctor` says what mends it', stacklevel=2)
+                      f'({type(error).__name__}: {error}); `python -m mmrev.doctor` says how to fix it', stacklevel=2)

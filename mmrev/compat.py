@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 __all__ = [
     'add_safe_globals', 'backward_into', 'edge_node', 'flop_registry', 'get_autocast_dtype', 'get_device_module',
     'has_global_hooks', 'is_autocast_available', 'is_autocast_enabled', 'is_compiling', 'is_exporting',
-    'load_weights_only', 'notice_freed', 'output_edge', 'unsafe_globals', 'when_freed', 'without_attention_fast_path'
+    'load_weights_only', 'notice_freed', 'output_edge', 'when_freed', 'without_attention_fast_path'
 ]
 
 _VERSION = tuple(int(number) for number in torch.__version__.split('.')[:2])
@@ -198,11 +198,6 @@ def add_safe_globals(names: Sequence[Any]) -> None:
     """``torch.serialization.add_safe_globals``; before PyTorch 2.6 ``torch.load`` accepts everything by default."""
     if _SAFE_GLOBALS:
         torch.serialization.add_safe_globals(list(names))
-
-
-def unsafe_globals(file: str) -> Sequence[str]:
-    """The classes and functions in a checkpoint that ``torch.load`` refuses by default."""
-    return torch.serialization.get_unsafe_globals_in_checkpoint(file) if _SAFE_GLOBALS else []
 
 
 def load_weights_only(file: str, map_location: Any, names: Sequence[Any], mmap: bool = False) -> Any:

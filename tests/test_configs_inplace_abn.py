@@ -8,7 +8,7 @@ from mmengine.config import Config
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 
-from mmrev.cli.test import augment
+from mmrev.apis.modes import augment_test
 from mmrev.datasets.digits import DigitsSpec, render_single
 from mmrev.datasets.transforms import TenCrop
 from test_configs import small_run
@@ -33,7 +33,7 @@ def test_the_recipe_is_the_published_one(name):
 def test_ten_crops_are_a_flag_and_their_scale_and_size_are_options():
     cfg = Config.fromfile(CONFIGS / 'resnet50-iabn-sync_8xb64_in1k.py')
     cfg.merge_from_dict({'tta_pipeline.1.scale': 352, 'tta_pipeline.2.crop_size': 320})
-    augment(cfg)
+    augment_test(cfg)
     load, resize, crops = cfg.test_dataloader.dataset.pipeline
     assert cfg.model.type == 'mmrev.AverageClsLogitTTA' and resize.scale == 352
     assert TenCrop(crop_size=crops.crop_size).crop_size == 320
@@ -80,7 +80,7 @@ def test_a_digits_classifier_trains_and_is_tested_on_ten_crops(name, tmp_path, m
     assert {part.split('.')[0] for part in changed} == {'backbone', 'head'} and any('bn' in part for part in changed)
     cfg.tta_model = dict(type='mmrev.AverageClsLogitTTA')
     cfg.tta_pipeline = [*cfg.test_pipeline[:2], dict(type='mmrev.TenCrop', crop_size=48)]
-    augment(cfg)
+    augment_test(cfg)
     cfg.experiment_name, cfg.visualizer.name = f'tta_{name}', f'tta_{name}'
     cfg.train_dataloader = cfg.train_cfg = cfg.optim_wrapper = cfg.param_scheduler = cfg.auto_scale_lr = None
     cfg.val_dataloader = cfg.val_cfg = cfg.val_evaluator = None

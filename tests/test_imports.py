@@ -2,6 +2,7 @@
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ ALLOWED = {  # folder: parts of mmrev that it may import besides itself
     'reversible': {'compat'},
     'layers': {'compat'},
     'testing': {'compat', 'reversible'},
-    'models': {'compat', 'registry', 'reversible', 'layers', 'converters'},  # the error of a checkpoint
+    'models': {'compat', 'registry', 'reversible', 'layers', 'problems'},
 }
 
 
@@ -71,3 +72,33 @@ def test_engine_runs_where_openmmlab_is_absent():
             'print("ran", mmrev.__version__)\n')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.startswith('ran'), done.stderr
+
+
+HOUSE = {  # the same of what surrounds the networks
+    'problems.py': set(),
+    'checkpoints': {'problems', '_after_import', '__version__', 'compat'},
+    'analysis': {'compat'},
+    'apis': {'problems', '_after_import', 'checkpoints', 'hooks'},
+    'diagnosis': {'problems', 'checkpoints', 'analysis', 'apis', 'datasets', 'hooks', 'models', 'optim',
+                  'registry'},
+    'doctor.py': {'problems', 'diagnosis'},
+    'cli': {'problems', 'checkpoints', 'diagnosis', 'apis', 'hooks', '__version__'},
+}
+
+
+@pytest.mark.parametrize('part', HOUSE)
+def test_imports_of_the_house_point_downward(part):
+    for path in [ROOT / part] if part.endswith('.py') else files(part):
+        for name in imports(path):
+            if name.startswith('mmrev.'):
+                assert name.split('.')[1] in HOUSE[part] | {part}, f'{path.name} imports {name}'
+
+
+def test_no_two_files_of_the_house_import_each_other():
+    """Not even through others, nor within functions."""
+    paths = {'.'.join(('mmrev', *path.relative_to(ROOT).with_suffix('').parts)).removesuffix('.__init__'): path
+             for part in HOUSE for path in ([ROOT / part] if part.endswith('.py') else files(part))}
+    within = {name: set(imports(path)) & set(paths) - {name} for name, path in paths.items()}
+    for name, imported in within.items():  # `from .x import y` names the package as well
+        within[name] = {other for other in imported if not name.startswith(f'{other}.')}
+    TopologicalSorter(within).prepare()  # raises CycleError

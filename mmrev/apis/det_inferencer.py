@@ -5,7 +5,7 @@ from mmdet.apis import DetInferencer as MMDetInferencer
 from mmengine.config import Config
 
 from mmrev.checkpoints import mismatch
-from mmrev.converters import published
+from mmrev.checkpoints import published
 
 from .model_hub import CLASSIFICATION
 

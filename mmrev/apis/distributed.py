@@ -1,13 +1,14 @@
 """Several processes without a GPU.
 
 mmengine starts them with ``torch.cuda.set_device`` and hands ``DistributedDataParallel`` a CUDA device id. Both are
-mended from outside: its `Runner` leaves alone a process group that exists, and takes the wrapper's arguments from
+fixed from outside: its `Runner` leaves alone a process group that exists, and takes the wrapper's arguments from
 ``cfg.model_wrapper_cfg``. Where there is a GPU nothing is done here, mmengine's own path runs.
 """
+import contextlib
 import datetime
 import os
 import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Iterator
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -68,6 +69,22 @@ def prepare_cpu_processes(cfg: 'Config') -> None:
         type='MMDistributedDataParallel', broadcast_buffers=False,
         find_unused_parameters=cfg.get('find_unused_parameters', False))
     cfg.model_wrapper_cfg = dict(wrapper, device_ids=None)
+
+
+@contextlib.contextmanager
+def alone(launcher: str) -> Iterator[None]:
+    """Be the only one of several processes that have not joined yet: some norm layers ask how many there are."""
+    from torch import distributed
+    joined = False
+    if launcher != 'none' and distributed.is_available() and not distributed.is_initialized():
+        with contextlib.suppress(RuntimeError):  # gloo finds no network here; the run may use something else
+            distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)
+            joined = True
+    try:
+        yield
+    finally:
+        if joined:
+            distributed.destroy_process_group()
 
 
 def _set_master(launcher: str) -> None:

@@ -11,7 +11,7 @@ def add_classifiers() -> None:
     from mmpretrain.apis.model import ModelHub
     from modelindex.load_model_index import load
 
-    from mmrev.converters import published
+    from mmrev.checkpoints import published
     index = load(str(published.INDEX))
     index.build_models_with_collections()
     for entry in index.models:

@@ -23,7 +23,6 @@ class ProgressHook(Hook):
 
     def __init__(self, seconds: float = 10.):
         self.seconds = seconds
-        self.started = False  # a batch went through the model: whoever built the run did it right
         self._last = time.monotonic()
 
     def before_run(self, runner) -> None:
@@ -31,7 +30,6 @@ class ProgressHook(Hook):
         self._last = time.monotonic()
 
     def _after_iter(self, runner, batch_idx, data_batch=None, outputs=None, mode: str = 'train') -> None:
-        self.started = True
         now = time.monotonic()
         if any(isinstance(hook, LoggerHook) and hook.every_n_inner_iters(batch_idx, hook.interval)
                for hook in runner.hooks):

@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 from mmengine.model import PretrainedInit, is_model_wrapper, update_init_info
 from torch import Tensor, nn
 
-from mmrev.converters.published import CheckpointError
+from mmrev.problems import ProblemError
 from mmrev.registry import WEIGHT_INITIALIZERS
 
 InitCfg = Union[dict, List[dict], None]
@@ -30,7 +30,7 @@ class Pretrained:
         map_location: See `torch.load`.
 
     Raises:
-        CheckpointError: When called, if the checkpoint gives the module no parameter, or most in another shape.
+        ProblemError: When called, if the checkpoint gives the module no parameter, or most in another shape.
     """
 
     def __init__(self, checkpoint: Optional[str] = None, prefix: Optional[str] = None, map_location: Any = 'cpu'):
@@ -95,12 +95,12 @@ def load_weights(module: nn.Module, content: Any, source: str, prefix: Optional[
         How many tensors were loaded, and what is missing or left over, in a line.
 
     Raises:
-        CheckpointError: If it gives the module no parameter, or most in another shape.
+        ProblemError: If it gives the module no parameter, or most in another shape.
     """
     kind = type(module).__name__
     weights = _tensors(content)
     if not weights:
-        raise CheckpointError(f'`{source}` holds no weights: there is no tensor in its state dict',
+        raise ProblemError(f'`{source}` holds no weights: there is no tensor in its state dict',
                               f'Give a checkpoint of a {kind}')
     if prefix and any(name.startswith(prefix) for name in weights):
         weights = {name[len(prefix):]: value for name, value in weights.items() if name.startswith(prefix)}
@@ -119,11 +119,11 @@ def load_weights(module: nn.Module, content: Any, source: str, prefix: Optional[
     loaded = parameters - missing - set(other_shape)
     if other_shape and len(loaded) < len(parameters & set(other_shape)):
         name, (there, here) = next(iter(other_shape.items()))
-        raise CheckpointError(f'`{source}` is of another {kind}: `{name}` is of shape [{there.strip("[]")}] there, and '
+        raise ProblemError(f'`{source}` is of another {kind}: `{name}` is of shape [{there.strip("[]")}] there, and '
                               f'of shape [{here.strip("[]")}] in this config', f'Give a checkpoint of this {kind}')
     if not loaded:
-        raise CheckpointError(f'`{source}` holds no weight of this {kind}: its names are {_short(weights)}',
-                              f'Give a checkpoint of a {kind}; tools/model_converters convert published ones')
+        raise ProblemError(f'`{source}` holds no weight of this {kind}: its names are {_short(weights)}',
+                              f'Give a checkpoint of a {kind}; `mmrev convert` converts published ones')
     own = [name for name in module.state_dict() if not name.endswith('num_batches_tracked')]
     lost = [name for name in own if name in missing or name in other_shape]
     said = f'Loaded {len(own) - len(lost)} of the {len(own)} tensors of {kind} from {source}'

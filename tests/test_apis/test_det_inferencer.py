@@ -23,8 +23,8 @@ def scope():
 
 @pytest.mark.parametrize('name', ['faster_rcnn_revbifpn_s3', 'mask_rcnn_revbifpn_s0', 'Faster_RCNN_RevBiFPN_S0'])
 def test_a_name_without_published_weights_is_refused(name):
-    with pytest.raises(ValueError, match=f'no weights are published for `{name.lower()}`.*path of a checkpoint.*mmrev '
-                       f'train mmrev::revbifpn/{name.lower()}.py'):
+    with pytest.raises(ValueError, match=f'(?s)no weights are published for `{name.lower()}`.*path of a checkpoint.*'
+                       f'mmrev train mmrev::revbifpn/{name.lower()}.py'):
         DetInferencer(name, device='cpu')
 
 

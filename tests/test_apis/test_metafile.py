@@ -12,7 +12,7 @@ from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
 
 from mmrev.analysis import count_operations
-from mmrev.converters import published
+from mmrev.checkpoints import published
 from mmrev.registry import MODELS
 
 ROOT = Path(__file__).parents[2]

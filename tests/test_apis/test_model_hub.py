@@ -14,8 +14,8 @@ from mmpretrain.apis import ModelHub
 import mmrev.apis  # noqa: F401
 from golden import GoldenRecord
 from mmrev.apis import model_hub
-from mmrev.converters import published
-from mmrev.converters.revbifpn import convert_state_dict
+from mmrev.checkpoints import published
+from mmrev.checkpoints.families.revbifpn import convert_state_dict
 from test_packaging import in_elsewhere, installed, source, wheel  # noqa: F401
 
 ROOT = Path(__file__).parents[2]
@@ -72,7 +72,7 @@ def test_a_model_without_published_weights_is_refused_as_pretrained(monkeypatch)
     monkeypatch.setattr(published, 'models', lambda: known)
     monkeypatch.setattr(ModelHub, '_models_dict', dict(ModelHub._models_dict))
     model_hub.add_classifiers()
-    with pytest.raises(ValueError, match='no weights are published for `revbifpn-s0_3rdparty_in1k`.*mmrev train'):
+    with pytest.raises(ValueError, match='(?s)no weights are published for `revbifpn-s0_3rdparty_in1k`.*mmrev train'):
         get_model('revbifpn-s0_3rdparty_in1k', pretrained=True)
     assert get_model('revbifpn-s0_3rdparty_in1k')._metainfo.name == 'revbifpn-s0_3rdparty_in1k'
 
@@ -97,6 +97,6 @@ def test_the_apis_import_where_a_host_is_absent(absent, tmp_path):
 
 
 def test_an_installed_wheel_brings_index_and_metafile(installed, tmp_path):  # noqa: F811
-    code = f'import mmrev.apis\n{LIST}\nfrom mmrev.converters import published\nprint(published.INDEX)'
+    code = f'import mmrev.apis\n{LIST}\nfrom mmrev.checkpoints import published\nprint(published.INDEX)'
     names, index = in_elsewhere(installed, code, tmp_path).splitlines()
     assert names == str(NAMES) and installed.parents[1] in Path(index).parents

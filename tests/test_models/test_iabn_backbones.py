@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from golden import GoldenRecord, assert_agrees
-from mmrev.converters.inplace_abn import convert_state_dict
+from mmrev.checkpoints.families.inplace_abn import convert_state_dict
 from mmrev.layers import ABN, InPlaceABN
 from mmrev.models.backbones import IABNDenseNet, IABNResNet, IABNResNeXt, WiderResNet
 from mmrev.registry import MODELS

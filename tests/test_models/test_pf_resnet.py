@@ -5,7 +5,7 @@ from mmengine.runner.activation_checkpointing import turn_on_activation_checkpoi
 from torch import Tensor, nn
 
 from golden import GoldenRecord, assert_agrees
-from mmrev.converters.pflayer import convert_state_dict
+from mmrev.checkpoints.families.parameter_free import convert_state_dict
 from mmrev.layers import ABN, MaxPool3x3
 from mmrev.models.backbones import PFResNet
 from mmrev.models.backbones.pf_resnet import conv_norm_act

@@ -6,7 +6,7 @@ from mmengine.runner import get_state_dict, load_checkpoint, save_checkpoint
 from torch import Tensor, nn
 
 from golden import GoldenRecord, assert_agrees
-from mmrev.converters.pflayer import convert_state_dict
+from mmrev.checkpoints.families.parameter_free import convert_state_dict
 from mmrev.layers import MultiheadAttention, TokenPooling
 from mmrev.models.backbones import PFViT, PiT
 from mmrev.registry import MODELS

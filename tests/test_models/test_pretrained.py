@@ -22,9 +22,10 @@ from torch import nn  # noqa: E402
 import toy_detection  # noqa: E402
 from golden import GoldenRecord  # noqa: E402
 from mmrev.cli import main  # noqa: E402
-from mmrev.converters import published  # noqa: E402
-from mmrev.converters.revbifpn import convert_state_dict  # noqa: E402
+from mmrev.checkpoints import published  # noqa: E402
+from mmrev.checkpoints.families.revbifpn import convert_state_dict  # noqa: E402
 from mmrev.models.pretrained import Pretrained, initialization, load_weights  # noqa: E402
+from mmrev.problems import ProblemError  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 HEADS = {'model.neck.out_channels': 16, 'model.rpn_head.in_channels': 16, 'model.rpn_head.feat_channels': 16,
@@ -203,7 +204,7 @@ def test_revvit_loads_by_name_what_mmpretrain_published(size, tmp_path, monkeypa
     x = torch.randn(1, 3, 224, 224)
     torch.testing.assert_close(ours(x), theirs(x), rtol=1e-4, atol=1e-5)
     monkeypatch.setattr(published, 'models', lambda: (known, ))
-    with pytest.raises(published.CheckpointError, match='not their content'):
+    with pytest.raises(ProblemError, match='not their content'):
         get_model(known.name, pretrained=True)
 
 
@@ -373,7 +374,7 @@ def test_the_line_says_how_many_tensors_came_and_what_is_missing_or_left_over():
      r'shape \[4, 3, 3, 3\] in this config'),
 ])
 def test_a_checkpoint_that_gives_the_model_nothing_is_refused(content, message):
-    with pytest.raises(published.CheckpointError, match=message):
+    with pytest.raises(ProblemError, match=message):
         load_weights(Net(), content, 'a.pth')
 
 

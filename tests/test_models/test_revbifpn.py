@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from golden import GoldenRecord, assert_agrees
-from mmrev.converters.revbifpn import check_complete, convert_state_dict
+from mmrev.checkpoints.families.revbifpn import check_complete, convert_state_dict
 from mmrev.models.backbones import RevBiFPN
 from mmrev.registry import MODELS
 from mmrev.testing import assert_invertible, assert_same_gradients, bytes_per_sample, set_reversible

@@ -8,7 +8,7 @@ from mmpretrain.structures import DataSample
 from torch import nn
 
 from golden import GoldenRecord, assert_agrees
-from mmrev.converters.revbifpn import convert_state_dict
+from mmrev.checkpoints.families.revbifpn import convert_state_dict
 from mmrev.models.heads import RevBiFPNClsHead
 from mmrev.models.necks import RevBiFPNNeck
 from mmrev.registry import MODELS

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from golden import GoldenRecord, assert_agrees
-from mmrev.converters.minrev import convert_state_dict
+from mmrev.checkpoints.families.minrev import convert_state_dict
 from mmrev.models.backbones import RevMViT, RevSwin
 from mmrev.testing import assert_invertible, assert_same_gradients, bytes_per_sample, set_reversible
 

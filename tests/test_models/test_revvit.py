@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from golden import GoldenRecord, assert_agrees
-from mmrev.converters.minrev import convert_state_dict
+from mmrev.checkpoints.families.minrev import convert_state_dict
 from mmrev.layers import MultiheadAttention, TokenPooling
 from mmrev.models.backbones import RevViT
 from mmrev.registry import MODELS

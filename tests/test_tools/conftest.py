@@ -3,11 +3,14 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import toy_detection
+
+from mmrev.cli import main
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,6 +48,29 @@ def succeed(*command, cwd) -> str:
     status, output, _ = ended(start(*command, cwd=cwd, merge=True))
     assert status == 0, output
     return output
+
+
+def forked(*arguments, cwd):
+    """`mmrev` in a fork of this process, which has imported everything: exit status and standard error.
+
+    A run within this process would find the visualizers and loggers that mmengine keeps of another one.
+    """
+    with tempfile.TemporaryFile('w+') as errors, tempfile.TemporaryFile('w+') as output:
+        child = os.fork()
+        if child == 0:
+            status = 99
+            try:
+                os.chdir(cwd)
+                os.dup2(output.fileno(), 1)
+                os.dup2(errors.fileno(), 2)
+                sys.stdout, sys.stderr = os.fdopen(1, 'w'), os.fdopen(2, 'w')
+                status = main([str(argument) for argument in arguments])
+                sys.stderr.flush()
+            finally:
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        errors.seek(0)
+        return status, errors.read()
 
 
 def mmrev(*arguments) -> tuple:

@@ -12,8 +12,9 @@ from mmengine.device import get_device
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmrev.checkpoints import allow_mmengine_checkpoints
-from mmrev.cli import main
-from .conftest import ROOT, ended, mmrev, start, succeed
+from test_diagnosis.conftest import said
+
+from .conftest import ROOT, ended, forked, mmrev, start, succeed
 
 
 def last_line(output):
@@ -157,16 +158,59 @@ def test_a_classifier_whose_head_does_not_fit_its_backbone_is_named(classifier):
     assert 'model.head.fc takes 160 channels and gets' in errors and 'Traceback' not in errors
 
 
-def test_a_bug_keeps_its_traceback(toy, tmp_path, monkeypatch):
-    (tmp_path / 'buggy.py').write_text(
-        'from mmengine.hooks import Hook\nfrom mmengine.registry import HOOKS\n\n\n@HOOKS.register_module()\n'
-        'class Buggy(Hook):\n    def before_run(self, runner):\n        runner.no_such_thing\n')
-    config = with_lines(toy, tmp_path, "custom_imports = dict(imports=['mmrev', 'buggy'])\n"
+HOOK = """
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module(force=True)
+class Buggy(Hook):
+    def {when}(self, runner, *args, **kwargs):
+        runner.no_such_thing
+"""
+
+
+@pytest.mark.parametrize('when, phase', [('before_run', 'running'), ('after_train_iter', 'iteration 1'),
+                                         ('after_val_iter', 'evaluating batch 1')])
+def test_a_bug_ends_in_two_lines_and_its_traceback_is_in_the_log(when, phase, toy, tmp_path, monkeypatch):
+    (tmp_path / f'buggy_{when}.py').write_text(HOOK.format(when=when))
+    config = with_lines(toy, tmp_path, f"custom_imports = dict(imports=['mmrev', 'buggy_{when}'])\n"
                                        "custom_hooks = [dict(type='Buggy')]\n")
-    monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
-    with pytest.raises(AttributeError, match='no_such_thing'):
-        main(['train', str(config)])
+    status, errors = forked('train', config, cwd=tmp_path)
+    what, fix = said(errors)
+    assert status == 1
+    assert f"error: {phase}: 'Runner' object has no attribute 'no_such_thing'" in what
+    log = tmp_path / fix.split('The traceback is in ')[1]
+    assert f', in {when}' in log.read_text() and 'AttributeError' in log.read_text()
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_a_sample_that_cannot_be_read_is_named(workers, toy, tmp_path):
+    data = shutil.copytree(toy.folder / 'data', tmp_path / 'data')
+    (data / 'images/2.png').write_text('no image')
+    config = with_lines(toy, tmp_path, '').read_text().replace(str(toy.folder / 'data'), str(data))
+    (tmp_path / 'config.py').write_text(config + f'train_dataloader.update(num_workers={workers})\n')
+    status, errors = forked('train', 'config.py', cwd=tmp_path)
+    what, fix = said(errors)
+    assert status == 2
+    assert f'reading sample 2 of `{data}/images/2.png`: ' in what
+    assert 'Fix or remove that sample. The traceback is in' in fix
+
+
+def test_a_checkpoint_that_cannot_be_written_is_named(toy, tmp_path):
+    (tmp_path / 'run/epoch_1.pth').mkdir(parents=True)
+    status, errors = forked('train', with_lines(toy, tmp_path, ''), '--work-dir', 'run', cwd=tmp_path)
+    assert status == 1 and f'writing `epoch_1.pth` in `{tmp_path}/run`: ' in said(errors)[0]
+
+
+def test_a_metric_that_fails_is_named(toy, tmp_path, monkeypatch):
+    def fails(*args):
+        raise ZeroDivisionError('division by zero')
+
+    monkeypatch.setattr('mmdet.evaluation.CocoMetric.compute_metrics', fails)
+    status, errors = forked('train', with_lines(toy, tmp_path, ''), cwd=tmp_path)
+    assert status == 1 and 'evaluating with CocoMetric: division by zero' in said(errors)[0]
 
 
 def test_help_is_quick_and_names_the_flags():

@@ -20,8 +20,8 @@ from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, init_default_scope
 from torch import Tensor, nn
 
-from mmrev.cli.common import OptionsAction, Parser, load_config
-from mmrev.cli.errors import UserError, run_command, users_input
+from mmrev.cli.common import Parser, add_config_arguments, load_config, run_command
+from mmrev.problems import ProblemError, phase
 
 PARTS = ('features', 'backbone', 'tensor')
 
@@ -44,14 +44,13 @@ class Timing(NamedTuple):
 
 def main(argv: Optional[List[str]] = None, prog: str = 'benchmark.py') -> int:
     """Print the figures that the command line asks for; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    return run_command(prog, lambda: report(build_parser(prog).parse_args(argv)), '--traceback' in argv)
+    return run_command(build_parser(prog), report, argv)
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
     """The flags."""
     parser = Parser(prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file, or mmrev::FOLDER/NAME.py')
+    add_config_arguments(parser)
     parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'), default=(224, 224),
                         help='of the images (default 224 224)')
     parser.add_argument('--batch-size', type=int, nargs='+', default=[1], help='one or several (default 1)')
@@ -64,10 +63,6 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument('--channels-last', action='store_true', help='lay images and weights out with channels last')
     parser.add_argument('--compile', action='store_true', help='torch.compile the model first')
     parser.add_argument('--train', action='store_true', help='time forward and backward in training mode')
-    parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE',
-                        help='override the config')
-    parser.add_argument('--traceback', action='store_true', help='show where a mistake in the input was noticed')
-    parser.set_defaults(launcher='none', work_dir=None)
     return parser
 
 
@@ -76,17 +71,17 @@ def report(args: argparse.Namespace) -> None:
     MMLogger.get_current_instance().setLevel('WARNING')
     threads = 1 if args.threads is None else args.threads
     if min(*args.shape, *args.batch_size, args.runs, threads) < 1 or args.warmup < 0:
-        raise UserError('--shape, --batch-size, --runs and --threads must be above 0', 'Give e.g. --batch-size 1 8')
+        raise ProblemError('--shape, --batch-size, --runs and --threads must be above 0', 'Give e.g. --batch-size 1 8')
     if args.threads:
         torch.set_num_threads(args.threads)
     cfg = load_config(args)
     if cfg.get('model') is None:
-        raise UserError(f'{cfg.filename} has no `model`', 'Give the config of a classifier or detector')
+        raise ProblemError(f'{cfg.filename} has no `model`', 'Give the config of a classifier or detector')
     init_default_scope(cfg.get('default_scope') or 'mmengine')
-    with users_input('the model cannot be built', f'Mend it in {cfg.filename}; --traceback shows where'):
+    with phase('the model cannot be built', f'Fix it in {cfg.filename}; --traceback shows where'):
         model = revert_sync_batchnorm(MODELS.build(copy.deepcopy(cfg.model)))
     layout = torch.channels_last if args.channels_last else torch.contiguous_format
-    with users_input(f'the model cannot be put on the device {args.device!r}', 'Give a --device that this PyTorch has'):
+    with phase(f'the model cannot be put on the device {args.device!r}', 'Give a --device that this PyTorch has'):
         model = model.to(args.device, memory_format=layout).train(args.train)
     run = part(model, args.part)
     run = torch.compile(run) if args.compile else run
@@ -94,7 +89,7 @@ def report(args: argparse.Namespace) -> None:
     print(f'{"batch":>6} {"median ms":>10} {"fastest":>9} {"slowest":>9} {"images/s":>9}')
     for batch in args.batch_size:
         image = torch.randn(batch, 3, *args.shape, device=args.device).contiguous(memory_format=layout)
-        with users_input('the model does not run', 'Try another --shape or --batch-size; --traceback shows where'):
+        with phase('the model does not run', 'Try another --shape or --batch-size; --traceback shows where'):
             timing = measure(run, image, args.train, args.warmup, args.runs)
         fastest, slowest = min(timing.seconds), max(timing.seconds)
         print(f'{batch:6} {1e3 * timing.latency:10.2f} {1e3 * fastest:9.2f} {1e3 * slowest:9.2f} '

@@ -21,8 +21,8 @@ from mmengine.structures import BaseDataElement, InstanceData
 from torch import nn
 
 from mmrev.analysis import Operations, count_operations
-from mmrev.cli.common import OptionsAction, Parser, load_config
-from mmrev.cli.errors import UserError, run_command, users_input
+from mmrev.cli.common import Parser, add_config_arguments, load_config, run_command
+from mmrev.problems import ProblemError, phase
 
 # Transforms that decide the size of the image, and the argument that states it.
 _SIZES = dict(Resize='scale', FixShapeResize='scale', ResizeEdge='scale', RandomResizedCrop='scale',
@@ -31,22 +31,17 @@ _SIZES = dict(Resize='scale', FixShapeResize='scale', ResizeEdge='scale', Random
 
 def main(argv: Optional[List[str]] = None, prog: str = 'get_flops.py') -> int:
     """Print the table that the command line asks for; returns the exit status."""
-    argv = sys.argv[1:] if argv is None else argv
-    return run_command(prog, lambda: report(build_parser(prog).parse_args(argv)), '--traceback' in argv)
+    return run_command(build_parser(prog), report, argv)
 
 
 def build_parser(prog: str) -> argparse.ArgumentParser:
     """The flags."""
     parser = Parser(prog, description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config', help='config file, or mmrev::FOLDER/NAME.py')
+    add_config_arguments(parser)
     parser.add_argument('--shape', type=int, nargs=2, metavar=('H', 'W'),
                         help="of the image; default: what the config's test pipeline makes")
     parser.add_argument('--depth', type=int, default=2, help='levels of modules in the table (default 2)')
     parser.add_argument('--device', default='meta', help='cpu for a model that needs values (default meta: none)')
-    parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE',
-                        help='override the config')
-    parser.add_argument('--traceback', action='store_true', help='show where a mistake in the input was noticed')
-    parser.set_defaults(launcher='none', work_dir=None)
     return parser
 
 
@@ -55,10 +50,10 @@ def report(args: argparse.Namespace) -> None:
     MMLogger.get_current_instance().setLevel('WARNING')
     cfg = load_config(args)
     if cfg.get('model') is None:
-        raise UserError(f'{cfg.filename} has no `model`', 'Give the config of a classifier or detector')
+        raise ProblemError(f'{cfg.filename} has no `model`', 'Give the config of a classifier or detector')
     height, width = args.shape or default_shape(cfg)
     if min(height, width, args.depth) < 1:
-        raise UserError('--shape and --depth must be above 0', 'Give e.g. --shape 800 1344 --depth 2')
+        raise ProblemError('--shape and --depth must be above 0', 'Give e.g. --shape 800 1344 --depth 2')
     counts = count_config(cfg, (height, width), args.device)
     print(f'{args.config}: {cfg.model.type}, one image of {height}x{width}')
     print(table(counts, args.depth))
@@ -76,7 +71,7 @@ def count_config(cfg: Config, shape: Tuple[int, int], device: str = 'meta') -> D
         device: Where to run; on the meta device nothing is computed.
     """
     init_default_scope(cfg.get('default_scope') or 'mmengine')
-    with users_input('the model cannot be built', f'Mend it in {cfg.filename}; --traceback shows where'):
+    with phase('the model cannot be built', f'Fix it in {cfg.filename}; --traceback shows where'):
         model = revert_sync_batchnorm(_build(cfg.model, device))
     mean = getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
     image = torch.empty(1, 3 if mean is None else len(mean), *shape, device=device)
@@ -85,8 +80,8 @@ def count_config(cfg: Config, shape: Tuple[int, int], device: str = 'meta') -> D
     sample = BaseDataElement(metainfo=dict(img_shape=shape, ori_shape=shape, pad_shape=shape, batch_input_shape=shape,
                                            scale_factor=(1., 1.)))
     _give_all_proposals(model)
-    with users_input(f'the model does not run on `{device}`', 'Try another --shape, or --device cpu; --traceback shows '
-                     'where it ended'):
+    with phase(f'the model does not run on `{device}`', 'Try another --shape, or --device cpu; --traceback shows '
+               'where it ended'):
         return count_operations(model, image, [sample], mode='tensor')
 
 
@@ -139,7 +134,7 @@ def default_shape(cfg: Config) -> Tuple[int, int]:
         if size:
             shape = (size, size) if isinstance(size, int) else (min(size), max(size))
     if shape is None:
-        raise UserError(f'the test pipeline of {cfg.filename} states no size of the image', 'Give it: --shape H W')
+        raise ProblemError(f'the test pipeline of {cfg.filename} states no size of the image', 'Give it: --shape H W')
     divisor = ((cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor')) or 1
     return tuple(-(-side // divisor) * divisor for side in shape)
 

@@ -1,0 +1,81 @@
+"""What flags of the commands change in a config: mixed precision, augmentation at test time, drawn predictions."""
+import copy
+import os
+import sys
+from typing import TYPE_CHECKING, Optional
+
+from mmrev.problems import ProblemError
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+
+def use_mixed_precision(cfg: 'Config') -> None:
+    """Let the optimizer's wrapper train in mixed precision: mmengine's on a GPU, on the CPU ours.
+
+    Raises:
+        ProblemError: If the wrapper is another one already.
+    """
+    from mmengine.device import get_device
+    wrapper = cfg.get('optim_wrapper') or {}
+    kind = getattr(wrapper.get('type'), '__name__', wrapper.get('type') or 'OptimWrapper').split('.')[-1]
+    on_cpu = get_device() == 'cpu'
+    if kind == 'BFloat16OptimWrapper' or kind == 'AmpOptimWrapper' and not on_cpu:
+        return
+    if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
+        raise ProblemError(f"--amp replaces mmengine's OptimWrapper, but `optim_wrapper.type` is `{kind}`",
+                           'Leave --amp out, or set up mixed precision in the config')
+    for key in ('loss_scale', 'dtype', 'use_fsdp'):  # of AmpOptimWrapper
+        wrapper.pop(key, None)
+    cfg.merge_from_dict({'optim_wrapper.type': 'mmrev.BFloat16OptimWrapper'} if on_cpu else
+                        {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'})
+
+
+def draw_predictions(cfg: 'Config', folder: Optional[str], show: bool = False, wait_time: float = 2.) -> Optional[str]:
+    """Switch on the visualization hook of the config: mmdet's or mmpretrain's, which differ in their keys.
+
+    Args:
+        cfg: The config.
+        folder: Where to write the drawn images.
+        show: Show them on the screen as well, each for `wait_time` seconds.
+        wait_time: In seconds.
+
+    Returns:
+        The folder, as an absolute path if the hook takes it as it is; mmdet's takes it relative to the log folder.
+
+    Raises:
+        ProblemError: If there is no such hook, or no screen.
+    """
+    hook = (cfg.get('default_hooks') or {}).get('visualization')
+    if hook is None:
+        raise ProblemError('--show and --show-dir need a visualization hook, and the config has none',
+                           "Add default_hooks=dict(visualization=dict(type='DetVisualizationHook'))")
+    if show and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY') or sys.platform != 'linux'):
+        raise ProblemError('--show needs a display, and there is none here', 'Write files instead: --show-dir drawn')
+    if getattr(hook.type, '__name__', hook.type).split('.')[-1] == 'VisualizationHook':  # mmpretrain's
+        folder = folder and os.path.abspath(folder)
+        hook.update(enable=True, out_dir=folder, interval=1)  # by default it draws every 5000th image
+    else:
+        hook.update(draw=True, test_out_dir=folder)
+    hook.update(show=show, wait_time=wait_time)
+    return folder
+
+
+def augment_test(cfg: 'Config') -> None:
+    """Wrap model and test pipeline for test-time augmentation; flip where the config does not say how."""
+    from mmengine import ConfigDict
+    classifies = cfg.get('default_scope') == 'mmpretrain'
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if 'tta_model' not in cfg:
+        cfg.tta_model = dict(type='mmpretrain.AverageClsScoreTTA') if classifies else dict(
+            type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+    if 'tta_pipeline' not in cfg:
+        pack = copy.deepcopy(dataset.pipeline[-1])
+        if not classifies:
+            pack.meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+        flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
+        cfg.tta_pipeline = [*dataset.pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])]
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    dataset.pipeline = cfg.tta_pipeline

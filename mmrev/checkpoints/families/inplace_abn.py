@@ -1,0 +1,197 @@
+"""Names of the published networks with InPlace-ABN (Mapillary, BSD 3-Clause) to mmrev's, and their norms' weights."""
+import re
+from typing import Any, Dict, List, Tuple
+
+from torch import Tensor
+
+from mmrev.problems import ProblemError
+
+from ..family import Family, Request
+
+_BLOCK = re.compile(r'mod(\d+)\.block(\d+)\.(.+)')
+_DENSE = re.compile(r'mod(\d+)\.convs([13])\.(\d+)\.(bn|conv)\.(.+)')
+_TRANSITION = re.compile(r'tra(\d+)\.(bn|conv)\.(.+)')
+_STEM = re.compile(r'mod1\.((?:conv|bn)\d\..+)')
+_SHORTCUT = (('proj_conv.', 'downsample.0.'), ('proj_bn.', 'downsample.1.'))  # of ResNet
+
+
+def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """A published state dict under the names of an mmpretrain classifier with mmrev's backbone.
+
+    Args:
+        state_dict: Keys as published, of ResNet, ResNeXt, WiderResNet or DenseNet; with a classifier or without.
+
+    Returns:
+        The same tensors as ``backbone.*`` and ``head.fc.*``.
+
+    Raises:
+        KeyError: For a key that is of none of these networks.
+    """
+    rename = {'resnet': _resnet, 'pre_activation': _pre_activation, 'densenet': _densenet}[family(state_dict)]
+    last = max([int(match.group(1)) for match in (re.match(r'mod(\d+)\.', key) for key in state_dict) if match] or [0])
+    return {_convert_key(key, rename, last): value for key, value in state_dict.items()}
+
+
+def is_published_name(key: str) -> bool:
+    """Whether a key is one of the network's body as it is published."""
+    return bool(re.match(r'mod\d+\.(block\d+\.|convs[13]\.\d+\.(bn|conv)\.)', key))
+
+
+def family(state_dict: Dict[str, Tensor]) -> str:
+    """``'resnet'``, ``'pre_activation'`` (ResNeXt, WiderResNet) or ``'densenet'``."""
+    if any(_DENSE.fullmatch(key) for key in state_dict):
+        return 'densenet'
+    return 'resnet' if any('.convs.bn1.' in key for key in state_dict) else 'pre_activation'
+
+
+def to_batch_norm(state_dict: Dict[str, Tensor], eps: float = 1e-5) -> Dict[str, Tensor]:
+    """From the scale ``|weight| + eps`` of InPlace-ABN to the ``weight`` of a batch norm: the same function.
+
+    Args:
+        state_dict: Under the published names.
+        eps: What the norms add.
+    """
+    return {key: value.abs() + eps if _is_norm_weight(state_dict, key) else value for key, value in state_dict.items()}
+
+
+def fold_signs(state_dict: Dict[str, Tensor], eps: float = 1e-5) -> Tuple[Dict[str, Tensor], List[str]]:
+    """From the scale ``weight`` of a batch norm to ``|weight| + eps`` of InPlace-ABN: the same function.
+
+    The sign of a channel goes into the convolution that feeds the norm and nothing else, and into its running mean. A
+    weight nearer to 0 than ``eps`` becomes ``eps``.
+
+    Args:
+        state_dict: Under the published names.
+        eps: What the norms add.
+
+    Returns:
+        The new state dict, and the norms with a negative weight that no convolution alone feeds, whose sign stays.
+    """
+    result, left = dict(state_dict), []
+    for key in [key for key in state_dict if _is_norm_weight(state_dict, key)]:
+        weight, norm = state_dict[key], key.removesuffix('.weight')
+        negative = weight < 0
+        if bool(negative.any()):
+            conv = _feeding_convolution(state_dict, norm)
+            if conv is None:
+                left.append(norm)
+                continue
+            sign = 1. - 2. * negative.to(weight)
+            result[conv] = state_dict[conv] * sign.view(-1, *[1] * (state_dict[conv].ndim - 1))
+            result[f'{norm}.running_mean'] = state_dict[f'{norm}.running_mean'] * sign
+        result[key] = (weight.abs() - eps).clamp(min=0)
+    return result, left
+
+
+def _is_norm_weight(state_dict: Dict[str, Tensor], key: str) -> bool:
+    return key.endswith('.weight') and f'{key.removesuffix("weight")}running_mean' in state_dict
+
+
+def _feeding_convolution(state_dict: Dict[str, Tensor], norm: str):
+    """Name of the weight of the convolution that feeds this norm and nothing else, or None.
+
+    ``convs.bn1`` of a ResNet follows ``convs.conv1``; before the activated blocks the same number follows the norm, so
+    there ``convs.bn2`` is fed by ``convs.conv1``. The other norms of those, and of a DenseNet's ``convs1``, take sums
+    and concatenations.
+    """
+    path, _, name = norm.rpartition('.')
+    if name == 'proj_bn':
+        conv = f'{path}.proj_conv'
+    elif path == 'mod1':
+        conv = f'mod1.{name.replace("bn", "conv")}'
+    elif path.endswith('.convs'):
+        number = int(name.removeprefix('bn')) - (family(state_dict) == 'pre_activation')
+        conv = f'{path}.conv{number}'
+    elif '.convs3.' in norm:
+        conv = f'{path.replace(".convs3.", ".convs1.")}.conv'
+    else:
+        return None
+    return f'{conv}.weight' if f'{conv}.weight' in state_dict else None
+
+
+def _convert_key(key: str, rename, last: int) -> str:
+    if key.startswith('classifier.fc.'):
+        return key.replace('classifier.', 'head.')
+    ours = rename(key, last)
+    if ours is None:
+        raise KeyError(f'{key!r} is not a key of a published network with InPlace-ABN')
+    return f'backbone.{ours}'
+
+
+def _resnet(key: str, last: int):
+    block, stem = _BLOCK.fullmatch(key), _STEM.fullmatch(key)
+    if stem:
+        return stem.group(1)
+    if not block:
+        return None
+    stage, number, rest = int(block.group(1)) - 1, int(block.group(2)) - 1, block.group(3).removeprefix('convs.')
+    for theirs, ours in _SHORTCUT:
+        rest = rest.replace(theirs, ours)
+    return f'layer{stage}.{number}.{rest}'
+
+
+def _pre_activation(key: str, last: int):
+    block, stem = _BLOCK.fullmatch(key), _STEM.fullmatch(key)
+    if stem:
+        return f'stem.{stem.group(1)}'
+    if key.startswith('bn_out.'):
+        return key.replace('bn_out', f'norms.{last - 1}')
+    if not block:
+        return None
+    stage, number, rest = int(block.group(1)) - 2, int(block.group(2)) - 1, block.group(3)
+    if number == 0 and rest.startswith('bn1.'):
+        return rest.replace('bn1', f'norms.{stage}')
+    return f'stages.{stage}.{number}.{rest.replace("convs.", "residual.").replace("proj_conv.", "projection.")}'
+
+
+def _densenet(key: str, last: int):
+    layer, transition, stem = _DENSE.fullmatch(key), _TRANSITION.fullmatch(key), _STEM.fullmatch(key)
+    if stem:
+        return f'stem.{stem.group(1)}'
+    if key.startswith('bn_out.'):
+        return key.replace('bn_out', f'norms.{last - 2}')
+    if transition:
+        part = 'norms' if transition.group(2) == 'bn' else 'transitions'
+        return f'{part}.{int(transition.group(1)) - 2}.{transition.group(3)}'
+    if not layer:
+        return None
+    stage, kernel, number, kind, rest = layer.groups()
+    return f'stages.{int(stage) - 2}.couplings.{number}.f.{kind}{1 if kernel == "1" else 2}.{rest}'
+
+
+def adapt(weights: Dict[str, Tensor], request: Request) -> Tuple[Dict[str, Tensor], Dict[str, Any]]:
+    """The weights for norms of the kind that is asked for, with the same function, and what to record about them.
+
+    The activation is of the config alone: weights that were trained with ReLU load into a network with leaky ReLU.
+
+    Raises:
+        ProblemError: If the file is none of the published ones and need be; or if there is no such function: a
+            negative weight, where nothing takes its sign.
+    """
+    model, file = request.model, request.file
+    if model is None and not request.any_hash:
+        raise ProblemError(f'`{file}` is none of the published files: its md5 is {request.md5}, and theirs are in '
+                           'configs/inplace_abn/metafile.yml', 'Download it again; for weights of your own, trained '
+                           'with the published code, add --any-hash')
+    known = model and ('batch_norm' if '-stdbn_' in model.name else 'inplace_abn')
+    if known and request.trained_with not in (None, known):
+        raise ProblemError(f'`{file}` is {model.name}, which was trained with {known}', 'Leave out --trained-with')
+    source = known or request.trained_with or 'inplace_abn'
+    target = request.target or source
+    left: List[str] = []
+    if (source, target) == ('inplace_abn', 'batch_norm'):
+        weights = to_batch_norm(weights)
+    elif (source, target) == ('batch_norm', 'inplace_abn'):
+        weights, left = fold_signs(weights)
+    if left:
+        raise ProblemError(
+            f'{len(left)} norms of `{file}` have negative weights that |weight| + eps of InPlace-ABN cannot hold, and '
+            f'take a sum, so that no convolution takes their sign: {", ".join(left[:3])} ...',
+            "Keep batch norm: --for batch_norm, and norm_cfg=dict(type='mmrev.BatchNormAct') as in "
+            'configs/inplace_abn/resnext101-stdbn_8xb32_in1k.py')
+    return weights, dict(norm=target)
+
+
+FAMILY = Family('inplace_abn', 'a published network with InPlace-ABN',
+                'a checkpoint of a published network with InPlace-ABN, or of one that was trained with its code',
+                is_published_name, convert_state_dict, adapt=adapt)

@@ -1,0 +1,109 @@
+"""Names of a state dict of minREV's RevViT, Rev-Swin or Rev-MViT to mmrev's."""
+import re
+from typing import Dict, List, Tuple
+
+from torch import Tensor
+
+from ..family import Family
+
+_Rules = Tuple[Tuple[str, str], ...]
+
+_SWIN_KEY, _MVIT_KEY = 'layers.0.blocks.0.norm1.weight', 'blocks.0.norm1.weight'
+FIRST_KEYS = ('layers.0.F.norm.weight', _SWIN_KEY, _MVIT_KEY)  # each of one network alone
+
+_VIT: _Rules = (
+    (r'layers\.(\d+)\.F\.norm\.', r'layers.couplings.\1.f.norm.'),
+    (r'layers\.(\d+)\.F\.attn\.in_proj_', r'layers.couplings.\1.f.layer.qkv.'),
+    (r'layers\.(\d+)\.F\.attn\.out_proj\.', r'layers.couplings.\1.f.layer.proj.'),
+    (r'layers\.(\d+)\.G\.norm\.', r'layers.couplings.\1.g.norm.'),
+    (r'layers\.(\d+)\.G\.mlp\.0\.', r'layers.couplings.\1.g.layer.fc1.'),
+    (r'layers\.(\d+)\.G\.mlp\.2\.', r'layers.couplings.\1.g.layer.fc2.'),
+    (r'pos_embeddings$', 'pos_embed'),
+    (r'patch_embed\.', 'patch_embed.projection.'),
+    (r'norm\.', 'pooled_norms.0.'),
+)
+_BLOCK: _Rules = (
+    (r'norm1\.', 'f.norm.'),
+    (r'attn\.', 'f.layer.'),
+    (r'norm2\.', 'g.norm.'),
+    (r'mlp\.', 'g.layer.'),
+)
+_END: _Rules = (
+    (r'lateral_fuse\.fuse_fn\.', 'after.end.fuse.'),
+    (r'downsample\.', 'after.end.merge.'),
+)
+
+
+def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """A state dict of minREV under the names of an mmpretrain classifier with mmrev's backbone and ``LinearClsHead``.
+
+    Args:
+        state_dict: Keys as minREV has them. What can be computed, Swin's ``relative_position_index``, is left out.
+
+    Returns:
+        The same tensors as ``backbone.*`` and ``head.fc.*``.
+
+    Raises:
+        KeyError: For a key that is not of minREV.
+    """
+    rename = _swin if _SWIN_KEY in state_dict else _mvit if _MVIT_KEY in state_dict else _vit
+    converted = {}
+    for key, value in state_dict.items():
+        if key.startswith('head.'):
+            converted[key.replace('head.', 'head.fc.', 1)] = value
+        elif not key.endswith('.relative_position_index'):
+            converted[f'backbone.{rename(key, state_dict)}'] = value
+    return converted
+
+
+def _first(rules: _Rules, key: str) -> str:
+    """The key by the first rule that fits its beginning."""
+    for pattern, ours in rules:
+        if re.match(pattern, key):
+            return re.sub(pattern, ours, key, count=1)
+    raise KeyError(f'{key!r} is not a key of minREV')
+
+
+def _vit(key: str, _: Dict[str, Tensor]) -> str:
+    return _first(_VIT, key)
+
+
+def _swin(key: str, state_dict: Dict[str, Tensor]) -> str:
+    depths = _depths(state_dict)
+    match = re.fullmatch(r'layers\.(\d+)\.(?:blocks\.(\d+)\.)?(.+)', key)
+    if match:
+        stage, block, rest = match.groups()
+        before = sum(depths[:int(stage)])
+        if block is None:
+            return f'blocks.couplings.{before + depths[int(stage)] - 1}.{_first(_END, rest)}'
+        return f'blocks.couplings.{before + int(block)}.{_first(_BLOCK, rest)}'
+    return _first((
+        (r'patch_embed\.proj\.', 'patch_embed.projection.'),
+        (r'patch_embed\.norm\.', 'patch_embed.norm.'),
+        (r'norm\.', f'blocks.couplings.{sum(depths) - 1}.after.level.f.norm.'),
+    ), key)
+
+
+def _depths(state_dict: Dict[str, Tensor]) -> List[int]:
+    names = map(re.compile(r'layers\.(\d+)\.blocks\.(\d+)\.').match, state_dict)
+    blocks = {tuple(map(int, match.groups())) for match in names if match}
+    return [sum(stage == s for s, _ in blocks) for stage in range(1 + max(s for s, _ in blocks))]
+
+
+def _mvit(key: str, state_dict: Dict[str, Tensor]) -> str:
+    match = re.fullmatch(r'blocks\.(\d+)\.(.+)', key)
+    if not match:
+        return _first(((r'patch_embed\.proj\.', 'patch_embed.projection.'), (r'norm\.', 'pooled_norms.0.')), key)
+    block, rest = match.groups()
+    widths = [state_dict[f'blocks.{max(0, i)}.norm1.weight'].shape for i in (int(block), int(block) - 1)]
+    begins = widths[0] != widths[1]  # a stage, by a block that is not reversible
+    return f'blocks.couplings.{block}.' + (f'f.{rest}' if begins else _first(_BLOCK, rest))
+
+
+def is_published_name(key: str) -> bool:
+    """Whether a key is one that each of the networks has alone."""
+    return key in FIRST_KEYS
+
+
+FAMILY = Family('minrev', 'a network of minREV', "a checkpoint of minREV's RevViT, Rev-Swin or Rev-MViT",
+                is_published_name, convert_state_dict)

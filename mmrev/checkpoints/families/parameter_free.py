@@ -1,0 +1,122 @@
+"""Names of the published networks with parameter-free layers (naver-ai/PfLayer, Apache 2.0) to mmrev's."""
+import re
+from typing import Dict, Set
+
+from torch import Tensor
+
+from ..family import Family
+
+_RESNET_PARTS = {'reduction_block': '1', 'conv_block': '2', 'expansion_block': '3'}
+_RESNET_BLOCK = re.compile(
+    r'(layer\d+\.\d+)\.(reduction_block|conv_block|expansion_block)\.(?:1\.(?=\d))?([01])\.(\w+)')
+_RESNET_OTHER = re.compile(r'layer\d+\.\d+\.downsample\.[01]\.\w+')
+_BLOCK = re.compile(
+    r'(?:transformers\.(\d+)\.)?blocks\.(\d+)\.(norm[12]|mlp\.fc[12]|attn\.qkv|attn\.proj)\.(weight|bias)')
+_TRANSFORMER_OTHER = {'pos_embed': 'pos_embed', 'patch_embed.proj': 'patch_embed.projection',
+                      'patch_embed.conv': 'patch_embed.projection', 'norm': 'norm'}
+
+# Of our names: a block's, then the stages, their numbers of blocks, and what else each published network has.
+_OUR_BLOCK = re.compile(r'backbone\.(layer\d+|stages\.\d+|blocks)\.(\d+)\.(.+)')
+_LAYERS, _STAGES = [f'layer{i}' for i in (1, 2, 3, 4)], [f'stages.{i}' for i in range(3)]
+_NORM = ['weight', 'bias', 'running_mean', 'running_var']
+_STEM = ['conv1.weight', *(f'bn1.{part}' for part in _NORM),
+         *(f'{layer}.0.downsample.{part}' for layer in _LAYERS for part in ('0.weight', *(f'1.{p}' for p in _NORM)))]
+_ENDS = ['pos_embed', *(f'{name}.{kind}' for name in ('patch_embed.projection', 'norm') for kind in ('weight', 'bias'))]
+_POOLS = [f'pools.{i}.{kind}' for i in (0, 1) for kind in ('weight', 'bias')]
+_NETWORKS = [(_LAYERS, (3, 4, 6, 3), _STEM), (_LAYERS, (3, 4, 23, 3), _STEM), (['blocks'], (12, ), _ENDS),
+             (_STAGES, (2, 6, 4), _ENDS + _POOLS), (_STAGES, (3, 6, 4), _ENDS + _POOLS)]
+
+
+def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """A published state dict under the names of an mmpretrain classifier with mmrev's backbone.
+
+    Args:
+        state_dict: Keys as published, of R50, R50-max, R50-hybrid, or a ViT or PiT with max pooling; with a classifier
+            or without.
+
+    Returns:
+        The same tensors, in the same order, as ``backbone.*`` and ``head.fc.*``.
+
+    Raises:
+        KeyError: For a key that is of none of these networks.
+    """
+    return {_convert_key(key, state_dict): value for key, value in state_dict.items()}
+
+
+def check_complete(weights: Dict[str, Tensor]) -> None:
+    """Check that a network has all its blocks, all blocks of a kind the same parts, and what stands before them.
+
+    Args:
+        weights: What `convert_state_dict` gave.
+
+    Raises:
+        KeyError: If not.
+    """
+    stages: Dict[str, Dict[int, Set[str]]] = {}
+    for stage, number, part in (match.groups() for match in map(_OUR_BLOCK.fullmatch, weights) if match):
+        stages.setdefault(stage, {}).setdefault(int(number), set()).add(part)
+    depths = {stage: len(stages[stage]) for stage in sorted(stages)}
+    others = next((others for names, numbers, others in _NETWORKS if depths == dict(zip(names, numbers))), None)
+    if others is None:
+        raise KeyError(f'it has these numbers of blocks, which no such network has: {depths}')
+    missing = [name for name in others if f'backbone.{name}' not in weights]
+    for stage, blocks in stages.items():
+        resnet = stage.startswith('layer')  # there the first block has more; elsewhere two kinds take turns
+        for number in range(len(blocks)):
+            kin = [parts for n, parts in blocks.items() if (n > 0 if resnet else n % 2 == number % 2)]
+            missing += [f'{stage}.{number}.{part}' for part in sorted(set().union(*kin) - blocks.get(number, set()))]
+    if missing:
+        raise KeyError(f'`backbone.{missing[0]}` is missing')
+
+
+def is_published_name(key: str) -> bool:
+    """Whether a key is one of the network's body as it is published."""
+    return bool(_RESNET_BLOCK.fullmatch(key) or _BLOCK.fullmatch(key))
+
+
+def _convert_key(key: str, state_dict: Dict[str, Tensor]) -> str:
+    head = re.fullmatch(r'(?:fc|head)\.(weight|bias)', key)
+    if head:
+        return f'head.fc.{head.group(1)}'
+    ours = _resnet(key) or _transformer(key, state_dict)
+    if ours is None:
+        raise KeyError(f'{key!r} is not a key of a published network with parameter-free layers')
+    return f'backbone.{ours}'
+
+
+def _resnet(key: str):
+    block, stem = _RESNET_BLOCK.fullmatch(key), re.fullmatch(r'conv1\.([01])\.(\w+)', key)
+    if stem:
+        return f'{("conv1", "bn1")[int(stem.group(1))]}.{stem.group(2)}'
+    if block:
+        path, part, kind, rest = block.groups()
+        return f'{path}.{("conv", "bn")[int(kind)]}{_RESNET_PARTS[part]}.{rest}'
+    return key if _RESNET_OTHER.fullmatch(key) else None
+
+
+def _transformer(key: str, state_dict: Dict[str, Tensor]):
+    block, pool = _BLOCK.fullmatch(key), re.fullmatch(r'pools\.(\d+)\.conv\.(\w+)', key)
+    if pool:
+        return f'pools.{pool.group(1)}.{pool.group(2)}'
+    if block:
+        stage, number, part, rest = block.groups()
+        path = f'blocks.{number}' if stage is None else f'stages.{stage}.{number}'
+        return f'{path}.{_spatial(key, part, state_dict)}.{rest}'
+    name, _, rest = key.rpartition('.')
+    ours = _TRANSFORMER_OTHER.get(name or key)
+    return ours and (f'{ours}.{rest}' if name else ours)
+
+
+def _spatial(key: str, part: str, state_dict: Dict[str, Tensor]) -> str:
+    """Attention projects as many channels as it gets, max pooling three times as many, under the same names."""
+    if not part.startswith('attn.'):
+        return part
+    before = key.partition('.attn.')[0]
+    out, wide = state_dict[f'{before}.attn.proj.weight'].shape
+    names = dict(qkv='spatial.qkv', proj='spatial.proj') if out == wide else dict(qkv='spatial.fc1', proj='spatial.fc2')
+    return names[part.removeprefix('attn.')]
+
+
+FAMILY = Family('parameter_free', 'a network with parameter-free layers',
+                'a checkpoint of naver-ai/PfLayer, or of a network that was trained with its code',
+                is_published_name, convert_state_dict, check_complete)

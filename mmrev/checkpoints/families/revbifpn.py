@@ -1,0 +1,116 @@
+"""Names of a published RevBiFPN state dict (Cerebras, BSD 3-Clause) to mmrev's."""
+import re
+from typing import Dict, List, Tuple
+
+from torch import Tensor
+
+from ..family import Family
+
+_BLOCK = re.compile(r'rev_stack\.(\d+)\.rev_transform_(\d+)\.(f|g)\.xform_0_1\.(.+)')
+_SILO = re.compile(r'rev_stack\.(\d+)\.(f|g)\.xform_(\d+)_(\d+)\.(.+)')
+_NECK = re.compile(r'rev_stack\.recomp_op\.recomp_transform_(\d+)\.(.+)')
+_HEAD = re.compile(r'head\.pyramid_heads\.(\d+)\.(.+)')
+_LAYERS = (('exp_conv.', 'expand_conv.'), ('dw_conv.', 'depthwise_conv.'), ('.norm.', '.bn.'),
+           ('se.se.1.', 'se.reduce.'), ('se.se.3.', 'se.expand.'))
+
+
+def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """A published state dict under the names of an mmpretrain classifier with mmrev's backbone, neck and head.
+
+    Args:
+        state_dict: Keys as published: ``rev_stack.*``, and those of neck and head where it has them.
+
+    Returns:
+        The same tensors as ``backbone.*``, ``neck.*``, ``head.*``.
+
+    Raises:
+        KeyError: For a key that is not of a RevBiFPN, or where a layer is missing.
+    """
+    places = _stage_of_each_layer(state_dict)
+    silo_levels = _silo_levels(state_dict)
+    num_fusions = len({match.group(1) for match in map(_HEAD.fullmatch, state_dict) if match})
+    return {_convert_key(key, places, silo_levels, num_fusions): value for key, value in state_dict.items()}
+
+
+def check_complete(weights: Dict[str, Tensor]) -> None:
+    """Check that every convolution of a block has its norm, every block its convolutions, and that they fit.
+
+    Args:
+        weights: What `convert_state_dict` gave.
+
+    Raises:
+        KeyError: If not.
+    """
+    convs = {key.removesuffix('.conv.weight'): value for key, value in weights.items() if key.endswith('.conv.weight')}
+    for name, conv in convs.items():
+        for part in ('weight', 'bias', 'running_mean', 'running_var'):
+            norm = weights.get(f'{name}.bn.{part}')
+            if norm is None or len(norm) != len(conv):
+                raise KeyError(f'`{name}.bn.{part}` is {"missing" if norm is None else "not of its convolution"}')
+    for block in {name.rpartition('.')[0] for name in convs if name.endswith(('_conv.conv', '_conv'))}:
+        expand, depthwise, project = (convs.get(f'{block}.{part}_conv') for part in ('expand', 'depthwise', 'project'))
+        if depthwise is None or project is None:
+            raise KeyError(f'`{block}` lacks a convolution')
+        if len(depthwise) != project.shape[1] or (expand is not None and len(expand) != len(depthwise)):
+            raise KeyError(f'the convolutions of `{block}` do not fit each other')
+
+
+def is_published_name(key: str) -> bool:
+    """Whether a key is one of the reversible body, which nothing but a published RevBiFPN has."""
+    return key.startswith('rev_stack.')
+
+
+def _convert_key(key: str, places: Dict[int, Tuple[int, int]], silo_levels: Dict[int, int], num_fusions: int) -> str:
+    block, silo, neck, head = (pattern.fullmatch(key) for pattern in (_BLOCK, _SILO, _NECK, _HEAD))
+    if block:
+        layer, level, function, rest = block.groups()
+        stage, row = places[int(layer)]
+        prefix = f'backbone.stages.couplings.{stage}.blocks.{row}.{level}.{function}'
+    elif silo:
+        layer, function, i, j, rest = silo.groups()
+        stage, _ = places[int(layer)]
+        if function == 'g':  # published with levels counted from the coarsest
+            coarsest = silo_levels[int(layer)] - 1
+            i, j = coarsest - int(i), coarsest - int(j)
+        direction = 'down' if function == 'f' else 'up'
+        prefix = f'backbone.stages.couplings.{stage}.silo.{direction}.{i}_{j}'
+    elif neck or head:
+        level, rest = (neck or head).groups()
+        prefix = f'neck.levels.couplings.{level}.f' if neck else f'head.pyramid.couplings.{level}.f'
+    elif key.startswith('head.final_conv.'):
+        prefix, rest = f'head.pyramid.couplings.{num_fusions}.f', key.removeprefix('head.final_')
+    elif key.startswith('head.fc.'):
+        return key
+    else:
+        raise KeyError(f'{key!r} is not a key of a published RevBiFPN')
+    for theirs, ours in _LAYERS:
+        rest = rest.replace(theirs, ours)
+    return f'{prefix}.{rest}'
+
+
+def _stage_of_each_layer(state_dict) -> Dict[int, Tuple[int, int]]:
+    """``{layer: (stage, row of blocks)}``; a silo ends a stage."""
+    silos = set(_silo_levels(state_dict))
+    layers: List[int] = sorted({int(m.group(1)) for m in map(_BLOCK.fullmatch, state_dict) if m} | silos)
+    missing = next((i for i in range(1, max(layers, default=1)) if i not in layers), None)  # 0 holds no weights
+    if missing is not None:
+        raise KeyError(f'layer {missing} of `rev_stack` is missing, the last is {layers[-1]}')
+    places, stage, row = {}, 0, 0
+    for layer in layers:
+        places[layer] = (stage, row)
+        stage, row = (stage + 1, 0) if layer in silos else (stage, row + 1)
+    return places
+
+
+def _silo_levels(state_dict) -> Dict[int, int]:
+    """``{layer: number of levels}`` of the silos."""
+    levels: Dict[int, int] = {}
+    for match in filter(None, map(_SILO.fullmatch, state_dict)):
+        layer = int(match.group(1))
+        levels[layer] = max(levels.get(layer, 0), int(match.group(4)) + 1)
+    return levels
+
+
+FAMILY = Family('revbifpn', 'a RevBiFPN',
+                'a checkpoint of the published RevBiFPN, or of one that was trained with its code',
+                is_published_name, convert_state_dict, check_complete)

@@ -1,0 +1,86 @@
+"""Names of a published RevViT state dict, of PySlowFast or of mmpretrain, to mmrev's."""
+import re
+from typing import Dict, Tuple
+
+import torch
+from torch import Tensor
+
+from ..family import Family
+
+_Rules = Tuple[Tuple[str, str], ...]
+_BLOCK = r'backbone.layers.couplings.\1.'
+
+_SLOWFAST: _Rules = (
+    (r'rev_backbone\.layers\.(\d+)\.F\.norm\.(\w+)', _BLOCK + r'f.norm.\2'),
+    (r'rev_backbone\.layers\.(\d+)\.F\.attn\.(q|k|v|qkv|proj)\.(\w+)', _BLOCK + r'f.layer.\2.\3'),
+    (r'rev_backbone\.layers\.(\d+)\.G\.norm\.(\w+)', _BLOCK + r'g.norm.\2'),
+    (r'rev_backbone\.layers\.(\d+)\.G\.mlp\.(fc1|fc2)\.(\w+)', _BLOCK + r'g.layer.\2.\3'),
+    (r'patch_embed\.proj\.(\w+)', r'backbone.patch_embed.projection.\1'),
+    (r'(pos_embed|cls_token)', r'backbone.\1'),
+    (r'head\.projection\.(\w+)', r'head.fc.\1'),
+)
+_MMPRETRAIN: _Rules = (
+    (r'backbone\.layers\.(\d+)\.ln1\.(\w+)', _BLOCK + r'f.norm.\2'),
+    (r'backbone\.layers\.(\d+)\.attn\.(qkv|proj)\.(\w+)', _BLOCK + r'f.layer.\2.\3'),
+    (r'backbone\.layers\.(\d+)\.ln2\.(\w+)', _BLOCK + r'g.norm.\2'),
+    (r'backbone\.layers\.(\d+)\.ffn\.layers\.0\.0\.(\w+)', _BLOCK + r'g.layer.fc1.\2'),
+    (r'backbone\.layers\.(\d+)\.ffn\.layers\.1\.(\w+)', _BLOCK + r'g.layer.fc2.\2'),
+    (r'(backbone\.(?:patch_embed\.projection\.\w+|pos_embed|cls_token)|head\..+)', r'\1'),
+)
+_LAYER = re.compile(r'\w+\.layers\.(\d+)\.')
+_FINAL_NORM = re.compile(r'(?:norm|backbone\.ln1)\.(\w+)')
+
+
+def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """A published state dict under the names of an mmpretrain classifier with mmrev's backbone and ``LinearClsHead``.
+
+    Queries', keys' and values' weights, separate in PySlowFast, become one.
+
+    Args:
+        state_dict: Keys of PySlowFast (``rev_backbone.layers.*``) or of mmpretrain (``backbone.layers.*.ln1``).
+
+    Raises:
+        KeyError: For a key that is not of a RevViT, and for attention that lacks one of queries, keys and values.
+    """
+    rules = _SLOWFAST if any(key.startswith('rev_backbone.') for key in state_dict) else _MMPRETRAIN
+    layers = [int(match.group(1)) for match in map(_LAYER.match, state_dict) if match]
+    last = f'backbone.layers.couplings.{max(layers, default=0)}.after.level.f.norm.'
+    converted = {}
+    for key, value in state_dict.items():
+        final = _FINAL_NORM.fullmatch(key)
+        converted[last + final.group(1) if final else _rename(key, rules)] = value
+    return _join_qkv(converted)
+
+
+def is_published_name(key: str) -> bool:
+    """Whether a key is one of the reversible body, of PySlowFast's or mmpretrain's."""
+    return key.startswith('rev_backbone.') or re.match(r'backbone\.layers\.\d+\.ln1\.', key) is not None
+
+
+def _rename(key: str, rules: _Rules) -> str:
+    for pattern, ours in rules:
+        match = re.fullmatch(pattern, key)
+        if match:
+            return match.expand(ours)
+    raise KeyError(f'{key!r} is not a key of a published RevViT')
+
+
+def _join_qkv(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    joined = {}
+    for key, value in state_dict.items():
+        match = re.fullmatch(r'(.+\.f\.layer\.)([qkv])(\.\w+)', key)
+        if not match:
+            joined[key] = value
+            continue
+        prefix, part, kind = match.groups()
+        parts = [f'{prefix}{name}{kind}' for name in 'qkv']
+        missing = [name for name in parts if name not in state_dict]
+        if missing:
+            raise KeyError(f'{missing[0]!r} is missing beside {key!r}')
+        if part == 'q':
+            joined[f'{prefix}qkv{kind}'] = torch.cat([state_dict[name] for name in parts])
+    return joined
+
+
+FAMILY = Family('revvit', 'a RevViT', "a checkpoint of PySlowFast's RevViT, or of mmpretrain's", is_published_name,
+                convert_state_dict)

@@ -1,0 +1,103 @@
+"""Read a checkpoint that nobody vouches for; find the weights in it; compare them with a model."""
+import argparse
+import copy
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence
+
+from mmrev.problems import ProblemError, closest
+
+from .safe import safe_globals
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+# Where trainers keep the weights in a checkpoint; timm's averaged ones first, as timm takes them.
+_PLACES = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state')
+_WRAPPERS = re.compile(r'^(?:module\.|_orig_mod\.)+')
+
+
+def read(file: str, map_location: Any = None, trusted: Sequence[type] = (argparse.Namespace, ), mmap: bool = False
+         ) -> Any:
+    """Read tensors, plain Python values and what mmengine saves; run no code.
+
+    Args:
+        file: Its path.
+        map_location: See `torch.load`; by default everything is on the CPU.
+        trusted: Further classes that the file may hold.
+        mmap: Map tensors from disk where the format allows it.
+
+    Raises:
+        ProblemError: If it is not there, cannot be read, is damaged, or holds anything else.
+    """
+    from mmrev.compat import load_weights_only
+    path = Path(file)
+    if not path.is_file():
+        near = closest(path.name, [sibling.name for sibling in path.absolute().parent.glob('*.pth')])
+        raise ProblemError(f'checkpoint `{file}` {"is no file" if path.exists() else "does not exist"}',
+                           near or 'Checkpoints lie in the work dir of the training run')
+    try:
+        zipped = zipfile.is_zipfile(file)
+        if zipped and zipfile.ZipFile(file).testzip():
+            raise zipfile.BadZipFile
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # about what is strange in the file: the error says it
+            return load_weights_only(str(file), map_location or 'cpu', [*trusted, *_saved_by_mmengine()],
+                                     mmap=mmap and zipped)
+    except PermissionError as error:
+        raise ProblemError(f'checkpoint `{file}` may not be read', 'Give access to it') from error
+    except Exception as error:  # whatever a reader of foreign bytes runs into
+        unsafe = re.search(r'GLOBAL (\S+)', str(error))
+        if unsafe:
+            raise ProblemError(f'checkpoint `{file}` holds code, or objects that are not weights: {unsafe.group(1)}',
+                               'It was not loaded. Take it from its publisher; if you trust it, name them to '
+                               'torch.serialization.add_safe_globals in a module of custom_imports') from error
+        raise ProblemError(f'checkpoint `{file}` ({path.stat().st_size:,} bytes) cannot be read: truncated, damaged '
+                           'or no checkpoint', 'Copy it again, or take another one') from error
+
+
+def _saved_by_mmengine() -> list:
+    try:
+        return safe_globals()
+    except ImportError:  # no mmengine, so none of its checkpoints
+        return []
+
+
+def find_weights(content: Any, is_published_name: Callable[[str], bool]) -> Optional[Dict[str, 'Tensor']]:
+    """The weights under their published names that a checkpoint holds, or None if it holds none.
+
+    Args:
+        content: A state dict, or a dict that holds one where trainers put it; averaged weights are preferred.
+        is_published_name: Tells such a name.
+    """
+    if not isinstance(content, dict):
+        return None
+    for held in [*(content.get(place) for place in _PLACES), content]:
+        if isinstance(held, dict) and all(isinstance(key, str) for key in held):
+            weights = {_WRAPPERS.sub('', key): value for key, value in held.items()}
+            if any(is_published_name(key) for key in weights):
+                return weights
+    return None
+
+
+def mismatch(model: Any, checkpoint: Dict[str, Any]) -> str:
+    """The first parameter of a model that a checkpoint does not hold in its shape, in words; empty if it holds all.
+
+    The names are adapted as the model's modules do when they load.
+    """
+    state = checkpoint.get('state_dict', checkpoint)
+    wrapped = hasattr(model, 'module')  # by augmentation
+    model = model.module if wrapped else model
+    weights = {key.removeprefix('module.'): value for key, value in state.items() if isinstance(key, str)}
+    probe = copy.deepcopy(model).to('meta')
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('ignore')  # that copying to this device does nothing
+            missing = set(probe.load_state_dict(weights, strict=False).missing_keys)
+    except RuntimeError as error:
+        found = re.search(r'size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)', str(error))
+        return '`%s` is of shape %s there, and of shape %s in this config' % found.groups() if found else str(error)
+    lost = next((name for name, _ in model.named_parameters() if name in missing), None)
+    return f'`{lost}` is missing there' if lost else ''

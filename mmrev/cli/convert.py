@@ -1,0 +1,43 @@
+"""``mmrev convert``: a published checkpoint, to one that mmengine loads into the models of this package."""
+import argparse
+from typing import List, Optional, Sequence
+
+from mmrev.cli.common import Parser, run_command
+from mmrev.problems import phase
+
+FAMILIES = ('revbifpn', 'inplace_abn', 'parameter_free', 'revvit', 'minrev')
+NORMS = ('inplace_abn', 'batch_norm')
+
+
+def main(argv: Optional[List[str]] = None, prog: str = 'mmrev convert', families: Sequence[str] = FAMILIES) -> int:
+    """Convert the file that the command line names; returns the exit status, see `mmrev.cli.main`."""
+    return run_command(build_parser(prog, families), convert, argv)
+
+
+def build_parser(prog: str, families: Sequence[str]) -> argparse.ArgumentParser:
+    """The flags."""
+    parser = Parser(prog, description='Convert a published checkpoint into one that mmengine loads into the models of '
+                                      'mmrev.')
+    parser.add_argument('src', help='checkpoint as published, or of a network that was trained with the published code')
+    parser.add_argument('dst', help='file to write')
+    parser.add_argument('--family', nargs='+', choices=families, default=families,
+                        help='publisher of the checkpoint; by default the names of its weights tell')
+    parser.add_argument('--any-hash', action='store_true', help='convert a file with a published name and another '
+                        'content, or a network with InPlace-ABN that is none of the published ones')
+    parser.add_argument('--trained-with', choices=NORMS, help='norms of your own network with InPlace-ABN: inplace_abn '
+                        'scales by |weight| + eps (the default), batch_norm by the weight')
+    parser.add_argument('--for', choices=NORMS, dest='target', help='norms of the network that the result is for, if '
+                        'others: mmrev.InPlaceABN, or mmrev.BatchNormAct')
+    parser.add_argument('--traceback', action='store_true', help='show where a problem was noticed')
+    return parser
+
+
+def convert(args: argparse.Namespace) -> None:
+    """Convert, write, and say what."""
+    with phase('PyTorch and PyYAML are needed', '`mmrev doctor` says how to install what is missing'):
+        import yaml  # noqa: F401
+
+        from mmrev.checkpoints import families
+        from mmrev.checkpoints.conversion import convert_file
+    print(convert_file(args.src, args.dst, [families.FAMILIES[name] for name in args.family], args.any_hash,
+                       trained_with=args.trained_with, target=args.target))

@@ -1,0 +1,72 @@
+"""Checks of the checkpoints that a run starts from: they can be read, and are of this model."""
+from pathlib import Path
+from typing import Any, Dict, Iterator, Optional, Tuple
+
+from mmrev.checkpoints import load_local, mismatch
+from mmrev.models.pretrained import load_weights, starts_from_weights
+from mmrev.problems import Problem, ProblemError
+
+from .plan import Plan, walk
+
+_RESUMED = ('state_dict', 'meta', 'message_hub', 'optimizer')  # what a checkpoint to resume from must have
+
+
+def start(plan: Plan) -> Iterator[Problem]:
+    """The checkpoint that the command starts from holds this model; mmengine would go on with random weights."""
+    file, named_in = _start(plan)
+    if file is None:
+        return
+    try:
+        checkpoint = load_local(file)
+    except ProblemError as error:
+        if named_in is None:
+            raise
+        others = sorted(named_in.parent.glob('*.pth'), key=lambda path: -path.stat().st_mtime)
+        others = [path for path in others if path.absolute() != Path(file).absolute()]
+        raise ProblemError(f'{error.what} (named in {named_in})', f'Try --resume {others[0]}' if others else
+                           f'Remove {named_in.parent}, or train into another --work-dir') from error
+    missing = [key for key in _RESUMED if key not in checkpoint] if plan.cfg.get('resume') else []
+    if missing:
+        yield Problem(f'checkpoint `{file}` cannot be resumed: it has no {", ".join(f"`{key}`" for key in missing)}',
+                      f'To start from its weights: --cfg-options load_from={file}')
+    elif plan.model is not None:
+        yield from unfit(plan, checkpoint, file)
+
+
+def unfit(plan: Plan, checkpoint: Dict[str, Any], file: str) -> Iterator[Problem]:
+    """Why a checkpoint is not of the plan's model: all of it where that is tested or resumed, else something of it."""
+    state = checkpoint.get('state_dict', checkpoint)
+    weights = {key.removeprefix('module.') for key in state if isinstance(key, str)}
+    known = {key.removeprefix('module.') for key in plan.model.state_dict()}  # of a model with augmentation around it
+    other = mismatch(plan.model, checkpoint) if plan.cfg.get('resume') or 'train' not in plan.splits else ''
+    if not weights & known:
+        yield Problem(f'checkpoint `{file}` holds no weight of this config\'s {type(plan.model).__name__}',
+                      'Give the config that it was trained with')
+    elif other:
+        start = f'; to start from its weights: --cfg-options load_from={file}' * bool(plan.cfg.get('resume'))
+        yield Problem(f'checkpoint `{file}` is of another model: {other}',
+                      f'Give the config that it was trained with{start}')
+
+
+def pretrained(plan: Plan) -> Iterator[Problem]:
+    """The local checkpoints that an ``init_cfg`` names can be read, and are of that part of the model."""
+    for path, entry in walk(plan.cfg.model, 'model') if 'train' in plan.splits else ():
+        if not isinstance(entry, dict) or 'init_cfg' not in path or not starts_from_weights(entry):
+            continue
+        file, part = str(entry['checkpoint']), path.partition('.init_cfg')[0].removeprefix('model').lstrip('.')
+        try:
+            content = load_local(file) if '://' not in file else None
+            if content is not None and entry.get('type') != 'Pretrained' and plan.model is not None:
+                load_weights(plan.model.get_submodule(part), content, file, entry.get('prefix'))
+        except ProblemError as error:
+            yield Problem(f'{error.what} ({path}.checkpoint)', error.fix, error.__cause__)
+
+
+def _start(plan: Plan) -> Tuple[Optional[str], Optional[Path]]:
+    """The local file that the command starts from, and the file in the work dir that names it."""
+    file, latest = plan.cfg.get('load_from'), Path(plan.cfg.work_dir, 'last_checkpoint')
+    if file:
+        return (None if '://' in file else file), None
+    if plan.cfg.get('resume') and latest.exists():
+        return latest.read_text().strip(), latest
+    return None, None

@@ -1,0 +1,169 @@
+"""Checks of the data: the files are there, data sets and metrics can be built, and classes agree with the model.
+
+mmdet notices late and obscurely: an empty data set fails in ``np.concatenate``, a head with too many classes trains an
+epoch and then fails in the evaluation.
+"""
+import copy
+import inspect
+import os.path as osp
+import urllib.request
+from typing import Any, Iterator, Sequence, Tuple
+
+from mmengine.fileio import LocalBackend, get_file_backend
+from mmengine.registry import DATASETS, METRICS
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader, SequentialSampler
+
+from mmrev.datasets.coco import category_names, is_whole
+from mmrev.problems import Problem, ProblemError, one_line
+from mmrev.registry import find
+
+from .config import ManyImages, matching, misused
+from .plan import Plan, building, walk
+
+_TAKEN_BY_MMENGINE = ('num_batch_per_epoch', 'disable_subprocess_warning')  # keys of a dataloader besides torch's
+_SECONDS_TO_ANSWER = 10  # for a server that a data set would be downloaded from
+
+
+def files(plan: Plan) -> Iterator[Problem]:
+    """Annotation files and image folders are there, and no annotation file is cut off."""
+    for path, entry in _sets(plan):
+        root, where = entry.get('data_root') or '', f'Put the data there, or say where it is: --cfg-options {path}'
+        if isinstance(entry.get('ann_file'), str) and entry['ann_file']:
+            yield from _annotation(_join(root, entry['ann_file']), path, f'{where}.data_root=FOLDER')
+        prefixes = entry.get('data_prefix') or {}
+        for key, folder in prefixes.items() if isinstance(prefixes, dict) else [('', prefixes)]:
+            folder = _join(root, folder) if isinstance(folder, str) else ''
+            if folder and _is_local(folder) and not osp.isdir(folder):
+                place = f'{path}.data_prefix.{key}'.rstrip('.')
+                yield Problem(f'image folder `{folder}` does not exist ({place})', f'{where}.data_root=FOLDER')
+    for path, entry in _metrics(plan):
+        if isinstance(entry.get('ann_file'), str) and _reads_files(entry):
+            yield from _annotation(entry['ann_file'], path, f'Say where it is: --cfg-options {path}.ann_file=FILE')
+
+
+def _annotation(file: str, path: str, where: str) -> Iterator[Problem]:
+    if _is_local(file) and not osp.exists(file):
+        yield Problem(f'annotation file `{file}` does not exist ({path}.ann_file)', where)
+    elif file.endswith('.json') and _is_local(file) and not is_whole(file):
+        yield Problem(f'annotation file `{file}` is empty or cut off ({path}.ann_file)', 'Copy or download it again')
+
+
+def pipelines(plan: Plan) -> Iterator[Problem]:
+    """Data sets can be built, as far as that goes without reading data: their pipelines above all."""
+    for path, entry in _sets(plan):
+        built = find(entry['type'], DATASETS, scope=entry.get('_scope_'))
+        bases = built.__mro__ if inspect.isclass(built) else ()
+        if any('lazy_init' in inspect.signature(base.__init__).parameters for base in bases):
+            dataset = yield from building(plan, path, DATASETS.build, dict(copy.deepcopy(entry), lazy_init=True))
+            yield from _download(dataset, path)
+
+
+def _download(dataset: Any, path: str) -> Iterator[Problem]:
+    """A data set that fetches its own archive (mmpretrain's CIFAR) is there whole, or can be fetched."""
+    if not all(hasattr(dataset, name) for name in ('url', 'filename', 'tgz_md5', 'download', '_check_integrity')) \
+            or not isinstance(get_file_backend(dataset.data_prefix['root']), LocalBackend):
+        return
+    from mmpretrain.datasets.utils import check_integrity
+    name, url, root = type(dataset).__name__, dataset.url, osp.normpath(dataset.data_prefix['root'])
+    archived = dataset.download and check_integrity(osp.join(root, dataset.filename), dataset.tgz_md5)
+    if archived or dataset._check_integrity():
+        return
+    elsewhere = f'or say where it is unpacked: --cfg-options {path}.data_root=FOLDER'
+    if not dataset.download:
+        yield Problem(f'{name} is not in `{root}`, or not whole, and `{path}.download` is False',
+                      f'Leave `download` out, unpack {url} there, {elsewhere}')
+        return
+    try:
+        urllib.request.urlopen(url, timeout=_SECONDS_TO_ANSWER).close()
+    except OSError as error:
+        yield Problem(f'{name} is not in `{root}` ({path}) and cannot be downloaded: {one_line(error)}',
+                      f'Download {url} where that is possible and put it there as it is, {elsewhere}', error)
+
+
+def dataloaders(plan: Plan) -> Iterator[Problem]:
+    """Dataloaders can be built, with a stand-in for data set and sampler."""
+    for path in (f'{split}_dataloader' for split in plan.splits):
+        config = plan.cfg.get(path)
+        for key in ('dataset', 'sampler') if config is not None else ():
+            if isinstance(config.get(key), (int, float, str, type(None))):
+                raise ProblemError(f'`{path}.{key}` is {config.get(key)!r}, not a dict with a type',
+                                   f'Fix it in {plan.cfg.filename}')
+        if config is not None:
+            yield from misused(plan, DataLoader, config, path, besides=_TAKEN_BY_MMENGINE)
+            images = ManyImages()
+            kept = {key: value for key, value in config.items() if key != 'num_batch_per_epoch'}
+            kept.update(dataset=images, sampler=SequentialSampler(images))
+            yield from building(plan, path, lambda kept=kept: Runner.build_dataloader(copy.deepcopy(kept), seed=0))
+
+
+def metrics(plan: Plan) -> Iterator[Problem]:
+    """Metrics can be built, without the annotations that they would read if they can do without them."""
+    for path, entry in _metrics(plan):
+        built, config = find(entry.get('type'), METRICS, scope=entry.get('_scope_')), copy.deepcopy(entry)
+        if 'ann_file' in config:
+            parameter = inspect.signature(built).parameters.get('ann_file')
+            if parameter is None or parameter.default is not None:
+                continue
+            config['ann_file'] = None
+        if not config.get('outfile_prefix'):  # it would write
+            yield from building(plan, path, METRICS.build, config)
+
+
+def classes(plan: Plan) -> Iterator[Problem]:
+    """The classes of config, annotations (in COCO's format) and heads agree."""
+    for path, entry in _sets(plan):
+        built = find(entry['type'], DATASETS, scope=entry.get('_scope_'))
+        named = (entry.get('metainfo') or {}).get('classes', getattr(built, 'METAINFO', {}).get('classes'))
+        names = category_names(osp.join(entry.get('data_root') or '', entry.get('ann_file') or ''))
+        if names is None or named is None:
+            continue
+        if isinstance(named, str):
+            yield Problem(f'`{path}.metainfo.classes` is the text `{named}`, not a tuple of names',
+                          f"In {plan.cfg.filename}, one class is metainfo=dict(classes=('{named}', ))")
+            continue
+        if not set(named) & set(names):
+            yield Problem(f'`{entry["ann_file"]}` has none of the classes {_listed(named)} ({path}): it has '
+                          f'{_listed(names)}', f'Set metainfo=dict(classes={tuple(names[:5])!r}) for each data set '
+                          f'in {plan.cfg.filename}, and num_classes of the heads')
+        for name, head in plan.model.named_modules() if plan.model is not None else ():
+            if name.split('.')[-1] == 'bbox_head' and getattr(head, 'num_classes', len(named)) != len(named):
+                yield Problem(f'model.{name} has num_classes={head.num_classes}, but {path} has {len(named)} classes',
+                              f'Set num_classes={len(named)} there in {plan.cfg.filename}, or metainfo.classes of the '
+                              'data set')
+
+
+def _sets(plan: Plan) -> Iterator[Tuple[str, dict]]:
+    """The data sets that read this machine's files, in whatever they are wrapped."""
+    for split in plan.splits:
+        root = f'{split}_dataloader.dataset'
+        for path, entry in walk((plan.cfg.get(f'{split}_dataloader') or {}).get('dataset'), root):
+            wraps = isinstance(entry, dict) and ('dataset' in entry or 'datasets' in entry)
+            if isinstance(entry, dict) and entry.get('type') and not wraps and '.pipeline.' not in path:
+                if _reads_files(entry):
+                    yield path, entry
+
+
+def _metrics(plan: Plan) -> Iterator[Tuple[str, dict]]:
+    for pattern in ('{}_evaluator', '{}_evaluator.*', '{}_evaluator.metrics.*'):
+        for split in plan.splits:
+            for path, entry in matching(plan.cfg, pattern.format(split)):
+                if isinstance(entry, dict) and 'type' in entry and 'metrics' not in entry:
+                    yield path, entry
+
+
+def _reads_files(entry: dict) -> bool:
+    """Whether an entry reads this machine's files, not those of a store behind one of mmengine's backends."""
+    return (entry.get('backend_args') or {}).get('backend', 'local') == 'local'
+
+
+def _join(root: str, path: str) -> str:
+    return path if not path or osp.isabs(path) or not _is_local(path) else osp.join(root, path)
+
+
+def _is_local(path: str) -> bool:
+    return '://' not in path and not path.startswith('s3:')
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ', '.join(names[:5]) + (f', ... ({len(names)})' if len(names) > 5 else '')

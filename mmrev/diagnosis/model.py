@@ -1,0 +1,71 @@
+"""Checks of the model: it can be built, and its parts fit each other."""
+import copy
+from typing import Iterator
+
+from mmengine.device import get_device
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS, OPTIM_WRAPPERS
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from mmrev.analysis.channels import SIZES, failure, find_misfit, image_channels
+from mmrev.hooks import check_activations
+from mmrev.optim.bfloat16_optim_wrapper import BFloat16OptimWrapper, bfloat16
+from mmrev.problems import Problem, one_line
+from mmrev.registry import find
+
+from .plan import Plan, building
+
+
+def build(plan: Plan) -> Iterator[Problem]:
+    """The model can be built; no norm and activation module activate twice."""
+    config = copy.deepcopy(plan.cfg.model)  # some models write into the config
+    if plan.cfg.get('data_preprocessor'):
+        config.setdefault('data_preprocessor', copy.deepcopy(plan.cfg.data_preprocessor))  # as the runner does
+    plan.model = yield from building(plan, 'model', MODELS.build, config)
+    if plan.model is not None:
+        yield from building(plan, 'model', check_activations, plan.model)
+
+
+def channels(plan: Plan) -> Iterator[Problem]:
+    """Every layer gets as many channels as it takes, as far as the model can be run on an empty image."""
+    model, given = plan.model, {}
+    if not isinstance(model, BaseModel):
+        return
+    takes, gives = image_channels(model)
+    if gives == 3 and takes not in (None, 3):  # a mean of one value is subtracted from all channels
+        yield Problem(f'model.backbone takes images of {takes} channels, and model.data_preprocessor gives 3',
+                      f'Make model.backbone.in_channels and model.data_preprocessor.mean agree in {plan.cfg.filename}')
+        return
+    misfit = find_misfit(model, {size: _sample(size) for size in SIZES}, given)
+    if misfit is not None:
+        part = misfit.layer.split('.')[0]
+        before = [f'; model.{name} gives {channels}' for name, channels in given.items() if name != part]
+        yield Problem(f'model.{misfit.layer} takes {misfit.takes} channels and gets {misfit.gets}'
+                      f'{"".join(before[-1:])}',
+                      f'Make the channels that model.{part} takes in {plan.cfg.filename} agree')
+    wanted, levels = getattr(getattr(model, 'neck', None), 'in_channels', None), given.get('backbone')
+    if isinstance(wanted, (list, tuple)) and levels and len(wanted) != len(levels) and 'neck' not in given:
+        yield Problem(f'model.neck takes {len(wanted)} levels, of {list(wanted)} channels, and model.backbone gives '
+                      f'{len(levels)}, of {levels}', f'Make model.neck.in_channels agree in {plan.cfg.filename}')
+
+
+def bfloat16_on_cpu(plan: Plan) -> Iterator[Problem]:
+    """A model that is trained in bfloat16 on the CPU runs there, if it can be run on an empty image at all."""
+    wrapper = find((plan.cfg.get('optim_wrapper') or {}).get('type'), OPTIM_WRAPPERS)
+    if plan.model is not None and wrapper is BFloat16OptimWrapper and 'train' in plan.splits and get_device() == 'cpu':
+        yield from without_bfloat16(plan.model)
+
+
+def without_bfloat16(model: nn.Module) -> Iterator[Problem]:
+    """The reason why a model cannot be run in bfloat16, if it can be run otherwise."""
+    size, sample = SIZES[0], _sample(SIZES[0])
+    error = failure(model, size, sample, bfloat16(model)) if failure(model, size, sample) is None else None
+    if error is not None:
+        yield Problem(f'{type(model).__name__} cannot be trained in bfloat16 on the CPU: {one_line(error)}',
+                      'Leave out --amp (or optim_wrapper.type), or train on a GPU', error)
+
+
+def _sample(size: int) -> BaseDataElement:
+    return BaseDataElement(metainfo=dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size),
+                                         batch_input_shape=(size, size), scale_factor=(1., 1.)))

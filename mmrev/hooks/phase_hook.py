@@ -1,0 +1,72 @@
+"""What a run was doing when an exception ended it."""
+import functools
+from typing import Any, Callable, Iterator
+
+from mmengine.dataset import BaseDataset
+from mmengine.hooks import Hook
+from mmengine.runner import BaseLoop
+
+from mmrev.problems import phase
+from mmrev.registry import HOOKS
+
+
+@HOOKS.register_module()
+class PhaseHook(Hook):
+    """Have an exception say in which phase of the run it was raised, as `mmrev.problems.ProblemError`.
+
+    The phases are: initializing the weights, loading a checkpoint, reading a sample, iteration, evaluating with a
+    metric, writing a checkpoint.
+    """
+
+    priority = 'HIGHEST'
+
+    def before_run(self, runner) -> None:
+        """Name the phases; loops and what they hold are built by now."""
+        _name(runner, '_init_model_weights', lambda: 'initializing the weights', 2)
+        _name(runner, 'load_or_resume', lambda: f'loading `{runner._load_from or runner.work_dir}`', 2)
+        _name(runner, 'save_checkpoint', lambda folder, filename, *_, **__: f'writing `{filename}` in `{folder}`')
+        for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
+            if isinstance(loop, BaseLoop):
+                self._name_loop(runner, loop)
+
+    def _name_loop(self, runner, loop: BaseLoop) -> None:
+        trains = loop is runner._train_loop
+        _name(loop, 'run_iter', lambda *batch: f'iteration {runner.iter + 1}' if trains else
+              f'evaluating batch {batch[0] + 1}')
+        for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
+            for method in ('process', 'evaluate'):
+                _name(metric, method, lambda *_, metric=metric, **__: f'evaluating with {type(metric).__name__}')
+        for dataset in _innermost(loop.dataloader.dataset):
+            dataset.prepare_data = functools.partial(_read_sample, dataset)
+
+
+def _name(owner: Any, method: str, name: Callable[..., str], status: int = 1) -> None:
+    """Have a method of an object run in a phase, whose name depends on its arguments."""
+    run = getattr(owner, method)
+
+    @functools.wraps(run)
+    def in_phase(*args: Any, **kwargs: Any) -> Any:
+        with phase(name(*args, **kwargs), status=status):
+            return run(*args, **kwargs)
+
+    setattr(owner, method, in_phase)
+
+
+def _innermost(dataset: Any) -> Iterator[BaseDataset]:
+    """The data sets in whatever they are wrapped."""
+    if isinstance(dataset, BaseDataset):
+        yield dataset
+        return
+    for inner in [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())]:
+        if inner is not None:
+            yield from _innermost(inner)
+
+
+def _read_sample(dataset: BaseDataset, index: int) -> Any:
+    """`BaseDataset.prepare_data`, in a phase; a function of this module, so that data workers can be sent it."""
+    try:
+        return type(dataset).prepare_data(dataset, index)
+    except Exception as error:
+        file = dataset.get_data_info(index).get('img_path', type(dataset).__name__)
+        with phase(f'reading sample {index} of `{file}`', 'Fix or remove that sample'):
+            raise error

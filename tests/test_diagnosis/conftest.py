@@ -1,0 +1,65 @@
+"""A folder with a good config and broken files, and what a command says of a mistake."""
+import argparse
+
+import pytest
+import toy_detection
+import torch
+
+from mmrev.cli import main
+
+
+@pytest.fixture(scope='session')
+def folder(tmp_path_factory):
+    """A data set, a good config, and files that are broken in several ways."""
+    folder = tmp_path_factory.mktemp('mistakes')
+    annotations = toy_detection.write_dataset(folder / 'data')
+    text = toy_detection.config_text(folder / 'data')
+    (folder / 'good.py').write_text(text)
+    (folder / 'no_base.py').write_text("_base_ = './nowhere.py'\n")
+    (folder / 'no_mmdet_base.py').write_text("_base_ = 'mmdet::_base_/nowhere.py'\n")
+    (folder / 'no_python.py').write_text('model = dict(\n')
+    (folder / 'no_model.py').write_text('train_cfg = dict()\n')
+    (folder / 'data' / 'cut.json').write_text(annotations.read_text()[:-50])
+    for name, classes in (('no_classes.py', ('cat', 'dog')), ('no_tuple.py', 'dark')):
+        (folder / name).write_text("_base_ = './good.py'\ntrain_dataloader = dict(dataset=dict(metainfo=dict(classes="
+                                   f'{classes!r})))\n')
+    (folder / 'no_checkpoint.pth').write_text('some text')
+    (folder / 'old.py').write_text("_base_ = './good.py'\npretrained = 'other.pth'\n")
+    torch.save(dict(state_dict=dict(other=torch.zeros(1))), folder / 'other.pth')
+    torch.save(dict(state_dict=dict(weight=3.), epoch=3), folder / 'numbers.pth')
+    torch.save(dict(state_dict={'neck.lateral_convs.0.conv.bias': torch.zeros(16)}, meta={}, message_hub={},
+                    optimizer={}), folder / 'otherwise.pth')
+    (folder / 'cut.pth').write_bytes((folder / 'other.pth').read_bytes()[:-200])
+    flipped = bytearray((folder / 'other.pth').read_bytes())
+    flipped[flipped.index(b'other')] ^= 1
+    (folder / 'flipped.pth').write_bytes(flipped)
+    torch.save(dict(state_dict={}, run=argparse.Namespace()), folder / 'foreign.pth')
+    return folder
+
+
+def option(value):
+    return ['train', 'good.py', '--cfg-options', value]
+
+
+def said(errors):
+    """The two lines of a message."""
+    start, *message = errors.partition(': error: ')  # before it at most warnings of the hosts while they are imported
+    lines = ''.join(message).strip().splitlines()
+    assert len(lines) == 2 and 'Traceback' not in start and 'error' not in start.lower(), errors
+    return lines
+
+
+@pytest.fixture
+def refused(folder, monkeypatch, capfd):
+    """A function: arguments of `mmrev` that end in two lines and status 2, with nothing written."""
+
+    def refused(arguments, problem, fix):
+        monkeypatch.chdir(folder)
+        before = {path: path.stat().st_mtime_ns for path in folder.rglob('*')}
+        status = main(arguments)
+        errors = capfd.readouterr().err
+        assert problem in said(errors)[0] and fix in errors, errors
+        assert status == 2
+        assert {path: path.stat().st_mtime_ns for path in folder.rglob('*')} == before
+
+    return refused
