@@ -3,7 +3,8 @@ from .check import ReconstructionReport, StepError, check_reconstruction
 from .coupling import NewStream, RevSilo, TwoStreamCoupling
 from .errors import ReversibilityError
 from .sequence import ReversibleSequence
-from .step import AdditiveStep, StreamPart
+from .step import AdditiveStep
+from .streams import StreamPart
 
 __all__ = [
     'AdditiveStep', 'NewStream', 'ReconstructionReport', 'ReversibilityError', 'ReversibleSequence', 'RevSilo',

@@ -6,7 +6,8 @@ from typing import Dict, List, Sequence, Tuple
 
 from torch import nn
 
-from .step import AdditiveStep, StreamPart, as_part
+from .step import AdditiveStep
+from .streams import StreamPart, as_part
 
 
 class TwoStreamCoupling(nn.Module):

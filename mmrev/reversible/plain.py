@@ -4,7 +4,8 @@ from typing import Dict, List, Sequence, Tuple, Union
 import torch
 from torch import Tensor
 
-from .step import AdditiveStep, StreamPart
+from .step import AdditiveStep
+from .streams import StreamPart
 
 # A stream is one tensor, or its consecutive channel parts {(start, stop): tensor} while steps work on parts of it.
 _Stream = Union[Tensor, Dict[Tuple[int, int], Tensor]]

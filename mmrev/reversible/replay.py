@@ -1,59 +1,24 @@
 """Running a function a second time exactly as it ran the first time.
 
-What a replay needs and must leave alone: the random number generators, autocast, the training flags and the buffers.
+A replay finds weights, training flags, buffers, random state and autocast as the forward found them, and leaves them
+as they are now. The functions of a sequence run in one thread at a time, for a replay changes flags for a moment.
 """
-from contextlib import ExitStack, contextmanager
-from typing import Dict, Iterator, List, Optional, Sequence, Tuple
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, ContextManager, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from mmrev import compat
 
+from .errors import ReversibilityError
+from .generators import rewound
+from .observe import Observer
+from .streams import version
 
-def _rng_state(device: torch.device) -> Tensor:
-    if device.type == 'cpu':
-        return torch.get_rng_state()
-    return compat.get_device_module(device).get_rng_state(device)
-
-
-def _set_rng_state(device: torch.device, state: Tensor) -> None:
-    if device.type == 'cpu':
-        torch.set_rng_state(state)
-    else:
-        compat.get_device_module(device).set_rng_state(state, device)
-
-
-def rng_devices(tensors: Sequence[Tensor]) -> Tuple[torch.device, ...]:
-    """The generators that a function of ``tensors`` may use: the CPU's, and that of each device they lie on."""
-    others = {x.device for x in tensors if x.device.type not in ('cpu', 'meta')}
-    return (torch.device('cpu'), *sorted(others, key=str))
-
-
-class RngSnapshot:
-    """The generators' states before a function ran; keeps only those that the function drew from."""
-
-    def __init__(self, devices: Sequence[torch.device]):
-        self._states: Dict[torch.device, Tensor] = {device: _rng_state(device) for device in devices}
-
-    def keep_used(self) -> None:
-        """Call after the function ran: what it did not draw from need not be set for its replay."""
-        self._states = {d: s for d, s in self._states.items() if not torch.equal(s, _rng_state(d))}
-
-    @contextmanager
-    def rewound(self) -> Iterator[None]:
-        """The generators as they were then; afterwards as they are now."""
-        now = {device: _rng_state(device) for device in self._states}
-        try:
-            for device, state in self._states.items():
-                _set_rng_state(device, state)
-            yield
-        finally:
-            for device, state in now.items():
-                _set_rng_state(device, state)
-
-    def __bool__(self) -> bool:
-        return bool(self._states)
+# In training their output does not depend on their running statistics, and with `track_running_stats` off they do not
+# update them. Other classes of that kind say so by `skips_untracked_statistics = True`.
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class AutocastSnapshot:
@@ -65,16 +30,13 @@ class AutocastSnapshot:
 
     def __init__(self, device_types: Sequence[str]):
         self._settings = [(t, compat.is_autocast_enabled(t), compat.get_autocast_dtype(t)) for t in device_types]
+        self._enabled = any(enabled for _, enabled, _ in self._settings)
 
-    @property
-    def enabled(self) -> bool:
-        return any(enabled for _, enabled, _ in self._settings)
+    def active(self) -> ContextManager[Any]:
+        return self._entered() if self.differs() else nullcontext()
 
     @contextmanager
-    def active(self) -> Iterator[None]:
-        if not self.differs():
-            yield
-            return
+    def _entered(self) -> Iterator[None]:
         with ExitStack() as stack:
             for device_type, enabled, dtype in self._settings:
                 stack.enter_context(torch.autocast(device_type, dtype=dtype, enabled=enabled, cache_enabled=False))
@@ -82,107 +44,157 @@ class AutocastSnapshot:
 
     def differs(self) -> bool:
         """Whether autocast is on, now or then."""
-        return self.enabled or any(compat.is_autocast_enabled(t) for t, _, _ in self._settings)
+        return self._enabled or any(compat.is_autocast_enabled(t) for t, _, _ in self._settings)
 
 
-# In training their output does not depend on their buffers, so that a replay can go without; in eval they write none.
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+def walk(root: nn.Module) -> List[nn.Module]:
+    """All modules of a tree, each once."""
+    modules, seen = [root], {root}
+    for m in modules:  # grows while it is walked
+        for child in m._modules.values():
+            if child is not None and child not in seen:
+                seen.add(child)
+                modules.append(child)
+    return modules
 
 
-class ModuleSnapshot:
-    """The modules of a tree, their training flags and their parameters, as they are now."""
+class Function:
+    """The modules of a step's function, and what is known of them until a flag, a hook or a module changes."""
 
-    def __init__(self, module: nn.Module):
-        self.modules = [module]
-        seen = {module}
-        for m in self.modules:  # grows while it is walked
-            for child in m._modules.values():
-                if child is not None and child not in seen:
-                    seen.add(child)
-                    self.modules.append(child)
-        self._training = [m.training for m in self.modules]
-        parameters = (p for m in self.modules for p in m._parameters.values() if p is not None)
-        self.parameters = list({id(p): p for p in parameters}.values())
-        self._versions = [p._version for p in self.parameters]
+    def __init__(self, f: nn.Module, lock: Any):
+        self.lock = lock  # of the sequence: held while one of its functions runs
+        self.modules = walk(f)
+        self.training = [m.training for m in self.modules]
+        self.untracked = [m for m in self.modules if m.training and _skips_untracked_statistics(m)]
+        self._parameters = [(m._parameters, name) for m in self.modules for name in m._parameters]
+        skipped = set(map(id, self.untracked))
+        self.buffers = [(m._buffers, name) for m in self.modules if id(m) not in skipped for name in m._buffers]
+        self.written: Set[int] = set()  # indices of buffers that a forward writes
+        self.generators: List[torch.Generator] = []  # those that are given to operators by name
 
-    def buffers(self) -> Iterator[Tuple[nn.Module, str, Tensor]]:
-        """The buffers that a forward may read and write, by owner and name."""
-        for m in self.modules:
-            if type(m) not in _BATCH_NORMS:
-                yield from ((m, name, b) for name, b in m._buffers.items() if b is not None)
+    def parameters(self) -> List[Tuple[Dict[str, Any], str, Tensor]]:
+        found = [(owner, name, owner.get(name)) for owner, name in self._parameters]
+        return [(owner, name, p) for owner, name, p in found if p is not None]
 
-    def changed_parameter(self) -> Optional[nn.Parameter]:
-        """One that was replaced or modified in place since, with which a replay would compute something else."""
-        present = {id(p) for m in self.modules for p in m._parameters.values()}
-        for p, version in zip(self.parameters, self._versions):
-            if p._version != version or id(p) not in present:
-                return p
-        return None
 
-    def set_aside(self, before: Dict[Tuple[nn.Module, str], Tensor]) -> Tuple[List[bool], list]:
-        """Training flags as they were; stand-ins for the buffers, so that the originals stay as they are.
-
-        Args:
-            before: Values of buffers where they are to differ from what they are now.
-
-        Returns:
-            What :meth:`put_back` needs.
-        """
-        flags = [m.training for m in self.modules]
-        if flags != self._training:
-            self._set_training(self._training)
-        originals = [(m._buffers, dict(m._buffers)) for m in self.modules if m._buffers]
-        copies: Dict[int, Tensor] = {}  # a buffer that two modules share stays shared
-        for m, name, buffer in self.buffers():
-            value = before.get((m, name), buffer)
-            if id(value) not in copies:
-                copies[id(value)] = value.clone()
-            m._buffers[name] = copies[id(value)]
-        for m in self.modules:
-            if m.training and type(m) in _BATCH_NORMS:
-                m._buffers.update(dict.fromkeys(m._buffers))
-        return flags, originals
-
-    def put_back(self, flags: List[bool], originals: list) -> None:
-        for buffers, before in originals:
-            buffers.clear()
-            buffers.update(before)
-        if flags != self._training:
-            self._set_training(flags)
-
-    def _set_training(self, flags: List[bool]) -> None:
-        for m, training in zip(self.modules, flags):
-            m.training = training
+def _skips_untracked_statistics(m: nn.Module) -> bool:
+    known = type(m) in _BATCH_NORMS or getattr(type(m), 'skips_untracked_statistics', False)
+    return known and bool(m.track_running_stats)
 
 
 class Replay:
-    """All of the above for one call of one function.
+    """What one evaluation of a function found.
 
-    Usage: ``replay = Replay(snapshot, devices, autocast)``, run the function, ``replay.finish()``; later
-    ``with replay.again(): ...``.
+    Usage: ``replay = Replay(function, autocast, keep_all)``, run the function, ``replay.finish(...)``; later
+    ``with replay.again(...): ...``.
+
+    Args:
+        keep_all: Copy all buffers, for what the function writes is not known yet.
     """
 
-    def __init__(self, module: ModuleSnapshot, devices: Sequence[torch.device], autocast: AutocastSnapshot):
-        self._module = module
+    def __init__(self, function: Function, autocast: AutocastSnapshot, keep_all: bool):
+        self._function = function
         self._autocast = autocast
-        self._rng = RngSnapshot(devices)
-        clones = {id(b): b.clone() for _, _, b in module.buffers()}
-        self._buffers = {(m, name): (b, clones[id(b)]) for m, name, b in module.buffers()}
+        self.parameters = function.parameters()
+        self.weights = tuple({id(p): p for _, _, p in self.parameters if p.requires_grad}.values())
+        self._states = [(version(p), p.untyped_storage()._cdata) for _, _, p in self.parameters]
+        self._found = [owner.get(name) for owner, name in function.buffers]
+        copied = range(len(self._found)) if keep_all else function.written
+        copies: Dict[int, Tensor] = {}  # a buffer that two modules share stays shared
+        for i in copied:
+            b = self._found[i]
+            if b is not None and id(b) not in copies:
+                copies[id(b)] = b.clone()
+        self._before = {i: copies[id(b)] for i in copied for b in [self._found[i]] if b is not None}
+        self._versions = [-1 if b is None else version(b) for b in self._found]
+        self._generators = [(g, None, g.get_state()) for g in function.generators]
+        self._draws: List[Tuple[torch.Generator, Any, Any]] = []
 
-    def finish(self) -> None:
-        """Keep only what the function used or changed."""
-        self._rng.keep_used()
-        self._buffers = {(m, name): before for (m, name), (b, before) in self._buffers.items()
-                         if m._buffers[name] is not b or not torch.equal(b, before)}
+    def finish(self, draws: List[Tuple[torch.Generator, Any, Any]], observer: Optional[Observer], step: str) -> None:
+        """Keep only what the function used or changed.
+
+        Raises:
+            ReversibilityError: If it writes a buffer that it left alone so far.
+        """
+        function = self._function
+        if observer is not None:
+            known = {id(g) for g in function.generators} | {id(g) for g, _, _ in draws}
+            function.generators += [g for g in observer.generators if id(g) not in known]
+            self._generators += [(g, None, state) for g, state in observer.generators.items() if id(g) not in known]
+        self._draws = self._generators + draws
+        for i, (owner, name) in enumerate(function.buffers):
+            b = self._found[i]
+            if b is None:
+                continue
+            updated = observer is not None and b.untyped_storage()._cdata in observer.updated
+            if owner.get(name) is b and version(b) == self._versions[i] and not updated:
+                continue
+            if i not in self._before:
+                raise ReversibilityError(
+                    f'{step} changed its buffer `{name}` (shape {tuple(b.shape)}), which it had not done before; call '
+                    f'`train()` on the network when its functions begin to behave in another way')
+            function.written.add(i)
+
+    def settle(self) -> None:
+        """Keep copies only of buffers that some function has changed since; once per forward that is observed."""
+        self._before = {i: before for i, before in self._before.items()
+                        if i in self._function.written or version(self._found[i]) != self._versions[i]}
 
     @contextmanager
-    def again(self) -> Iterator[None]:
-        aside = self._module.set_aside(self._buffers)
-        try:
-            if self._rng or self._autocast.differs():
-                with self._rng.rewound(), self._autocast.active():
+    def again(self, step: str) -> Iterator[None]:
+        """The function's surroundings as they were; afterwards as they are now.
+
+        Raises:
+            ReversibilityError: If a weight or a buffer was changed in place in the meantime.
+        """
+        self._check(step)
+        with self._function.lock:
+            undo = self._install()
+            try:
+                if self._draws or self._autocast.differs():
+                    with rewound(self._draws), self._autocast.active():
+                        yield
+                else:
                     yield
-            else:
-                yield
-        finally:
-            self._module.put_back(*aside)
+            finally:
+                for owner, name, value in undo:
+                    owner[name] = value
+
+    def _check(self, step: str) -> None:
+        for (_, name, p), (expected, storage) in zip(self.parameters, self._states):
+            if version(p) != expected or p.untyped_storage()._cdata != storage:
+                raise ReversibilityError(
+                    f'the parameter `{name}` of {step}, shape {tuple(p.shape)}, was modified in place between forward '
+                    f'and backward; run the backward before the optimizer steps')
+        for i, (b, expected) in enumerate(zip(self._found, self._versions)):
+            if b is not None and i not in self._before and version(b) != expected:
+                raise ReversibilityError(
+                    f'the buffer `{self._function.buffers[i][1]}` of {step}, shape {tuple(b.shape)}, was modified in '
+                    f'place between forward and backward; run the backward first, or replace the buffer')
+
+    def _install(self) -> List[Tuple[Dict[str, Any], str, Any]]:
+        """Returns what puts everything back: ``(owner, name, value)``."""
+        function = self._function
+        undo: List[Tuple[Dict[str, Any], str, Any]] = []
+
+        def put(owner: Any, name: str, value: Any) -> None:
+            undo.append((owner, name, owner.get(name)))
+            owner[name] = value
+
+        for m, training in zip(function.modules, function.training):
+            if m.training is not training:
+                put(m.__dict__, 'training', training)
+        for m in function.untracked:
+            put(m.__dict__, 'track_running_stats', False)
+        for owner, name, p in self.parameters:
+            if owner.get(name) is not p:
+                put(owner, name, p)
+        copies: Dict[int, Tensor] = {}
+        for i, (owner, name) in enumerate(function.buffers):
+            before = self._before.get(i)
+            if before is not None:
+                put(owner, name, copies.setdefault(id(before), before.clone()))
+            elif owner.get(name) is not self._found[i]:
+                put(owner, name, self._found[i])
+        undo.reverse()
+        return undo

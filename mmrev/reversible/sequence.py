@@ -1,16 +1,21 @@
 """The module that runs couplings reversibly or, with the same modules and state dict, under plain autograd."""
+import threading
 import warnings
-from typing import List, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from mmrev import compat
 
-from .function import Call, run_reversible
-from .overlap import obstacle
+from .call import Call
+from .errors import ReversibilityError
+from .node import run_reversible
+from .overlap import obstacle, settle
 from .plain import run_plain
-from .step import AdditiveStep, StreamBuffers
+from .plan import Keep, Plan
+from .step import AdditiveStep
+from .streams import StreamBuffers
 
 
 class ReversibleSequence(nn.Module):
@@ -27,6 +32,10 @@ class ReversibleSequence(nn.Module):
             operators are too small to use all cores; with large ones, one step at a time on all cores is faster.
             Not for functions that draw random numbers and are checkpointed within: both threads would rewind one
             generator.
+        keep: What each step keeps for the backward: ``'undo'``, nothing, so that it is undone; ``'state'``, the streams
+            before it, so that the undo starts afresh there; ``'graph'``, what plain autograd keeps, so that its
+            function is not evaluated a second time. One of these for all steps, a list with an entry for each, or a
+            function of the :class:`AdditiveStep`. Memory against time; the gradients are the same up to rounding.
 
     Shape:
         Input: one tensor per stream, for example ``(B, C, H, W)``.
@@ -38,7 +47,7 @@ class ReversibleSequence(nn.Module):
     """
 
     def __init__(self, couplings: Sequence[nn.Module], reversible: bool = True, cache_every: Optional[int] = None,
-                 overlap: bool = False):
+                 overlap: bool = False, keep: Keep = None):
         super().__init__()
         if cache_every is not None and cache_every < 1:
             raise ValueError(f'`cache_every` must be None or at least 1, got {cache_every}')
@@ -46,40 +55,67 @@ class ReversibleSequence(nn.Module):
         self.reversible = reversible
         self.cache_every = cache_every
         self.overlap = overlap
+        self.keep = keep
         self._told: Set[str] = set()
+        self._plan: Optional[Plan] = None
+        self._own_lock: Any = None
 
     def forward(self, *streams: Tensor) -> Tuple[Tensor, ...]:
         streams = tuple(self._keep_float32_under_autocast(x) for x in streams)
         needs_graph = self._needs_graph(streams)
-        if self.reversible and needs_graph and not torch.jit.is_tracing():
+        plain = not self.reversible or torch.jit.is_tracing() or _is_transformed()
+        if needs_graph and not plain:
             return self._run_reversible(streams)
-        if needs_graph or torch.jit.is_tracing() or compat.is_compiling():
+        if needs_graph or plain and self.reversible or compat.is_compiling():
             if self.overlap and not self.reversible:
                 self._tell('with `reversible=False` nothing is undone')
-            return run_plain(self._plan()[0], streams)
-        return _run_without_graph(self._plan()[0], streams)
+            return run_plain(self._steps(), streams)
+        return _run_without_graph(self._steps(), streams)
 
-    @torch.compiler.disable  # a graph break: a compiled graph would keep what this is here to let go
+    def train(self, mode: bool = True) -> 'ReversibleSequence':
+        self._plan = None  # the next call looks at the functions afresh
+        return super().train(mode)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {**self.__dict__, '_plan': None, '_own_lock': None}
+
+    @torch.compiler.disable  # a graph break: a compiled graph would keep what this is here to release
     def _run_reversible(self, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         if compat.is_exporting():
-            return run_plain(self._plan()[0], streams)
-        steps, segments = self._plan()
-        every = self.cache_every or len(segments)
-        keep_at = [start for start, _ in segments[every::every]] if every else []
-        segments = [(start, stop) for start, stop in segments if start < stop]
-        segments.append((len(steps), len(steps)))  # takes over the gradients of the outputs, see function.py
-        reason = self._obstacle(steps, streams[0].device) if self.overlap else None
-        call = Call(steps, self._describe, keep_at, self.overlap and reason is None)
-        outputs = run_reversible(call, segments, streams)
+            return run_plain(self._steps(), streams)
+        if '_is_replica' in self.__dict__:
+            raise ReversibilityError('a reversible sequence cannot be trained within `DataParallel`, whose replicas '
+                                     'hold no parameters; use `DistributedDataParallel`, or set `reversible=False`')
+        settle()
+        plan = self._current_plan()
+        reason = self._obstacle(plan, streams[0].device) if self.overlap else None
+        call = Call(plan, self.overlap and reason is None)
+        outputs = run_reversible(call, streams)
         if self.overlap and (reason or call.communicates):
             self._tell(reason or f'{call.communicates} communicates, which all processes must do in one order')
         return outputs
 
-    def _obstacle(self, steps: Sequence[AdditiveStep], device: torch.device) -> Optional[str]:
-        for i, step in enumerate(steps):
-            if any(isinstance(m, ReversibleSequence) for m in step.f.modules()):
-                return f'{self._describe(i)} holds a reversible sequence itself, and the two would share random state'
-        return obstacle(len(steps), device)
+    def _current_plan(self) -> Plan:
+        plan = self._plan
+        settings = (self.keep, self.cache_every)
+        if plan is None or plan.settings != settings or not plan.is_current():
+            plan = self._plan = Plan(self, self.couplings, *settings, self._lock())
+        return plan
+
+    def _lock(self) -> Any:
+        if self._own_lock is None:
+            self._own_lock = threading.RLock()
+        return self._own_lock
+
+    def _steps(self) -> List[AdditiveStep]:
+        return [step for coupling in self.couplings for step in coupling.steps()]
+
+    @staticmethod
+    def _obstacle(plan: Plan, device: torch.device) -> Optional[str]:
+        for i, function in enumerate(plan.functions):
+            if any(isinstance(m, ReversibleSequence) for m in function.modules):
+                return f'{plan.describe(i)} holds a reversible sequence itself, and the two would share random state'
+        return obstacle(len(plan.steps), device)
 
     def _tell(self, reason: str) -> None:
         if reason not in self._told:
@@ -87,16 +123,7 @@ class ReversibleSequence(nn.Module):
             warnings.warn(f'`overlap=True` has no effect, the steps are undone one by one: {reason}', stacklevel=3)
 
     def extra_repr(self) -> str:
-        return f'reversible={self.reversible}, cache_every={self.cache_every}, overlap={self.overlap}'
-
-    def _plan(self) -> Tuple[List[AdditiveStep], List[Tuple[int, int]]]:
-        """All steps, and for each coupling the range of those that are its own."""
-        steps, segments = [], []
-        for coupling in self.couplings:
-            start = len(steps)
-            steps += coupling.steps()
-            segments.append((start, len(steps)))
-        return steps, segments
+        return f'reversible={self.reversible}, cache_every={self.cache_every}, overlap={self.overlap}, keep={self.keep}'
 
     def _needs_graph(self, streams: Sequence[Tensor]) -> bool:
         if not torch.is_grad_enabled():
@@ -108,17 +135,17 @@ class ReversibleSequence(nn.Module):
         low = x.dtype in (torch.float16, torch.bfloat16)
         return x.float() if low and compat.is_autocast_enabled(x.device.type) else x
 
-    def _describe(self, index: int) -> str:
-        f = self._plan()[0][index].f
-        path = next((name for name, module in self.named_modules() if module is f), type(f).__name__)
-        return f'step {index} (`{path}`, {type(f).__name__})'
+
+def _is_transformed() -> bool:
+    """Whether a transform of ``torch.func`` or forward-mode AD is active; both need a graph that they can transform."""
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
 
 
 def _run_without_graph(steps: Sequence[AdditiveStep], streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
     """Inference: in place on buffers of our own."""
     buffers = StreamBuffers(streams)
     for step in steps:
-        sources = [buffers.read(part) for part in step.sources]
+        sources = [buffers.get(part) for part in step.sources]
         out = step.f(*sources)
         if step.creates:
             buffers.create(step.target, out.to(sources[0].dtype))

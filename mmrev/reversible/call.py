@@ -1,0 +1,202 @@
+"""One forward through the steps of a sequence: without a graph, in place on buffers of its own."""
+from contextlib import nullcontext
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from mmrev import compat
+
+from .check import ReconstructionReport, active_report
+from .errors import ReversibilityError
+from .generators import Draws
+from .observe import Observer
+from .overlap import collectives
+from .plan import GRAPH, STATE, Plan
+from .replay import AutocastSnapshot, Replay
+from .streams import StreamBuffers, shares_memory, versions
+
+
+class Evaluated:
+    """A step's function evaluated with a graph (or, where no gradient is needed, without)."""
+    __slots__ = ('edge', 'dtype', 'sources', 'likes', 'observer')
+
+    def __init__(self, out: Tensor, sources: List[Tensor], likes: List[Optional[Tensor]],
+                 observer: Optional[Observer]):
+        self.edge = compat.output_edge(out) if out.requires_grad else None
+        self.dtype = out.dtype
+        self.sources = sources
+        self.likes = likes  # the streams that the sources are parts of
+        self.observer = observer
+
+
+class Record:
+    """What the backward must know of one step's forward."""
+    __slots__ = ('replay', 'source_needs_grad', 'trains', 'before', 'kept', 'out')
+
+    def __init__(self, replay: Replay, source_needs_grad: Tuple[bool, ...]):
+        self.replay = replay
+        self.source_needs_grad = source_needs_grad
+        self.trains = bool(replay.weights) or any(source_needs_grad)
+        self.before: Optional[Tensor] = None  # the target before the step, where reconstruction is checked
+        self.kept: Optional[Evaluated] = None  # where the step keeps its graph
+        self.out: Optional[Tensor] = None  # of a kept graph, where the undo needs it
+
+
+class Call:
+    """One forward; :class:`~mmrev.reversible.undo.Undo` is a backward of it.
+
+    Args:
+        plan: The steps and what each keeps.
+        overlap: Whether the backward is to overlap steps; what communicates rules it out.
+    """
+
+    def __init__(self, plan: Plan, overlap: bool = False):
+        self.plan = plan
+        self.records: List[Record] = []
+        self.states: Dict[int, List[Optional[Tensor]]] = {}
+        self.report: Optional[ReconstructionReport] = active_report()
+        self.streams: Optional[StreamBuffers] = None
+        self.communicates: Optional[str] = None  # the first step that does, noticed where steps are to overlap
+        self.overlap = overlap
+        self.first_trained = len(plan.steps)
+        self.final: Optional[List[Optional[Tensor]]] = None  # outputs that the undo starts from
+        self.output_versions: List[int] = []
+        self.undo: Any = None  # the backward that runs now
+        self._observes = not plan.forward_observed
+
+    def weights(self, start: int, stop: int) -> List[Tensor]:
+        """Weights of the steps ``[start, stop)`` that require grad, each once; evaluates these steps' surroundings."""
+        found: Dict[int, Tensor] = {}
+        for function in self.plan.functions[start:stop]:
+            found.update((id(p), p) for _, _, p in function.parameters() if p.requires_grad)
+        return list(found.values())
+
+    def begin(self, streams: Sequence[Tensor]) -> None:
+        self.streams = StreamBuffers(streams)
+        self.needs_grad = [x.requires_grad for x in streams]
+        self.device = streams[0].device if streams else torch.device('cpu')
+        self._autocast = AutocastSnapshot(sorted({'cpu', *(x.device.type for x in streams if not x.is_meta)}))
+        self._draws = Draws(streams)
+
+    def forward(self, start: int, stop: int) -> None:
+        """Run steps ``[start, stop)``."""
+        with torch.no_grad(), self._autocast.active():
+            if start:
+                self._draws.begin()
+            for index in range(start, stop):
+                self._step(index)
+
+    def _step(self, index: int) -> None:
+        step, plan = self.plan.steps[index], self.plan
+        streams = self.streams
+        assert streams is not None
+        keep = plan.keep[index]
+        if keep == STATE:
+            self._keep_state(index, streams)
+        sources = [streams.get(part) for part in step.sources]
+        before = versions(sources)
+        needs = tuple([self.needs_grad[part.stream] for part in step.sources])
+        with plan.functions[index].lock:
+            replay = Replay(plan.functions[index], self._autocast, self._observes)
+            record = Record(replay, needs)
+            observer = Observer() if self._observes else None
+            inputs = [x.detach() for x in sources]
+            with_graph = keep == GRAPH and record.trains and self.report is None
+            if with_graph:
+                inputs = [x.requires_grad_(needed) for x, needed in zip(inputs, needs)]
+            begun = collectives() if self.overlap else 0
+            # Where nothing known needs a gradient, a graph costs nothing and shows a captured tensor that does.
+            with torch.set_grad_enabled(with_graph or not record.trains), observer or nullcontext():
+                out = step.f(*inputs)
+            if self.overlap and collectives() != begun:
+                self.overlap, self.communicates = False, plan.describe(index)
+            replay.finish(self._draws.used(), observer, plan.describe(index) if self._observes else plan.names[index])
+        self._check_output(index, sources, before, out, with_graph)
+        if with_graph:
+            out = self._keep_graph(index, record, out, inputs, observer)
+        self._apply(index, record, out)
+
+    def _keep_state(self, index: int, streams: StreamBuffers) -> None:
+        wanted = self.plan.needed[index] | {part.stream for part in self.plan.steps[index].sources}
+        everything = self.report is not None
+        self.states[index] = [x if everything or i in wanted else None for i, x in enumerate(streams.tensors)]
+        streams.disown()
+
+    def _keep_graph(self, index: int, record: Record, out: Tensor, inputs: List[Tensor],
+                    observer: Optional[Observer]) -> Tensor:
+        step, streams = self.plan.steps[index], self.streams
+        assert streams is not None
+        likes = [None if part.whole else streams.tensors[part.stream] for part in step.sources]
+        record.kept = Evaluated(out, inputs, likes, observer)
+        for part in step.sources:  # the graph holds them
+            streams.share(part.stream)
+        out = out.detach()
+        if self.plan.undone[index]:
+            record.out = out
+        return out
+
+    def _apply(self, index: int, record: Record, out: Tensor) -> None:
+        step, streams = self.plan.steps[index], self.streams
+        assert streams is not None
+        if step.creates:
+            streams.create(step.target, out.to(streams.get(step.sources[0]).dtype))
+            self.needs_grad.append(record.trains)
+        else:
+            if self.report is not None:
+                record.before = streams.get(step.target).clone()
+            streams.add(step.target, out)
+            self.needs_grad[step.target.stream] |= record.trains
+        if record.trains:
+            self.first_trained = min(self.first_trained, index)
+        self.records.append(record)
+
+    def _check_output(self, index: int, sources: List[Tensor], before: List[int], out: Any, with_graph: bool) -> None:
+        step, describe = self.plan.steps[index], self.plan.describe
+        if not isinstance(out, Tensor):
+            raise ReversibilityError(f'{describe(index)} must return one tensor, got {type(out).__name__}')
+        if before != versions(sources):
+            raise ReversibilityError(
+                f'{describe(index)} modified its input in place, so the step cannot be undone; use `inplace=False` in '
+                f'its first layer, or clone the input (shape {tuple(sources[0].shape)})')
+        if out.requires_grad and not with_graph:
+            raise ReversibilityError(captured(describe(index), out.shape))
+        if any(shares_memory(out, x) for x in sources):
+            raise ReversibilityError(
+                f'{describe(index)} returned its input or a view of it (shape {tuple(out.shape)}); return a new '
+                f'tensor, for example `x.clone()`')
+        target = None if step.creates else self.streams.read(step.target) if self.streams else None
+        if target is not None and target.shape != out.shape:
+            raise ReversibilityError(
+                f'{describe(index)} returned shape {tuple(out.shape)}, but the stream that it is added to '
+                f'(stream {step.target.stream}) has shape {tuple(target.shape)}')
+
+    def finish(self) -> List[Tensor]:
+        """The final streams; keeps aliases of those that the undo reads, and notices a change of them by version."""
+        assert self.streams is not None
+        outputs, self.streams = self.streams.aliases(), None
+        needed = self.plan.needed[-1]
+        everything = self.report is not None
+        self.final = [x.detach() if everything or i in needed else None for i, x in enumerate(outputs)]
+        self.output_versions = versions(outputs)
+        if self._observes:
+            for record in self.records:
+                record.replay.settle()
+            self._share_written()
+            self.plan.forward_observed = True
+        return outputs
+
+    def _share_written(self) -> None:
+        """A buffer that one function writes is kept for all that have it."""
+        functions = self.plan.functions
+        written = {id(owner.get(name)) for f in functions for i, (owner, name) in enumerate(f.buffers)
+                   if i in f.written}
+        for f in functions:
+            f.written |= {i for i, (owner, name) in enumerate(f.buffers) if id(owner.get(name)) in written
+                          and owner.get(name) is not None}
+
+
+def captured(step: str, shape: torch.Size) -> str:
+    return (f'{step} uses a tensor (shape {tuple(shape)}) that requires grad but is neither one of its parameters nor '
+            f'one of its inputs; its gradient would be lost. Register it as a parameter, pass it as a stream, or '
+            f'detach it')

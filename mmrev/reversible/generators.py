@@ -1,0 +1,80 @@
+"""Random state: which generators a function drew from, and how to rewind them for its replay."""
+from contextlib import contextmanager
+from typing import Any, Dict, Iterator, List, Sequence, Tuple
+
+import torch
+from torch import Tensor
+
+from mmrev import compat
+
+
+def default_generators(tensors: Sequence[Tensor]) -> List[torch.Generator]:
+    """The generators that a function of ``tensors`` draws from by default: the CPU's, and that of each device."""
+    found = [torch.default_generator]
+    for device in sorted({x.device for x in tensors if x.device.type not in ('cpu', 'meta')}, key=str):
+        module = compat.get_device_module(device)
+        generators = getattr(module, 'default_generators', ())
+        if generators and not _is_capturing(device):
+            found.append(generators[module.current_device() if device.index is None else device.index])
+    return found
+
+
+def _is_capturing(device: torch.device) -> bool:
+    """Whether a CUDA graph is being captured, in which a generator can be neither asked nor rewound."""
+    return device.type == 'cuda' and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+
+
+def _place(generator: torch.Generator) -> Any:
+    """Where a generator stands: on a GPU its offset, elsewhere its state."""
+    return generator.get_offset() if generator.device.type == 'cuda' else generator.get_state()
+
+
+def _is_same(a: Any, b: Any) -> bool:
+    if isinstance(a, int):
+        return a == b
+    with torch._C._DisableTorchDispatch():  # a dispatch mode (fake tensors) does not see our own bookkeeping
+        return torch.equal(a, b)
+
+
+class Draws:
+    """Follows the default generators through one forward, from step to step."""
+
+    def __init__(self, streams: Sequence[Tensor]):
+        self._generators = default_generators(streams)
+        self._states = [None if g.device.type == 'cpu' else g.get_state() for g in self._generators]
+        self._places = [_place(g) for g in self._generators]
+
+    def begin(self) -> None:
+        """Note where the generators stand; needed where others may have drawn since the last step."""
+        self._places = [_place(g) for g in self._generators]
+
+    def used(self) -> List[Tuple[torch.Generator, Any, Any]]:
+        """The generators that were drawn from since the last call, for :func:`rewound`."""
+        found = []
+        for i, generator in enumerate(self._generators):
+            before, now = self._places[i], _place(generator)
+            if not _is_same(before, now):
+                found.append((generator, self._states[i], before))
+                self._places[i] = now
+        return found
+
+
+@contextmanager
+def rewound(draws: Sequence[Tuple[torch.Generator, Any, Any]]) -> Iterator[None]:
+    """Generators as they were; afterwards as they are now.
+
+    Args:
+        draws: ``(generator, state, place)``; on a GPU, the place is the offset, elsewhere the state.
+    """
+    now: Dict[torch.Generator, Tensor] = {generator: generator.get_state() for generator, _, _ in draws}
+    try:
+        for generator, state, place in draws:
+            if isinstance(place, int):
+                generator.set_state(state)
+                generator.set_offset(place)
+            else:
+                generator.set_state(place)
+        yield
+    finally:
+        for generator, state in now.items():
+            generator.set_state(state)

@@ -1,0 +1,87 @@
+"""What the first call of a function shows: generators and buffers that it uses, gradients that would be lost.
+
+The first forward and the first backward after a change of the modules run under these observers; later ones do not.
+"""
+import gc
+import weakref
+from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
+
+from mmrev import compat
+
+from .errors import ReversibilityError
+
+_AccumulateGrad = torch._C._functions.AccumulateGrad
+
+
+class Observer(TorchDispatchMode):
+    """Notes the generators that operators draw from, the storages that batch norms update, and all new tensors.
+
+    Batch norms update running statistics without declaring it, so that no version tells.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generators: Dict[torch.Generator, Tensor] = {}  # with their state before
+        self.updated: Set[int] = set()  # storages
+        self._made: List[Any] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        for x in (*args, *kwargs.values()):
+            if isinstance(x, torch.Generator) and x not in self.generators:
+                self.generators[x] = x.get_state()
+        name = func._schema.name
+        if 'batch_norm' in name and 'backward' not in name:
+            self.updated.update(x.untyped_storage()._cdata for x in args if isinstance(x, Tensor))
+        out = func(*args, **kwargs)
+        self._made += [weakref.ref(x) for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
+        return out
+
+    def survivors(self) -> List[Tensor]:
+        """Tensors made under this observer that are still alive and need a gradient."""
+        found = self._alive()
+        if found:
+            gc.collect()
+            found = self._alive()
+        return found
+
+    def _alive(self) -> List[Tensor]:
+        return [x for x in (ref() for ref in self._made) if x is not None and x.requires_grad]
+
+
+def refuse_survivors(observer: Observer, step: str) -> None:
+    """Refuse a function that leaves a tensor with a graph behind: a gradient through it would be lost.
+
+    Raises:
+        ReversibilityError: Naming the step and the tensor's shape.
+    """
+    found = observer.survivors()
+    if found:
+        raise ReversibilityError(
+            f'{step} leaves a tensor behind that needs a gradient (shape {tuple(found[-1].shape)}): stored on a '
+            f'module, by a forward hook, or for another step. Only what a function returns takes part in the backward, '
+            f'so its gradient would be lost. Return it as a stream, detach it, or set `reversible=False`')
+
+
+def refuse_captured(edge: Any, known: Sequence[Tensor], message: Callable[[torch.Size], str]) -> None:
+    """Refuse a leaf of a function's graph that is neither a weight nor a source: its gradient would be lost.
+
+    Raises:
+        ReversibilityError: With ``message(shape)``.
+    """
+    known_ids = {id(x) for x in known}
+    node = compat.edge_node(edge)
+    seen, todo = {node}, [node]
+    while todo:
+        node = todo.pop()
+        if isinstance(node, _AccumulateGrad) and node.variable.requires_grad and id(node.variable) not in known_ids:
+            raise ReversibilityError(message(node.variable.shape))
+        for following, _ in node.next_functions:
+            if following is not None and following not in seen:
+                seen.add(following)
+                todo.append(following)

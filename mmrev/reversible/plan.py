@@ -1,0 +1,116 @@
+"""The steps of a sequence, worked out once: segments, what each step keeps, and what the undo must bring back."""
+from typing import Any, Callable, FrozenSet, List, Optional, Sequence, Tuple, Union
+
+import torch
+from torch import nn
+from torch.nn.parameter import UninitializedParameter
+
+from .errors import ReversibilityError
+from .replay import Function, walk
+from .step import AdditiveStep
+
+Keep = Union[None, str, Sequence[str], Callable[[AdditiveStep], str]]
+UNDO, STATE, GRAPH = 'undo', 'state', 'graph'
+
+
+class Plan:
+    """What forward and backward know of a sequence; holds until a flag, a hook or a module of it changes.
+
+    Args:
+        root: The sequence; its couplings say their steps.
+        keep: What each step keeps, see :class:`~mmrev.reversible.ReversibleSequence`.
+        cache_every: Keep states before every ``cache_every``-th coupling.
+        lock: Held while a function runs.
+    """
+
+    def __init__(self, root: nn.Module, couplings: Sequence[nn.Module], keep: Keep, cache_every: Optional[int],
+                 lock: Any):
+        self.settings = (keep, cache_every)
+        self.steps: List[AdditiveStep] = []
+        self.segments: List[Tuple[int, int]] = []  # the steps of each coupling: one node of autograd's graph
+        states = []
+        for i, coupling in enumerate(couplings):
+            start = len(self.steps)
+            if cache_every and i and i % cache_every == 0:
+                states.append(start)
+            self.steps += coupling.steps()
+            if len(self.steps) > start:
+                self.segments.append((start, len(self.steps)))
+        self.functions = [Function(step.f, lock) for step in self.steps]
+        self.names = _names(root, self.steps)
+        for i, function in enumerate(self.functions):
+            _refuse_modules(function, self.describe(i))
+        self.keep = _resolve(keep, self.steps)
+        for i in states:
+            if i < len(self.steps) and self.keep[i] == UNDO:
+                self.keep[i] = STATE
+        self._work_out_undo()
+        self.forward_observed = self.backward_observed = False
+        self.modules = walk(root)
+        self.signature = signature(self.modules)
+
+    def is_current(self) -> bool:
+        """Whether the modules are as they were, but for the values of parameters and buffers."""
+        return signature(self.modules) == self.signature
+
+    def describe(self, index: int) -> str:
+        """A step's place, for messages."""
+        return f'step {index} (`{self.names[index]}`, {type(self.steps[index].f).__name__})'
+
+    def _work_out_undo(self) -> None:
+        """Which targets the undo brings back, and per step the streams whose values before it are needed.
+
+        A value is needed by an earlier step that is evaluated again, unless a kept state or a kept graph's source
+        gives it on the way.
+        """
+        needed: FrozenSet[int] = frozenset()
+        self.needed: List[FrozenSet[int]] = []  # before step i, by steps before i
+        self.undone: List[bool] = []
+        for step, keep in zip(self.steps, self.keep):
+            self.needed.append(needed)
+            sources = frozenset(part.stream for part in step.sources)
+            whole = frozenset(part.stream for part in step.sources if part.whole)
+            if keep == STATE:
+                needed = frozenset()
+            elif keep == GRAPH:
+                needed -= whole
+            self.undone.append(not step.creates and step.target.stream in needed)
+            if keep != GRAPH:
+                needed |= sources
+        self.needed.append(needed)
+
+
+def signature(modules: Sequence[nn.Module]) -> List[Tuple[Any, ...]]:
+    """The flags, children and hooks of modules, and how many parameters and buffers they have."""
+    return [(m.training, tuple(m._modules.values()), tuple(m._forward_hooks), tuple(m._forward_pre_hooks),
+             len(m._parameters), len(m._buffers)) for m in modules]
+
+
+def _names(root: nn.Module, steps: Sequence[AdditiveStep]) -> List[str]:
+    paths = {module: name for name, module in root.named_modules()}
+    return [paths.get(step.f, type(step.f).__name__) for step in steps]
+
+
+def _resolve(keep: Keep, steps: Sequence[AdditiveStep]) -> List[str]:
+    if keep is None or isinstance(keep, str):
+        found = [keep or UNDO] * len(steps)
+    else:
+        found = [keep(step) for step in steps] if callable(keep) else list(keep)
+    if len(found) != len(steps):
+        raise ValueError(f'`keep` must have an entry for each of the {len(steps)} steps, got {len(found)}')
+    unknown = [k for k in found if k not in (UNDO, STATE, GRAPH)]
+    if unknown:
+        raise ValueError(f"`keep` must be 'undo', 'state' or 'graph' for each step, got {unknown[0]!r}")
+    return found
+
+
+def _refuse_modules(function: Function, step: str) -> None:
+    for _, name, p in function.parameters():
+        if isinstance(p, UninitializedParameter):
+            raise ReversibilityError(f'the parameter `{name}` of {step} is not initialized yet; run the network once '
+                                     f'under `torch.no_grad()` first, so that lazy modules learn their shapes')
+    fsdp = getattr(torch.distributed, 'fsdp', None) if torch.distributed.is_available() else None
+    wrapper = getattr(fsdp, 'FullyShardedDataParallel', None)
+    if wrapper is not None and any(isinstance(m, wrapper) for m in function.modules):
+        raise ReversibilityError(f'{step} is wrapped by FullyShardedDataParallel, which hides its parameters from the '
+                                 f'reversible backward; wrap the whole network instead')

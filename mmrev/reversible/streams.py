@@ -1,0 +1,141 @@
+"""Streams, parts of them, and the buffers that hold them while steps run."""
+from typing import List, NamedTuple, Optional, Sequence, Union
+
+import torch
+from torch import Tensor
+
+
+class StreamPart(NamedTuple):
+    """A stream, or channels ``[start, stop)`` of one (dimension 1 of ``(B, C, ...)``)."""
+    stream: int
+    start: Optional[int] = None
+    stop: Optional[int] = None
+
+    @property
+    def whole(self) -> bool:
+        return self.start is None
+
+    def of(self, x: Tensor) -> Tensor:
+        """The part of the stream's tensor ``x``; a view."""
+        if self.start is None or self.stop is None:
+            return x
+        return x.narrow(1, self.start, self.stop - self.start)
+
+    def overlaps(self, other: 'StreamPart') -> bool:
+        if self.stream != other.stream:
+            return False
+        if self.start is None or self.stop is None or other.start is None or other.stop is None:
+            return True
+        return self.start < other.stop and other.start < self.stop
+
+
+def as_part(stream: Union[int, StreamPart]) -> StreamPart:
+    return stream if isinstance(stream, StreamPart) else StreamPart(stream)
+
+
+class StreamBuffers:
+    """The tensors of all streams while steps run over them.
+
+    Writes happen in place only on tensors that this object made; a tensor that came from elsewhere is copied by its
+    first write. It holds activations in the forward and in the undo, and gradients in the backward.
+    """
+
+    def __init__(self, tensors: Sequence[Optional[Tensor]]):
+        self.tensors: List[Optional[Tensor]] = list(tensors)
+        self._owned = [False] * len(self.tensors)
+
+    def read(self, part: StreamPart) -> Optional[Tensor]:
+        x = self.tensors[part.stream]
+        return None if x is None else part.of(x)
+
+    def get(self, part: StreamPart) -> Tensor:
+        """As :meth:`read`, of a stream that is known to be there."""
+        x = self.tensors[part.stream]
+        assert x is not None, f'stream {part.stream} was released although a step reads it'
+        return part.of(x)
+
+    def put(self, stream: int, value: Optional[Tensor]) -> None:
+        """Set a stream to a tensor that others hold, too."""
+        self.tensors[stream] = value
+        self._owned[stream] = False
+
+    def create(self, part: StreamPart, value: Tensor) -> None:
+        """Append a stream."""
+        if part.stream != len(self.tensors):
+            raise ValueError(f'a new stream must get the next index, {len(self.tensors)}, got {part.stream}')
+        self.tensors.append(value)
+        self._owned.append(False)
+
+    def pop(self, part: StreamPart) -> None:
+        """Remove the newest stream."""
+        self.tensors.pop(part.stream)
+        self._owned.pop(part.stream)
+
+    def release(self, stream: int) -> None:
+        """Release a stream that no remaining step reads; keep its index."""
+        self.put(stream, None)
+
+    def add(self, part: StreamPart, value: Tensor, alpha: int = 1) -> None:
+        """``x[part] += alpha * value``; the stream keeps its dtype."""
+        x = self.tensors[part.stream]
+        assert x is not None, f'stream {part.stream} was released although a step writes it'
+        if self._owned[part.stream]:
+            part.of(x).add_(value, alpha=alpha)
+            return
+        if part.whole:
+            self.tensors[part.stream] = torch.add(x, value, alpha=alpha).to(x.dtype)
+        else:
+            copied = x.clone()
+            part.of(copied).add_(value, alpha=alpha)
+            self.tensors[part.stream] = copied
+        self._owned[part.stream] = True
+
+    def add_gradient(self, part: StreamPart, value: Tensor, like: Optional[Tensor], foreign: Optional[Tensor]) -> None:
+        """As :meth:`add`, where an absent tensor means zero.
+
+        Args:
+            like: The activation of the whole stream, for the shape where there is no gradient yet.
+            foreign: A tensor that ``value`` may share memory with and that is written to later.
+        """
+        if self.tensors[part.stream] is not None:
+            self.add(part, value)
+        elif part.whole:
+            self.put(part.stream, value.clone() if shares_memory(value, foreign) else value)
+        else:
+            assert like is not None
+            zeros = torch.zeros_like(like)
+            part.of(zeros).copy_(value)
+            self.tensors[part.stream], self._owned[part.stream] = zeros, True
+
+    def own(self) -> None:
+        """Declare that nobody else holds the tensors that are here; what comes later may be somebody's."""
+        self._owned = [x is not None for x in self.tensors]
+
+    def aliases(self) -> List[Tensor]:
+        """New tensor objects on the same memory: an input that no step touched must not come out as itself."""
+        return [x.detach() for x in self.tensors if x is not None]
+
+    def disown(self) -> None:
+        """Declare that others hold all tensors, too: the next write to each makes a copy."""
+        self._owned = [False] * len(self.tensors)
+
+    def share(self, stream: int) -> None:
+        """As :meth:`disown`, for one stream."""
+        self._owned[stream] = False
+
+
+def shares_memory(a: Tensor, b: Optional[Tensor]) -> bool:
+    """Whether both lie in the same storage; false for tensors without any memory (empty or meta)."""
+    if b is None or a.layout is not torch.strided:
+        return False
+    storage, other = a.untyped_storage(), b.untyped_storage()
+    return storage._cdata == other._cdata and storage.nbytes() > 0
+
+
+def version(x: Tensor) -> int:
+    """The version of a tensor, which every declared change in place increases."""
+    return 0 if x.is_inference() else x._version
+
+
+def versions(tensors: Sequence[Tensor]) -> List[int]:
+    return [version(x) for x in tensors]

@@ -1,0 +1,199 @@
+"""A backward: undoes steps one by one; the evaluation of ``f`` that the undo needs also gives the gradient."""
+from contextlib import contextmanager, nullcontext
+from typing import Dict, Iterator, List, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from .call import Call, Evaluated, captured
+from .errors import ReversibilityError
+from .observe import Observer, refuse_captured, refuse_survivors
+from .overlap import Ahead, settle
+from .plan import GRAPH
+from .streams import StreamBuffers, version
+
+
+class Undo:
+    """One backward of a call.
+
+    Args:
+        call: The forward.
+        gradients: Those of the outputs; copied, so that autograd can release them.
+        retain_graph: Whether another backward of the same call may follow.
+
+    Raises:
+        ReversibilityError: If an output was modified in place.
+        RuntimeError: If an earlier backward released the final streams.
+    """
+
+    def __init__(self, call: Call, gradients: Sequence[Optional[Tensor]], retain_graph: bool):
+        if call.final is None:
+            raise RuntimeError(
+                'Trying to backward through a reversible sequence a second time after its final streams were released; '
+                'specify retain_graph=True in the first backward')
+        for i, (x, expected) in enumerate(zip(call.final, call.output_versions)):
+            if x is not None and version(x) != expected:
+                raise ReversibilityError(
+                    f'output {i} of the reversible sequence, shape {tuple(x.shape)}, was modified in place after the '
+                    f'forward (version {version(x)}, expected {expected}); the steps cannot be undone from it. Use an '
+                    f'out-of-place operation or clone the output first')
+        self._call = call
+        self._plan = call.plan
+        self._retain_graph = retain_graph
+        self._observes = not call.plan.backward_observed
+        self.streams = StreamBuffers(call.final)
+        if not retain_graph:
+            call.final = None
+        self.gradients = StreamBuffers([None if g is None else g.clone() for g in gradients])
+        self.gradients.own()
+        self._ahead: Optional[Ahead] = None
+        if call.overlap:
+            self._ahead = Ahead(call.device)
+            torch.autograd.Variable._execution_engine.queue_callback(settle)  # when this backward ends, early as well
+
+    def backward(self, start: int, stop: int) -> Dict[int, Tensor]:
+        """Undo steps ``[start, stop)``; returns the gradients of their weights by ``id``."""
+        weight_gradients: Dict[int, Tensor] = {}
+        first = self._call.first_trained
+        for index in range(stop - 1, max(start, first) - 1, -1):
+            evaluated = self._ahead.take(index, self._evaluate) if self._ahead else self._evaluate(index)
+            if self._ahead is not None and index > first:
+                self._ahead.start(index - 1, self._evaluate)
+            self._differentiate(index, evaluated, weight_gradients)
+            observer = evaluated.observer if evaluated else None
+            del evaluated  # before the next one is made
+            if observer is not None and not (self._retain_graph and self._call.records[index].kept):
+                refuse_survivors(observer, self._plan.describe(index))
+        if start <= first:
+            self._plan.backward_observed = True
+        return weight_gradients
+
+    def _evaluate(self, index: int) -> Optional[Evaluated]:
+        """Undo a step, with its function evaluated again if need be, and return the graph if a gradient is needed.
+
+        With ``overlap`` this runs beside :meth:`_differentiate` of the step after it. So it touches none of the
+        gradients, and overwrites no source that the other's graph holds.
+        """
+        step, record, plan = self._plan.steps[index], self._call.records[index], self._plan
+        if step.creates:
+            self.streams.pop(step.target)
+        everything = self._call.report is not None
+        undo = not step.creates and (everything or plan.undone[index])
+        if not everything:
+            self._restore_state(index)
+        if record.kept is not None:
+            evaluated: Optional[Evaluated] = self._take_kept(index, undo)
+        else:
+            has_gradient = self._ahead is not None or self.gradients.read(step.target) is not None
+            needs_graph = has_gradient and record.trains
+            evaluated = self._evaluate_again(index, needs_graph, undo) if needs_graph or undo else None
+        if everything:
+            self._restore_state(index)
+        else:
+            for stream in {step.target.stream, *(part.stream for part in step.sources)}:
+                if stream not in plan.needed[index] and stream < len(self.streams.tensors):
+                    self.streams.release(stream)
+        return evaluated
+
+    def _restore_state(self, index: int) -> None:
+        state = self._call.states.get(index)
+        if state is None:
+            return
+        for stream, x in enumerate(state):
+            if x is not None:
+                self.streams.put(stream, x)
+        if not self._retain_graph:
+            del self._call.states[index]
+
+    def _take_kept(self, index: int, undo: bool) -> Evaluated:
+        step, record = self._plan.steps[index], self._call.records[index]
+        kept = record.kept
+        assert kept is not None
+        if undo:
+            assert record.out is not None
+            if self._ahead is not None:
+                self.streams.disown()
+            self.streams.add(step.target, record.out, alpha=-1)
+        for part, x in zip(step.sources, kept.sources):
+            if part.whole:
+                self.streams.put(part.stream, x.detach())
+        if not self._retain_graph:
+            record.kept = record.out = None
+        return kept
+
+    def _evaluate_again(self, index: int, needs_graph: bool, undo: bool) -> Evaluated:
+        step, record = self._plan.steps[index], self._call.records[index]
+        # A detached tensor shares its version counter with the buffer that the undo writes to; `.data` does not.
+        sources = [self.streams.get(part).data for part in step.sources]
+        likes = [None if part.whole else self.streams.tensors[part.stream] for part in step.sources]
+        observer = Observer() if self._observes and needs_graph else None
+        with torch.set_grad_enabled(needs_graph), record.replay.again(self._plan.names[index]):
+            if needs_graph:
+                sources = [x.requires_grad_(needed) for x, needed in zip(sources, record.source_needs_grad)]
+            with observer or nullcontext():
+                out = step.f(*sources)
+        if undo:
+            if self._ahead is not None:
+                self.streams.disown()
+            self.streams.add(step.target, out.detach(), alpha=-1)
+            if record.before is not None and self._call.report is not None:
+                self._call.report.add(index, self._plan.describe(index), record.before, self.streams.get(step.target))
+        if self._ahead is not None:
+            self._ahead.share(self.streams.tensors)
+        return Evaluated(out, sources, likes, observer)
+
+    def _differentiate(self, index: int, evaluated: Optional[Evaluated], weight_gradients: Dict[int, Tensor]) -> None:
+        step, record = self._plan.steps[index], self._call.records[index]
+        gradient = self.gradients.read(step.target)
+        if step.creates:
+            self.gradients.pop(step.target)
+        if evaluated is None or evaluated.edge is None or gradient is None:
+            return
+        needed = [(part, x, like) for part, x, like in zip(step.sources, evaluated.sources, evaluated.likes)
+                  if x.requires_grad]
+        weights = [w for w in record.replay.weights if w.requires_grad]
+        gradient = gradient.to(evaluated.dtype)
+        if evaluated.observer is not None:
+            known = [*(p for _, _, p in record.replay.parameters), *(x for _, x, _ in needed)]
+            refuse_captured(evaluated.edge, known, lambda shape: captured(self._plan.describe(index), shape))
+        retain = self._retain_graph and self._plan.keep[index] == GRAPH
+        with _without_hooks(weights):
+            found = torch.autograd.grad(evaluated.edge, [x for _, x, _ in needed] + weights, gradient,
+                                        retain_graph=retain, allow_unused=True)
+        if self._ahead is not None:
+            self._ahead.share([*found, gradient])
+        for (part, _, like), g in zip(needed, found):
+            if g is not None:
+                self.gradients.add_gradient(part, g, like, gradient)
+        _add_weight_gradients(weights, found[len(needed):], gradient, weight_gradients)
+
+    def finish(self, num_streams: int) -> List[Optional[Tensor]]:
+        """The gradients of the inputs."""
+        return self.gradients.tensors[:num_streams]
+
+
+@contextmanager
+def _without_hooks(weights: Sequence[Tensor]) -> Iterator[None]:
+    """Hooks on the weights wait for the gradient that the node returns: they run there, once."""
+    hooked = [(hooks, dict(hooks)) for hooks in (w._backward_hooks for w in weights) if hooks]
+    for hooks, _ in hooked:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, entries in hooked:
+            hooks.update(entries)
+
+
+def _add_weight_gradients(weights: Sequence[Tensor], found: Sequence[Optional[Tensor]], gradient: Tensor,
+                          total: Dict[int, Tensor]) -> None:
+    cdata = gradient.untyped_storage()._cdata
+    for weight, g in zip(weights, found):
+        if g is None:
+            continue
+        earlier = total.get(id(weight))
+        if earlier is not None:
+            g = earlier + g
+        elif g.layout is torch.strided and g.untyped_storage()._cdata == cdata:
+            g = g.clone()  # it lies within the stream's gradient, which is written to later
+        total[id(weight)] = g

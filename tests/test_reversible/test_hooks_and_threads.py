@@ -1,0 +1,375 @@
+"""Hooks, side effects, generators, changes between forward and backward, and threads."""
+import copy
+import threading
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mmrev.reversible import ReversibilityError, ReversibleSequence, TwoStreamCoupling
+from mmrev.testing import assert_same_gradients, set_reversible
+
+from .networks import NETWORKS, inputs, two_stream
+
+
+def mlp(width=6):
+    return nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+
+def network(*functions):
+    """Couplings of functions that are built here, by the same seed each time."""
+    torch.manual_seed(0)
+    functions = [f() for f in functions or [mlp] * 4]
+    pairs = zip(functions[::2], functions[1::2])
+    return ReversibleSequence([TwoStreamCoupling(f, g) for f, g in pairs]).double()
+
+
+def loss_of(outputs):
+    return sum((x * torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)).sum() for x in outputs)
+
+
+def gradients(module):
+    torch.manual_seed(1)
+    loss_of(module(*inputs('two_stream'))).backward()
+    return {name: p.grad for name, p in module.named_parameters()}
+
+
+def assert_close(ours, expected):
+    for name, x in expected.items():
+        torch.testing.assert_close(ours[name], x, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def both(change):
+    """Gradients of a network and of its twin under plain autograd after ``change(module)``."""
+    found = []
+    for reversible in (True, False):
+        module = set_reversible(network(), reversible)
+        seen = change(module)
+        found.append((gradients(module), seen))
+    return found
+
+
+@pytest.mark.parametrize('keep', ['undo', 'graph'])
+def test_tensor_hooks_on_weights_run_once(keep):
+
+    def change(module):
+        module.keep = keep
+        seen = []
+        for p in module.parameters():
+            p.register_hook(lambda g: g * 10)
+            p.register_hook(lambda g: seen.append(float(g.sum())))
+        return seen
+
+    (ours, ours_seen), (expected, expected_seen) = both(change)
+    assert_close(ours, expected)
+    assert sorted(ours_seen) == pytest.approx(sorted(expected_seen))
+
+
+def test_post_accumulate_and_multi_grad_hooks_run_once():
+
+    def change(module):
+        seen = []
+        for p in module.parameters():
+            p.register_post_accumulate_grad_hook(lambda p: seen.append(float(p.grad.sum())))
+        torch.autograd.graph.register_multi_grad_hook(
+            list(module.parameters()), lambda grads: seen.append(sum(float(g.sum()) for g in grads)))
+        return seen
+
+    (ours, ours_seen), (expected, expected_seen) = both(change)
+    assert_close(ours, expected)
+    assert sorted(ours_seen) == pytest.approx(sorted(expected_seen)) and len(ours_seen) == 17
+
+
+class Auxiliary(nn.Module):
+    """Stores a loss of its own, with a graph or detached."""
+
+    def __init__(self, detach):
+        super().__init__()
+        self.linear, self.detach = nn.Linear(6, 6), detach
+
+    def forward(self, x):
+        y = self.linear(x)
+        loss = y.square().mean()
+        self.loss = loss.detach() if self.detach else loss
+        return y.sin()
+
+
+@pytest.mark.parametrize('keep', ['undo', 'graph'])
+def test_a_loss_stored_on_a_module_is_refused_by_name(keep):
+    module = network(mlp, partial(Auxiliary, detach=False))
+    module.keep = keep
+    with pytest.raises(ReversibilityError, match=r'step 1 \(`couplings.0.g`, Auxiliary\) leaves a tensor behind'):
+        gradients(module)
+
+
+def test_a_detached_cache_is_no_obstacle():
+    gradients(network(mlp, partial(Auxiliary, detach=True)))
+
+
+def test_a_forward_hook_that_takes_activations_is_refused_once_it_is_there():
+    module, taken = network(), {}
+    gradients(module)
+    handle = module.couplings[1].f[0].register_forward_hook(lambda m, args, out: taken.update(out=out))
+    with pytest.raises(ReversibilityError, match='couplings.1.f.*leaves a tensor behind'):
+        gradients(module)
+    handle.remove()
+    module.couplings[1].f[0].register_forward_hook(lambda m, args, out: taken.update(out=out.detach()))
+    gradients(module)
+
+
+def test_a_function_that_changes_is_looked_at_again_after_train():
+    module = network(mlp, partial(Auxiliary, detach=True))
+    gradients(module)
+    module.couplings[0].g.detach = False
+    module.train()
+    with pytest.raises(ReversibilityError, match='leaves a tensor behind'):
+        gradients(module)
+
+
+class OwnGenerator(nn.Module):
+    """Dropout from a generator of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.generator = nn.Linear(6, 6), torch.Generator()
+
+    def forward(self, x):
+        return self.linear(x) * torch.empty_like(x).bernoulli_(0.5, generator=self.generator)
+
+
+def test_a_modules_own_generator_is_replayed():
+    module = network(OwnGenerator, OwnGenerator, mlp, OwnGenerator)
+    for step in range(3):
+        found = []
+        for reversible in (True, False):
+            set_reversible(module, reversible).zero_grad()
+            for m in module.modules():
+                if isinstance(m, OwnGenerator):
+                    m.generator.manual_seed(step)
+            found.append({n: g.clone() for n, g in gradients(module).items()})
+        assert_close(*found)
+
+
+class Scaled(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+        self.register_buffer('scale', torch.ones(6))
+
+    def forward(self, x):
+        return self.linear(x) * self.scale
+
+
+def test_a_buffer_replaced_before_the_backward_does_not_matter():
+    found = []
+    for reversible in (True, False):
+        module = set_reversible(network(Scaled, Scaled), reversible)
+        loss = loss_of(module(*inputs('two_stream')))
+        module.couplings[0].f.scale = torch.zeros(6, dtype=torch.float64)
+        loss.backward()
+        assert not module.couplings[0].f.scale.any()
+        found.append({name: p.grad for name, p in module.named_parameters()})
+    assert_close(*found)
+
+
+def test_a_buffer_changed_in_place_before_the_backward_is_refused_as_by_plain_autograd():
+    for reversible in (True, False):
+        module = set_reversible(network(Scaled, Scaled), reversible)
+        loss = loss_of(module(*inputs('two_stream')))
+        module.couplings[0].f.scale.mul_(2)
+        with pytest.raises(RuntimeError, match='`scale`.*couplings.0.f' if reversible else 'inplace operation'):
+            loss.backward()
+
+
+def test_weights_replaced_before_the_backward_do_not_matter():
+    found = []
+    for reversible in (True, False):
+        module = set_reversible(network(), reversible)
+        weights = {k: (p.detach() * 2).requires_grad_() for k, p in module.named_parameters()}
+        loss = loss_of(torch.func.functional_call(module, weights, inputs('two_stream')))
+        loss.backward()
+        found.append({k: w.grad for k, w in weights.items()})
+    assert_close(*found)
+
+
+def test_new_data_of_a_weight_before_the_backward_is_refused():
+    module = network()
+    loss = loss_of(module(*inputs('two_stream')))
+    module.couplings[0].f[0].weight.data = torch.zeros(12, 6, dtype=torch.float64)
+    with pytest.raises(ReversibilityError, match='`weight` of couplings.0.f.*modified'):
+        loss.backward()
+
+
+@pytest.mark.parametrize('on', [True, False])
+def test_requires_grad_switched_in_between_is_as_under_plain_autograd(on):
+    found = []
+    for reversible in (True, False):
+        module = set_reversible(network(), reversible)
+        module.couplings[0].f[0].weight.requires_grad_(not on)
+        loss = loss_of(module(*inputs('two_stream')))
+        module.couplings[0].f[0].weight.requires_grad_(on)
+        loss.backward()
+        found.append({n: p.grad for n, p in module.named_parameters() if p.grad is not None})
+    assert found[0].keys() >= found[1].keys() - {'couplings.0.f.0.weight'}
+    assert_close(found[0], {n: g for n, g in found[1].items() if n in found[0]})
+
+
+def test_running_statistics_that_a_training_forward_moved_in_between_are_noticed():
+    module = NETWORKS['halves'](depth=2).eval()
+    loss = loss_of(module(*inputs('halves')))
+    module.train()
+    with torch.no_grad():
+        module(*inputs('halves'))
+    with pytest.raises(ReversibilityError, match='num_batches_tracked'):
+        loss.backward()
+
+
+def test_sparse_gradients():
+
+    class Embed(nn.Module):
+
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Embedding(5, 6, sparse=True)
+
+        def forward(self, x):
+            return x.sin() * self.table(torch.arange(5))
+
+    ours, plain = (gradients(set_reversible(network(Embed, Embed), r)) for r in (True, False))
+    for name, g in plain.items():
+        assert ours[name].is_sparse
+        torch.testing.assert_close(ours[name].to_dense(), g.to_dense())
+
+
+def test_lazy_modules_are_told_to_be_initialized_first():
+    module = ReversibleSequence([TwoStreamCoupling(nn.LazyLinear(6), nn.Linear(6, 6))])
+    with pytest.raises(ReversibilityError, match='not initialized yet.*torch.no_grad'):
+        module(torch.randn(2, 6), torch.randn(2, 6))
+
+
+def test_state_dict_in_another_thread_holds_every_buffer_with_its_value():
+    module = NETWORKS['halves'](depth=2)
+    gradients_of = lambda: loss_of(module(*inputs('halves'))).backward()  # noqa: E731
+    gradients_of()
+    keys, wrong, done = set(module.state_dict()), [], threading.Event()
+
+    def watch():
+        while not done.is_set():
+            state = module.state_dict()
+            if set(state) != keys or any(v is None for v in state.values()):
+                wrong.append(keys ^ set(state))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    for _ in range(20):
+        gradients_of()
+    done.set()
+    thread.join()
+    assert not wrong
+
+
+def test_two_threads_on_one_module_each_get_plain_gradients():
+    module = two_stream(3)
+    for m in module.modules():
+        if isinstance(m, nn.Dropout):
+            m.p = 0.
+    module.eval()
+    streams = inputs('two_stream', requires_grad=False)
+    plain = set_reversible(copy.deepcopy(module), False)
+    wanted = torch.autograd.grad(loss_of(plain(*streams)), list(plain.parameters()))
+    wrong = []
+
+    def work():
+        for _ in range(10):
+            found = torch.autograd.grad(loss_of(module(*streams)), list(module.parameters()))
+            if not all(torch.allclose(a, b) for a, b in zip(found, wanted)):
+                wrong.append(1)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert not wrong
+
+
+class Comparisons(TorchDispatchMode):
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func in (torch.ops.aten.equal.default, torch.ops.aten._local_scalar_dense.default):
+            self.found.append(func)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('name', NETWORKS)
+def test_no_values_are_compared(name):
+    module = NETWORKS[name]()
+    with Comparisons() as mode:
+        for _ in range(2):
+            loss_of(module(*inputs(name))).backward()
+    assert not mode.found
+
+
+@pytest.mark.parametrize('name', ['two_stream', 'pyramid'])
+def test_fake_tensors(name):
+    module, shapes = NETWORKS[name](), [x.shape for x in inputs(name, requires_grad=False)]
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        streams = [torch.empty(s, dtype=torch.float64, requires_grad=True) for s in shapes]
+        for _ in range(2):
+            sum(x.sum() for x in module(*streams)).backward()
+    assert streams[0].grad.shape == streams[0].shape
+
+
+def test_transforms_take_the_plain_path():
+    module = network().eval()
+    a, b = inputs('two_stream', requires_grad=False)
+    weights = {k: p.detach() for k, p in module.named_parameters()}
+    found = torch.func.grad(lambda w: loss_of(torch.func.functional_call(module, w, (a, b))))(weights)
+    assert_close(found, gradients(set_reversible(module, False)))
+    set_reversible(module, True)
+    _, tangent = torch.func.jvp(lambda x: module(x, b)[0], (a, ), (torch.ones_like(a), ))
+    assert tangent.abs().sum() > 0
+
+
+KEEPS = ('undo', 'state', 'graph')
+
+
+@pytest.mark.parametrize('seed', range(6))
+@pytest.mark.parametrize('name', NETWORKS)
+def test_any_mixture_of_what_steps_keep_gives_the_same_gradients(name, seed):
+    torch.manual_seed(3)
+    module = NETWORKS[name]()
+    steps = len(module._steps())
+    chosen = torch.randint(3, (steps, ), generator=torch.Generator().manual_seed(seed)).tolist()
+    module.keep = [KEEPS[i] for i in chosen]
+    module.overlap = seed % 2 == 1 and steps > 1
+    assert_same_gradients(module, *inputs(name))
+    torch.manual_seed(5)
+    streams = inputs(name)
+    loss = loss_of(module(*streams))
+    loss.backward(retain_graph=True)
+    first = [x.grad.clone() for x in streams]
+    loss.backward()
+    for x, once in zip(streams, first):
+        torch.testing.assert_close(x.grad, 2 * once)
+
+
+def test_keep_by_a_function_of_the_step_and_with_frozen_steps():
+    module = two_stream(4)
+    module.couplings[0].requires_grad_(False)
+    module.keep = lambda step: 'graph' if step.target.stream == 0 else 'undo'
+    assert_same_gradients(module, *inputs('two_stream', requires_grad=False))
+
+
+@pytest.mark.parametrize('keep, message', [(['undo'], 'each of the 6 steps, got 1'), ('all', "got 'all'")])
+def test_wrong_keep_is_refused(keep, message):
+    module = two_stream(3)
+    module.keep = keep
+    with pytest.raises(ValueError, match=message):
+        module(*inputs('two_stream'))
