@@ -8,7 +8,7 @@ from networks import Network, build_on, images, train_step
 from torch import Tensor
 
 from mmrev.analysis import ModuleStack
-from mmrev.reversible.function import Call
+from mmrev.reversible.call import Call
 from mmrev.testing import PeakMemory
 
 MIB = 2**20
@@ -80,9 +80,10 @@ def _roles(running: ModuleStack) -> Dict[int, Part]:
     roles = {}
     for call in [x for x in gc.get_objects() if type(x) is Call]:
         path = running.path_of(call.describe.__self__)
-        held = {'output kept for backward': call._final or [], 'kept by cache_every': sum(call._kept.values(), [])}
-        held['value of a stream'] = call.streams.tensors if call.streams else []
-        held['gradient of a stream'] = call.gradients.tensors if call.gradients else []
+        held = {'output kept for backward': call.final or [], 'kept state': sum(call.states.values(), [])}
+        holder = call.undo or call
+        held['value of a stream'] = holder.streams.tensors if holder.streams else []
+        held['gradient of a stream'] = call.undo.gradients.tensors if call.undo else []
         for kind, tensors in held.items():
             for i, x in enumerate(tensors):
                 if x is not None:
