@@ -79,7 +79,7 @@ def _roles(running: ModuleStack) -> Dict[int, Part]:
     """What the engine itself holds at this moment, by storage."""
     roles = {}
     for call in [x for x in gc.get_objects() if type(x) is Call]:
-        path = running.path_of(call.describe.__self__)
+        path = running.path_of(call.plan.root)
         held = {'output kept for backward': call.final or [], 'kept state': sum(call.states.values(), [])}
         holder = call.undo or call
         held['value of a stream'] = holder.streams.tensors if holder.streams else []

@@ -47,7 +47,7 @@ class Call:
     """One forward; :class:`~mmrev.reversible.undo.Undo` is a backward of it.
 
     Args:
-        plan: The steps and what each keeps.
+        plan: What is known of the steps.
         overlap: Whether the backward is to overlap steps; what communicates rules it out.
     """
 
@@ -66,7 +66,7 @@ class Call:
         self._observes = not plan.forward_observed
 
     def weights(self, start: int, stop: int) -> List[Tensor]:
-        """Weights of the steps ``[start, stop)`` that require grad, each once; evaluates these steps' surroundings."""
+        """Weights of the steps ``[start, stop)`` that require grad, each once."""
         found: Dict[int, Tensor] = {}
         for function in self.plan.functions[start:stop]:
             found.update((id(p), p) for _, _, p in function.parameters() if p.requires_grad)
@@ -119,8 +119,7 @@ class Call:
 
     def _keep_state(self, index: int, streams: StreamBuffers) -> None:
         wanted = self.plan.needed[index] | {part.stream for part in self.plan.steps[index].sources}
-        everything = self.report is not None
-        self.states[index] = [x if everything or i in wanted else None for i, x in enumerate(streams.tensors)]
+        self.states[index] = [x if self.report or i in wanted else None for i, x in enumerate(streams.tensors)]
         streams.disown()
 
     def _keep_graph(self, index: int, record: Record, out: Tensor, inputs: List[Tensor],
@@ -189,11 +188,9 @@ class Call:
     def _share_written(self) -> None:
         """A buffer that one function writes is kept for all that have it."""
         functions = self.plan.functions
-        written = {id(owner.get(name)) for f in functions for i, (owner, name) in enumerate(f.buffers)
-                   if i in f.written}
+        written = {id(owner[name]) for f in functions for i, (owner, name) in enumerate(f.buffers) if i in f.written}
         for f in functions:
-            f.written |= {i for i, (owner, name) in enumerate(f.buffers) if id(owner.get(name)) in written
-                          and owner.get(name) is not None}
+            f.written |= {i for i, (owner, name) in enumerate(f.buffers) if id(owner.get(name)) in written}
 
 
 def captured(step: str, shape: torch.Size) -> str:

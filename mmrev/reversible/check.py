@@ -9,7 +9,7 @@ from .errors import ReversibilityError
 
 class StepError(NamedTuple):
     """Reconstruction error of one step's target: ``max|x' - x| / max|x|`` (no unit); absolute where ``x`` is zero."""
-    index: int
+    index: int  # type: ignore[assignment]
     step: str
     error: float
 

@@ -79,11 +79,12 @@ class RevSilo(nn.Module):
     def steps(self) -> List[AdditiveStep]:
         coarse_to_fine = range(self.num_outputs - 1, -1, -1)
         down = [
-            AdditiveStep(self.down[f'{i}_{j}'], j, (i, ), creates=(j == self.num_inputs and i == 0))
+            AdditiveStep(self.down[f'{i}_{j}'], StreamPart(j), (StreamPart(i), ),
+                         creates=(j == self.num_inputs and i == 0))
             for j in coarse_to_fine for i in range(j)
         ]
         up = [
-            AdditiveStep(self.up[f'{i}_{j}'], j, (i, )) for j in range(self.num_outputs) for i in coarse_to_fine
-            if i > j
+            AdditiveStep(self.up[f'{i}_{j}'], StreamPart(j), (StreamPart(i), ))
+            for j in range(self.num_outputs) for i in coarse_to_fine if i > j
         ]
         return down + up

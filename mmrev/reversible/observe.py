@@ -15,7 +15,7 @@ from mmrev import compat
 
 from .errors import ReversibilityError
 
-_AccumulateGrad = torch._C._functions.AccumulateGrad
+_AccumulateGrad: Any = vars(torch._C._functions)['AccumulateGrad']
 
 
 class Observer(TorchDispatchMode):

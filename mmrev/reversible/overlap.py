@@ -54,7 +54,8 @@ def collectives() -> int:
     """How many collectives this process has begun, in all groups."""
     if not (dist.is_available() and dist.is_initialized()):
         return 0
-    return sum(group._get_sequence_number_for_group() for group in dist.distributed_c10d._world.pg_map)
+    return sum(group._get_sequence_number_for_group()  # type: ignore[attr-defined]
+               for group in dist.distributed_c10d._world.pg_map)
 
 
 class Ahead:
@@ -109,8 +110,9 @@ class Ahead:
             return
         current = compat.get_device_module(self._device).current_stream(self._device)
         for x in tensors:
-            for stream in (*self._queues, current) if x is not None else ():
-                x.record_stream(stream)
+            if x is not None:
+                for stream in (*self._queues, current):
+                    x.record_stream(stream)
 
 
 def _with_modes(modes: List[Any], function: Callable[[int], Any], index: int) -> Any:

@@ -31,16 +31,16 @@ def _joined(stream: _Stream) -> Tensor:
 
 def _read(current: List[_Stream], part: StreamPart) -> Tensor:
     stream = current[part.stream]
-    if not part.whole:
+    if part.start is not None and part.stop is not None:
         if not isinstance(stream, Tensor) and (part.start, part.stop) in stream:
             return stream[part.start, part.stop]
         return part.of(_joined(stream))
-    current[part.stream] = _joined(stream)
-    return current[part.stream]
+    whole = current[part.stream] = _joined(stream)
+    return whole
 
 
 def _write(current: List[_Stream], part: StreamPart, value: Tensor) -> None:
-    if part.whole:
+    if part.start is None or part.stop is None:
         current[part.stream] = value
         return
     stream = current[part.stream]

@@ -1,5 +1,5 @@
 """The steps of a sequence, worked out once: segments, what each step keeps, and what the undo must bring back."""
-from typing import Any, Callable, FrozenSet, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import nn
@@ -23,8 +23,9 @@ class Plan:
         lock: Held while a function runs.
     """
 
-    def __init__(self, root: nn.Module, couplings: Sequence[nn.Module], keep: Keep, cache_every: Optional[int],
+    def __init__(self, root: nn.Module, couplings: Iterable[nn.Module], keep: Keep, cache_every: Optional[int],
                  lock: Any):
+        self.root = root
         self.settings = (keep, cache_every)
         self.steps: List[AdditiveStep] = []
         self.segments: List[Tuple[int, int]] = []  # the steps of each coupling: one node of autograd's graph
@@ -33,7 +34,7 @@ class Plan:
             start = len(self.steps)
             if cache_every and i and i % cache_every == 0:
                 states.append(start)
-            self.steps += coupling.steps()
+            self.steps += steps_of(coupling)
             if len(self.steps) > start:
                 self.segments.append((start, len(self.steps)))
         self.functions = [Function(step.f, lock) for step in self.steps]
@@ -78,6 +79,11 @@ class Plan:
             if keep != GRAPH:
                 needed |= sources
         self.needed.append(needed)
+
+
+def steps_of(coupling: Any) -> List[AdditiveStep]:
+    """The steps that a coupling says."""
+    return list(coupling.steps())
 
 
 def signature(modules: Sequence[nn.Module]) -> List[Tuple[Any, ...]]:

@@ -83,10 +83,7 @@ def _skips_untracked_statistics(m: nn.Module) -> bool:
 
 
 class Replay:
-    """What one evaluation of a function found.
-
-    Usage: ``replay = Replay(function, autocast, keep_all)``, run the function, ``replay.finish(...)``; later
-    ``with replay.again(...): ...``.
+    """What one evaluation of a function found; construct it, run the function, then :meth:`finish`.
 
     Args:
         keep_all: Copy all buffers, for what the function writes is not known yet.
@@ -138,7 +135,8 @@ class Replay:
     def settle(self) -> None:
         """Keep copies only of buffers that some function has changed since; once per forward that is observed."""
         self._before = {i: before for i, before in self._before.items()
-                        if i in self._function.written or version(self._found[i]) != self._versions[i]}
+                        for b in [self._found[i]]
+                        if i in self._function.written or b is not None and version(b) != self._versions[i]}
 
     @contextmanager
     def again(self, step: str) -> Iterator[None]:

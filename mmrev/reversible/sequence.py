@@ -13,7 +13,7 @@ from .errors import ReversibilityError
 from .node import run_reversible
 from .overlap import obstacle, settle
 from .plain import run_plain
-from .plan import Keep, Plan
+from .plan import Keep, Plan, steps_of
 from .step import AdditiveStep
 from .streams import StreamBuffers
 
@@ -108,7 +108,7 @@ class ReversibleSequence(nn.Module):
         return self._own_lock
 
     def _steps(self) -> List[AdditiveStep]:
-        return [step for coupling in self.couplings for step in coupling.steps()]
+        return [step for coupling in self.couplings for step in steps_of(coupling)]
 
     @staticmethod
     def _obstacle(plan: Plan, device: torch.device) -> Optional[str]:
