@@ -2,11 +2,12 @@
 from .check import ReconstructionReport, StepError, check_reconstruction
 from .coupling import NewStream, RevSilo, TwoStreamCoupling
 from .errors import ReversibilityError
+from .plan import Keep
 from .sequence import ReversibleSequence
 from .step import AdditiveStep
 from .streams import StreamPart
 
 __all__ = [
-    'AdditiveStep', 'NewStream', 'ReconstructionReport', 'ReversibilityError', 'ReversibleSequence', 'RevSilo',
+    'AdditiveStep', 'Keep', 'NewStream', 'ReconstructionReport', 'ReversibilityError', 'ReversibleSequence', 'RevSilo',
     'StepError', 'StreamPart', 'TwoStreamCoupling', 'check_reconstruction'
 ]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrev.registry import MODELS
-from mmrev.reversible import AdditiveStep, ReversibleSequence, RevSilo, StreamPart, TwoStreamCoupling
+from mmrev.reversible import AdditiveStep, Keep, RevSilo, ReversibleSequence, StreamPart, TwoStreamCoupling
 
 from ..layers import MBConv
 from ..pretrained import initialization, starts_from_weights
@@ -112,6 +112,8 @@ class RevBiFPN(BaseModule):
             :class:`~mmrev.reversible.ReversibleSequence`.
         overlap: In backward, recompute a step while the gradient of the one after it is computed, see
             :class:`~mmrev.reversible.ReversibleSequence`.
+        keep: What each step keeps for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
+            list, see :class:`~mmrev.reversible.ReversibleSequence`.
         drop_path_rate: Stochastic depth of the last stage, growing linearly from the first; None is ``arch``'s.
         zero_init_residual: Begin training with a zero scale in the last norm of every function that adds to a level, so
             that the levels, which no norm holds, begin as what the stem and the first downsamplings make of the image.
@@ -161,6 +163,7 @@ class RevBiFPN(BaseModule):
                  reversible: bool = True,
                  cache_every: Optional[int] = None,
                  overlap: bool = False,
+                 keep: Keep = None,
                  drop_path_rate: Optional[float] = None,
                  zero_init_residual: bool = True,
                  init_cfg: Union[dict, List[dict], None] = None):
@@ -185,7 +188,7 @@ class RevBiFPN(BaseModule):
                 self.level_channels[begins[k]] if k < len(begins) else None,
                 drop_path_rate=max_drop * (k + 1) / num_stages,
                 **arch) for k in range(num_stages)
-        ], reversible, cache_every, overlap)
+        ], reversible, cache_every, overlap, keep)
         self._check_indices(num_stages)
         self.channels = tuple(self.level_channels[i] for i in self.out_indices)
         self._freeze_stages()

@@ -13,7 +13,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmrev.registry import MODELS
-from mmrev.reversible import NewStream, ReversibleSequence
+from mmrev.reversible import Keep, NewStream, ReversibleSequence
 
 from ...layers import MLP, DropPath, PatchEmbed, PoolingAttention
 from ..layers.two_stream import (Fork, FusedStreams, TwoStreamBlock, check_choice, freeze, level_indices, pre_norm,
@@ -80,6 +80,8 @@ class RevMViT(BaseModule):
             :class:`~mmrev.reversible.ReversibleSequence`.
         overlap: In backward, recompute a step while the gradient of the one after it is computed, see
             :class:`~mmrev.reversible.ReversibleSequence`.
+        keep: What each step keeps for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
+            list, see :class:`~mmrev.reversible.ReversibleSequence`.
         init_cfg: Initialisation.
 
     Shape:
@@ -125,6 +127,7 @@ class RevMViT(BaseModule):
                  reversible: bool = True,
                  cache_every: Optional[int] = None,
                  overlap: bool = False,
+                 keep: Keep = None,
                  init_cfg: Union[dict, List[dict], None] = None):
         super().__init__(initialization(init_cfg, [
             dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.)]))
@@ -173,7 +176,7 @@ class RevMViT(BaseModule):
                 blocks[-1].after['level'] = NewStream(FusedStreams(norm), count, streams)
                 self._levels.append(count)
                 count += 1
-        self.blocks = ReversibleSequence(blocks, reversible, cache_every, overlap)
+        self.blocks = ReversibleSequence(blocks, reversible, cache_every, overlap, keep)
         self.pooled_norms = nn.ModuleList(
             token_norm(self._norm_cfg, c) for c in self.channels) if norm_pooled else None
         self._freeze_stages()

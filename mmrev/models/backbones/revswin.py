@@ -14,7 +14,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmrev.registry import MODELS
-from mmrev.reversible import AdditiveStep, NewStream, ReversibleSequence
+from mmrev.reversible import AdditiveStep, Keep, NewStream, ReversibleSequence
 
 from ...layers import MLP, PatchEmbed, PatchMerging, WindowAttention
 from ..layers.two_stream import (Copy, FusedStreams, TwoStreamBlock, check_choice, freeze, level_indices, pre_norm,
@@ -100,6 +100,8 @@ class RevSwin(BaseModule):
             :class:`~mmrev.reversible.ReversibleSequence`.
         overlap: In backward, recompute a step while the gradient of the one after it is computed, see
             :class:`~mmrev.reversible.ReversibleSequence`.
+        keep: What each step keeps for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
+            list, see :class:`~mmrev.reversible.ReversibleSequence`.
         init_cfg: Initialisation.
 
     Shape:
@@ -136,6 +138,7 @@ class RevSwin(BaseModule):
                  reversible: bool = True,
                  cache_every: Optional[int] = None,
                  overlap: bool = False,
+                 keep: Keep = None,
                  init_cfg: Union[dict, List[dict], None] = None):
         super().__init__(initialization(init_cfg, [
             dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.)]))
@@ -163,7 +166,7 @@ class RevSwin(BaseModule):
             blocks += [self._block(channels, num_heads, i, rates[len(blocks) + i], streams)
                        for i in range(self.depths[stage])]
             streams = self._end_stage(blocks[-1], stage, channels, streams, eps)
-        self.blocks = ReversibleSequence(blocks, reversible, cache_every, overlap)
+        self.blocks = ReversibleSequence(blocks, reversible, cache_every, overlap, keep)
         self._freeze_stages()
 
     @classmethod

@@ -15,7 +15,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmrev.registry import MODELS
-from mmrev.reversible import NewStream, ReversibleSequence
+from mmrev.reversible import Keep, NewStream, ReversibleSequence
 
 from ...layers import MLP, PatchEmbed, resize_pos_embed
 from ...layers.patch_embed import loaded_grid, state_grid
@@ -61,6 +61,8 @@ class RevViT(BaseModule):
             :class:`~mmrev.reversible.ReversibleSequence`.
         overlap: In backward, recompute a step while the gradient of the one after it is computed, see
             :class:`~mmrev.reversible.ReversibleSequence`.
+        keep: What each step keeps for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
+            list, see :class:`~mmrev.reversible.ReversibleSequence`.
         init_cfg: Initialisation.
 
     Shape:
@@ -110,6 +112,7 @@ class RevViT(BaseModule):
                  reversible: bool = True,
                  cache_every: Optional[int] = None,
                  overlap: bool = False,
+                 keep: Keep = None,
                  init_cfg: Union[dict, List[dict], None] = None):
         super().__init__(initialization(init_cfg, [
             dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.)]))
@@ -144,7 +147,7 @@ class RevViT(BaseModule):
         for target, i in enumerate(self.out_indices, 2):
             norm = token_norm(norm_cfg, 2 * dims) if final_norm and not norm_pooled else None
             blocks[i].after['level'] = NewStream(FusedStreams(norm, fusion_mode), target, (0, 1))
-        self.layers = ReversibleSequence(blocks, reversible, cache_every, overlap)
+        self.layers = ReversibleSequence(blocks, reversible, cache_every, overlap, keep)
         self.channels = (2 * dims if fusion_mode == 'concat' else dims, ) * len(self.out_indices)
         self.pooled_norms = nn.ModuleList(token_norm(norm_cfg, c) for c in self.channels) if norm_pooled else None
         self._register_state_dict_hook(state_grid)
