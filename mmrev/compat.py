@@ -20,9 +20,9 @@ from torch.utils import flop_counter
 from torch.utils._pytree import tree_map
 
 __all__ = [
-    'add_safe_globals', 'backward_into', 'edge_node', 'flop_registry', 'get_autocast_dtype', 'get_device_module',
-    'has_global_hooks', 'is_autocast_available', 'is_autocast_enabled', 'is_compiling', 'is_exporting',
-    'load_weights_only', 'notice_freed', 'output_edge', 'when_freed', 'without_attention_fast_path'
+    'add_safe_globals', 'backward_into', 'can_save_memory', 'edge_node', 'flop_registry', 'get_autocast_dtype',
+    'get_device_module', 'has_global_hooks', 'is_autocast_available', 'is_autocast_enabled', 'is_compiling',
+    'is_exporting', 'load_weights_only', 'notice_freed', 'output_edge', 'when_freed', 'without_attention_fast_path'
 ]
 
 _VERSION = tuple(int(number) for number in torch.__version__.split('.')[:2])
@@ -77,6 +77,7 @@ def has_global_hooks() -> bool:
 
 # ------------------------------------------------------------------------------------------------- autograd
 
+can_save_memory = _VERSION >= (2, 5)  # torch tells which saved-tensor hooks are active
 _EDGES = _VERSION >= (2, 5)  # torch.autograd.grad accepts a GradientEdge as an output
 
 

@@ -69,6 +69,7 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
         A report that fills with the first forward.
 
     Raises:
+        RuntimeError: Before PyTorch 2.5.
         ValueError: For an unknown level, a name that the model does not have, or names with ``level='cheap'``.
 
     Example:
@@ -77,6 +78,9 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
         >>> print(report)
         kept 73.2 → 26.3 MiB per image
     """
+    if not compat.can_save_memory:
+        raise RuntimeError(f'save_memory needs PyTorch 2.5 or later, this is {torch.__version__}; update PyTorch, or use '
+                           f'activation checkpointing (`with_cp=True` in many configs)')
     if level not in LEVELS:
         raise ValueError(f'`level` must be one of {", ".join(map(repr, LEVELS))}; got {level!r}')
     if level == 'cheap' and modules is not None:
