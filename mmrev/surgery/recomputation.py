@@ -79,7 +79,7 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
         kept 73.2 → 26.3 MiB per image
     """
     if not compat.can_save_memory:
-        raise RuntimeError(f'save_memory needs PyTorch 2.5 or later, this is {torch.__version__}; update PyTorch, or use '
+        raise RuntimeError(f'save_memory needs PyTorch 2.5 or later, this is {torch.__version__}; update it, or use '
                            f'activation checkpointing (`with_cp=True` in many configs)')
     if level not in LEVELS:
         raise ValueError(f'`level` must be one of {", ".join(map(repr, LEVELS))}; got {level!r}')
