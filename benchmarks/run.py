@@ -135,7 +135,8 @@ def report_overhead(args) -> dict:
 
 
 PARTS = {'time': report_time, 'overhead': report_overhead, 'memory': report_memory,
-         'transformers': report_transformers, 'depth': report_depth, 'peak': report_peak, 'picture': report_picture, 'detectors': report_detectors}
+         'transformers': report_transformers, 'depth': report_depth, 'peak': report_peak, 'picture': report_picture,
+         'detectors': report_detectors}
 DEFAULT = ('time', 'memory', 'transformers', 'depth', 'peak')
 
 
