@@ -34,6 +34,7 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
     try:
         with phase('unexpected error', 'Run again with --traceback, and report it', status=1):
             body(parser.parse_args(argv))
+            _leave_process_group()
     except KeyboardInterrupt as stop:
         if os.environ.get('LOCAL_RANK', '0') == '0':
             print(f'\n{parser.prog}: interrupted. {stop}'.rstrip(), file=sys.stderr, flush=True)
@@ -44,6 +45,13 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
         _say(f'{parser.prog}: error: {error}')
         return error.status
     return 0
+
+
+def _leave_process_group() -> None:
+    """End the process group: a process that exits within one may abort, for threads of it still run."""
+    distributed = sys.modules.get('torch.distributed')
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _say(text: str) -> None:
