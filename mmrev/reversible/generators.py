@@ -7,6 +7,8 @@ from torch import Tensor
 
 from mmrev import compat
 
+_OFFSETS = hasattr(torch.Generator, 'get_offset')
+
 
 def default_generators(tensors: Sequence[Tensor]) -> List[torch.Generator]:
     """The generators that a function of ``tensors`` draws from by default: the CPU's, and that of each device."""
@@ -26,7 +28,7 @@ def _is_capturing(device: torch.device) -> bool:
 
 def _place(generator: torch.Generator) -> Any:
     """Where a generator stands: on a GPU its offset, elsewhere its state."""
-    return generator.get_offset() if generator.device.type == 'cuda' else generator.get_state()
+    return generator.get_offset() if _OFFSETS and generator.device.type == 'cuda' else generator.get_state()
 
 
 def _is_same(a: Any, b: Any) -> bool:

@@ -263,3 +263,19 @@ def test_checkpointing_recomputes_it():
     weight, layer.weight.grad = layer.weight.grad, None
     layer(y).square().sum().backward()
     assert_equal({'x': x.grad, 'w': weight}, {'x': y.grad, 'w': layer.weight.grad})
+
+
+def test_a_reversible_network_moves_running_statistics_once_and_copies_none():
+    from mmrev.layers import InPlaceABN
+    from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
+    from mmrev.testing import assert_same_gradients
+
+    def f():
+        return nn.Sequential(nn.Conv2d(4, 4, 1), InPlaceABN(4), nn.Conv2d(4, 4, 1))
+
+    torch.manual_seed(0)
+    module = ReversibleSequence([TwoStreamCoupling(f(), f()) for _ in range(2)]).double()
+    streams = [torch.randn(2, 4, 5, 5, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    assert_same_gradients(module, *streams)
+    sum(x.sum() for x in module(*streams)).backward()
+    assert not any(function.buffers for function in module._plan.functions)

@@ -59,6 +59,7 @@ class ABN(_InstanceNorm):
         ValueError: For an unknown activation, and in forward for a shape or a single value per channel in training.
     """
     _abbr_ = 'bn'
+    skips_untracked_statistics = True  # a reversible network replays it with `track_running_stats` off
 
     def __init__(self,
                  num_features: int,
