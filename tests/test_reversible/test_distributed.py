@@ -1,5 +1,4 @@
 """Two real gloo processes equal one process with the joined batch."""
-import socket
 from contextlib import nullcontext
 
 import pytest
@@ -108,23 +107,25 @@ def run_case(rank, norm, find_unused, accumulate):
     return {k: v.detach().clone().numpy() for k, v in module.state_dict().items()}
 
 
-def worker(rank, port, queue):
+def worker(rank, store, queue):
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', f'tcp://127.0.0.1:{port}', rank=rank, world_size=WORLD)
+    dist.init_process_group('gloo', f'file://{store}', rank=rank, world_size=WORLD)
     queue.put((rank, [run_case(rank, *case) for case in CASES]))
     dist.barrier()
     dist.destroy_process_group()
 
 
 @pytest.fixture(scope='module')
-def states():
+def states(tmp_path_factory):
     """``{case: [state dict of each rank]}``; one pair of processes runs all cases, for starting them takes longest."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
+    store = tmp_path_factory.mktemp('gloo') / 'store'  # a free port may be taken by another test until it is used
     queue = mp.get_context('spawn').SimpleQueue()
-    processes = mp.start_processes(worker, (port, queue), WORLD, join=False, start_method='spawn')
-    results = dict(queue.get() for _ in range(WORLD))
+    processes = mp.start_processes(worker, (str(store), queue), WORLD, join=False, start_method='spawn')
+    results = {}
+    while len(results) < WORLD:
+        while queue.empty():
+            processes.join(0.2)  # raises if one has failed
+        results.update([queue.get()])
     processes.join()
     return {case: [results[rank][i] for rank in range(WORLD)] for i, case in enumerate(CASES)}
 
