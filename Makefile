@@ -36,7 +36,7 @@ lint: setup  ## ruff and mypy, in seconds
 	$(ENV)/bin/ruff check .
 	$(ENV)/bin/mypy
 
-doctor: setup  ## versions, and what mends whatever is wrong
+doctor: setup  ## versions, and what fixes whatever is wrong
 	$(PY) -m mmrev.doctor
 
 wheel: .setup/build/.ready  ## dist/mmrev-*.whl, without setting up PyTorch

@@ -61,6 +61,9 @@ class ReversibleSequence(nn.Module):
         self._own_lock: Any = None
 
     def forward(self, *streams: Tensor) -> Tuple[Tensor, ...]:
+        if '_is_replica' in self.__dict__ and self.reversible and torch.is_grad_enabled():
+            raise ReversibilityError('a reversible sequence cannot be trained within `DataParallel`, whose replicas '
+                                     'hold no parameters; use `DistributedDataParallel`, or set `reversible=False`')
         streams = tuple(self._keep_float32_under_autocast(x) for x in streams)
         needs_graph = self._needs_graph(streams)
         plain = not self.reversible or torch.jit.is_tracing() or _is_transformed()
@@ -83,9 +86,6 @@ class ReversibleSequence(nn.Module):
     def _run_reversible(self, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         if compat.is_exporting():
             return run_plain(self._steps(), streams)
-        if '_is_replica' in self.__dict__:
-            raise ReversibilityError('a reversible sequence cannot be trained within `DataParallel`, whose replicas '
-                                     'hold no parameters; use `DistributedDataParallel`, or set `reversible=False`')
         settle()
         plan = self._current_plan()
         reason = self._obstacle(plan, streams[0].device) if self.overlap else None
@@ -97,7 +97,7 @@ class ReversibleSequence(nn.Module):
 
     def _current_plan(self) -> Plan:
         plan = self._plan
-        settings = (self.keep, self.cache_every)
+        settings = (tuple(self.keep) if isinstance(self.keep, list) else self.keep, self.cache_every)
         if plan is None or plan.settings != settings or not plan.is_current():
             plan = self._plan = Plan(self, self.couplings, *settings, self._lock())
         return plan

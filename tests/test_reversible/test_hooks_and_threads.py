@@ -373,3 +373,19 @@ def test_wrong_keep_is_refused(keep, message):
     module.keep = keep
     with pytest.raises(ValueError, match=message):
         module(*inputs('two_stream'))
+
+
+@pytest.mark.parametrize('requires_grad', [True, False])
+def test_replicas_of_data_parallel_are_refused(requires_grad):
+    replica = two_stream(1)._replicate_for_data_parallel()
+    with pytest.raises(ReversibilityError, match='DataParallel'):
+        replica(*inputs('two_stream', requires_grad=requires_grad))
+
+
+def test_a_list_of_what_steps_keep_may_be_changed_in_place():
+    module = two_stream(2)
+    module.keep = ['undo'] * 4
+    loss_of(module(*inputs('two_stream')))
+    module.keep[0] = 'graph'
+    loss_of(module(*inputs('two_stream')))
+    assert module._plan.keep[0] == 'graph'
