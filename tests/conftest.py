@@ -6,6 +6,7 @@ import os
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
 import re  # noqa: E402
+import sys  # noqa: E402
 from functools import lru_cache  # noqa: E402
 
 import pytest  # noqa: E402
@@ -73,3 +74,12 @@ def find_a_config_of_a_host_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Config, '_get_cfg_path', staticmethod(lru_cache(maxsize=None)(find)))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_logger_of_an_earlier_test():
+    """mmengine's global logger would write to the captured stream of the test that made it, which is closed."""
+    yield
+    logging = sys.modules.get('mmengine.logging')
+    if logging is not None:
+        logging.MMLogger._instance_dict.clear()

@@ -1,7 +1,9 @@
 """``python -m mmrev.cli.launch``: torchrun, with two lines about the process that failed first for its report."""
 import logging
 import os
+import signal
 import sys
+from typing import Any, Dict, Tuple
 
 
 def main() -> int:
@@ -14,13 +16,21 @@ def main() -> int:
     try:
         torchrun()
     except ChildFailedError as error:
-        rank, failure = error.get_first_failure()
+        rank, failure = first_failure(error.failures)
         told = failure.message['message'] if isinstance(failure.message, dict) else None
         print(told or f'mmrev: error: process {rank}: {failure.message}', file=sys.stderr)
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except SignalException as stop:
         return 128 + stop.sigval  # as a shell counts: 130 after Ctrl-C
     return 0
+
+
+def first_failure(failures: Dict[int, Any]) -> Tuple[int, Any]:
+    """Rank and report of the process that failed first; those that were stopped because of it do not count.
+
+    Times are whole seconds, so they cannot tell alone.
+    """
+    return min(failures.items(), key=lambda item: (item[1].exitcode == -signal.SIGTERM, item[1].timestamp))
 
 
 if __name__ == '__main__':

@@ -3,6 +3,7 @@
 The first forward and the first backward after a change of the modules run under these observers; later ones do not.
 """
 import gc
+import time
 import weakref
 from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
 
@@ -16,6 +17,9 @@ from mmrev import compat
 from .errors import ReversibilityError
 
 _AccumulateGrad: Any = vars(torch._C._functions)['AccumulateGrad']
+
+# A thread of a process group holds the tensors of a collective for a moment after it has ended.
+_RELEASE_SECONDS = 0.5
 
 
 class Observer(TorchDispatchMode):
@@ -47,6 +51,11 @@ class Observer(TorchDispatchMode):
         found = self._alive()
         if found:
             gc.collect()
+            found = self._alive()
+        deadline = time.monotonic() + _RELEASE_SECONDS
+        while found and time.monotonic() < deadline:
+            del found
+            time.sleep(0.01)
             found = self._alive()
         return found
 
