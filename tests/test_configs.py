@@ -24,21 +24,26 @@ DIGITS = ['faster_rcnn_revbifpn_s0_digits', 'mask_rcnn_revbifpn_s0_digits']
 
 def all_configs():
     """Every config that is meant to be run, by its path below configs/."""
-    return [str(path.relative_to(CONFIGS)) for path in sorted(CONFIGS.glob('*/*.py')) if path.parts[-2] != '_base_']
+    return [str(path.relative_to(CONFIGS)) for path in sorted(CONFIGS.glob('*/*.py'))
+            if path.parts[-2] != '_base_' and not path.name.startswith('_')]
 
 
 def load(name):
     return Config.fromfile(CONFIGS / name)
 
 
-def bases(path):
-    """The files that a config inherits from, mmdet's as None."""
+def written_bases(path):
+    """What a config inherits from, as it writes it."""
     for statement in ast.parse(path.read_text(encoding='utf-8')).body:
         if isinstance(statement, ast.Assign) and getattr(statement.targets[0], 'id', None) == '_base_':
             value = ast.literal_eval(statement.value)
-            names = value if isinstance(value, list) else [value]
-            return [None if '::' in name else (path.parent / name).resolve() for name in names]
+            return value if isinstance(value, list) else [value]
     return []
+
+
+def bases(path):
+    """The files that a config inherits from, mmdet's as None."""
+    return [None if '::' in name else (path.parent / name).resolve() for name in written_bases(path)]
 
 
 def layers(path):
@@ -56,6 +61,29 @@ def chain(path):
 @pytest.mark.parametrize('name', all_configs())
 def test_config_has_at_most_three_layers(name):
     assert layers(CONFIGS / name) <= 3
+
+
+@pytest.mark.parametrize('name', all_configs())
+def test_a_config_without_an_underscore_can_be_run_and_says_its_batch_size(name):
+    cfg = load(name)
+    assert {'type', 'backbone'} <= cfg.model.keys() and cfg.train_dataloader.dataset and cfg.optim_wrapper.optimizer
+    stated = re.search(r'_(\d+)xb(\d+)[-_]', name)
+    if stated:
+        processes, images = map(int, stated.groups())
+        assert cfg.train_dataloader.batch_size == images
+        assert cfg.auto_scale_lr.base_batch_size == processes * images
+    of_data = re.search(r'_bs(\d+)', nearest_data(CONFIGS / name))
+    assert not of_data or int(of_data.group(1)) == cfg.train_dataloader.batch_size
+
+
+def nearest_data(path):
+    """The name of the first data set's file among the bases, nearest to the config first."""
+    names = written_bases(path)
+    for base in names:
+        if '/datasets/' in base:
+            return base
+    found = (nearest_data((path.parent / base).resolve()) for base in names if '::' not in base)
+    return next(filter(None, found), '')
 
 
 @pytest.mark.parametrize('path', sorted((CONFIGS / '_base_').rglob('*.py')), ids=lambda path: path.name)
