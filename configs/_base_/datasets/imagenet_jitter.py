@@ -1,4 +1,6 @@
-"""ImageNet-1k with random crops, colour jitter and lighting noise; single crop of 224 pixels in tests, or ten (--tta). The batch size is left to the configs.
+"""ImageNet-1k with random crops, colour jitter and lighting noise; single crop of 224 pixels in tests, or ten (--tta).
+
+The batch size is left to the configs.
 
 Other tests: `--cfg-options tta_pipeline.1.scale=352 tta_pipeline.2.crop_size=320`, and for a single crop
 `test_dataloader.dataset.pipeline.1.scale=320 test_dataloader.dataset.pipeline.2.crop_size=320`.
