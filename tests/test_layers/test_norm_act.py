@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mmrev.layers import norm_act
-from mmrev.layers.norm_act import _NormAct
+from mmrev.layers.fused.norm_act import _NormAct
 from mmrev.testing import PeakMemory
 
 MODES = ['train', 'eval', 'no_affine', 'no_statistics', 'average']

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from mmrev.registry import MODELS
 
 from ...layers import ABN, BatchNormAct, MaxPool3x3, conv_norm, convolve, max_pool3x3
-from ...layers.forms import is_watched
-from ..layers.activated_backbone import ActivatedBackbone
+from ...layers.fused.guard import is_watched
+from ..blocks.activated_backbone import ActivatedBackbone
 
 # Of channels, stride, dilation, and whether the block begins a stage of another resolution: a pooling, then a
 # convolution of as many channels, which a norm and an activation follow. Either may be left out.

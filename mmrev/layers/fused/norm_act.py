@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from mmrev.compat import backward_into
 
-from .forms import is_staged, is_watched
+from .guard import is_staged, is_watched
 
 aten = torch.ops.aten
 

@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from .forms import is_staged, needs_gradient
+from .guard import is_staged, needs_gradient
 
 aten = torch.ops.aten
 _INT16_MAX = torch.iinfo(torch.int16).max

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from mmrev import compat
 
-from .forms import is_any_watched, is_staged, is_watched, needs_gradient
+from .guard import is_any_watched, is_staged, is_watched, needs_gradient
 
 _FEW_PIXELS = 2048  # of the whole batch; with more of them oneDNN's convolution is as fast or faster
 _MANY_VALUES = 2**18  # of the output; with fewer of them the norm takes less time than its folding
