@@ -5,12 +5,12 @@ Each file shows a formula; :mod:`mmrev.layers.fused` has the forms that are fast
 from typing import Any
 
 from .attention import MultiheadAttention, PoolingAttention, WindowAttention
+from .conv_norm import conv_norm, convolve
 from .drop_path import DropPath
-from .fused.conv_norm import conv_norm, convolve
-from .fused.max_pool import MaxPool3x3, max_pool3x3, max_pool_tokens
-from .fused.norm_act import norm_act
 from .inplace_abn import ABN, BatchNormAct, InPlaceABN, InPlaceABNSync
+from .max_pool import MaxPool3x3, max_pool3x3, max_pool_tokens
 from .mlp import MLP
+from .norm_act import norm_act
 from .patch_embed import PatchEmbed, PatchMerging, resize_pos_embed
 from .pre_norm import PreNorm
 from .token_pooling import TokenPooling

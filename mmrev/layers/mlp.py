@@ -1,14 +1,11 @@
-"""The two-layer perceptron of transformers (Vaswani et al. 2017, eq. 2) with GELU (Hendrycks and Gimpel 2016)."""
+"""The two-layer MLP of transformers (Vaswani et al. 2017, eq. 2) with GELU (Hendrycks and Gimpel 2016)."""
 from typing import Optional
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fused.gelu_linear import GELULinear
-from .fused.guard import is_own_linear, is_staged, needs_gradient
-
-aten = torch.ops.aten
+from .fused.gelu_linear import gelu_linear
+from .fused.guard import may_fuse
 
 
 class MLP(nn.Module):
@@ -38,11 +35,8 @@ class MLP(nn.Module):
         if self.training and self.drop_rate:
             x = self.fc2(F.dropout(F.gelu(x), self.drop_rate))
             return F.dropout(x, self.drop_rate)
-        if not is_staged():
-            if x.requires_grad and is_own_linear(self.fc2):
-                return GELULinear.apply(x, self.fc2.weight, self.fc2.bias)
-            if not needs_gradient(x, self.fc2.weight) and is_own_linear(self.fc1):
-                return self.fc2(aten.gelu_(x))
+        if type(self.fc1) is type(self.fc2) is nn.Linear and may_fuse(self.fc1, self.fc2):
+            return gelu_linear(x, self.fc2)
         return self.fc2(F.gelu(x))
 
     def extra_repr(self) -> str:

@@ -1,13 +1,10 @@
 """The parameter-free layer that takes the place of self-attention (Han et al. 2022, arXiv:2202.02777)."""
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fused.guard import is_own_linear, is_staged, needs_gradient
-from .fused.max_pool import max_pool_tokens
-from .fused.pooled_linear import PooledLinear
-
-aten = torch.ops.aten
+from .fused.guard import may_fuse
+from .fused.pooled_linear import pooled_linear
+from .max_pool import max_pool_tokens
 
 
 class TokenPooling(nn.Module):
@@ -33,11 +30,8 @@ class TokenPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        if (is_staged() or not is_own_linear(self.fc1) or not is_own_linear(self.fc2)
-                or needs_gradient(self.fc2.weight) and not needs_gradient(x)):
-            x = self.fc2(F.gelu(max_pool_tokens(F.gelu(x))))
-        elif needs_gradient(x):
-            x = PooledLinear.apply(x, self.fc2.weight, self.fc2.bias)
+        if type(self.fc1) is type(self.fc2) is nn.Linear and may_fuse(self.fc1, self.fc2) and x.numel():
+            x = pooled_linear(x, self.fc2)
         else:
-            x = self.fc2(aten.gelu_(max_pool_tokens(aten.gelu_(x), inplace=True)))
+            x = self.fc2(F.gelu(max_pool_tokens(F.gelu(x))))
         return self.drop(x)

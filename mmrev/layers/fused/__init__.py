@@ -1,4 +1,5 @@
-"""Formulas of :mod:`mmrev.layers` in forms that are faster or keep less for backward.
+"""Forms of the formulas in :mod:`mmrev.layers` that are faster or keep less for backward.
 
-The plain form is the reference, and what compiles, exports, traces or watches a network sees it: :mod:`.guard`.
+The plain form is the reference, and what compiles, exports, traces or watches a network sees it. One guard decides:
+:func:`.guard.may_fuse`.
 """

@@ -1,63 +1,53 @@
-"""A convolution and its batch norm, in the forms that a CPU evaluates soonest."""
+"""A convolution and its batch norm in the forms that are fastest on a CPU."""
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrev import compat
 
-from .guard import is_any_watched, is_staged, is_watched, needs_gradient
+from .guard import may_fuse, needs_gradient
 
 _FEW_PIXELS = 2048  # of the whole batch; with more of them oneDNN's convolution is as fast or faster
 _MANY_VALUES = 2**18  # of the output; with fewer of them the norm takes less time than its folding
 
 
-def convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """``conv(x)``, as a product of matrices where it is a 1x1 convolution of few pixels on a CPU, channels last.
+def is_product(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Whether it is a 1x1 convolution of few pixels on a CPU, channels last, that :func:`product` may compute."""
+    return _is_known(x, conv) and _is_small_1x1(x, conv)
 
-    For those oneDNN lays the weights out anew at every call, in forward and backward, which takes longer than the
-    convolution itself. What traces, exports, compiles or watches ``conv`` sees it as it is.
 
-    Shape:
-        Input: ``(B, C, H, W)``; output: that of ``conv``.
+def product(x: Tensor, conv: nn.Conv2d) -> Tensor:
+    """A 1x1 convolution as a product of matrices.
+
+    oneDNN reorders the weights at every call, in forward and backward. With few pixels that takes longer than the
+    convolution itself.
     """
-    if not (_is_ours(x, conv) and _is_product(x, conv)):
-        return conv(x)
     pixels = x[:, :, ::conv.stride[0], ::conv.stride[1]].permute(0, 2, 3, 1)  # (B, H, W, C)
     return F.linear(pixels, conv.weight.flatten(1), conv.bias).permute(0, 3, 1, 2)
 
 
-def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """``norm(conv(x))``: the same to rounding, sooner on a CPU.
+def can_fold(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> bool:
+    """Whether :func:`folded` may compute ``norm(conv(x))`` and is faster: no gradient, a large output."""
+    return (_is_known(x, conv) and conv.out_channels * _pixels(x, conv) >= _MANY_VALUES
+            and _is_affine(norm, x.dtype) and may_fuse(norm)
+            and not needs_gradient(x, conv.weight, conv.bias, norm.weight, norm.bias))
 
-    The convolution is :func:`convolve`'s. Without a gradient and where the output is large, a batch norm with running
-    statistics goes into the weights, or, if those are larger still, over the output in place. What traces, exports,
-    compiles or watches the modules sees them as they are, and so does autocast.
 
-    Args:
-        x: Input.
-        conv: The convolution.
-        norm: Any norm.
-
-    Shape:
-        Input: ``(B, C, H, W)``; output: that of ``conv``.
-    """
-    values = conv.out_channels * _pixels(x, conv) if _is_ours(x, conv) else 0
-    if (values < _MANY_VALUES or not _is_affine(norm, x.dtype) or is_watched(norm)
-            or needs_gradient(x, conv.weight, conv.bias, norm.weight, norm.bias)):
-        return norm(convolve(x, conv))
+def folded(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
+    """The norm goes into the weights of the convolution, or, if those are larger, over its output in place."""
     scale = (norm.running_var + norm.eps).rsqrt_().mul_(norm.weight.detach())
     shift = torch.addcmul(norm.bias, norm.running_mean, scale, value=-1)
-    if conv.weight.numel() <= values and not _is_product(x, conv):
+    small_1x1 = _is_small_1x1(x, conv)
+    if conv.weight.numel() <= conv.out_channels * _pixels(x, conv) and not small_1x1:
         bias = shift if conv.bias is None else torch.addcmul(shift, conv.bias, scale)
         return conv._conv_forward(x, conv.weight * scale[:, None, None, None], bias)
-    y = convolve(x, conv)
+    y = product(x, conv) if small_1x1 else conv(x)
     return torch.addcmul(shift[:, None, None], y, scale[:, None, None], out=y)
 
 
-def _is_ours(x: Tensor, conv: nn.Conv2d) -> bool:
-    """Whether other forms may take the convolution's place."""
-    return (not is_staged() and x.device.type == 'cpu' and type(conv) is nn.Conv2d and not is_watched(conv)
-            and not is_any_watched() and not compat.is_autocast_enabled('cpu'))
+def _is_known(x: Tensor, conv: nn.Conv2d) -> bool:
+    return (type(conv) is nn.Conv2d and may_fuse(conv) and x.device.type == 'cpu'
+            and not compat.is_autocast_enabled('cpu'))
 
 
 def _is_affine(norm: nn.Module, dtype: torch.dtype) -> bool:
@@ -66,8 +56,8 @@ def _is_affine(norm: nn.Module, dtype: torch.dtype) -> bool:
             and norm.weight.dtype == dtype)
 
 
-def _is_product(x: Tensor, conv: nn.Conv2d) -> bool:
-    """Whether it is a 1x1 convolution of so few pixels that it is best multiplied out."""
+def _is_small_1x1(x: Tensor, conv: nn.Conv2d) -> bool:
+    """Whether it is a 1x1 convolution of so few pixels that a product of matrices is faster."""
     return (conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
             and 0 < _pixels(x, conv) <= _FEW_PIXELS and x.is_contiguous(memory_format=torch.channels_last))
 

@@ -3,17 +3,24 @@ from typing import Optional
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mmrev.compat import backward_into
 
-from .guard import without_autocast
+from .guard import needs_gradient, without_autocast
 
 aten = torch.ops.aten
 
 
-class GELULinear(torch.autograd.Function):
+def gelu_linear(x: Tensor, linear: nn.Linear) -> Tensor:
+    """``linear(gelu(x))``; keeps ``x`` alone for backward, and overwrites an ``x`` without a gradient."""
+    if needs_gradient(x):
+        return _GELULinear.apply(x, linear.weight, linear.bias)
+    return F.linear(aten.gelu_(x), linear.weight, linear.bias)
+
+
+class _GELULinear(torch.autograd.Function):
     """``linear(gelu(x))`` that keeps ``x`` alone: the activation is computed again where its value is needed."""
 
     @staticmethod

@@ -1,41 +1,33 @@
-"""3x3 max pooling, the parameter-free spatial operation of Han et al. 2022 (arXiv:2202.02777), in its fastest forms."""
+"""3x3 max pooling that keeps a small index for backward and is fast on a CPU."""
 from typing import Optional, Tuple
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .guard import is_staged, needs_gradient
+from .guard import may_fuse, needs_gradient
 
 aten = torch.ops.aten
 _INT16_MAX = torch.iinfo(torch.int16).max
 _SMALL = 2**16  # values
 
 
-def max_pool3x3(x: Tensor, stride: int = 1, dilation: int = 1, inplace: bool = False) -> Tensor:
-    """``F.max_pool2d(x, 3, stride, padding=1)``: the same values and gradients, sooner and with less memory.
+def can_fuse(x: Tensor) -> bool:
+    """Whether :func:`fused_max_pool3x3` knows the device and may take the place of PyTorch's operator."""
+    return may_fuse() and x.device.type in ('cpu', 'cuda', 'meta') and x.numel() > 0
+
+
+def fused_max_pool3x3(x: Tensor, stride: int, dilation: int, inplace: bool) -> Tensor:
+    """3x3 max pooling in the form that suits the device.
 
     PyTorch's own keeps its input and an 8-byte index per output for backward; this keeps the index alone, in two bytes
-    (four above 32,767 pixels). Its CPU kernel is slow unless the channels are last, so training goes by that one
-    whatever the layout, and without a gradient the maximum of a map that is not small is taken along one axis after the
-    other. What traces, exports or compiles the network sees PyTorch's own operator.
-
-    Args:
-        x: Input, in any memory format, which the output has too.
-        stride: 1 or more.
-        dilation: Distance of the pixels compared, and padding; 1 or more.
-        inplace: Nobody needs ``x`` any more: without a gradient, and with stride 1, the output may take its place.
-
-    Shape:
-        Input: ``(B, C, H, W)``; output: ``(B, C, ceil(H / stride), ceil(W / stride))``.
-
-    Note:
-        The result cannot be differentiated twice.
+    (four above 32,767 pixels). Its CPU kernel is slow unless the channels are last, so training uses that layout
+    whatever the input's, and without a gradient the maximum of a map that is not small is taken along one axis after
+    the other.
     """
-    by_hand = not is_staged() and x.device.type in ('cpu', 'cuda', 'meta') and x.numel() > 0
-    trains = by_hand and needs_gradient(x)
-    if by_hand and not trains and x.device.type == 'cpu' and (dilation > 1 or not _is_small(x)):
+    trains = needs_gradient(x)
+    if not trains and x.device.type == 'cpu' and (dilation > 1 or not _is_small(x)):
         return _maxima(x, stride, dilation, x if inplace and stride == 1 else None)
     padding = 1
     if dilation > 1:  # PyTorch pads half a kernel at most, without its dilation
@@ -45,40 +37,8 @@ def max_pool3x3(x: Tensor, stride: int = 1, dilation: int = 1, inplace: bool = F
     return F.max_pool2d(x, 3, stride, padding, dilation)
 
 
-def max_pool_tokens(x: Tensor, inplace: bool = False) -> Tensor:
-    """:func:`max_pool3x3` of a map of tokens, without a permutation of its values.
-
-    Shape:
-        Input and output: ``(B, H, W, C)``.
-    """
-    return max_pool3x3(x.permute(0, 3, 1, 2), inplace=inplace).permute(0, 2, 3, 1)
-
-
-class MaxPool3x3(nn.Module):
-    """:func:`max_pool3x3` as a module.
-
-    Args:
-        stride: 1 or more.
-        dilation: Distance of the pixels compared, 1 or more.
-
-    Shape:
-        Input: ``(B, C, H, W)``; output: ``(B, C, ceil(H / stride), ceil(W / stride))``.
-    """
-
-    def __init__(self, stride: int = 1, dilation: int = 1):
-        super().__init__()
-        self.stride = stride
-        self.dilation = dilation
-
-    def forward(self, x: Tensor) -> Tensor:
-        return max_pool3x3(x, self.stride, self.dilation)
-
-    def extra_repr(self) -> str:
-        return f'stride={self.stride}, dilation={self.dilation}'
-
-
 def _is_small(x: Tensor) -> bool:
-    """Whether PyTorch's own operator is done sooner than several others have begun."""
+    """Whether PyTorch's own operator takes less time than starting several others."""
     return x.numel() <= _SMALL and _memory_format(x) == torch.channels_last
 
 

@@ -1,4 +1,4 @@
-"""Batch normalisation and activation that keep one tensor for backward instead of two."""
+"""Batch normalization and activation that keep one tensor for backward instead of two."""
 from typing import Callable, Dict, NamedTuple, Optional, Tuple, Type
 
 import torch
@@ -8,7 +8,7 @@ from torch.autograd.function import once_differentiable
 
 from mmrev.compat import backward_into
 
-from .guard import is_staged, is_watched
+from .guard import may_fuse, needs_gradient
 
 aten = torch.ops.aten
 
@@ -28,46 +28,25 @@ _ACTIVATIONS: Dict[Type[nn.Module], _Activation] = {
 }
 
 
-def norm_act(x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
-    """``act(norm(x))`` that keeps ``x`` alone for backward.
-
-    PyTorch's batch norm keeps its input, and an activation like Hardswish its own, which is the batch norm's output.
-    Here backward computes that a second time, elementwise, from ``x`` and the statistics that forward found. Such is
-    done for a batch norm of PyTorch with Hardswish or SiLU; all else is evaluated as it stands.
-
-    Args:
-        x: Input.
-        norm: A norm. Its running statistics are updated as by its own forward.
-        act: An activation.
-
-    Shape:
-        Whatever ``norm`` takes; output: that of ``norm``.
-
-    Note:
-        The result cannot be differentiated twice. Hooks on the two modules are called; hooks on all modules alike
-        (``torch.nn.modules.module.register_module_forward_hook``) are not called for these two.
-    """
-    if not _is_known(x, norm, act):
-        return act(norm(x))
-    activation = _ACTIVATIONS[type(act)]
-    trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, norm.weight, norm.bias))
-    if not trains:
-        return activation.apply(norm(x))
-    return _NormAct.apply(x, norm.weight, norm.bias, norm, activation)
-
-
-def _is_known(x: Tensor, norm: nn.Module, act: nn.Module) -> bool:
+def can_fuse(x: Tensor, norm: nn.Module, act: nn.Module) -> bool:
+    """Whether :func:`fused_norm_act` knows norm and activation and may take their place."""
     if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) or type(act) not in _ACTIVATIONS:
         return False
-    if is_staged():
-        return False  # a compiler chooses by itself what to keep; a transform wants differentiable operators
+    if not may_fuse(norm, act):
+        return False
     statistics = next((t.dtype for t in (norm.weight, norm.running_mean) if t is not None), x.dtype)
     if statistics not in (torch.float32, torch.float64):
         return False  # a variance may leave the range of half precision, its inverse root not
-    if is_watched(norm) or is_watched(act):
-        return False
     norm._check_input_dim(x)
     return x.numel() > x.shape[1] == norm.num_features
+
+
+def fused_norm_act(x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
+    """``act(norm(x))``; backward recomputes ``norm(x)``, elementwise, from ``x`` and the statistics of forward."""
+    activation = _ACTIVATIONS[type(act)]
+    if not needs_gradient(x, norm.weight, norm.bias):
+        return activation.apply(norm(x))
+    return _NormAct.apply(x, norm.weight, norm.bias, norm, activation)
 
 
 def _batch_or_running(norm: nn.Module) -> Tuple[bool, float, Optional[Tensor], Optional[Tensor]]:

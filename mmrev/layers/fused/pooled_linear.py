@@ -3,25 +3,41 @@ from typing import Optional
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from mmrev.compat import backward_into
 
-from .guard import without_autocast
-from .max_pool import max_pool_tokens
+from .guard import needs_gradient, without_autocast
+from .max_pool import fused_max_pool3x3
 
 aten = torch.ops.aten
 _WINDOW = [3, 3], [1, 1], [1, 1], [1, 1], False  # size, stride, padding, dilation, whether to round sizes up
 
 
-class PooledLinear(torch.autograd.Function):
+def pooled_linear(x: Tensor, linear: nn.Linear) -> Tensor:
+    """``linear(gelu(max(gelu(x))))``; keeps ``x`` alone for backward, and overwrites an ``x`` without a gradient.
+
+    Shape:
+        Input: ``(B, H, W, C)``; output: ``(B, H, W, linear.out_features)``.
+    """
+    if needs_gradient(x):
+        return _PooledLinear.apply(x, linear.weight, linear.bias)
+    return F.linear(_pooled(aten.gelu_(x)), linear.weight, linear.bias)
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """``gelu(max(x))``, in place of ``x`` where that is possible."""
+    return aten.gelu_(fused_max_pool3x3(x.permute(0, 3, 1, 2), 1, 1, inplace=True).permute(0, 2, 3, 1))
+
+
+class _PooledLinear(torch.autograd.Function):
     """``linear(gelu(max(gelu(x))))`` that keeps ``x`` alone: the rest is computed again where its value is needed."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return F.linear(aten.gelu_(max_pool_tokens(F.gelu(x), inplace=True)), weight, bias)
+        return F.linear(_pooled(F.gelu(x)), weight, bias)
 
     @staticmethod
     @once_differentiable

@@ -1,0 +1,27 @@
+"""Batch normalization and activation."""
+from torch import Tensor, nn
+
+from .fused.norm_act import can_fuse, fused_norm_act
+
+
+def norm_act(x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
+    """``act(norm(x))`` that keeps ``x`` alone for backward.
+
+    PyTorch's batch norm keeps its input, and an activation like Hardswish its own, which is the batch norm's output.
+    The fused form recomputes that in backward. It exists for PyTorch's batch norms with Hardswish or SiLU; all else is
+    evaluated as it stands.
+
+    Args:
+        x: Input.
+        norm: A norm. Its running statistics are updated as by its own forward.
+        act: An activation.
+
+    Shape:
+        Whatever ``norm`` takes; output: that of ``norm``.
+
+    Note:
+        The fused result cannot be differentiated twice.
+    """
+    if can_fuse(x, norm, act):
+        return fused_norm_act(x, norm, act)
+    return act(norm(x))
