@@ -73,7 +73,7 @@ class Call:
         return list(found.values())
 
     def begin(self, streams: Sequence[Tensor]) -> None:
-        self.streams = StreamBuffers(streams)
+        self.streams = StreamBuffers.dense(streams)
         self.needs_grad = [x.requires_grad for x in streams]
         self.device = streams[0].device if streams else torch.device('cpu')
         self._autocast = AutocastSnapshot(sorted({'cpu', *(x.device.type for x in streams if not x.is_meta)}))
