@@ -1,6 +1,6 @@
 """A backward: undoes steps one by one; the evaluation of ``f`` that the undo needs also gives the gradient."""
 from contextlib import nullcontext
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -9,7 +9,7 @@ from .call import Call, Evaluated
 from .errors import ReversibilityError, captured
 from .gradients import add_weight_gradients, differentiate
 from .observe import Observer, refuse_captured, refuse_survivors
-from .overlap import Ahead, settle
+from .overlap import AheadOnStreams, AheadOnThread, run_ahead
 from .plan import GRAPH
 from .streams import StreamBuffers, version
 
@@ -47,10 +47,12 @@ class Undo:
             call.final = None
         self.gradients = StreamBuffers([None if g is None else g.clone() for g in gradients])
         self.gradients.own()
-        self._ahead: Optional[Ahead] = None
+        self._ahead: Union[AheadOnThread, AheadOnStreams, None] = None
         if call.overlap:
-            self._ahead = Ahead(call.device)
-            torch.autograd.Variable._execution_engine.queue_callback(settle)  # when this backward ends, early as well
+            self._ahead = run_ahead(call.device)
+            self.streams.replaced = self._ahead.replaced
+            # when this backward ends, early as well
+            torch.autograd.Variable._execution_engine.queue_callback(self._ahead.settle)
 
     def backward(self, start: int, stop: int) -> Dict[int, Tensor]:
         """Undo steps ``[start, stop)``; returns the gradients of their weights by ``id``."""
@@ -114,6 +116,8 @@ class Undo:
             if self._ahead is not None:
                 self.streams.disown()
             self.streams.add(step.target, record.out, alpha=-1)
+            if self.streams.replaced is not None:
+                self.streams.replaced.append(record.out)
         for part, x in zip(step.sources, kept.sources):
             if part.whole:
                 self.streams.put(part.stream, x.detach())
@@ -140,8 +144,6 @@ class Undo:
             self.streams.add(step.target, out.detach(), alpha=-1)
             if record.before is not None and self._call.report is not None:
                 self._call.report.add(index, self._plan.describe(index), record.before, self.streams.get(step.target))
-        if self._ahead is not None:
-            self._ahead.share(self.streams.tensors)
         return Evaluated(out, sources, likes, observer)
 
     def _differentiate(self, index: int, evaluated: Optional[Evaluated], weight_gradients: Dict[int, Tensor]) -> None:
@@ -161,8 +163,6 @@ class Undo:
             refuse_captured(evaluated.edge, known, lambda shape: captured(self._plan.describe(index), shape))
         retain = self._retain_graph and self._plan.keep[index] == GRAPH
         found = differentiate(evaluated.edge, [x for _, x, _ in needed], weights, gradient, retain)
-        if self._ahead is not None:
-            self._ahead.share([*found, gradient])
         for (part, _, like), g in zip(needed, found):
             if g is not None:
                 self.gradients.add_gradient(part, g, like, gradient)
