@@ -143,18 +143,22 @@ def _reinstall(facts: Facts, name: str) -> str:
 def gpu(facts: Facts) -> Iterator[Problem]:
     """torch uses the GPU that the driver shows, and mmcv has the ops for it."""
     answer = facts.modules.get('torch', {})
-    built, compiled = answer.get('cuda_build'), str(facts.modules.get('mmcv.ops', {}).get('cuda_ops', ''))
+    built = answer.get('cuda_build')
     if facts.works('torch') and facts.gpus and not answer.get('cuda') and 'CUDA_VISIBLE_DEVICES' not in os.environ:
         why = f'built for CUDA {built}, for which the driver may be too old' if built else 'built for the CPU'
         yield Problem(f'the driver shows {len(facts.gpus)} GPU(s), but torch cannot use them: it is {why}',
                       'install the torch that https://pytorch.org/get-started/locally names for your driver '
                       '(`nvidia-smi` prints its CUDA version), then build mmcv again')
-    if facts.works('mmcv.ops') and answer.get('cuda') and not re.match(r'\d', compiled):
+    if not facts.works('mmcv.ops') or not answer.get('cuda'):
+        return
+    ops, build = facts.modules['mmcv.ops'], build_mmcv(facts, exactly(facts.version('mmcv')), cuda=True)
+    if not re.match(r'\d', str(ops.get('cuda_ops', ''))):
         toolkit = f'install the CUDA toolkit {built} (it brings nvcc), then ' * (not facts.nvcc)
-        build = build_mmcv(facts, exactly(facts.version('mmcv')), cuda=True)
         yield Problem('a GPU is visible, but mmcv was compiled without its CUDA ops: detectors fail on the GPU at the '
                       'first NMS or RoIAlign',
                       f'{toolkit}{build}   (or train on the CPU: CUDA_VISIBLE_DEVICES= mmrev train ...)')
+    elif ops.get('cuda_error'):
+        yield Problem(f'the CUDA ops of mmcv {facts.version("mmcv")} do not run on {ops["cuda_error"]}', build)
 
 
 def versions(facts: Facts) -> Iterator[Problem]:
