@@ -1,7 +1,6 @@
 """Every config loads, and the detectors of all sizes train one real iteration."""
 import ast
 import importlib.util
-import json
 import math
 import re
 from pathlib import Path
@@ -13,7 +12,9 @@ pytest.importorskip('mmdet')
 from mmengine.config import Config  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
-from toy_detection import CLASSES, write_dataset  # noqa: E402
+
+from support.runs import small_run, write_masks  # noqa: E402
+from support.toy_detection import CLASSES, write_dataset  # noqa: E402
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 DETECTORS = [f'{kind}_rcnn_revbifpn_s{number}' for kind in ('faster', 'mask') for number in range(7)]
@@ -259,44 +260,6 @@ def test_the_benchmark_on_own_data_compares_models_that_differ_in_backbone_and_n
         cfg['model'].pop('init_cfg', None)  # does nothing while its checkpoint is None
     for key in theirs:
         assert ours[key] == theirs[key], key
-
-
-def small_run(folder):
-    """Overrides for one iteration on two small images, through the config's own pipeline and optimizer."""
-    return dict(
-        work_dir=str(folder / 'run'),
-        model=dict(
-            roi_head=dict(bbox_head=dict(num_classes=len(CLASSES))),
-            train_cfg=dict(rpn_proposal=dict(max_per_img=50), rcnn=dict(sampler=dict(num=16)))),
-        train_dataloader=dict(
-            num_workers=0,
-            persistent_workers=False,
-            dataset=dict(
-                data_root=str(folder / 'data'),
-                ann_file='annotations.json',
-                data_prefix=dict(img='images/'),
-                metainfo=dict(classes=CLASSES),
-                pipeline={'2': dict(scale=(64, 64))})),
-        train_cfg=dict(max_epochs=1),
-        val_dataloader=None,
-        val_evaluator=None,
-        val_cfg=None,
-        test_dataloader=None,
-        test_evaluator=None,
-        test_cfg=None,
-        param_scheduler=[dict(type='ConstantLR', factor=1., by_epoch=False)],
-        default_hooks=dict(checkpoint=None),
-        visualizer=dict(name=f'visualizer_{folder.name}', vis_backends=[]),
-        experiment_name=f'configs_{folder.name}')
-
-
-def write_masks(annotation_file):
-    """Give each box of a COCO file a mask: the box itself."""
-    content = json.loads(annotation_file.read_text())
-    for annotation in content['annotations']:
-        x, y, width, height = annotation['bbox']
-        annotation['segmentation'] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
-    annotation_file.write_text(json.dumps(content))
 
 
 def plain(value):

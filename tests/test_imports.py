@@ -60,6 +60,7 @@ def test_a_backbone_never_imports_a_sibling():
             assert not found & siblings, f'{path.name} imports {found & siblings}'
 
 
+@pytest.mark.subprocess
 def test_engine_runs_where_openmmlab_is_absent():
     code = ('import sys\n'
             'for name in ("mmengine", "mmcv", "mmdet", "mmpretrain"):\n'

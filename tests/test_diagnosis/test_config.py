@@ -14,8 +14,7 @@ from mmrev.diagnosis import CONFIG, MACHINE, problems
 from mmrev.diagnosis.config import misused
 from mmrev.diagnosis.plan import Plan
 from mmrev.problems import ProblemError
-
-from .conftest import option
+from support.commands import option
 
 MISTAKES = {
     'a config without a model': (['train', 'no_model.py'], 'no_model.py has no `model`', 'inherit'),

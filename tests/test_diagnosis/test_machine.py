@@ -98,6 +98,7 @@ def only_finding(found):
     return found[0]
 
 
+@pytest.mark.subprocess
 def test_a_healthy_machine_has_no_findings(tmp_path):
     status, output = run_doctor(tmp_path)
     assert status == 0, output
@@ -133,6 +134,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize('case', BROKEN)
 def test_a_broken_package_is_named_with_what_fixes_it(tmp_path, case):
     changes, problem, fix = BROKEN[case]
@@ -174,6 +176,7 @@ OPS = '''
     '''
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize('fails, status', [("== 'cuda:0'", 1), ("== 'elsewhere'", 0)])
 def test_ops_that_were_compiled_for_another_gpu_are_a_finding(tmp_path, fails, status):
     """They load and run on the CPU."""

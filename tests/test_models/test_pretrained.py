@@ -19,13 +19,13 @@ from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from torch import nn  # noqa: E402
 
-import toy_detection  # noqa: E402
-from golden import GoldenRecord  # noqa: E402
-from mmrev.cli import main  # noqa: E402
 from mmrev.checkpoints import published  # noqa: E402
 from mmrev.checkpoints.families.revbifpn import convert_state_dict  # noqa: E402
+from mmrev.cli import main  # noqa: E402
 from mmrev.models.pretrained import Pretrained, initialization, load_weights  # noqa: E402
 from mmrev.problems import ProblemError  # noqa: E402
+from support import toy_detection  # noqa: E402
+from support.golden import GoldenRecord  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 HEADS = {'model.neck.out_channels': 16, 'model.rpn_head.in_channels': 16, 'model.rpn_head.feat_channels': 16,
@@ -180,9 +180,10 @@ def test_the_name_of_published_weights_gives_them_converted(name, part, address,
 @pytest.mark.parametrize('size', ['s', 'b'])
 def test_revvit_loads_by_name_what_mmpretrain_published(size, tmp_path, monkeypatch):
     """With a file in mmpretrain's layout, in the folder of downloads under the published name."""
-    import mmrev.apis  # noqa: F401
     from mmpretrain import get_model
     from mmpretrain.registry import MODELS as THEIRS
+
+    import mmrev.apis  # noqa: F401
     known = published.find_model(f'revvit-{size}_mmrev_in1k')
     theirs_name = dict(s='small', b='base')[size]
     assert f'revvit-{theirs_name}_3rdparty' in known.url and f'-{known.sha256}.pth' in known.url
