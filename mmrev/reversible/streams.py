@@ -171,5 +171,6 @@ def version(x: Tensor) -> int:
     return 0 if x.is_inference() else x._version
 
 
-def versions(tensors: Sequence[Tensor]) -> List[int]:
-    return [version(x) for x in tensors]
+def versions(streams: Sequence[Tensor]) -> List[int]:
+    """Those of streams, which are no inference tensors."""
+    return [x._version for x in streams]

@@ -1,5 +1,4 @@
 """A backward: undoes steps one by one; the evaluation of ``f`` that the undo needs also gives the gradient."""
-from contextlib import nullcontext
 from typing import Dict, List, Optional, Sequence, Union
 
 import torch
@@ -134,8 +133,12 @@ class Undo:
         if needs_graph:
             for x, needed in zip(sources, record.source_needs_grad):
                 x.requires_grad_(needed)
-            with torch.enable_grad(), observer or nullcontext():
-                out = record.replay.run(step.f, sources, self._plan.names[index])
+            with torch.enable_grad():
+                if observer is None:
+                    out = record.replay.run(step.f, sources, self._plan.names[index])
+                else:
+                    with observer:
+                        out = record.replay.run(step.f, sources, self._plan.names[index])
         else:
             out = record.replay.run(step.f, sources, self._plan.names[index])
         if undo:
