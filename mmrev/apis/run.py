@@ -74,7 +74,7 @@ def merge_options(cfg: 'Config', options: Dict[str, Any], file: str) -> None:
     with phase(f'--cfg-options {" ".join(options)}', f'See what is in {file}'):
         cfg.merge_from_dict(options)
     if any(key.split('.')[0] == 'custom_imports' for key in options):
-        with phase('--cfg-options custom_imports', 'Name modules that Python can import; set PYTHONPATH=. for this folder'):
+        with phase('--cfg-options custom_imports', 'Name modules that Python can import, e.g. with PYTHONPATH=.'):
             import_modules_from_strings(**cfg.custom_imports)
 
 
