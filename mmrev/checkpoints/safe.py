@@ -1,9 +1,8 @@
 """Classes that ``torch.load`` may construct in addition to tensors.
 
 Since torch 2.6, ``torch.load`` refuses unknown classes (``weights_only=True`` is the default). Checkpoints of
-mmengine's ``Runner`` contain the log history: `HistoryBuffer`, numpy arrays and numpy scalars. mmengine 0.10.7 therefore
-cannot load its own checkpoints. This module declares exactly these classes as safe; the check stays on for everything
-else.
+mmengine's ``Runner`` contain the log history: `HistoryBuffer`, numpy arrays and scalars. So mmengine 0.10.7 cannot load
+its own checkpoints. This module declares exactly these classes as safe; the check stays on for everything else.
 """
 from pickle import UnpicklingError
 from typing import Any, Callable, List, Tuple, Union
