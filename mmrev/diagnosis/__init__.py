@@ -27,6 +27,7 @@ CONFIG = (  # what others need comes first; each takes `config.Plan`
     'config.entries',
     'config.numbers',
     'model.build',
+    'model.norm_decay',
     'data.pipelines',
     'data.dataloaders',
     'data.metrics',

@@ -151,15 +151,11 @@ def test_blocks_cover_a_tensor_once(block_bytes, monkeypatch):
             assert (x == 1).all()
 
 
-def test_few_channels_go_at_once_where_they_fit_into_the_caches(monkeypatch):
-    monkeypatch.setattr(function, 'CPU_CHANNELS_BYTES', 1000)
-    threads = torch.get_num_threads()
-    small, large, wide = (torch.zeros(n, 8, side) for n, side in ((5, 6), (5 * threads, 20), (5 * threads, 60)))
-    assert function._channels_at_once(small, True) == function._channels_at_once(small, False) == 8
-    assert function._channels_at_once(large, True) == 2 and function._channels_at_once(large, False) == 0
-    assert function._channels_at_once(wide, True) == 0  # not even a channel for each thread
-    assert function._channels_at_once(large.transpose(1, 2).contiguous().transpose(1, 2), True) == 0
-    assert function._channels_at_once(small[:0], True) == 0
+def test_what_fits_into_the_caches_of_the_threads_goes_at_once(monkeypatch):
+    monkeypatch.setitem(function.SMALL_BYTES, 'cpu', 1000)
+    bytes_at_once = 1000 * torch.get_num_threads()
+    assert function._is_small(torch.empty(1, bytes_at_once // 4)) and not function._is_small(torch.empty(0, 4))
+    assert not function._is_small(torch.empty(1, bytes_at_once // 4 + 1))
 
 
 def test_cumulative_average_of_statistics():
