@@ -29,16 +29,14 @@ def _is_capturing(device: torch.device) -> bool:
     return device.type == 'cuda' and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
-def _place(generator: torch.Generator) -> Any:
-    """Where a generator stands: on a GPU its offset, elsewhere its state."""
-    return generator.get_offset() if _OFFSETS and generator.device.type == 'cuda' else generator.get_state()
-
-
-def _is_same(a: Any, b: Any) -> bool:
-    if isinstance(a, int):
-        return a == b
+def _place(generator: torch.Generator) -> Tuple[Any, Any]:
+    """Where a generator stands, for :func:`rewound` and to compare: on a GPU its offset, elsewhere its state."""
+    if _OFFSETS and generator.device.type == 'cuda':
+        offset = generator.get_offset()
+        return offset, offset
+    state = generator.get_state()
     with torch._C._DisableTorchDispatch():  # a dispatch mode (fake tensors) does not see our own bookkeeping
-        return torch.equal(a, b)
+        return state, state.numpy().tobytes()
 
 
 class _CapturedDraws(TorchDispatchMode):
@@ -77,17 +75,13 @@ class Draws:
         self._states = [None if g.device.type == 'cpu' else g.get_state() for g in self._generators]
         self._places = [_place(g) for g in self._generators]
 
-    def begin(self) -> None:
-        """Note where the generators stand; needed where others may have drawn since the last step."""
-        self._places = [_place(g) for g in self._generators]
-
     def used(self) -> List[Tuple[torch.Generator, Any, Any]]:
         """The generators that were drawn from since the last call, for :func:`rewound`."""
         found = []
         for i, generator in enumerate(self._generators):
-            before, now = self._places[i], _place(generator)
-            if not _is_same(before, now):
-                found.append((generator, self._states[i], before))
+            now, before = _place(generator), self._places[i]
+            if now[1] != before[1]:
+                found.append((generator, self._states[i], before[0]))
                 self._places[i] = now
         return found
 
