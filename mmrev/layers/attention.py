@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmrev import compat
+
 
 def split_heads(qkv: Tensor, num_heads: int) -> Tuple[Tensor, Tensor, Tensor]:
     """``(B, N, 3 * C)`` into queries, keys and values ``(B, num_heads, N, C / num_heads)``."""
@@ -73,8 +75,10 @@ class MultiheadAttention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         """``softmax(q k^T / sqrt(d) + bias) v`` of ``(B, heads, N, d)``."""
         dropout = self.attn_drop_rate if self.training else 0.
-        bias = None if bias is None else bias.to(q.dtype)
-        return F.scaled_dot_product_attention(q, k, v, bias, dropout)
+        if bias is None:
+            return F.scaled_dot_product_attention(q, k, v, None, dropout)
+        with compat.without_cudnn_attention(q.device.type):  # in the forward without a graph, too
+            return F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype).contiguous(), dropout)
 
     def extra_repr(self) -> str:
         return f'num_heads={self.num_heads}, attn_drop_rate={self.attn_drop_rate}'
