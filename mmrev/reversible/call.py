@@ -78,7 +78,7 @@ class Call:
         return found
 
     def begin(self, streams: Sequence[Tensor]) -> None:
-        self.streams = StreamBuffers.dense(streams)
+        self.streams = StreamBuffers.dense([x.detach() for x in streams])
         self.needs_grad = [x.requires_grad for x in streams]
         self.device = streams[0].device if streams else torch.device('cpu')
         self.link = torch.empty(0, device=self.device)

@@ -56,19 +56,21 @@ class Replay:
         keep_all: Copy all buffers, for what the function writes is not known yet.
     """
 
+    __slots__ = ('weights', '_function', '_autocast', '_state', '_draws', '_found', '_before', '_versions')
+
     def __init__(self, function: Function, weights: Weights, autocast: AutocastSnapshot, keep_all: bool):
         self._function = function
         self._autocast = autocast
         self.weights = weights
         self._state = weights.state()
         self._draws: List[Tuple[torch.Generator, Any, Any]] = [(g, None, g.get_state()) for g in function.generators]
-        self._found: List[Any] = []
+        self._found: Sequence[Optional[Tensor]] = []
         self._before: Dict[int, Tensor] = {}
         if function.buffers:
             self._note_buffers(keep_all)
 
     def _note_buffers(self, keep_all: bool) -> None:
-        found: List[Any] = [owner.get(name) for owner, name in self._function.buffers]
+        found: List[Optional[Tensor]] = [owner.get(name) for owner, name in self._function.buffers]
         copies: Dict[int, Tensor] = {}  # a buffer that two modules share stays shared
         for i in range(len(found)) if keep_all else self._function.written:
             b = found[i]
@@ -92,13 +94,13 @@ class Replay:
             function.generators += [g for g in observer.generators if id(g) not in known]
             self._draws += [(g, None, state) for g, state in observer.generators.items() if id(g) not in known]
         self._draws += draws
-        for i, found in enumerate(self._found):
-            if found is None:
+        for i, b in enumerate(self._found):
+            if b is None:
                 continue
-            b: Tensor = found
             owner, name = function.buffers[i]
             updated = observer is not None and b.untyped_storage()._cdata in observer.updated
-            if owner.get(name) is b and version(b) == self._versions[i] and not updated:
+            replaced = owner.get(name) is not b
+            if not (updated or replaced or version(b) != self._versions[i]):
                 continue
             if i not in self._before:
                 raise ReversibilityError(
