@@ -4,7 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from mmrev.layers import MultiheadAttention, PoolingAttention, WindowAttention
+from mmrev.layers import MultiheadAttention, PoolingAttention, WindowAttention, attention
+from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
 
 LAYERS = {
     'window': lambda: WindowAttention(8, 2, window_size=4),
@@ -50,3 +51,37 @@ def test_the_bias_is_contiguous(calls, name):
     layer = LAYERS[name]()
     layer(torch.randn(2, 8, 8, 8))
     assert calls[0][0].is_contiguous()
+
+
+@pytest.fixture
+def masks(monkeypatch):
+    """The masks of shifted windows that are computed."""
+    made, make = [], attention.apart_in_windows
+
+    def note(*args):
+        made.append(args)
+        return make(*args)
+
+    monkeypatch.setattr(attention, 'apart_in_windows', note)
+    return made
+
+
+def test_the_mask_of_shifted_windows_is_computed_once_for_each_size(masks):
+    couplings = [TwoStreamCoupling(LAYERS['shifted'](), LAYERS['shifted']()) for _ in range(2)]
+    module = ReversibleSequence(couplings)
+    streams = [torch.randn(2, 8, 8, 8) for _ in range(2)]
+    sum(y.sum() for y in module(*streams)).backward()  # the first call is observed
+    masks.clear()
+    for side in (8, 16, 8):
+        sum(y.sum() for y in module(*[torch.randn(2, side, side, 8) for _ in range(2)])).backward()
+    assert [args[0] for args in masks] == [8, 16]
+
+
+def test_no_mask_of_fake_or_inference_tensors_is_kept(masks):
+    layer, x = LAYERS['shifted'](), torch.randn(2, 8, 8, 8)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        layer(torch.randn(2, 8, 8, 8))
+    with torch.inference_mode():
+        layer(x)
+    layer(x).sum().backward()
+    assert len(masks) == 3 and layer.relative_position_bias_table.grad is not None

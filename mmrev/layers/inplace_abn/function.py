@@ -31,8 +31,9 @@ native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
 # should fit into a cache together with as much for each of three intermediate results.
 CPU_CHANNELS_BYTES = 2**20
 # Otherwise, intermediate results are made block by block: of an eighth of the output, but at least so much and at most
-# four times that. So only the input's gradient takes as much memory as the output.
-BLOCK_BYTES = {'cpu': 2**18}
+# four times that. So only the input's gradient takes as much memory as the output. On GPUs a block starts about ten
+# kernels, which only a large block keeps busy.
+BLOCK_BYTES = {'cpu': 2**18, 'cuda': 2**26}
 DEFAULT_BLOCK_BYTES = 2**23
 
 HALF_PRECISION = (torch.float16, torch.bfloat16)
@@ -144,7 +145,7 @@ def _channels_at_once(z: Tensor, batch: bool) -> int:
     and by running statistics, whose gradients take one pass over blocks of any shape.
     """
     threads, on_cpu = torch.get_num_threads(), z.device.type == 'cpu'
-    limit = CPU_CHANNELS_BYTES * threads if on_cpu else DEFAULT_BLOCK_BYTES
+    limit = CPU_CHANNELS_BYTES * threads if on_cpu else BLOCK_BYTES.get(z.device.type, DEFAULT_BLOCK_BYTES)
     if not z.numel():
         return 0
     number = min(z.shape[1] * limit // _bytes(z), z.shape[1])
