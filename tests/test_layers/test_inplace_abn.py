@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mmrev.layers.inplace_abn.function as function
 from mmrev.layers import ABN, InPlaceABN, InPlaceABNSync
@@ -138,6 +139,21 @@ def test_memory_format_is_kept(shape, memory_format, activation, mode, backward_
     assert found['z'].is_contiguous(memory_format=memory_format)
     assert found['dx'].is_contiguous(memory_format=memory_format)
     assert_equal(found, gradients(reference, x, dz))
+
+
+@pytest.mark.parametrize('shape, most', [
+    ((32, 64, 112, 112), 2), ((32, 256, 56, 56), 2), ((32, 512, 28, 28), 1), ((32, 2048, 7, 7), 1),
+    ((1, 256, 200, 336), 2), ((128, 256, 56, 56), 8)
+])
+def test_on_a_gpu_blocks_are_large_and_consist_of_samples(shape, most):
+    """With fake CUDA tensors: of ResNet-50's layers, in training on ImageNet and COCO; ten kernels for each block."""
+    with FakeTensorMode():
+        z = torch.empty(shape, device='cuda')
+        blocks = list(function._blocks(z))
+        at_once = function._channels_at_once(z, batch=True)
+    assert 1 <= len(blocks) <= most
+    assert all(block.channels == slice(None) for block in blocks) or shape[0] == 1
+    assert at_once in (0, shape[1])
 
 
 @pytest.mark.parametrize('block_bytes', [2**20, 64])
