@@ -135,6 +135,7 @@ def test_tools_and_benchmarks_are_not_imported():
             assert name.split('.')[0] not in outside | {'tools', 'tests'} or name.startswith('test.'), (path, name)
 
 
+@pytest.mark.subprocess
 def test_engine_runs_where_openmmlab_is_absent():
     code = ('import sys\n'
             'for name in ("mmengine", "mmcv", "mmdet", "mmpretrain"):\n'
