@@ -31,7 +31,7 @@ def trace(model, image, dims, file):
 
 
 def export(model, image, dims, file):
-    shapes = {dim: torch.export.Dim.AUTO for dim in dims}
+    shapes = dict.fromkeys(dims, torch.export.Dim.AUTO)
     return torch.export.export(model, (image, ), dynamic_shapes=(shapes, )).module()
 
 
@@ -45,7 +45,7 @@ def onnx_of_trace(model, image, dims, file):
 
 def onnx_of_export(model, image, dims, file):
     pytest.importorskip('onnxscript')
-    shapes = {dim: torch.export.Dim.AUTO for dim in dims}
+    shapes = dict.fromkeys(dims, torch.export.Dim.AUTO)
     torch.onnx.export(model, (image, ), file, dynamic_shapes=(shapes, ), dynamo=True, verbose=False)
     return session(file)
 
