@@ -29,7 +29,7 @@ PARTS = (
 )
 WITHIN = {  # the same within a folder that has parts of its own
     'models': (('pretrained', ), ('backbone', ), ('blocks', ), ('backbones', 'necks', 'heads', 'segmentors', 'tta')),
-    'layers': (('fused', 'inplace_abn'), ),  # below the files
+    'layers': (('fused', ), ('inplace_abn', )),  # below the files
 }
 MOVED = {('layers/__init__.py', 'surgery')}  # names that lay there until 0.2, when one asks for them
 TORCH_ONLY = ('compat', 'reversible', 'layers', 'testing', 'surgery')
