@@ -21,6 +21,7 @@ CONFIG = (  # each takes a `plan.Plan`; a check comes after those whose results 
     'config.entries',
     'config.numbers',
     'model.build',
+    'model.norm_decay',
     'data.pipelines',
     'data.dataloaders',
     'data.metrics',

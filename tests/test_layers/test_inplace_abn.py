@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mmrev.layers.inplace_abn.function as function
 from mmrev.layers import ABN, InPlaceABN, InPlaceABNSync
@@ -117,6 +118,21 @@ def test_memory_format_is_kept(shape, memory_format, activation, mode, backward_
     assert_equal(found, gradients(reference, x, dz))
 
 
+@pytest.mark.parametrize('shape, most', [
+    ((32, 64, 112, 112), 2), ((32, 256, 56, 56), 2), ((32, 512, 28, 28), 1), ((32, 2048, 7, 7), 1),
+    ((1, 256, 200, 336), 2), ((128, 256, 56, 56), 8)
+])
+def test_on_a_gpu_blocks_are_large_and_consist_of_samples(shape, most):
+    """With fake CUDA tensors: of ResNet-50's layers, in training on ImageNet and COCO; ten kernels for each block."""
+    with FakeTensorMode():
+        z = torch.empty(shape, device='cuda')
+        blocks = list(function._blocks(z))
+        at_once = function._channels_at_once(z, batch=True)
+    assert 1 <= len(blocks) <= most
+    assert all(block.channels == slice(None) for block in blocks) or shape[0] == 1
+    assert at_once in (0, shape[1])
+
+
 @pytest.mark.parametrize('block_bytes', [2**20, 64])
 def test_blocks_cover_a_tensor_once(block_bytes, monkeypatch):
     monkeypatch.setitem(function.BLOCK_BYTES, 'cpu', block_bytes)
@@ -128,15 +144,11 @@ def test_blocks_cover_a_tensor_once(block_bytes, monkeypatch):
             assert (x == 1).all()
 
 
-def test_few_channels_go_at_once_where_they_fit_into_the_caches(monkeypatch):
-    monkeypatch.setattr(function, 'CPU_CHANNELS_BYTES', 1000)
-    threads = torch.get_num_threads()
-    small, large, wide = (torch.zeros(n, 8, side) for n, side in ((5, 6), (5 * threads, 20), (5 * threads, 60)))
-    assert function._channels_at_once(small, True) == function._channels_at_once(small, False) == 8
-    assert function._channels_at_once(large, True) == 2 and function._channels_at_once(large, False) == 0
-    assert function._channels_at_once(wide, True) == 0  # not even a channel for each thread
-    assert function._channels_at_once(large.transpose(1, 2).contiguous().transpose(1, 2), True) == 0
-    assert function._channels_at_once(small[:0], True) == 0
+def test_what_fits_into_the_caches_of_the_threads_goes_at_once(monkeypatch):
+    monkeypatch.setitem(function.SMALL_BYTES, 'cpu', 1000)
+    bytes_at_once = 1000 * torch.get_num_threads()
+    assert function._is_small(torch.empty(1, bytes_at_once // 4)) and not function._is_small(torch.empty(0, 4))
+    assert not function._is_small(torch.empty(1, bytes_at_once // 4 + 1))
 
 
 def test_cumulative_average_of_statistics():

@@ -91,6 +91,16 @@ def test_gradients_reach_every_parameter_and_every_statistic_moves(name, kwargs)
         assert 'num_batches_tracked' not in key or value == 1, f'{key} moved {value} times'
 
 
+@pytest.mark.parametrize('name', [name for name in BACKBONES if offers(name, 'reversible')])
+def test_whatever_level_is_taken_alone_no_weight_waits_for_a_gradient(name):
+    """Under plain autograd, where DistributedDataParallel would wait; a reversible sequence gives it zeros."""
+    for level in BACKBONES[name].levels:
+        model = build(name, out_indices=(level, ), reversible=False).train()
+        train_once(model)
+        waiting = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not waiting, f'out_indices=({level}, ) leaves {waiting}'
+
+
 @pytest.mark.parametrize('name, kwargs', modes('reversible', [False]))
 def test_what_is_frozen_does_not_change(name, kwargs):
     assert offers(name, 'frozen_stages')
