@@ -150,6 +150,7 @@ def load(config):
     return Config.fromfile(ROOT / config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('config', CONFIGS)
 def test_a_config_builds_its_model(config):
     cfg = load(config)
