@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrev.registry import MODELS
-from mmrev.reversible import AdditiveStep, Keep, RevSilo, ReversibleSequence, StreamPart, TwoStreamCoupling, unread
+from mmrev.reversible import (AdditiveStep, Coupling, Keep, ReversibleSequence, RevSilo, StreamPart, TwoStreamCoupling,
+                              unread)
 
 from ..blocks import MBConv
 from ..pretrained import initialization, starts_from_weights
 
 
-class RevBiFPNStage(nn.Module):
+class RevBiFPNStage(Coupling):
     """Blocks on every level, then the fusion of all levels; with ``new_channels`` a coarser level begins here.
 
     Args:
