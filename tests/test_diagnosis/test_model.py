@@ -6,8 +6,7 @@ from torch import nn
 
 from mmrev.diagnosis.model import channels
 from mmrev.diagnosis.plan import Plan
-
-from .conftest import option
+from support.commands import option
 
 MISTAKES = {
     'an unknown backbone': (option('model.backbone.type=mmrev.RevBiFPM'), 'no model `mmrev.RevBiFPM`',

@@ -6,29 +6,19 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import mmrev.layers.inplace_abn.function as function
 from mmrev.layers import ABN, InPlaceABN, InPlaceABNSync
 from mmrev.layers.inplace_abn import abn, inplace_abn, inplace_abn_sync
 from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
 from mmrev.testing import assert_same_gradients
+from support.layers import filled, gradients, random
 
 ACTIVATIONS = {'leaky_relu': nn.LeakyReLU(0.01), 'elu': nn.ELU(), 'identity': nn.Identity(), 'relu': nn.ReLU()}
 SHAPES = [(6, 4), (3, 4, 5), (3, 4, 5, 6), (2, 4, 3, 3, 2)]
 MODES = ['train', 'eval', 'norm_eval', 'no_statistics', 'no_affine', 'no_affine_eval']
 CASES = [(a, m) for a in ACTIVATIONS for m in MODES if a != 'relu' or m.endswith('eval')]  # relu: frozen alone
-
-
-def filled(layer, seed=0):
-    """Weights of both signs, and running statistics that are not those of any batch."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, t in layer.state_dict().items():
-            if t.is_floating_point():
-                t.normal_(generator=generator)
-                if name.endswith('running_var'):
-                    t.abs_().add_(0.5)
-    return layer
 
 
 def make(kind, activation, mode, **kwargs):
@@ -38,18 +28,6 @@ def make(kind, activation, mode, **kwargs):
     if mode == 'norm_eval':
         layer.statistics.eval()
     return layer
-
-
-def random(*shape, seed=1, **kwargs):
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(**kwargs)
-
-
-def gradients(layer, x, dz):
-    x = x.clone().requires_grad_()
-    z = layer(x)
-    z.backward(dz)
-    return {'z': z.detach(), 'dx': x.grad, **{k: p.grad for k, p in layer.named_parameters()},
-            **dict(layer.named_buffers())}
 
 
 def assert_equal(ours, expected, rtol=1e-9, atol=1e-11):
@@ -138,6 +116,21 @@ def test_memory_format_is_kept(shape, memory_format, activation, mode, backward_
     assert found['z'].is_contiguous(memory_format=memory_format)
     assert found['dx'].is_contiguous(memory_format=memory_format)
     assert_equal(found, gradients(reference, x, dz))
+
+
+@pytest.mark.parametrize('shape, most', [
+    ((32, 64, 112, 112), 2), ((32, 256, 56, 56), 2), ((32, 512, 28, 28), 1), ((32, 2048, 7, 7), 1),
+    ((1, 256, 200, 336), 2), ((128, 256, 56, 56), 8)
+])
+def test_on_a_gpu_blocks_are_large_and_consist_of_samples(shape, most):
+    """With fake CUDA tensors: of ResNet-50's layers, in training on ImageNet and COCO; ten kernels for each block."""
+    with FakeTensorMode():
+        z = torch.empty(shape, device='cuda')
+        blocks = list(function._blocks(z))
+        at_once = function._channels_at_once(z, batch=True)
+    assert 1 <= len(blocks) <= most
+    assert all(block.channels == slice(None) for block in blocks) or shape[0] == 1
+    assert at_once in (0, shape[1])
 
 
 @pytest.mark.parametrize('block_bytes', [2**20, 64])

@@ -9,8 +9,7 @@ from torch import nn
 from mmrev.layers import ABN, InPlaceABN, InPlaceABNSync
 from mmrev.layers.inplace_abn import abn, inplace_abn, inplace_abn_sync
 from mmrev.surgery import convert_sync, revert_sync
-
-from .test_inplace_abn import random
+from support.layers import random
 
 
 @pytest.mark.parametrize('arguments, message', [

@@ -32,8 +32,9 @@ native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
 # at least so many bytes and at most four times that, so that the input's gradient alone is as large as the output; and
 # so is one with statistics over processes, which have to be joined between the sums and the input's gradient. A few
 # channels of all samples at a time, a third way, would save 6% of the backward on a CPU.
-SMALL_BYTES = {'cpu': 2**20}  # per thread: what fits into a cache together with three intermediate results
-BLOCK_BYTES = {'cpu': 2**18}
+# On GPUs a block starts about ten kernels, which only a large block keeps busy.
+SMALL_BYTES = {'cpu': 2**20, 'cuda': 2**26}  # CPU: a thread, what a cache holds beside three intermediate results
+BLOCK_BYTES = {'cpu': 2**18, 'cuda': 2**26}
 DEFAULT_BLOCK_BYTES = 2**23
 
 HALF_PRECISION = (torch.float16, torch.bfloat16)

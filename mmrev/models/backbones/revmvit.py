@@ -18,7 +18,7 @@ from mmrev.reversible import Keep, NewStream, ReversibleSequence
 from ...layers import MLP, DropPath, PatchEmbed, PoolingAttention
 from ..backbone import Backbone, check_choice
 from ..blocks.tokens import TRANSFORMER_INIT, pre_norm, token_norm
-from ..blocks.two_stream import Fork, FusedStreams, TwoStreamBlock
+from ..blocks.two_stream import Fork, FusedStreams, TwoStreamBlock, freeze_unread
 
 
 class StageTransition(nn.Module):
@@ -172,6 +172,7 @@ class RevMViT(Backbone):
                 self._levels.append(count)
                 count += 1
         self.blocks = ReversibleSequence(blocks, reversible, cache_every, overlap, keep)
+        freeze_unread(self.blocks, self._levels)
         self.pooled_norms = nn.ModuleList(
             token_norm(self._norm_cfg, c) for c in self.channels) if norm_pooled else None
         self._freeze_stages()

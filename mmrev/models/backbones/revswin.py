@@ -18,7 +18,7 @@ from mmrev.reversible import AdditiveStep, Keep, NewStream, ReversibleSequence
 from ...layers import MLP, PatchEmbed, PatchMerging, WindowAttention
 from ..backbone import Backbone, check_choice
 from ..blocks.tokens import TRANSFORMER_INIT, pre_norm, token_norm
-from ..blocks.two_stream import Copy, FusedStreams, TwoStreamBlock
+from ..blocks.two_stream import Copy, FusedStreams, TwoStreamBlock, freeze_unread
 
 
 class FusedMLP(MLP):
@@ -161,6 +161,7 @@ class RevSwin(Backbone):
                        for i in range(self.depths[stage])]
             streams = self._end_stage(blocks[-1], stage, channels, streams, eps)
         self.blocks = ReversibleSequence(blocks, reversible, cache_every, overlap, keep)
+        freeze_unread(self.blocks, self._levels)
         self._freeze_stages()
 
     @classmethod

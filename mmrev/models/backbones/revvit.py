@@ -22,7 +22,7 @@ from ...layers.patch_embed import loaded_grid, state_grid
 from ..backbone import Backbone, check_choice
 from ..blocks.pf_transformer import OPERATIONS, token_mixer
 from ..blocks.tokens import TRANSFORMER_INIT, pre_norm, token_norm
-from ..blocks.two_stream import FUSION_MODES, FusedStreams, TwoStreamBlock
+from ..blocks.two_stream import FUSION_MODES, FusedStreams, TwoStreamBlock, freeze_unread
 
 _MMPRETRAIN = re.compile(r'layers\.(\d+)\.(ln1|ln2|attn|ffn\.layers\.0\.0|ffn\.layers\.1)\.(.+)')
 _PARTS = {'ln1': 'f.norm', 'attn': 'f.layer', 'ln2': 'g.norm', 'ffn.layers.0.0': 'g.layer.fc1',
@@ -142,6 +142,7 @@ class RevViT(Backbone):
             norm = token_norm(norm_cfg, 2 * dims) if final_norm and not norm_pooled else None
             blocks[i].after['level'] = NewStream(FusedStreams(norm, fusion_mode), target, (0, 1))
         self.layers = ReversibleSequence(blocks, reversible, cache_every, overlap, keep)
+        freeze_unread(self.layers, range(2, 2 + len(self.out_indices)))
         self.channels = (2 * dims if fusion_mode == 'concat' else dims, ) * len(self.out_indices)
         self.pooled_norms = nn.ModuleList(token_norm(norm_cfg, c) for c in self.channels) if norm_pooled else None
         self._register_state_dict_hook(state_grid)
