@@ -1,6 +1,6 @@
 """What a host expects of a backbone, asked of every registered one; and that every config and metafile entry fits.
 
-A new backbone needs an entry in `tests/backbones.py`, nothing here.
+A new backbone needs an entry in `tests/support/backbones.py`, nothing here.
 """
 import copy
 import importlib
@@ -62,7 +62,7 @@ def registered():
 
 def test_every_registered_backbone_is_asked_and_exported():
     missing = registered() - {kind(name).__name__ for name in BACKBONES}
-    assert not missing, f'no small form of {sorted(missing)}: add cfg, levels and frozen parts to tests/backbones.py'
+    assert not missing, f'no small form of {sorted(missing)}: add cfg, levels and frozen parts to tests/support/backbones.py'
     assert registered() == set(backbones.__all__)
 
 
