@@ -19,6 +19,7 @@ help:  ## this list
 	@echo '  JOBS=4                 processes that run the tests (default: 2)'
 	@echo '  MMREV_WHEELS=folder    where built wheels of mmcv are kept (default: the user cache folder)'
 	@echo '  MMREV_CUDA_OPS=0|1     mmcv without or with CUDA ops (default: with, if a GPU and its compiler are there)'
+	@echo '                         with 1 and no GPU in sight, TORCH_CUDA_ARCH_LIST="8.0;9.0" names the architectures'
 
 setup:  ## the environment alone
 	@PYTHON='$(PYTHON)' tools/setup/setup.sh --stack $(STACK) --env $(ENV)

@@ -34,10 +34,21 @@ def torchvision_facts(torchvision):
 
 
 def mmcv_ops_facts(ops):
-    """Whether an op runs, and for which CUDA version the ops were compiled."""
+    """Whether an op runs, for which CUDA version the ops were compiled, and whether they run on each GPU."""
     import torch
-    ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
-    return {'cuda_ops': ops.get_compiling_cuda_version()}
+    boxes, scores = torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1)
+    ops.nms(boxes, scores, 0.5)
+    facts = {'cuda_ops': ops.get_compiling_cuda_version()}
+    if torch.cuda.is_available() and facts['cuda_ops'][:1].isdigit():
+        for i in range(torch.cuda.device_count()):
+            try:
+                kept = ops.nms(boxes.to(f'cuda:{i}'), scores.to(f'cuda:{i}'), 0.5)
+                torch.cuda.synchronize(i)
+                del kept
+            except Exception as error:
+                facts['cuda_error'] = f'{torch.cuda.get_device_name(i)}: {describe(error)}'
+                break
+    return facts
 
 
 FACTS = {'torch': torch_facts, 'torchvision': torchvision_facts, 'mmcv.ops': mmcv_ops_facts}

@@ -13,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterable, Iterator, NamedTuple, Sequence
 
 import torch
+import torch._C._dynamo.eval_frame as _eval_frame
 import torch.nn.modules.module as _module
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -20,9 +21,10 @@ from torch.utils import flop_counter
 from torch.utils._pytree import tree_map
 
 __all__ = [
-    'add_safe_globals', 'backward_into', 'can_save_memory', 'edge_node', 'flop_registry', 'get_autocast_dtype',
-    'get_device_module', 'has_global_hooks', 'is_autocast_available', 'is_autocast_enabled', 'is_compiling',
-    'is_exporting', 'load_weights_only', 'notice_freed', 'output_edge', 'when_freed', 'without_attention_fast_path'
+    'add_safe_globals', 'backward_into', 'can_save_memory', 'differentiate', 'edge_node', 'flop_registry',
+    'get_autocast_dtype', 'get_device_module', 'has_global_hooks', 'is_autocast_available', 'is_autocast_enabled',
+    'is_compiler_active', 'is_compiling', 'is_exporting', 'load_weights_only', 'notice_freed', 'output_edge',
+    'when_freed', 'without_attention_fast_path'
 ]
 
 _VERSION = tuple(int(number) for number in torch.__version__.split('.')[:2])
@@ -66,6 +68,14 @@ def _never() -> bool:
 is_compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)  # 2.2
 is_exporting: Callable[[], bool] = getattr(torch.compiler, 'is_exporting', _never)  # 2.7
 
+_get_compiler: Any = getattr(_eval_frame, 'get_eval_frame_callback', None)  # 2.3
+
+
+def is_compiler_active() -> bool:
+    """Whether ``torch.compile`` traces what this thread calls."""
+    return _get_compiler is None or _get_compiler() is not None
+
+
 _HOOKS_OF_ALL_MODULES = (_module._global_forward_pre_hooks, _module._global_forward_hooks,
                          _module._global_backward_pre_hooks, _module._global_backward_hooks)
 
@@ -103,9 +113,30 @@ def output_edge(out: Tensor) -> Any:
         A ``GradientEdge``. Before PyTorch 2.5, a tensor of the same shape that stores one element.
     """
     if _EDGES:
+        node = out.grad_fn
+        if node is not None and not isinstance(node, torch._C._FunctionBase):  # what get_gradient_edge does, but faster
+            return torch.autograd.graph.GradientEdge(node, out.output_nr)
         return torch.autograd.graph.get_gradient_edge(out)
     with torch.enable_grad():
         return _WithoutStorage.apply(out)
+
+
+def differentiate(edge: Any, inputs: Sequence[Tensor], gradient: Tensor, retain_graph: bool) -> Sequence[Any]:
+    """``torch.autograd.grad(edge, inputs, gradient, retain_graph, allow_unused=True)`` without checks of its arguments.
+
+    Args:
+        edge: An :func:`output_edge`.
+        inputs: Tensors that require grad.
+        gradient: Of the output; its shape and dtype.
+        retain_graph: As for ``torch.autograd.grad``.
+
+    Returns:
+        A gradient or None for each input.
+    """
+    if not inputs:
+        return ()
+    run: Any = torch.autograd.Variable._execution_engine.run_backward
+    return run((edge, ), (gradient, ), retain_graph, False, tuple(inputs), True, accumulate_grad=False)
 
 
 def edge_node(edge: Any) -> Any:

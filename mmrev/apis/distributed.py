@@ -30,7 +30,7 @@ def adopt_launcher(launcher: str) -> int:
         The rank of this process; 0 for ``'none'``.
 
     Raises:
-        ValueError: If the launcher has not started this process.
+        ValueError: If the launcher has not started this process, or does not say where several machines meet.
     """
     if launcher == 'none':
         return 0
@@ -40,6 +40,11 @@ def adopt_launcher(launcher: str) -> int:
         raise ValueError(f'it has not started this process: {", ".join(missing)} not set')
     for variable, name in zip(_RANK_VARIABLES['pytorch'], names):
         os.environ[variable] = os.environ[name]
+    if launcher == 'mpi' and 'MASTER_ADDR' not in os.environ:  # mpirun does not set it, and mmengine asks for it
+        if os.environ.get('OMPI_COMM_WORLD_LOCAL_SIZE', os.environ['WORLD_SIZE']) != os.environ['WORLD_SIZE']:
+            raise ValueError('MASTER_ADDR is not set; on several machines, name that of process 0: '
+                             'mpirun -x MASTER_ADDR=HOST')
+        _set_master(launcher)
     return int(os.environ['RANK'])
 
 

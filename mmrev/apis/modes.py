@@ -31,6 +31,17 @@ def use_mixed_precision(cfg: 'Config') -> None:
                         {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'})
 
 
+def pin_memory(cfg: 'Config') -> None:
+    """Where there is a GPU, let the dataloaders that do not say otherwise collate in page-locked memory.
+
+    Copies from there to the GPU are faster. Not in the configs: on the CPU PyTorch warns of it.
+    """
+    from mmengine.device import is_cuda_available
+    for part in ('train', 'val', 'test') if is_cuda_available() else ():
+        if isinstance(cfg.get(f'{part}_dataloader'), dict):
+            cfg[f'{part}_dataloader'].setdefault('pin_memory', True)
+
+
 def draw_predictions(cfg: 'Config', folder: Optional[str], show: bool = False, wait_time: float = 2.) -> Optional[str]:
     """Switch on the visualization hook of the config: mmdet's or mmpretrain's, which differ in their keys.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Sequence
 from mmrev.problems import ProblemError, closest, phase
 
 from .distributed import prepare_cpu_processes
+from .modes import pin_memory
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -90,6 +91,7 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = ()) -> 'Runner':
     from mmrev.hooks import PhaseHook
     with phase('building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
         prepare_cpu_processes(cfg)
+        pin_memory(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         for hook in (PhaseHook(), *hooks):
             runner.register_hook(hook)

@@ -210,6 +210,9 @@ def ops(facts: Facts) -> Iterator[Problem]:
         yield Problem('a GPU is visible, but mmcv was compiled without its CUDA ops: detectors fail on the GPU at the '
                       'first NMS or RoIAlign', toolkit * (not facts.nvcc) + build_mmcv(facts, exactly(installed), True)
                       + '   (or train on the CPU: CUDA_VISIBLE_DEVICES= mmrev train ...)')
+    elif facts.modules['mmcv.ops'].get('cuda_error'):
+        yield Problem(f'the CUDA ops of mmcv {installed} do not run on {facts.modules["mmcv.ops"]["cuda_error"]}',
+                      build_mmcv(facts, exactly(installed), True))
 
 
 def registration(facts: Facts) -> Iterator[Problem]:

@@ -8,10 +8,9 @@ from mmengine.model import is_model_wrapper
 from torch import Tensor, nn
 from torch.utils.weak import WeakIdKeyDictionary
 
-from mmrev.layers import convert_batchnorm, to_batchnorm
-from mmrev.layers.inplace_abn.pairs import ACTIVATED, is_activation
-from mmrev.layers.inplace_abn.transfer import activated_twice
 from mmrev.registry import HOOKS
+from mmrev.surgery import activated_twice, convert_batchnorm, to_batchnorm
+from mmrev.surgery.find import ACTIVATED, is_activation
 
 Negative = Dict[str, List[int]]  # channels, by the name of the weight
 
@@ -28,7 +27,7 @@ class InPlaceABNHook(Hook):
 
     Args:
         relu: ``'leaky'`` turns ReLUs after statistics of the batch into leaky ones, which changes the function; by
-            default such pairs are left alone (:func:`mmrev.layers.convert_batchnorm`).
+            default such pairs are left alone (:func:`mmrev.surgery.convert_batchnorm`).
         slope: Of these.
 
     Raises:

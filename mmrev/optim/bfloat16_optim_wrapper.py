@@ -33,8 +33,7 @@ class BFloat16OptimWrapper(OptimWrapper):
 def bfloat16(model: nn.Module) -> Iterator[None]:
     """Run a model under autocast in bfloat16, with float32 between backbone, neck and heads."""
     device = next(model.parameters()).device.type
-    hooks = [module.register_forward_hook(lambda _module, _args, output: _float32(output))
-             for name, module in model.named_modules() if _is_part(name)]
+    hooks = [part.register_forward_hook(lambda _module, _args, output: _float32(output)) for part in _parts(model)]
     try:
         with torch.autocast(device, torch.bfloat16):
             yield
@@ -43,10 +42,21 @@ def bfloat16(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def _is_part(name: str) -> bool:
-    """Whether a module of that name is a part of the model; what lies within a backbone or neck is none."""
-    *parents, last = [word for word in name.split('.') if not word.isdigit()] or ['']
-    return last.endswith(_PARTS) and not any(parent.endswith(_PARTS[:2]) for parent in parents)
+def _parts(module: nn.Module, name: str = '') -> Iterator[nn.Module]:
+    """The parts of a model; what lies within a backbone or neck is none, so that these are not walked.
+
+    Args:
+        module: The model, or a module within.
+        name: Of the module; entries of a list go by that of the list.
+    """
+    for child_name, child in module.named_children():
+        if child_name.isdigit():
+            child_name = name
+        elif name.endswith(_PARTS[:2]):
+            continue
+        if child_name.endswith(_PARTS):
+            yield child
+        yield from _parts(child, child_name)
 
 
 def _float32(value: Any) -> Any:

@@ -10,6 +10,7 @@ from mmrev import compat
 
 from .call import Call
 from .errors import ReversibilityError
+from .generators import refusing_captured_draws
 from .node import run_reversible
 from .overlap import obstacle, settle
 from .plain import run_plain
@@ -90,7 +91,8 @@ class ReversibleSequence(nn.Module):
         plan = self._current_plan()
         reason = self._obstacle(plan, streams[0].device) if self.overlap else None
         call = Call(plan, self.overlap and reason is None)
-        outputs = run_reversible(call, streams)
+        with refusing_captured_draws(streams):
+            outputs = run_reversible(call, streams)
         if self.overlap and (reason or call.communicates):
             self._tell(reason or f'{call.communicates} communicates, which all processes must do in one order')
         return outputs

@@ -1,6 +1,6 @@
 """Comparisons of a reversible module with itself under plain autograd."""
 import copy
-from typing import Callable, Dict, Optional, Sequence, Tuple
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -38,7 +38,7 @@ def assert_same_gradients(module: nn.Module,
                           seed: int = 0,
                           forward: Optional[Callable] = None) -> None:
     """Check that ``module`` computes the same reversibly and under plain autograd, in outputs, all gradients, buffers
-    and the random state that it leaves.
+    and the random state that it leaves, on the CPU and on each device.
 
     Args:
         module: Holds one or more :class:`ReversibleSequence`; copied, not changed.
@@ -67,8 +67,14 @@ def _run(module, inputs, reversible: bool, seed: int, forward) -> Dict[str, Dict
         'input gradient': {i: x.grad for i, x in enumerate(inputs)},
         'gradient': {name: p.grad for name, p in module.named_parameters()},
         'buffer': dict(module.named_buffers()),
-        'next random number': {'': torch.rand(1)},
+        'next random number': {str(device): torch.rand(1, device=device) for device in _devices(module, inputs)},
     }
+
+
+def _devices(module: nn.Module, inputs: Sequence[Tensor]) -> List[torch.device]:
+    """The CPU, and those of inputs and parameters: each has a generator."""
+    found = {x.device for x in (*inputs, *module.parameters()) if x.device.type not in ('cpu', 'meta')}
+    return [torch.device('cpu'), *sorted(found, key=str)]
 
 
 def _weighted_sum(outputs: Sequence[Tensor]) -> Tensor:

@@ -148,6 +148,40 @@ def test_a_gpu_without_cuda_ops_is_a_finding_that_names_the_build_with_them():
     assert 'FORCE_CUDA=1' in finding.fix and 'CUDA toolkit 13.0' in finding.fix
 
 
+GPU = '''
+    class version: cuda = '13.0'
+    class cuda:
+        is_available = staticmethod(lambda: True)
+        device_count = staticmethod(lambda: 1)
+        get_device_name = staticmethod(lambda i: 'NVIDIA H100')
+        synchronize = staticmethod(lambda i: None)
+    class Tensor:
+        device = 'cpu'
+        def numpy(self): return self
+        def to(self, device):
+            moved = Tensor()
+            moved.device = device
+            return moved
+    def zeros(*shape): return Tensor()
+    ones = tensor = zeros
+    __version__ = '2.11.0'
+    '''
+OPS = '''
+    def nms(boxes, *args):
+        if boxes.device {}: raise RuntimeError('CUDA error: no kernel image is available')
+    def get_compiling_cuda_version(): return '13.0'
+    '''
+
+
+@pytest.mark.parametrize('fails, status', [("== 'cuda:0'", 1), ("== 'elsewhere'", 0)])
+def test_ops_that_were_compiled_for_another_gpu_are_a_finding(tmp_path, fails, status):
+    """They load and run on the CPU."""
+    found, output = run_doctor(tmp_path, torch=GPU, mmcv__ops=OPS.format(fails))
+    assert found == status, output
+    assert ('do not run on NVIDIA H100: RuntimeError: CUDA error: no kernel image' in output) is bool(status)
+    assert ('FORCE_CUDA=1' in output) is bool(status)
+
+
 def test_a_gpu_with_cuda_ops_is_fine():
     assert not diagnose(facts(torch={'cuda': True}, mmcv__ops={'cuda_ops': '13.0'}))
 

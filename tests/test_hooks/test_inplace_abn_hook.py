@@ -14,7 +14,8 @@ from torch import nn
 import mmrev.models  # noqa: F401
 from mmrev.checkpoints import allow_mmengine_checkpoints
 from mmrev.hooks import InPlaceABNHook, check_activations, watch_activations
-from mmrev.layers import ABN, BatchNormAct, InPlaceABN, convert_batchnorm
+from mmrev.layers import ABN, BatchNormAct, InPlaceABN
+from mmrev.surgery import convert_batchnorm
 
 from toy_detection import CLASSES, write_dataset
 

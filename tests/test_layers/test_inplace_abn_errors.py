@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from mmrev.layers import ABN, InPlaceABN, InPlaceABNSync
-from mmrev.layers.inplace_abn import abn, convert_sync, inplace_abn, inplace_abn_sync, revert_sync
+from mmrev.layers.inplace_abn import abn, inplace_abn, inplace_abn_sync
+from mmrev.surgery import convert_sync, revert_sync
 
 from .test_inplace_abn import random
 

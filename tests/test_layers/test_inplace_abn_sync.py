@@ -10,8 +10,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 import mmrev.layers.inplace_abn.function as function
 from mmrev.layers import ABN, InPlaceABN, InPlaceABNSync
-from mmrev.layers.inplace_abn import convert_sync, inplace_abn_sync
+from mmrev.layers.inplace_abn import inplace_abn_sync
 from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
+from mmrev.surgery import convert_sync
 
 WORLDS = (3, 2)
 SIZES = {'uneven': (2, 3, 1), 'even': (2, 2, 2), 'empty': (2, 0, 3), 'ones': (1, 1, 1)}

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from mmrev.layers import norm_act
-from mmrev.layers.norm_act import _NormAct
+from mmrev.layers.fused.norm_act import _NormAct
 from mmrev.testing import PeakMemory
 
 MODES = ['train', 'eval', 'no_affine', 'no_statistics', 'average']
@@ -89,7 +89,7 @@ def test_without_gradient_leaves_the_input_alone():
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize('what', ['another norm', 'another activation', 'hook', 'compiler', 'half'])
+@pytest.mark.parametrize('what', ['another norm', 'another activation', 'hook', 'global hook', 'compiler', 'half'])
 def test_evaluates_what_it_does_not_know_as_it_stands(what, monkeypatch):
     norm, act, x, seen = nn.BatchNorm2d(4), nn.Hardswish(), torch.randn(2, 4, 3, 3), []
     if what == 'another norm':
@@ -98,12 +98,16 @@ def test_evaluates_what_it_does_not_know_as_it_stands(what, monkeypatch):
         act = nn.Softplus()
     elif what == 'hook':
         norm.register_forward_hook(lambda *_: seen.append(_))
+    elif what == 'global hook':
+        handle = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(m))
     elif what == 'half':
         norm, x = norm.half(), x.half()
     monkeypatch.setattr(_NormAct, 'apply', None)  # must not be reached
     function = torch.compile(norm_act, backend='eager') if what == 'compiler' else norm_act
     torch.testing.assert_close(function(x, norm, act), act(norm(x)))
-    assert len(seen) == (2 if what == 'hook' else 0)
+    assert len(seen) == {'hook': 2, 'global hook': 4}.get(what, 0)
+    if what == 'global hook':
+        handle.remove()
 
 
 def test_transforms_of_functions():

@@ -2,11 +2,13 @@
 import threading
 import time
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+import torch.testing._internal.distributed.fake_pg  # noqa: F401 (registers the backend `fake`)
 from torch import nn
 
 import mmrev.reversible.overlap as overlapping
@@ -278,3 +280,34 @@ def communicate(rank, folder):
 
 def test_a_step_that_communicates_is_undone_in_order(tmp_path):
     mp.spawn(communicate, (str(tmp_path), ), nprocs=2)
+
+
+@pytest.mark.parametrize('backend, overlaps', [('cpu:gloo', True), ('cpu:gloo,cuda:fake', False)])
+def test_a_backend_for_each_device_is_asked_for_its_collectives(backend, overlaps):
+    """The group as a whole cannot tell: "does not yet support sequence numbers"; a fake backend cannot, either."""
+    dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter('always')
+            gradients(dropping(2, width=4), [torch.randn(2, 4, 8, 8) for _ in range(2)], True)
+        assert any('does not count its collectives' in str(w.message) for w in caught) is not overlaps
+    finally:
+        dist.destroy_process_group()
+
+
+def test_collectives_of_all_backends_of_a_group_are_counted(monkeypatch):
+    class Group:
+        """As ``cpu:gloo,cuda:nccl``: it counts on no device by itself."""
+        _device_types = [torch.device('cpu'), torch.device('cuda')]
+
+        def _get_backend(self, device):
+            return Backend({'cpu': 3, 'cuda': 4}[device.type])
+
+    class Backend:
+
+        def __init__(self, count):
+            self._get_sequence_number_for_group = lambda: count
+
+    monkeypatch.setattr(overlapping.dist, 'is_initialized', lambda: True)
+    monkeypatch.setattr(overlapping.dist.distributed_c10d, '_world', SimpleNamespace(pg_map=[Group()]))
+    assert overlapping.collectives() == 7

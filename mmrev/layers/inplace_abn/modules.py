@@ -85,7 +85,7 @@ class ABN(_InstanceNorm):
 
     def __prepare_scriptable__(self):
         raise TypeError(f'{type(self).__name__} cannot be scripted by `torch.jit.script`; turn it into a batch norm by '
-                        '`mmrev.layers.to_batchnorm` first')
+                        '`mmrev.surgery.to_batchnorm` first')
 
     def _settings(self) -> Settings:
         training = self.training and self.statistics.training

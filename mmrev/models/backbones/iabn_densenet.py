@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mmrev.registry import MODELS
 from mmrev.reversible import NewStream, ReversibleSequence
 
-from ..layers.activated_backbone import ActivatedBackbone, activated_norm, image_stem
+from ..blocks.activated_backbone import ActivatedBackbone, activated_norm, image_stem
 
 
 class DenseLayer(nn.Module):

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from mmrev.registry import MODELS
 
-from ..layers.activated_backbone import ActivatedBackbone, activated_norm
+from ..blocks.activated_backbone import ActivatedBackbone, activated_norm
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int, norm_cfg: dict) -> Optional[nn.Sequential]:

@@ -6,8 +6,8 @@ from typing import List, Optional, Sequence, Union
 
 from mmrev.registry import MODELS
 
-from ..layers.activated_backbone import image_stem
-from ..layers.pre_activation import PreActivationBackbone, Stage
+from ..blocks.activated_backbone import image_stem
+from ..blocks.pre_activation import PreActivationBackbone, Stage
 
 
 @MODELS.register_module()

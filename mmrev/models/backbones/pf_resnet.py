@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from mmrev.registry import MODELS
 
 from ...layers import ABN, BatchNormAct, MaxPool3x3, conv_norm, convolve, max_pool3x3
-from ...layers.forms import is_watched
-from ..layers.activated_backbone import ActivatedBackbone
+from ...layers.fused.guard import may_fuse
+from ..blocks.activated_backbone import ActivatedBackbone
 
 # Of channels, stride, dilation, and whether the block begins a stage of another resolution: a pooling, then a
 # convolution of as many channels, which a norm and an activation follow. Either may be left out.
@@ -78,10 +78,10 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.downsample is None:
             shortcut = x
-        elif is_watched(self.downsample):
-            shortcut = self.downsample(x)
-        else:
+        elif may_fuse(self.downsample):
             shortcut = conv_norm(x, *self.downsample)
+        else:
+            shortcut = self.downsample(x)
         out = conv_norm_act(x, self.conv1, self.bn1, pool=self.pool2)
         if self.conv2 is not None:
             out = conv_norm_act(out, self.conv2, self.bn2)
@@ -111,8 +111,8 @@ def conv_norm_act(x: Tensor, conv: nn.Conv2d, norm: nn.Module, shortcut: Optiona
         x = conv_norm(x, conv, norm)
         if shortcut is not None:
             x.add_(shortcut)
-    if type(pool) is MaxPool3x3 and not is_watched(pool):
-        x = max_pool3x3(x, pool.stride, pool.dilation, inplace=not is_watched(norm))
+    if type(pool) is MaxPool3x3 and may_fuse(pool):
+        x = max_pool3x3(x, pool.stride, pool.dilation, inplace=may_fuse(norm))
         return x if activated else x.relu_()
     if not activated:
         x.relu_()

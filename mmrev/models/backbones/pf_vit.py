@@ -15,8 +15,8 @@ from mmrev.registry import MODELS
 
 from ...layers import PatchEmbed, resize_pos_embed
 from ...layers.patch_embed import loaded_grid, state_grid
-from ..layers.pf_transformer import PFTransformer, as_pair
-from ..layers.two_stream import level_indices, token_norm
+from ..blocks.pf_transformer import PFTransformer, as_pair
+from ..blocks.two_stream import level_indices, token_norm
 
 
 @MODELS.register_module()

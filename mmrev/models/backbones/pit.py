@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from mmrev.registry import MODELS
 
 from ...layers import PatchEmbed
-from ..layers.pf_transformer import PFTransformer, as_pair
-from ..layers.two_stream import level_indices, token_norm
+from ..blocks.pf_transformer import PFTransformer, as_pair
+from ..blocks.two_stream import level_indices, token_norm
 
 
 @MODELS.register_module()

@@ -18,7 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmrev.registry import MODELS
 from mmrev.reversible import AdditiveStep, Keep, RevSilo, ReversibleSequence, StreamPart, TwoStreamCoupling, unread
 
-from ..layers import MBConv
+from ..blocks import MBConv
 from ..pretrained import initialization, starts_from_weights
 
 

@@ -16,7 +16,7 @@ from mmrev.registry import MODELS
 from mmrev.reversible import Keep, NewStream, ReversibleSequence
 
 from ...layers import MLP, DropPath, PatchEmbed, PoolingAttention
-from ..layers.two_stream import (Fork, FusedStreams, TwoStreamBlock, check_choice, freeze, freeze_unread, level_indices,
+from ..blocks.two_stream import (Fork, FusedStreams, TwoStreamBlock, check_choice, freeze, freeze_unread, level_indices,
                                   pre_norm, token_norm)
 from ..pretrained import initialization
 

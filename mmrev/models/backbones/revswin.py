@@ -17,7 +17,7 @@ from mmrev.registry import MODELS
 from mmrev.reversible import AdditiveStep, Keep, NewStream, ReversibleSequence
 
 from ...layers import MLP, PatchEmbed, PatchMerging, WindowAttention
-from ..layers.two_stream import (Copy, FusedStreams, TwoStreamBlock, check_choice, freeze, freeze_unread, level_indices,
+from ..blocks.two_stream import (Copy, FusedStreams, TwoStreamBlock, check_choice, freeze, freeze_unread, level_indices,
                                   pre_norm, token_norm)
 from ..pretrained import initialization
 

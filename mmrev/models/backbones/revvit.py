@@ -19,8 +19,8 @@ from mmrev.reversible import Keep, NewStream, ReversibleSequence
 
 from ...layers import MLP, PatchEmbed, resize_pos_embed
 from ...layers.patch_embed import loaded_grid, state_grid
-from ..layers.pf_transformer import OPERATIONS, token_mixer
-from ..layers.two_stream import (FUSION_MODES, FusedStreams, TwoStreamBlock, check_choice, freeze, freeze_unread,
+from ..blocks.pf_transformer import OPERATIONS, token_mixer
+from ..blocks.two_stream import (FUSION_MODES, FusedStreams, TwoStreamBlock, check_choice, freeze, freeze_unread,
                                   level_indices, pre_norm, token_norm)
 from ..pretrained import initialization, starts_from_weights
 

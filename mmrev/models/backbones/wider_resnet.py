@@ -5,7 +5,7 @@ from torch import nn
 
 from mmrev.registry import MODELS
 
-from ..layers.pre_activation import PreActivationBackbone, Stage
+from ..blocks.pre_activation import PreActivationBackbone, Stage
 
 
 @MODELS.register_module()

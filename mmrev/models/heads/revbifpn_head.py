@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mmrev.registry import MODELS
 from mmrev.reversible import AdditiveStep, NewStream, ReversibleSequence
 
-from ..layers import ConvNormAct, MBConv
+from ..blocks import ConvNormAct, MBConv
 
 
 class DownFusion(nn.Module):

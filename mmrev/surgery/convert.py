@@ -6,12 +6,13 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .activations import get_activation
-from .batch_norm_act import BatchNormAct
-from .convert import replace
-from .modules import ABN, BatchStatistics, InPlaceABN, InPlaceABNSync
-from .pairs import ACTIVATED, BATCH_NORMS, Pair, Unit, is_activation, is_known, overwritten, units
+from mmrev.layers.inplace_abn.activations import get_activation
+from mmrev.layers.inplace_abn.batch_norm_act import BatchNormAct
+from mmrev.layers.inplace_abn.modules import ABN, BatchStatistics, InPlaceABN, InPlaceABNSync
+
+from .find import ACTIVATED, BATCH_NORMS, Pair, Unit, is_activation, is_known, overwritten, units
 from .residual import ResidualBlock, activated_class, plain_class
+from .sync import replace
 
 
 class Conversion(NamedTuple):

@@ -3,7 +3,7 @@ from typing import Any, Callable, Dict, Optional, Type
 
 from torch import nn
 
-from .modules import ABN, BatchStatistics, InPlaceABN, InPlaceABNSync
+from mmrev.layers.inplace_abn.modules import ABN, BatchStatistics, InPlaceABN, InPlaceABNSync
 
 
 def convert_sync(module: nn.Module, group: Any = None) -> nn.Module:

@@ -13,8 +13,9 @@ from mmdet.utils import register_all_modules
 from mmpretrain.registry import MODELS as PRETRAIN
 from torch import nn
 
-from mmrev.layers import ABN, InPlaceABN, InPlaceABNSync, convert_batchnorm, to_batchnorm
+from mmrev.layers import ABN, InPlaceABN, InPlaceABNSync
 from mmrev.layers.inplace_abn import BatchNormAct
+from mmrev.surgery import convert_batchnorm, to_batchnorm
 from mmrev.testing import PeakMemory
 
 register_all_modules(init_default_scope=False)
@@ -465,3 +466,8 @@ def test_batch_norms_that_mmengine_made_of_synchronised_ones():
     report = convert_batchnorm(model)
     assert not report.kept and len(report.converted) == 21
     assert_same_function(model, reference, images())
+
+
+def test_conversions_are_found_where_they_lay_until_0_2():
+    from mmrev import layers
+    assert layers.convert_batchnorm is convert_batchnorm and layers.to_batchnorm is to_batchnorm

@@ -7,8 +7,9 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.lazy import LazyModuleMixin
 
-from .batch_norm_act import BatchNormAct
-from .modules import ABN, BatchStatistics
+from mmrev.layers.inplace_abn.batch_norm_act import BatchNormAct
+from mmrev.layers.inplace_abn.modules import ABN, BatchStatistics
+
 from .residual import depth, joins_shortcut, norm_name
 
 Kinds = Union[type, Tuple[type, ...]]
@@ -120,7 +121,7 @@ def _in_stem(m: nn.Module, kinds: Kinds) -> Iterator[Unit]:
 _KNOWN = {
     'torch.nn.modules.container.Sequential.forward': _in_sequential,
     'mmcv.cnn.bricks.conv_module.ConvModule.forward': _in_conv_module,
-    'mmrev.models.layers.mbconv.ConvNormAct.forward': _in_conv_module,
+    'mmrev.models.blocks.mbconv.ConvNormAct.forward': _in_conv_module,
     **{f'{package}.{block}.forward': _in_block for block in ('BasicBlock', 'Bottleneck') for package in (
         'mmdet.models.backbones.resnet', 'mmpretrain.models.backbones.resnet', 'torchvision.models.resnet')},
     **dict.fromkeys([
