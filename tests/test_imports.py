@@ -79,7 +79,7 @@ HOUSE = {  # the same of what surrounds the networks
     'problems.py': set(),
     'checkpoints': {'problems', '_after_import', '__version__', 'compat'},
     'analysis': {'compat'},
-    'apis': {'problems', '_after_import', 'checkpoints', 'hooks', 'layers'},
+    'apis': {'problems', '_after_import', 'checkpoints', 'hooks', 'surgery'},
     'diagnosis': {'problems', 'checkpoints', 'analysis', 'apis', 'datasets', 'hooks', 'models', 'optim',
                   'registry'},
     'doctor.py': {'problems', 'diagnosis'},
