@@ -24,7 +24,7 @@ __all__ = [
     'add_safe_globals', 'backward_into', 'can_save_memory', 'differentiate', 'edge_node', 'flop_registry',
     'get_autocast_dtype', 'get_device_module', 'has_global_hooks', 'is_autocast_available', 'is_autocast_enabled',
     'is_compiler_active', 'is_compiling', 'is_exporting', 'load_weights_only', 'notice_freed', 'output_edge',
-    'when_freed', 'without_attention_fast_path'
+    'when_freed', 'without_attention_fast_path', 'without_cudnn_attention'
 ]
 
 _VERSION = tuple(int(number) for number in torch.__version__.split('.')[:2])
@@ -193,6 +193,23 @@ def without_attention_fast_path() -> Iterator[None]:
         yield
     finally:
         mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def without_cudnn_attention(device_type: str) -> Iterator[None]:
+    """Without the cuDNN kernel of scaled dot-product attention, which newer GPUs and versions of PyTorch try first.
+
+    It has no gradient for the bias, and PyTorch asks for one only where a graph is recorded.
+    """
+    if device_type != 'cuda' or not hasattr(torch.backends.cuda, 'enable_cudnn_sdp') or is_compiling():
+        yield
+        return
+    enabled = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(enabled)
 
 
 # ------------------------------------------------------------------------------------------------- storages

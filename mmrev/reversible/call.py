@@ -116,7 +116,9 @@ class Call:
                 out = step.f(*inputs)
             if self.overlap and collectives() != begun:
                 self.overlap, self.communicates = False, plan.describe(index)
-            record.replay.finish(self._draws.used(), observer, lambda: plan.describe(index))
+            draws = self._draws.used()
+            if draws or observer or function.buffers:
+                record.replay.finish(draws, observer, lambda: plan.describe(index))
         self._check_output(index, sources, before, out, with_graph)
         if with_graph:
             out = self._keep_graph(index, record, out, inputs, observer)

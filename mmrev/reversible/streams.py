@@ -113,7 +113,6 @@ class StreamBuffers:
             self.replaced.append(x)
         self.tensors[stream] = value
 
-
     def add_gradient(self, part: StreamPart, value: Tensor, like: Optional[Tensor], foreign: Optional[Tensor]) -> None:
         """As :meth:`add`, where an absent tensor means zero.
 

@@ -81,7 +81,7 @@ class Undo:
             self.streams.pop(step.target)
         everything = self._call.report is not None
         undo = not step.creates and (everything or plan.undone[index])
-        if not everything:
+        if not everything and self._call.states:
             self._restore_state(index)
         if record.kept is not None:
             evaluated: Optional[Evaluated] = self._take_kept(index, undo)

@@ -1,19 +1,18 @@
 """On an accelerator, overlapped steps use two side streams; no operator reads memory that another may overwrite."""
-import functools
-
 import pytest
 import torch
 from torch import nn
 
 import mmrev.reversible.call as calling
+import mmrev.reversible.gradients as gradients_of_a_step
 import mmrev.reversible.overlap as overlapping
 import mmrev.reversible.undo as undoing
+from mmrev import compat
 from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
 from mmrev.reversible.streams import StreamBuffers
-
-from .fake_streams import Accelerator, Sanitizer
-from .networks import NETWORKS, inputs
-from .test_overlap import Energy, assert_same_bits, build, dropping, gradients
+from support.fake_streams import Accelerator, Sanitizer
+from support.networks import NETWORKS, inputs
+from support.overlap import Energy, assert_same_bits, build, dropping, gradients
 
 
 @pytest.fixture
@@ -22,10 +21,9 @@ def accelerator(monkeypatch):
     fake = Accelerator()
     monkeypatch.setattr(undoing, 'run_ahead', overlapping.AheadOnStreams)
     monkeypatch.setattr(overlapping, '_sides', {})
-    monkeypatch.setattr(overlapping.compat, 'get_device_module', lambda device: fake)
-    monkeypatch.setattr(torch.autograd, 'grad', functools.partial(fake.grad, torch.autograd.grad))
-    output_edge = fake.output_edge
-    monkeypatch.setattr(calling, 'compat', _With(calling.compat, output_edge=output_edge))
+    monkeypatch.setattr(overlapping, 'compat', _With(compat, get_device_module=lambda device: fake))
+    monkeypatch.setattr(gradients_of_a_step, 'compat', _With(compat, differentiate=fake.differentiate))
+    monkeypatch.setattr(calling, 'compat', _With(compat, output_edge=fake.output_edge))
     return fake
 
 

@@ -1,7 +1,7 @@
 """What the site has besides docs/: the READMEs, other files of the repository that pages link to, and the model zoo.
 
-A hook of MkDocs (`mkdocs.yml`). A page keeps its place in the repository, so that its relative links are right there and
-on the site; README.md becomes the front page, and docs/X.md lies beside it.
+A hook of MkDocs (`mkdocs.yml`). A page keeps its place in the repository, so that its relative links are right there
+and on the site; README.md becomes the front page, and docs/X.md lies beside it.
 """
 import posixpath
 import re
@@ -77,7 +77,8 @@ def model_zoo() -> str:
     for path in sorted((ROOT / 'configs').glob('*/metafile.yml')):
         entries = yaml.safe_load(path.read_text(encoding='utf-8'))
         name = entries['Collections'][0]['Name']
-        lines += ['', f'## {name}', '', f'[Configs and recipe](configs/{path.parent.name}/README.md)', '', _HEADER, _RULE]
+        recipe = f'[Configs and recipe](configs/{path.parent.name}/README.md)'
+        lines += ['', f'## {name}', '', recipe, '', _HEADER, _RULE]
         lines += [_row(model) for model in entries['Models']]
     return '\n'.join([*lines, ''])
 

@@ -1,6 +1,7 @@
 """The guard of all fused forms: when one may compute in place of the modules that a formula names."""
 from contextlib import nullcontext
-from typing import ContextManager
+from functools import lru_cache
+from typing import Any, Callable, ContextManager
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +26,27 @@ def is_staged() -> bool:
     return (torch.jit.is_tracing() or compat.is_compiling() or torch.onnx.is_in_onnx_export()
             or _symbolic_trace._is_fx_tracing_flag or torch._C._are_functorch_transforms_active()
             or forward_ad._current_level >= 0)
+
+
+def constant(make: Callable[..., Tensor], *args: Any) -> Tensor:
+    """``make(*args)``, kept for later calls; for masks that a step needs in forward and recomputation.
+
+    Not kept is what would be no ordinary tensor: of a network that is staged, of inference mode, within a dispatch mode
+    (fake tensors) and while a CUDA graph is captured.
+
+    Args:
+        make: Returns the same for the same arguments.
+        args: Hashable; the last is the device.
+    """
+    capturing = args[-1].type == 'cuda' and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
+    if capturing or is_staged() or torch.is_inference_mode_enabled() or torch._C._len_torch_dispatch_stack():
+        return make(*args)
+    return _constant(make, *args)
+
+
+@lru_cache(maxsize=16)
+def _constant(make: Callable[..., Tensor], *args: Any) -> Tensor:
+    return make(*args)
 
 
 def needs_gradient(*tensors: Tensor) -> bool:

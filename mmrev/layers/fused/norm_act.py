@@ -8,13 +8,14 @@ from torch.autograd.function import once_differentiable
 
 from mmrev.compat import backward_into
 
+from .batch_norm import batch_norm
 from .guard import may_fuse, needs_gradient
 
 aten = torch.ops.aten
 
 
 class _Activation(NamedTuple):
-    """In place: ``apply(y)`` turns ``y`` into ``act(y)``, ``differentiate(dz, y)`` into its gradient."""
+    """``apply(y)`` turns ``y`` into ``act(y)``; ``differentiate(dz, y)`` returns the gradient, maybe within ``y``."""
     apply: Callable[[Tensor], Tensor]
     differentiate: Callable[[Tensor, Tensor], Tensor]
 
@@ -22,7 +23,7 @@ class _Activation(NamedTuple):
 # Those whose backward needs their input. One that needs its output (ReLU) keeps what the next layer keeps anyway.
 _ACTIVATIONS: Dict[Type[nn.Module], _Activation] = {
     nn.Hardswish: _Activation(lambda y: F.hardswish(y, inplace=True),
-                              lambda dz, y: backward_into(aten.hardswish_backward.out, dz, y, out=y)),
+                              aten.hardswish_backward),  # the variant with `out` allocates, too, and copies
     nn.SiLU: _Activation(lambda y: F.silu(y, inplace=True),
                          lambda dz, y: backward_into(aten.silu_backward.grad_input, dz, y, grad_input=y)),
 }
@@ -68,8 +69,7 @@ class _NormAct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, norm, activation):
         batch, momentum, running_mean, running_var = _batch_or_running(norm)
-        y, mean, invstd = torch.native_batch_norm(
-            x, weight, bias, running_mean, running_var, batch, momentum, norm.eps)
+        y, mean, invstd = batch_norm(x, weight, bias, running_mean, running_var, batch, momentum, norm.eps)
         if not batch:
             mean, invstd = running_mean.clone(), (running_var + norm.eps).rsqrt()
         ctx.batch, ctx.activation = batch, activation
@@ -83,6 +83,7 @@ class _NormAct(torch.autograd.Function):
         var = invstd.pow(-2)
         y = torch.native_batch_norm(x, weight, bias, mean, var, False, 0., 0.)[0]
         dy = ctx.activation.differentiate(dz, y)
+        del y  # where that is another tensor
         dx, dweight, dbias = aten.native_batch_norm_backward(
             dy, x, weight, mean, var, mean, invstd, ctx.batch, 0., list(ctx.needs_input_grad[:3]))
         return dx, dweight, dbias, None, None

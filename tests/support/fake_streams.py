@@ -53,11 +53,11 @@ class Accelerator:
         compat.edge_node(edge).metadata['stream'] = self.current
         return edge
 
-    def grad(self, grad, edge, *args, **kwargs):
+    def differentiate(self, edge, *args):
         stream, caller = compat.edge_node(edge).metadata.get('stream', self.current), self.current
         stream.wait_stream(caller)
         with self.stream(stream):
-            found = grad(edge, *args, **kwargs)
+            found = compat.differentiate(edge, *args)
         caller.wait_stream(stream)
         return found
 
