@@ -16,6 +16,7 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
+pytestmark = pytest.mark.subprocess
 
 
 @pytest.fixture(scope='module')
