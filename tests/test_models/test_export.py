@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from backbones import BACKBONES, build
+from support.backbones import BACKBONES, build
 from torch import nn
 
 TEXT = (Path(__file__).parents[2] / 'docs/export.md').read_text(encoding='utf-8')

@@ -83,10 +83,10 @@ def model_zoo() -> str:
     return '\n'.join([*lines, ''])
 
 
-_ZOO_HEAD = '''Made from the metafiles of the families. "Published" is what the authors of a paper or of weights state. "Measured" was measured with mmrev: peak memory per image in a training step,
-without weights and their gradients, and the time of a step on two CPU cores; what it is relative to is plain autograd.
-Models without weights have not been trained here to the end. Weights load by name: `mmrev://NAME`, see
-[Published weights](pretrained.md).'''
+_ZOO_HEAD = '''Made from the metafiles of the families. "Published" is what the authors of a paper or of weights state.
+"Measured" was measured with mmrev: peak memory per image in a training step, without weights and their gradients, and
+the time of a step on two CPU cores; what it is relative to is plain autograd. Models without weights have not been
+trained here to the end. Weights load by name: `mmrev://NAME`, see [Published weights](pretrained.md).'''
 _HEADER = '| model | task | parameters | MACs | pixels | published | measured | weights |'
 _RULE = '|---|---|---|---|---|---|---|---|'
 
