@@ -163,7 +163,7 @@ def test_inplace_abn_keeps_about_half_of_what_abn_keeps():
 
 @pytest.mark.parametrize('change, message', [
     (dict(depth=20), '`depth` must be one of .*got 20'),
-    (dict(out_indices=(4, )), r'`out_indices` must be numbers in \[-4, 4\), got \(4,\)'),
+    (dict(out_indices=(4, )), r'`out_indices` must lie in \[-4, 4\), got \(4,\)'),
     (dict(out_indices=(1, 0)), '`out_indices` must ascend'),
     (dict(frozen_stages=5), r'`frozen_stages` must lie in \[-1, 4\], got 5'),
     (dict(norm_cfg=dict(type='BN')), '`norm_cfg` must name a norm that holds its activation.*mmrev.BatchNormAct'),

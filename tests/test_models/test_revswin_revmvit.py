@@ -229,7 +229,7 @@ def test_memory_does_not_grow_with_the_depth_of_a_stage():
 @pytest.mark.parametrize('kwargs, message', [
     (dict(arch='huge'), "`arch` must be one of .*got 'huge'"),
     (dict(arch=dict(embed_dims=8)), 'must have the keys'),
-    (dict(out_indices=(0, 4)), r'`out_indices` must be numbers in \[-4, 4\), got \(0, 4\)'),
+    (dict(out_indices=(0, 4)), r'`out_indices` must lie in \[-4, 4\), got \(0, 4\)'),
     (dict(out_type='raw'), "`out_type` must be one of .*got 'raw'"),
     (dict(frozen_stages=5), r'`frozen_stages` must lie in \[-1, 4\], got 5'),
 ])

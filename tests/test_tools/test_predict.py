@@ -18,6 +18,7 @@ from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 pytestmark = pytest.mark.subprocess
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
+pytestmark = pytest.mark.subprocess
 
 
 @pytest.fixture(scope='module')
