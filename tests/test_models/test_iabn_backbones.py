@@ -46,6 +46,7 @@ class Classifier(nn.Module):
         return self.head.fc(self.backbone(x)[-1].mean((2, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('record, cfg', [
     ('iabn_resnet50', dict(type='mmrev.IABNResNet', depth=50)),
     ('iabn_wider_resnet16', dict(type='mmrev.WiderResNet', depth=16)),
@@ -99,6 +100,7 @@ def loss(outputs) -> Tensor:
     return sum((x * torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)).sum() for x in outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('norm_eval', [False, True])
 @pytest.mark.parametrize('name', [name for name in SMALL if name != 'wider_a2'])
 def test_gradients_with_inplace_abn_equal_those_with_abn(name, norm_eval):

@@ -87,6 +87,7 @@ def test_converter_refuses_a_foreign_key(key):
         convert_state_dict({key: torch.zeros(1)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('build', [swin, mvit])
 @pytest.mark.parametrize('drops', [dict(drop_path_rate=0.), DROPS])
 def test_gradients_equal_plain_autograd(build, drops):
@@ -132,6 +133,7 @@ def test_backward_reconstructs_every_stream(build):
     assert_invertible(build(drop_rate=0.1).double(), image(dtype=torch.float64), tolerance=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('build', [swin, mvit])
 def test_two_forwards_accumulation_and_retained_graphs(build):
     gradients = []
@@ -202,6 +204,7 @@ def test_bf16_autocast_trains(build):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_depth_of_a_stage():
 
     def per_image(depth, build):

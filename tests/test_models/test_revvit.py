@@ -56,6 +56,7 @@ class _Name(str):
     shape = (1, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('reversible', [True, False])
 def test_golden_record_of_mmpretrain(reversible):
     model = MODELS.build(dict(type='mmrev.RevViT', arch='deit-small', img_size=64, reversible=reversible))

@@ -14,13 +14,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrev.registry import MODELS
-from mmrev.reversible import AdditiveStep, Keep, RevSilo, ReversibleSequence, StreamPart, TwoStreamCoupling, unread
+from mmrev.reversible import (AdditiveStep, Coupling, Keep, ReversibleSequence, RevSilo, StreamPart, TwoStreamCoupling,
+                              unread)
 
 from ..backbone import Backbone
 from ..blocks import MBConv
 
 
-class RevBiFPNStage(nn.Module):
+class RevBiFPNStage(Coupling):
     """Blocks on every level, then the fusion of all levels; with ``new_channels`` a coarser level begins here.
 
     Args:

@@ -4,7 +4,7 @@ from typing import Iterable, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from mmrev.reversible import AdditiveStep, ReversibleSequence, TwoStreamCoupling, unread
+from mmrev.reversible import AdditiveStep, Coupling, ReversibleSequence, TwoStreamCoupling, unread
 
 FUSION_MODES = ('concat', 'add', 'max', 'min', 'avg')
 
@@ -51,7 +51,7 @@ class TwoStreamBlock(TwoStreamCoupling):
         return super().steps() + steps_of(self.after)
 
 
-class Fork(nn.Module):
+class Fork(Coupling):
     """Two streams that begin alike, ``x[a] = x[b] = f(x[sources])``; then what comes in ``after``.
 
     Args:
