@@ -6,6 +6,7 @@ from typing import List, Optional
 COMMANDS = dict(
     train=('mmrev.cli.train', 'train a model from a config'),
     test=('mmrev.cli.test', 'test a checkpoint, draw its predictions'),
+    memory=('mmrev.cli.memory', 'say how much memory a training step needs'),
     check=('mmrev.cli.check', 'say everything that is wrong with a config'),
     convert=('mmrev.cli.convert', 'convert a published checkpoint'),
     doctor=('mmrev.doctor', 'say what is installed, and how to fix what is not'))

@@ -1,0 +1,113 @@
+"""A forecast as text, as data and as a picture."""
+import json
+import re
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+from mmrev.problems import ProblemError
+
+from .forecast import Forecast, describe
+
+MIB = 2**20
+_UNITS = {'': 1, 'KB': 2**10, 'MB': 2**20, 'GB': 2**30, 'KIB': 2**10, 'MIB': 2**20, 'GIB': 2**30}
+_COLOURS = 8
+
+
+def parse_bytes(text: str) -> int:
+    """Bytes from a text such as ``12GB``, which is 12 * 2**30, as the makers of GPUs count.
+
+    Raises:
+        ProblemError: If it is none.
+    """
+    found = re.fullmatch(r'\s*([\d.]+)\s*([a-zA-Z]*)\s*', text)
+    try:
+        return int(float(found.group(1)) * _UNITS[found.group(2).upper()])  # type: ignore[union-attr]
+    except (AttributeError, KeyError, ValueError):
+        raise ProblemError(f'`{text}` is no amount of memory', 'Write e.g. 12GB or 800MB') from None
+
+
+def mib(nbytes: float) -> str:
+    """As in ``1,234.5 MiB``."""
+    return f'{nbytes / MIB:,.1f} MiB'
+
+
+def as_text(forecast: Forecast, depth: int) -> str:
+    """The peak, what is alive then, and what each part keeps for backward."""
+    alive, fixed = forecast.at_peak(depth), forecast.fixed
+    rows = [(kind, nbytes) for kind, nbytes in fixed.items()]
+    rows += [(kind, sum(parts.values())) for kind, parts in alive.items()]
+    lines = [f'{describe(forecast.batch)}, {forecast.batch.objects} objects each: {mib(forecast.peak)} at the peak, '
+             f'{_moment(forecast)}']
+    lines += [f'  {kind:30s}{mib(nbytes):>16s}' for kind, nbytes in rows]
+    kept, parts = forecast.kept(depth), alive['kept for backward']
+    lines.append(f'{"kept for backward by":32s}{"after forward":>16s}{"at the peak":>16s}')
+    sums = [_with_parents(x) for x in (kept, parts)]
+    for path in sorted(sums[0]):
+        if path and sums[0][path] >= 0.001 * sums[0]['']:
+            name = '  ' * (path.count('.') + 1) + path.rpartition('.')[2]
+            lines.append(f'{name:32s}{mib(sums[0][path]):>16s}{mib(sums[1].get(path, 0)):>16s}')
+    elsewhere = kept.get('', 0)
+    if elsewhere:
+        lines.append(f'{"  elsewhere":32s}{mib(elsewhere):>16s}{mib(parts.get("", 0)):>16s}')
+    lines.append(f'{"  total":32s}{mib(sums[0][""]):>16s}{mib(sums[1].get("", 0)):>16s}')
+    return '\n'.join(lines)
+
+
+def _moment(forecast: Forecast) -> str:
+    at = forecast.allocations[forecast.peak_at]
+    return f'in {at.phase}' + f' of {at.path}' * bool(at.path) + f' ({at.operator})'
+
+
+def _with_parents(sizes: Dict[str, int]) -> Dict[str, int]:
+    """The bytes of each path with those of all below it; of everything for ``''``."""
+    sums: Dict[str, int] = {'': 0}
+    for path, nbytes in sizes.items():
+        while path:
+            sums[path] = sums.get(path, 0) + nbytes
+            path = path.rpartition('.')[0]
+        sums[''] += nbytes
+    return sums
+
+
+def as_data(forecast: Forecast, depth: int) -> Dict[str, Any]:
+    """The same in bytes, for programs."""
+    return dict(batch=forecast.batch._asdict(), peak=forecast.peak, fixed=forecast.fixed,
+                gradients=forecast.gradients, activations=forecast.activations, moment=_moment(forecast),
+                at_peak=forecast.at_peak(depth), kept_for_backward=forecast.kept(depth))
+
+
+def write_json(content: Dict[str, Any], file: str) -> None:
+    """Write it."""
+    Path(file).write_text(json.dumps(content, indent=2) + '\n')
+
+
+def draw(forecast: Forecast, file: str, depth: int = 2, title: str = '', memory: Optional[int] = None) -> None:
+    """Draw the bytes alive over the step, by part; a line where `memory` ends."""
+    from matplotlib.figure import Figure
+    groups: Dict[str, List] = {}
+    for a in forecast.allocations:
+        name = 'gradients of weights' if forecast.kind(a) == 'gradients' else (
+            '.'.join(a.path.split('.')[:depth]) or 'elsewhere')
+        groups.setdefault(name, []).append(a)
+    curves = {name: forecast.alive(allocations) for name, allocations in groups.items()}
+    largest = sorted(curves, key=lambda name: -max(curves[name]))[:_COLOURS]
+    shown = [name for name in curves if name in largest]  # in the order of the forward
+    rest = [curves[name] for name in curves if name not in largest]
+    labels = ['weights, optimizer, batch', *shown, *(['other parts'] if rest else [])]
+    fixed = sum(forecast.fixed.values())
+    rows = [[fixed] * len(forecast.allocations), *(curves[name] for name in shown)]
+    rows += [[sum(column) for column in zip(*rest)]] if rest else []
+    figure = Figure(figsize=(10, 5), layout='constrained')
+    axes = figure.subplots()
+    cycle = ['#bdbdbd', *(f'C{i}' for i in range(len(shown))), '#e0e0e0']
+    axes.stackplot(range(len(forecast.allocations)), [[x / MIB for x in row] for row in rows], labels=labels,
+                   colors=cycle, step='post', linewidth=0)
+    for name, mark in forecast.marks.items():
+        axes.axvline(mark, color='black', linewidth=0.8, linestyle=':')
+        axes.text(mark, axes.get_ylim()[1], f' {name}', va='top')
+    if memory is not None:
+        axes.axhline(memory / MIB, color='red', linewidth=1)
+    axes.set(xlabel='tensors made since the step began', ylabel='MiB alive', xlim=(0, len(forecast.allocations)),
+             title=f'{title}{describe(forecast.batch)}: {mib(forecast.peak)}')
+    axes.legend(loc='upper left', fontsize='small')
+    figure.savefig(file, dpi=110)
