@@ -6,7 +6,8 @@ ARGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint doctor wheel benchmark clean clean-env
+.PHONY: help setup quickstart test test-unit test-slow test-gpu lint docs doctor wheel benchmark benchmark-gpu \
+	clean clean-env
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*##/ #/' \
@@ -19,6 +20,7 @@ help:  ## this list
 	@echo '  JOBS=4                 processes that run the tests (default: 2)'
 	@echo '  MMREV_WHEELS=folder    where built wheels of mmcv are kept (default: the user cache folder)'
 	@echo '  MMREV_CUDA_OPS=0|1     mmcv without or with CUDA ops (default: with, if a GPU and its compiler are there)'
+	@echo '                         with 1 and no GPU in sight, TORCH_CUDA_ARCH_LIST="8.0;9.0" names the architectures'
 
 setup:  ## the environment alone
 	@PYTHON='$(PYTHON)' tools/setup/setup.sh --stack $(STACK) --env $(ENV)
@@ -29,12 +31,18 @@ quickstart: setup  ## make the digits set, train a reversible detector on it, ev
 test: setup  ## the test suite, in two processes
 	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-test-slow: setup  ## the tests that take minutes
-	$(PY) -m pytest -m slow $(ARGS)
+test-unit: setup  ## what a change needs first: no other process, nothing slow; under three minutes
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not subprocess and not slow and not training" $(ARGS)
+
+test-slow: setup  ## whole trainings, which take minutes
+	$(PY) -m pytest -m training $(ARGS)
 
 lint: setup  ## ruff and mypy, in seconds
 	$(ENV)/bin/ruff check .
 	$(ENV)/bin/mypy
+
+docs: setup  ## the site of docs/ in site/, with the API reference and the list of all models
+	$(ENV)/bin/mkdocs build --strict $(ARGS)
 
 doctor: setup  ## versions, and what fixes whatever is wrong
 	$(PY) -m mmrev.doctor
@@ -49,11 +57,17 @@ wheel: .setup/build/.ready  ## dist/mmrev-*.whl, without setting up PyTorch
 	.setup/build/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/build.txt
 	touch $@
 
+test-gpu: setup  ## what only a GPU can show; pass, fail or skipped in work_dirs/gpu_check.md
+	$(PY) benchmarks/gpu_check.py $(ARGS)
+
 benchmark: setup  ## time and memory beside plain autograd and activation checkpointing
 	$(PY) benchmarks/run.py $(ARGS)
 
+benchmark-gpu: setup  ## time, memory and the largest batch on a GPU; table and picture in work_dirs
+	$(PY) benchmarks/gpu_benchmark.py $(ARGS)
+
 clean:  ## remove what builds and test runs left
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 clean-env:  ## remove the environments (the wheels of mmcv stay in the user cache)

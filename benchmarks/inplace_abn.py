@@ -19,7 +19,8 @@ from networks import MANY, total
 from torch import nn
 
 import mmrev.models  # noqa: F401
-from mmrev.layers import InPlaceABN, convert_batchnorm
+from mmrev.layers import InPlaceABN
+from mmrev.surgery import convert_batchnorm
 from mmrev.models.backbones import IABNResNeXt
 from mmrev.testing import PeakMemory
 

@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from mmrev.models.backbones import PFViT, RevBiFPN, RevMViT, RevSwin, RevViT
-from mmrev.models.layers import MBConv
+from mmrev.models.blocks import MBConv
 from mmrev.reversible import ReversibleSequence
 from mmrev.testing import bytes_per_sample, set_reversible
 

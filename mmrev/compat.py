@@ -5,6 +5,7 @@ alone.
 """
 import codecs
 import pickle
+import sys
 import weakref
 from collections import Counter
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterable, Iterator, NamedTuple, Sequence
 
 import torch
+import torch._C._dynamo.eval_frame as _eval_frame
 import torch.nn.modules.module as _module
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -20,9 +22,10 @@ from torch.utils import flop_counter
 from torch.utils._pytree import tree_map
 
 __all__ = [
-    'add_safe_globals', 'backward_into', 'can_save_memory', 'edge_node', 'flop_registry', 'get_autocast_dtype',
-    'get_device_module', 'has_global_hooks', 'is_autocast_available', 'is_autocast_enabled', 'is_compiling',
-    'is_exporting', 'load_weights_only', 'notice_freed', 'output_edge', 'when_freed', 'without_attention_fast_path'
+    'add_safe_globals', 'backward_into', 'can_save_memory', 'differentiate', 'edge_node', 'flop_registry',
+    'get_autocast_dtype', 'get_device_module', 'has_global_hooks', 'is_autocast_available', 'is_autocast_enabled',
+    'is_compiler_active', 'is_compiling', 'is_exporting', 'is_fully_sharded', 'load_weights_only', 'notice_freed',
+    'output_edge', 'when_freed', 'without_attention_fast_path', 'without_cudnn_attention'
 ]
 
 _VERSION = tuple(int(number) for number in torch.__version__.split('.')[:2])
@@ -66,6 +69,14 @@ def _never() -> bool:
 is_compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)  # 2.2
 is_exporting: Callable[[], bool] = getattr(torch.compiler, 'is_exporting', _never)  # 2.7
 
+_get_compiler: Any = getattr(_eval_frame, 'get_eval_frame_callback', None)  # 2.3
+
+
+def is_compiler_active() -> bool:
+    """Whether ``torch.compile`` traces what this thread calls."""
+    return _get_compiler is None or _get_compiler() is not None
+
+
 _HOOKS_OF_ALL_MODULES = (_module._global_forward_pre_hooks, _module._global_forward_hooks,
                          _module._global_backward_pre_hooks, _module._global_backward_hooks)
 
@@ -103,14 +114,44 @@ def output_edge(out: Tensor) -> Any:
         A ``GradientEdge``. Before PyTorch 2.5, a tensor of the same shape that stores one element.
     """
     if _EDGES:
+        node = out.grad_fn
+        if node is not None and not isinstance(node, torch._C._FunctionBase):  # what get_gradient_edge does, but faster
+            return torch.autograd.graph.GradientEdge(node, out.output_nr)
         return torch.autograd.graph.get_gradient_edge(out)
     with torch.enable_grad():
         return _WithoutStorage.apply(out)
 
 
+def differentiate(edge: Any, inputs: Sequence[Tensor], gradient: Tensor, retain_graph: bool) -> Sequence[Any]:
+    """``torch.autograd.grad(edge, inputs, gradient, retain_graph, allow_unused=True)`` without checks of its arguments.
+
+    Args:
+        edge: An :func:`output_edge`.
+        inputs: Tensors that require grad.
+        gradient: Of the output; its shape and dtype.
+        retain_graph: As for ``torch.autograd.grad``.
+
+    Returns:
+        A gradient or None for each input.
+    """
+    if not inputs:
+        return ()
+    run: Any = torch.autograd.Variable._execution_engine.run_backward
+    return run((edge, ), (gradient, ), retain_graph, False, tuple(inputs), True, accumulate_grad=False)
+
+
 def edge_node(edge: Any) -> Any:
     """The node of autograd's graph that an :func:`output_edge` starts from; keep the edge while the node is used."""
     return edge.grad_fn if isinstance(edge, Tensor) else edge.node
+
+
+# ------------------------------------------------------------------------------------------------- FSDP2
+
+def is_fully_sharded(module: torch.nn.Module) -> bool:
+    """Whether ``torch.distributed.fsdp.fully_shard`` was applied to this module; PyTorch 2.6 and later."""
+    fsdp = sys.modules.get('torch.distributed.fsdp')
+    cls = getattr(fsdp, 'FSDPModule', None)
+    return cls is not None and isinstance(module, cls)
 
 
 # ------------------------------------------------------------------------------------------------- operators
@@ -162,6 +203,23 @@ def without_attention_fast_path() -> Iterator[None]:
         yield
     finally:
         mha.set_fastpath_enabled(enabled)
+
+
+@contextmanager
+def without_cudnn_attention(device_type: str) -> Iterator[None]:
+    """Without the cuDNN kernel of scaled dot-product attention, which newer GPUs and versions of PyTorch try first.
+
+    It has no gradient for the bias, and PyTorch asks for one only where a graph is recorded.
+    """
+    if device_type != 'cuda' or not hasattr(torch.backends.cuda, 'enable_cudnn_sdp') or is_compiling():
+        yield
+        return
+    enabled = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(enabled)
 
 
 # ------------------------------------------------------------------------------------------------- storages

@@ -11,8 +11,8 @@ from mmengine.runner import Runner
 from mmrev.apis.modes import augment_test
 from mmrev.datasets.digits import DigitsSpec, render_single
 from mmrev.datasets.transforms import TenCrop
-from test_configs import small_run
-from toy_detection import write_dataset
+from support.runs import small_run
+from support.toy_detection import write_dataset
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'inplace_abn'
 IMAGENET = sorted(path.stem for path in CONFIGS.glob('*xb*_in1k.py'))
@@ -63,6 +63,7 @@ def run(cfg: Config) -> dict:
     return {name for name, weight in runner.model.named_parameters() if not torch.equal(weight, before[name])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['resnet18-iabn_digits', 'resnet18-iabn-sync_digits'])
 def test_a_digits_classifier_trains_and_is_tested_on_ten_crops(name, tmp_path, monkeypatch):
     write_digits(tmp_path / 'data')
@@ -87,6 +88,7 @@ def test_a_digits_classifier_trains_and_is_tested_on_ten_crops(name, tmp_path, m
     assert 0 <= Runner.from_cfg(cfg).test()['accuracy/top1'] <= 100
 
 
+@pytest.mark.slow
 def test_a_digits_detector_trains(tmp_path, monkeypatch):
     write_dataset(tmp_path / 'data', num_images=2)
     cfg = Config.fromfile(CONFIGS / 'faster_rcnn_iabn-r18_fpn_digits.py')

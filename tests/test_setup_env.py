@@ -92,6 +92,7 @@ def fake_python(folder, version):
     return folder
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize('chosen', ['', 'python3'])
 def test_an_unsupported_python_is_refused_with_the_way_out(tmp_path, chosen):
     path = fake_python(tmp_path / 'bin', '3.13.1')
@@ -115,6 +116,7 @@ def test_stacks_differ_in_what_their_environments_depend_on():
     assert len(set(described)) == 3
 
 
+@pytest.mark.subprocess
 def test_pytorch_2_1_is_refused_on_a_python_without_wheels_of_it(tmp_path):
     fake = tmp_path / 'python3'
     fake.write_text('#!/bin/sh\necho "Python 3.12.1"\nexec ' + sys.executable + ' -c '
@@ -140,11 +142,54 @@ def test_a_python_without_venv_is_told_what_to_install(monkeypatch):
         machine.check_venv_module()
 
 
+@pytest.fixture
+def machine_with(monkeypatch):
+    """`machine.py` on a machine with a torch, a CUDA compiler and GPUs, as its probe would tell."""
+    machine = load('machine')
+    for name in ('MMREV_CUDA_OPS', 'TORCH_CUDA_ARCH_LIST'):
+        monkeypatch.delenv(name, raising=False)
+
+    def prepare(answer, **variables):
+        monkeypatch.setattr(machine.subprocess, 'run', lambda *args, **kwargs: SimpleNamespace(stdout=answer))
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+        return machine
+
+    return prepare
+
+
+@pytest.mark.parametrize('answer, variables, target', [
+    ('13.0 13.0 9.0', {}, 'cuda13.0-nvcc13.0-sm9.0'),
+    ('13.0 13.1 8.0;9.0', {}, 'cuda13.0-nvcc13.1-sm8.0_9.0'),
+    ('13.0 13.0 9.0', dict(TORCH_CUDA_ARCH_LIST='8.0 9.0+PTX'), 'cuda13.0-nvcc13.0-sm8.0_9.0+PTX'),
+    ('13.0 13.0 -', dict(MMREV_CUDA_OPS='1', TORCH_CUDA_ARCH_LIST='8.0;9.0'), 'cuda13.0-nvcc13.0-sm8.0_9.0'),
+    ('13.0 13.0 -', dict(TORCH_CUDA_ARCH_LIST='9.0'), ''), ('13.0 13.0 -', {}, ''), ('13.0 - 9.0', {}, ''),
+    ('13.0 12.4 9.0', {}, ''), ('13.0 13.0 9.0', dict(MMREV_CUDA_OPS='0'), ''), ('', {}, '')
+])
+def test_a_wheel_is_kept_for_the_compiler_and_the_gpus_that_it_was_built_for(machine_with, answer, variables, target):
+    assert machine_with(answer, **variables).cuda_target('python') == target
+
+
+@pytest.mark.parametrize('answer, what', [('13.0 13.0 -', 'TORCH_CUDA_ARCH_LIST='), ('13.0 - 9.0', 'CUDA_HOME')])
+def test_cuda_ops_that_cannot_be_compiled_are_refused_before_the_build(machine_with, answer, what):
+    machine = machine_with(answer, MMREV_CUDA_OPS='1')
+    with pytest.raises(Exception, match=what):
+        machine.cuda_target('python')
+
+
+@pytest.mark.subprocess
+def test_the_probe_for_cuda_runs_with_the_torch_that_is_installed(monkeypatch):
+    machine = load('machine')
+    answer = subprocess.run([sys.executable, '-c', machine._CUDA_PROBE], capture_output=True, text=True, check=True)
+    assert len(answer.stdout.split()) == 3
+
+
 def test_ninja_steps_become_progress():
     assert mmcv_wheel._show_objects('  [12/77] c++ -c a.cpp') == 'mmcv: 12 of 77 objects'
     assert mmcv_wheel._show_objects('creating build') is None
 
 
+@pytest.mark.subprocess
 def test_the_compiler_wrapper_compiles_without_a_usable_header(tmp_path):
     source = tmp_path / 'a.cpp'
     source.write_text('int main() { return 0; }\n')

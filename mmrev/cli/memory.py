@@ -27,5 +27,8 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev memory') -> int:
 def memory(args: argparse.Namespace) -> None:
     """Foretell and print."""
     cfg = load_config(args)
+    from mmrev.apis.modes import use_mixed_precision
     from mmrev.memory.command import run
+    if args.amp or 'Amp' in str((cfg.get('optim_wrapper') or {}).get('type')):
+        use_mixed_precision(cfg)
     run(cfg, args)

@@ -1,15 +1,17 @@
-"""Checks of the model: it can be built, and its parts fit each other."""
+"""Checks of the model: it can be built, and the channels of its parts match."""
 import copy
 from typing import Iterator
 
 from mmengine.device import get_device
 from mmengine.model import BaseModel
-from mmengine.registry import MODELS, OPTIM_WRAPPERS
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmrev.analysis.channels import SIZES, failure, find_misfit, image_channels
 from mmrev.hooks import check_activations
+from mmrev.layers import ABN
 from mmrev.optim.bfloat16_optim_wrapper import BFloat16OptimWrapper, bfloat16
 from mmrev.problems import Problem, one_line
 from mmrev.registry import find
@@ -18,8 +20,8 @@ from .plan import Plan, building
 
 
 def build(plan: Plan) -> Iterator[Problem]:
-    """The model can be built; no norm and activation module activate twice."""
-    config = copy.deepcopy(plan.cfg.model)  # some models write into the config
+    """The model can be built, and no activation follows a norm that includes one."""
+    config = copy.deepcopy(plan.cfg.model)  # some models change their config
     if plan.cfg.get('data_preprocessor'):
         config.setdefault('data_preprocessor', copy.deepcopy(plan.cfg.data_preprocessor))  # as the runner does
     plan.model = yield from building(plan, 'model', MODELS.build, config)
@@ -27,13 +29,23 @@ def build(plan: Plan) -> Iterator[Problem]:
         yield from building(plan, 'model', check_activations, plan.model)
 
 
+def norm_decay(plan: Plan) -> Iterator[Problem]:
+    """`norm_decay_mult` reaches the norms that hold their activation, which mmengine does not know as norms."""
+    wrapper = plan.cfg.get('optim_wrapper') or {}
+    constructor = find(wrapper.get('constructor', 'DefaultOptimWrapperConstructor'), OPTIM_WRAPPER_CONSTRUCTORS)
+    if plan.model is not None and (wrapper.get('paramwise_cfg') or {}).get('norm_decay_mult') is not None:
+        if constructor is DefaultOptimWrapperConstructor and any(isinstance(m, ABN) for m in plan.model.modules()):
+            yield Problem('optim_wrapper.paramwise_cfg.norm_decay_mult does not reach the InPlaceABN of this model',
+                          plan.fix('optim_wrapper.constructor', 'mmrev.OptimWrapperConstructor'))
+
+
 def channels(plan: Plan) -> Iterator[Problem]:
-    """Every layer gets as many channels as it takes, as far as the model can be run on an empty image."""
+    """Every layer gets as many channels as it takes, as far as the model runs on a blank image."""
     model, given = plan.model, {}
     if not isinstance(model, BaseModel):
         return
     takes, gives = image_channels(model)
-    if gives == 3 and takes not in (None, 3):  # a mean of one value is subtracted from all channels
+    if gives == 3 and takes not in (None, 3):  # a mean of one value applies to all channels
         yield Problem(f'model.backbone takes images of {takes} channels, and model.data_preprocessor gives 3',
                       f'Make model.backbone.in_channels and model.data_preprocessor.mean agree in {plan.cfg.filename}')
         return
@@ -51,14 +63,14 @@ def channels(plan: Plan) -> Iterator[Problem]:
 
 
 def bfloat16_on_cpu(plan: Plan) -> Iterator[Problem]:
-    """A model that is trained in bfloat16 on the CPU runs there, if it can be run on an empty image at all."""
+    """A model that trains in bfloat16 on the CPU runs there, if it runs on a blank image at all."""
     wrapper = find((plan.cfg.get('optim_wrapper') or {}).get('type'), OPTIM_WRAPPERS)
     if plan.model is not None and wrapper is BFloat16OptimWrapper and 'train' in plan.splits and get_device() == 'cpu':
         yield from without_bfloat16(plan.model)
 
 
 def without_bfloat16(model: nn.Module) -> Iterator[Problem]:
-    """The reason why a model cannot be run in bfloat16, if it can be run otherwise."""
+    """Why a model does not run in bfloat16, if it runs in float32."""
     size, sample = SIZES[0], _sample(SIZES[0])
     error = failure(model, size, sample, bfloat16(model)) if failure(model, size, sample) is None else None
     if error is not None:

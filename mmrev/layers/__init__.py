@@ -1,8 +1,13 @@
-"""Layers that need torch alone."""
+"""Layers that need torch alone.
+
+Each file shows a formula; :mod:`mmrev.layers.fused` has the forms that are faster or keep less for backward.
+"""
+from typing import Any
+
 from .attention import MultiheadAttention, PoolingAttention, WindowAttention
 from .conv_norm import conv_norm, convolve
 from .drop_path import DropPath
-from .inplace_abn import ABN, BatchNormAct, InPlaceABN, InPlaceABNSync, convert_batchnorm, to_batchnorm
+from .inplace_abn import ABN, BatchNormAct, InPlaceABN, InPlaceABNSync
 from .max_pool import MaxPool3x3, max_pool3x3, max_pool_tokens
 from .mlp import MLP
 from .norm_act import norm_act
@@ -12,5 +17,12 @@ from .token_pooling import TokenPooling
 
 __all__ = ['ABN', 'BatchNormAct', 'DropPath', 'InPlaceABN', 'InPlaceABNSync', 'MLP', 'MaxPool3x3', 'MultiheadAttention',
            'PatchEmbed', 'PatchMerging', 'PoolingAttention', 'PreNorm', 'TokenPooling', 'WindowAttention', 'conv_norm',
-           'convert_batchnorm', 'convolve', 'max_pool3x3', 'max_pool_tokens', 'norm_act', 'resize_pos_embed',
-           'to_batchnorm']
+           'convolve', 'max_pool3x3', 'max_pool_tokens', 'norm_act', 'resize_pos_embed']
+
+
+def __getattr__(name: str) -> Any:
+    """`convert_batchnorm` and `to_batchnorm`, which are `mmrev.surgery`'s since 0.2."""
+    if name in ('convert_batchnorm', 'to_batchnorm'):
+        from mmrev import surgery
+        return getattr(surgery, name)
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

@@ -1,9 +1,13 @@
 """Self-attention over tokens, over windows of a feature map, and over pooled windows."""
-from typing import Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmrev import compat
+
+from .fused.guard import constant
 
 
 def split_heads(qkv: Tensor, num_heads: int) -> Tuple[Tensor, Tensor, Tensor]:
@@ -73,8 +77,10 @@ class MultiheadAttention(nn.Module):
     def attend(self, q: Tensor, k: Tensor, v: Tensor, bias: Optional[Tensor] = None) -> Tensor:
         """``softmax(q k^T / sqrt(d) + bias) v`` of ``(B, heads, N, d)``."""
         dropout = self.attn_drop_rate if self.training else 0.
-        bias = None if bias is None else bias.to(q.dtype)
-        return F.scaled_dot_product_attention(q, k, v, bias, dropout)
+        if bias is None:
+            return F.scaled_dot_product_attention(q, k, v, None, dropout)
+        with compat.without_cudnn_attention(q.device.type):  # in the forward without a graph, too
+            return F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype).contiguous(), dropout)
 
     def extra_repr(self) -> str:
         return f'num_heads={self.num_heads}, attn_drop_rate={self.attn_drop_rate}'
@@ -89,7 +95,8 @@ class WindowAttention(MultiheadAttention):
         window_size: Side of a window, in tokens.
         shift: By how many tokens the windows are shifted down and right, cyclically.
         shift_back: Whether what was attended returns to its place. minREV's code leaves it shifted.
-        embed_dims, num_heads, qkv_bias, attn_drop_rate, drop_rate: See :class:`MultiheadAttention`.
+        **kwargs: ``embed_dims``, ``num_heads``, ``qkv_bias``, ``attn_drop_rate``, ``drop_rate``: See
+            :class:`MultiheadAttention`.
 
     Shape:
         Input and output: ``(B, H, W, embed_dims)``.
@@ -99,7 +106,7 @@ class WindowAttention(MultiheadAttention):
     """
 
     def __init__(self, embed_dims: int, num_heads: int, window_size: int, shift: int = 0, shift_back: bool = True,
-                 **kwargs):
+                 **kwargs: Any):
         super().__init__(embed_dims, num_heads, **kwargs)
         if not 0 <= shift < window_size:
             raise ValueError(f'`shift` must lie in [0, {window_size}), got {shift}')
@@ -121,8 +128,8 @@ class WindowAttention(MultiheadAttention):
         bias = self.position_bias()  # (heads, N, N)
         if self.shift:  # windows differ in their bias: make them heads, so that no bias is repeated per image
             q, k, v = (y.reshape(b, -1, *y.shape[2:]) for y in (q, k, v))  # (B, windows * heads, N, d)
-            apart = self.apart(padded_h, padded_w, x.device)  # (windows, N, N)
-            bias = bias.masked_fill(apart[:, None], float('-inf')).flatten(0, 1)
+            apart = constant(apart_in_windows, padded_h, padded_w, self.window_size, self.shift, x.device)
+            bias = bias.masked_fill(apart[:, None], float('-inf')).flatten(0, 1)  # apart: (windows, N, N)
         y = self.attend(q, k, v, bias[None])
         y = merge_heads(y.reshape(-1, self.num_heads, *y.shape[2:]))  # (B * windows, N, C)
         y = from_windows(self.proj(y).view(b, -1, *y.shape[1:]), size, padded_h, padded_w)
@@ -138,19 +145,17 @@ class WindowAttention(MultiheadAttention):
         n = self.window_size**2
         return self.relative_position_bias_table[index.reshape(-1)].view(n, n, -1).permute(2, 0, 1)
 
-    def apart(self, height: int, width: int, device: torch.device) -> Tensor:
-        """Which tokens share a shifted window but not a place in the image, ``(windows, N, N)``."""
-        rows, columns = (self._strips(side, device) for side in (height, width))
-        strips = (3 * rows[:, None] + columns)[None, :, :, None]  # (1, H, W, 1)
-        strips = to_windows(strips, (self.window_size, self.window_size))[0, :, :, 0]  # (windows, N)
-        return strips[:, :, None] != strips[:, None, :]
-
-    def _strips(self, side: int, device: torch.device) -> Tensor:
-        at = torch.arange(side, device=device)
-        return (at >= side - self.window_size).long() + (at >= side - self.shift).long()
-
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, window_size={self.window_size}, shift={self.shift}'
+
+
+def apart_in_windows(height: int, width: int, window_size: int, shift: int, device: torch.device) -> Tensor:
+    """Which tokens share a shifted window but not a place in the image, ``(windows, N, N)``."""
+    rows, columns = ((at >= side - window_size).long() + (at >= side - shift).long()
+                     for side in (height, width) for at in [torch.arange(side, device=device)])
+    strips = (3 * rows[:, None] + columns)[None, :, :, None]  # (1, H, W, 1)
+    strips = to_windows(strips, (window_size, window_size))[0, :, :, 0]  # (windows, N)
+    return strips[:, :, None] != strips[:, None, :]
 
 
 class PoolingAttention(MultiheadAttention):
@@ -171,7 +176,7 @@ class PoolingAttention(MultiheadAttention):
         window_size: Side of a window before pooling, in tokens; 0 attends to the whole map.
         residual_pooling: Whether to add the pooled query.
         norm_eps: Of the norms after pooling.
-        qkv_bias, attn_drop_rate, drop_rate: See :class:`MultiheadAttention`.
+        **kwargs: ``qkv_bias``, ``attn_drop_rate``, ``drop_rate``: See :class:`MultiheadAttention`.
 
     Shape:
         Input: ``(B, H, W, embed_dims)``; output: ``(B, ceil(H / stride_q), ceil(W / stride_q), embed_dims)``.
@@ -182,7 +187,7 @@ class PoolingAttention(MultiheadAttention):
 
     def __init__(self, embed_dims: int, num_heads: int, input_size: Sequence[int], kernel_size: int = 3,
                  stride_q: int = 1, stride_kv: int = 1, window_size: int = 0, residual_pooling: bool = True,
-                 norm_eps: float = 1e-6, **kwargs):
+                 norm_eps: float = 1e-6, **kwargs: Any):
         super().__init__(embed_dims, num_heads, **kwargs)
         if window_size % stride_q or window_size % stride_kv:
             raise ValueError(f'`window_size` must be a multiple of the strides {stride_q} and {stride_kv} that its '

@@ -1,41 +1,11 @@
-"""The two-layer perceptron of transformers (Vaswani et al. 2017, eq. 2) with GELU (Hendrycks and Gimpel 2016)."""
+"""The two-layer MLP of transformers (Vaswani et al. 2017, eq. 2) with GELU (Hendrycks and Gimpel 2016)."""
 from typing import Optional
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
-from mmrev.compat import backward_into
-
-from .forms import is_own_linear, is_staged, needs_gradient, without_autocast
-
-aten = torch.ops.aten
-
-
-class _GELULinear(torch.autograd.Function):
-    """``linear(gelu(x))`` that keeps ``x`` alone: the activation is computed again where its value is needed."""
-
-    @staticmethod
-    def forward(ctx, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return F.linear(F.gelu(x), weight, bias)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad: Tensor):
-        x, weight = ctx.saved_tensors
-        grad_x = grad_weight = grad_bias = None
-        with without_autocast(grad.device.type):
-            rows = grad.reshape(-1, grad.shape[-1])  # (B * N, out)
-            if ctx.needs_input_grad[1]:
-                grad_weight = rows.t() @ F.gelu(x).to(grad.dtype).reshape(-1, x.shape[-1])
-            if ctx.needs_input_grad[2]:
-                grad_bias = rows.sum(0)
-            if ctx.needs_input_grad[0]:
-                grad_x = grad @ weight.to(grad.dtype)
-                grad_x = backward_into(aten.gelu_backward.grad_input, grad_x, x.to(grad.dtype), grad_input=grad_x)
-        return grad_x, grad_weight, grad_bias
+from .fused.gelu_linear import gelu_linear
+from .fused.guard import may_fuse
 
 
 class MLP(nn.Module):
@@ -65,11 +35,8 @@ class MLP(nn.Module):
         if self.training and self.drop_rate:
             x = self.fc2(F.dropout(F.gelu(x), self.drop_rate))
             return F.dropout(x, self.drop_rate)
-        if not is_staged():
-            if x.requires_grad and is_own_linear(self.fc2):
-                return _GELULinear.apply(x, self.fc2.weight, self.fc2.bias)
-            if not needs_gradient(x, self.fc2.weight) and is_own_linear(self.fc1):
-                return self.fc2(aten.gelu_(x))
+        if type(self.fc1) is type(self.fc2) is nn.Linear and may_fuse(self.fc1, self.fc2):
+            return gelu_linear(x, self.fc2)
         return self.fc2(F.gelu(x))
 
     def extra_repr(self) -> str:

@@ -6,7 +6,6 @@ from typing import Dict
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from mmrev.apis.modes import use_mixed_precision
 from mmrev.problems import ProblemError
 
 from .forecast import Forecast, Forecaster, describe
@@ -26,8 +25,6 @@ def run(cfg: Config, args: argparse.Namespace) -> None:
             raise ProblemError(f'{cfg.filename} has no `{key}`', 'Give a config that trains')
     if min(args.batch or 1, args.objects, args.depth, args.processes, *(args.image or (1, ))) < 1:
         raise ProblemError('--image, --batch, --objects, --depth and --processes must be above 0', 'Fix them')
-    if args.amp or 'Amp' in str(cfg.optim_wrapper.get('type')):
-        use_mixed_precision(cfg)
     batch = _batch(cfg, args)
     forecaster = Forecaster(cfg, args.processes)
     forecast = forecaster(batch)
@@ -56,7 +53,7 @@ def slopes(forecaster: Forecaster, forecast: Forecast) -> Dict[str, float]:
     batch, found = forecast.batch, {}
     wider = batch._replace(width=batch.width + max(_SIDE, batch.width // 4 // _SIDE * _SIDE))
     more = {'each image': (batch._replace(images=batch.images + 1), 1),
-            'each megapixel of an image': (wider, (wider.width - batch.width) * batch.height / 1e6)}
+            'each megapixel of images': (wider, (wider.width - batch.width) * batch.height * batch.images / 1e6)}
     if forecaster.training.kind == 'mmdet':
         more['each object in every image'] = batch._replace(objects=2 * batch.objects), batch.objects
     for what, (other, step) in more.items():

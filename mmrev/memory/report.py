@@ -7,10 +7,12 @@ from typing import Any, Dict, List, Optional
 from mmrev.problems import ProblemError
 
 from .forecast import Forecast, describe
+from .timeline import Allocation
 
 MIB = 2**20
 _UNITS = {'': 1, 'KB': 2**10, 'MB': 2**20, 'GB': 2**30, 'KIB': 2**10, 'MIB': 2**20, 'GIB': 2**30}
-_COLOURS = 8
+_PARTS = 10  # of a picture
+_GRADIENTS = 'gradients of weights'
 
 
 def parse_bytes(text: str) -> int:
@@ -83,25 +85,17 @@ def write_json(content: Dict[str, Any], file: str) -> None:
 
 def draw(forecast: Forecast, file: str, depth: int = 2, title: str = '', memory: Optional[int] = None) -> None:
     """Draw the bytes alive over the step, by part; a line where `memory` ends."""
+    from matplotlib import colormaps
     from matplotlib.figure import Figure
-    groups: Dict[str, List] = {}
-    for a in forecast.allocations:
-        name = 'gradients of weights' if forecast.kind(a) == 'gradients' else (
-            '.'.join(a.path.split('.')[:depth]) or 'elsewhere')
-        groups.setdefault(name, []).append(a)
-    curves = {name: forecast.alive(allocations) for name, allocations in groups.items()}
-    largest = sorted(curves, key=lambda name: -max(curves[name]))[:_COLOURS]
-    shown = [name for name in curves if name in largest]  # in the order of the forward
-    rest = [curves[name] for name in curves if name not in largest]
-    labels = ['weights, optimizer, batch', *shown, *(['other parts'] if rest else [])]
+    curves = _curves(forecast, depth)
     fixed = sum(forecast.fixed.values())
-    rows = [[fixed] * len(forecast.allocations), *(curves[name] for name in shown)]
-    rows += [[sum(column) for column in zip(*rest)]] if rest else []
-    figure = Figure(figsize=(10, 5), layout='constrained')
+    labels = ['weights, optimizer, batch', *curves]
+    rows = [[fixed] * len(forecast.allocations), *curves.values()]
+    figure = Figure(figsize=(11, 5), layout='constrained')
     axes = figure.subplots()
-    cycle = ['#bdbdbd', *(f'C{i}' for i in range(len(shown))), '#e0e0e0']
+    colours = ['#bdbdbd', *(colormaps['tab20'](i % 20) for i in range(len(curves)))]
     axes.stackplot(range(len(forecast.allocations)), [[x / MIB for x in row] for row in rows], labels=labels,
-                   colors=cycle, step='post', linewidth=0)
+                   colors=colours, step='post', linewidth=0)
     for name, mark in forecast.marks.items():
         axes.axvline(mark, color='black', linewidth=0.8, linestyle=':')
         axes.text(mark, axes.get_ylim()[1], f' {name}', va='top')
@@ -109,5 +103,21 @@ def draw(forecast: Forecast, file: str, depth: int = 2, title: str = '', memory:
         axes.axhline(memory / MIB, color='red', linewidth=1)
     axes.set(xlabel='tensors made since the step began', ylabel='MiB alive', xlim=(0, len(forecast.allocations)),
              title=f'{title}{describe(forecast.batch)}: {mib(forecast.peak)}')
-    axes.legend(loc='upper left', fontsize='small')
+    figure.legend(*(x[::-1] for x in axes.get_legend_handles_labels()), loc='outside right upper', fontsize='small')
     figure.savefig(file, dpi=110)
+
+
+def _curves(forecast: Forecast, depth: int) -> Dict[str, List[int]]:
+    """Bytes alive over the step: of the largest parts, of the rest of what is above them, of gradients last."""
+    groups: Dict[str, List[Allocation]] = {}
+    for a in forecast.allocations:
+        name = _GRADIENTS if forecast.kind(a) == 'gradients' else '.'.join(a.path.split('.')[:depth])
+        groups.setdefault(name, []).append(a)
+    most = {name: max(forecast.alive(allocations)) for name, allocations in groups.items()}
+    largest = set(sorted(most, key=lambda name: -most[name])[:_PARTS]) | {_GRADIENTS}
+    shown: Dict[str, List[Allocation]] = {}
+    for name, allocations in groups.items():  # in the order of the forward
+        name = name if name in largest else f'{name.split(".")[0]}, rest'.lstrip(', ')
+        shown.setdefault(name or 'elsewhere', []).extend(allocations)
+    gradients = shown.pop(_GRADIENTS, [])
+    return {name: forecast.alive(allocations) for name, allocations in [*shown.items(), (_GRADIENTS, gradients)]}

@@ -23,7 +23,8 @@ def largest(forecaster: Forecaster, forecast: Forecast, memory: int) -> Dict[str
     short = min(batch.height, batch.width)
 
     def scaled(n: int) -> Batch:
-        return batch._replace(height=round(n * batch.height / short) * _SIDE, width=round(n * batch.width / short) * _SIDE)
+        height, width = (round(n * side / short) * _SIDE for side in (batch.height, batch.width))
+        return batch._replace(height=height, width=width)
 
     try:
         found['image'] = _search(scaled, max(1, short // _SIDE), forecaster, memory)
@@ -33,18 +34,19 @@ def largest(forecaster: Forecaster, forecast: Forecast, memory: int) -> Dict[str
 
 
 def _search(batch_of: Callable[[int], Batch], start: int, forecaster: Forecaster, memory: int) -> Fit:
-    """The largest number whose batch fits; the peak grows with it, nearly in proportion."""
+    """The largest number whose batch fits; the peak grows with it, nearly along a line."""
     peaks: Dict[int, int] = {}
-
-    def fits(n: int) -> bool:
-        if n not in peaks:
-            peaks[n] = forecaster(batch_of(n)).peak
-        return peaks[n] <= memory
-
-    low, high = 0, start
-    while high < _MOST and fits(high):
-        low, high = high, 2 * high
+    low, high, guess = 0, _MOST, start
     while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if fits(middle) else (low, middle)
+        peaks[guess] = forecaster(batch_of(guess)).peak
+        low, high = (guess, high) if peaks[guess] <= memory else (low, guess)
+        guess = min(max(_crossing(peaks, low, high, memory), low + 1), high - 1)
     return Fit(batch_of(low), peaks[low]) if low else Fit(None, 0)
+
+
+def _crossing(peaks: Dict[int, int], low: int, high: int, memory: int) -> int:
+    """Where the line through two of the points nearest to the bound meets it."""
+    if len(peaks) == 1:
+        return 2 * low or high // 2
+    (a, y), (b, z) = sorted((n, peaks[n]) for n in sorted(peaks, key=lambda n: abs(peaks[n] - memory))[:2])
+    return int(a + (memory - y) * (b - a) / (z - y)) if z > y else (low + high) // 2

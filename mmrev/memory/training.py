@@ -1,5 +1,6 @@
 """What a config trains: its model, optimizer and moving average, and a batch of the size that it is asked for."""
 import copy
+import sys
 from types import SimpleNamespace
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -21,6 +22,8 @@ _SIZES = dict(Resize='scale', RandomResize='scale', RandomChoiceResize='scales',
               ResizeEdge='scale', RandomResizedCrop='scale', CenterCrop='crop_size', RandomCrop='crop_size',
               EfficientNetCenterCrop='crop_size', EfficientNetRandomCrop='scale', Pad='size', Mosaic='img_scale',
               CachedMosaic='img_scale')
+_BASES = (('mmdet', 'detectors', 'BaseDetector'), ('mmpretrain', 'classifiers', 'BaseClassifier'),
+          ('mmseg', 'segmentors', 'BaseSegmentor'))
 _HOOKS = ('InPlaceABNHook', 'SaveMemoryHook')  # those that change what the model keeps, in their order
 _GOOD_PROPOSALS = 512  # per image: more than a sampler takes
 
@@ -50,7 +53,6 @@ class Training:
     Attributes:
         model: In training mode.
         optim_wrapper: With the state that the optimizer has after its first step.
-        average: The model's moving average, if the config has one.
     """
 
     def __init__(self, cfg: Config, prepare: Callable[[nn.Module], None] = lambda model: None):
@@ -74,9 +76,7 @@ class Training:
         for name in _HOOKS:
             if name in hooks:
                 HOOKS.build(hooks[name]).before_train(runner)
-        self.average: Optional[nn.Module] = None
-        if 'EMAHook' in hooks or 'ExpMomentumEMAHook' in hooks:
-            self.average = copy.deepcopy(self.model)
+        self._averaged = 'EMAHook' in hooks
         self.model.train()
         prepare(self.model)
         with phase('`optim_wrapper` cannot be built', f'Fix it in {cfg.filename}; `mmrev check` says more'):
@@ -101,8 +101,8 @@ class Training:
         state = [x for entry in self.optim_wrapper.optimizer.state.values() for x in entry.values()]
         found = {'weights': _nbytes([*self.model.parameters(), *self.model.buffers()]),
                  'optimizer': _nbytes([x for x in state if isinstance(x, Tensor)])}
-        if self.average is not None:
-            found['moving average'] = _nbytes([*self.average.parameters(), *self.average.buffers()])
+        if self._averaged:
+            found['moving average'] = found['weights']
         return found
 
     def data(self, batch: Batch) -> Dict[str, Any]:
@@ -155,8 +155,8 @@ def _metainfo(i: int, batch: Batch) -> Dict[str, Any]:
 
 def _kind(model: nn.Module) -> str:
     """The package whose training step the model has."""
-    for package, base in (('mmdet', 'BaseDetector'), ('mmpretrain', 'BaseClassifier'), ('mmseg', 'BaseSegmentor')):
-        if any(c.__name__ == base and c.__module__.startswith(package) for c in type(model).__mro__):
+    for package, part, base in _BASES:
+        if isinstance(model, getattr(sys.modules.get(f'{package}.models.{part}'), base, ())):
             return package
     raise ProblemError(f'{type(model).__name__} is neither a detector of mmdet, a classifier of mmpretrain nor a '
                        'segmentor of mmseg', 'Give the config of one')

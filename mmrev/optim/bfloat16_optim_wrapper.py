@@ -1,4 +1,4 @@
-"""Mixed precision in bfloat16, on the CPU as well."""
+"""Mixed precision in bfloat16, including on the CPU."""
 import contextlib
 from typing import Any, Iterator
 
@@ -8,18 +8,18 @@ from torch import nn
 
 from mmrev.registry import OPTIM_WRAPPERS
 
-_PARTS = ('backbone', 'neck', 'head')  # how the hosts' names of a model's parts end: rpn_head, roi_head.mask_head, ...
+_PARTS = ('backbone', 'neck', 'head')  # endings of the names of a model's parts: rpn_head, roi_head.mask_head, ...
 
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
     """Train under autocast in bfloat16, on the device that the model is on.
 
-    mmengine's `AmpOptimWrapper` needs an accelerator. bfloat16 has the range of float32, so nothing has to scale the
-    loss, and gradients, weights and the optimizer stay float32.
+    mmengine's `AmpOptimWrapper` needs an accelerator. bfloat16 has the range of float32, so the loss is not scaled.
+    Gradients, weights and the optimizer state stay float32.
 
-    What the parts of a model (backbone, neck, heads) hand to each other is float32 again: mmcv's operators between
-    them, as RoIAlign and NMS, have no bfloat16 kernels on the CPU.
+    Outputs of the parts of a model (backbone, neck, heads) are cast back to float32: mmcv's operators between them,
+    such as RoIAlign and NMS, have no bfloat16 kernels on the CPU.
     """
 
     @contextlib.contextmanager
@@ -33,8 +33,7 @@ class BFloat16OptimWrapper(OptimWrapper):
 def bfloat16(model: nn.Module) -> Iterator[None]:
     """Run a model under autocast in bfloat16, with float32 between backbone, neck and heads."""
     device = next(model.parameters()).device.type
-    hooks = [module.register_forward_hook(lambda _module, _args, output: _float32(output))
-             for name, module in model.named_modules() if _is_part(name)]
+    hooks = [part.register_forward_hook(lambda _module, _args, output: _float32(output)) for part in _parts(model)]
     try:
         with torch.autocast(device, torch.bfloat16):
             yield
@@ -43,10 +42,21 @@ def bfloat16(model: nn.Module) -> Iterator[None]:
             hook.remove()
 
 
-def _is_part(name: str) -> bool:
-    """Whether a module of that name is a part of the model; what lies within a backbone or neck is none."""
-    *parents, last = [word for word in name.split('.') if not word.isdigit()] or ['']
-    return last.endswith(_PARTS) and not any(parent.endswith(_PARTS[:2]) for parent in parents)
+def _parts(module: nn.Module, name: str = '') -> Iterator[nn.Module]:
+    """The parts of a model. Backbones and necks have no parts and are not searched.
+
+    Args:
+        module: The model, or a module within it.
+        name: Name of the module; entries of a list use the name of the list.
+    """
+    for child_name, child in module.named_children():
+        if child_name.isdigit():
+            child_name = name
+        elif name.endswith(_PARTS[:2]):
+            continue
+        if child_name.endswith(_PARTS):
+            yield child
+        yield from _parts(child, child_name)
 
 
 def _float32(value: Any) -> Any:

@@ -1,13 +1,13 @@
 """The engine: reversible networks as lists of additive steps. Needs torch alone."""
 from .check import ReconstructionReport, StepError, check_reconstruction
-from .coupling import NewStream, RevSilo, TwoStreamCoupling
+from .coupling import Coupling, NewStream, RevSilo, TwoStreamCoupling
 from .errors import ReversibilityError
 from .plan import Keep
 from .sequence import ReversibleSequence
-from .step import AdditiveStep
+from .step import AdditiveStep, unread
 from .streams import StreamPart
 
 __all__ = [
-    'AdditiveStep', 'Keep', 'NewStream', 'ReconstructionReport', 'ReversibilityError', 'ReversibleSequence', 'RevSilo',
-    'StepError', 'StreamPart', 'TwoStreamCoupling', 'check_reconstruction'
+    'AdditiveStep', 'Coupling', 'Keep', 'NewStream', 'ReconstructionReport', 'ReversibilityError', 'ReversibleSequence',
+    'RevSilo', 'StepError', 'StreamPart', 'TwoStreamCoupling', 'check_reconstruction', 'unread'
 ]

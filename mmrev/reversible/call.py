@@ -1,46 +1,20 @@
 """One forward through the steps of a sequence: without a graph, in place on buffers of its own."""
 from contextlib import nullcontext
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from torch import Tensor
 
-from mmrev import compat
-
 from .check import ReconstructionReport, active_report
-from .errors import ReversibilityError
+from .errors import ReversibilityError, captured
+from .function import Weights
 from .generators import Draws
 from .observe import Observer
 from .overlap import collectives
 from .plan import GRAPH, STATE, Plan
+from .record import Evaluated, Record
 from .replay import AutocastSnapshot, Replay
 from .streams import StreamBuffers, shares_memory, versions
-
-
-class Evaluated:
-    """A step's function evaluated with a graph (or, where no gradient is needed, without)."""
-    __slots__ = ('edge', 'dtype', 'sources', 'likes', 'observer')
-
-    def __init__(self, out: Tensor, sources: List[Tensor], likes: List[Optional[Tensor]],
-                 observer: Optional[Observer]):
-        self.edge = compat.output_edge(out) if out.requires_grad else None
-        self.dtype = out.dtype
-        self.sources = sources
-        self.likes = likes  # the streams that the sources are parts of
-        self.observer = observer
-
-
-class Record:
-    """What the backward must know of one step's forward."""
-    __slots__ = ('replay', 'source_needs_grad', 'trains', 'before', 'kept', 'out')
-
-    def __init__(self, replay: Replay, source_needs_grad: Tuple[bool, ...]):
-        self.replay = replay
-        self.source_needs_grad = source_needs_grad
-        self.trains = bool(replay.weights) or any(source_needs_grad)
-        self.before: Optional[Tensor] = None  # the target before the step, where reconstruction is checked
-        self.kept: Optional[Evaluated] = None  # where the step keeps its graph
-        self.out: Optional[Tensor] = None  # of a kept graph, where the undo needs it
 
 
 class Call:
@@ -63,27 +37,30 @@ class Call:
         self.final: Optional[List[Optional[Tensor]]] = None  # outputs that the undo starts from
         self.output_versions: List[int] = []
         self.undo: Any = None  # the backward that runs now
+        self.input_gradients: List[Optional[Tensor]] = []  # those of the streams, when it has ended
+        self._weights: List[Weights] = []
         self._observes = not plan.forward_observed
 
-    def weights(self, start: int, stop: int) -> List[Tensor]:
-        """Weights of the steps ``[start, stop)`` that require grad, each once."""
+    def gather(self, start: int, stop: int) -> Dict[int, Tensor]:
+        """By ``id``, the weights that require grad of the steps ``[start, stop)``, which come next."""
         found: Dict[int, Tensor] = {}
         for function in self.plan.functions[start:stop]:
-            found.update((id(p), p) for _, _, p in function.parameters() if p.requires_grad)
-        return list(found.values())
+            weights = function.weights()
+            self._weights.append(weights)
+            found.update(weights.trained)
+        return found
 
     def begin(self, streams: Sequence[Tensor]) -> None:
-        self.streams = StreamBuffers(streams)
+        self.streams = StreamBuffers.dense([x.clone() if x.is_inference() else x.detach() for x in streams])
         self.needs_grad = [x.requires_grad for x in streams]
         self.device = streams[0].device if streams else torch.device('cpu')
+        self.link = torch.empty(0, device=self.device)
         self._autocast = AutocastSnapshot(sorted({'cpu', *(x.device.type for x in streams if not x.is_meta)}))
         self._draws = Draws(streams)
 
     def forward(self, start: int, stop: int) -> None:
         """Run steps ``[start, stop)``."""
-        with torch.no_grad(), self._autocast.active():
-            if start:
-                self._draws.begin()
+        with self._autocast.active() if self._autocast.matters() else nullcontext():
             for index in range(start, stop):
                 self._step(index)
 
@@ -96,22 +73,25 @@ class Call:
             self._keep_state(index, streams)
         sources = [streams.get(part) for part in step.sources]
         before = versions(sources)
-        needs = tuple([self.needs_grad[part.stream] for part in step.sources])
-        with plan.functions[index].lock:
-            replay = Replay(plan.functions[index], self._autocast, self._observes)
-            record = Record(replay, needs)
-            observer = Observer() if self._observes else None
-            inputs = [x.detach() for x in sources]
+        needs = [self.needs_grad[part.stream] for part in step.sources]
+        function = plan.functions[index]
+        with function.lock:
+            record = Record(Replay(function, self._weights[index], self._autocast, self._observes), needs)
             with_graph = keep == GRAPH and record.trains and self.report is None
-            if with_graph:
-                inputs = [x.requires_grad_(needed) for x, needed in zip(inputs, needs)]
+            inputs = [x.detach().requires_grad_(n) for x, n in zip(sources, needs)] if with_graph else sources
+            observer = Observer() if self._observes else None
             begun = collectives() if self.overlap else 0
             # Where nothing known needs a gradient, a graph costs nothing and shows a captured tensor that does.
-            with torch.set_grad_enabled(with_graph or not record.trains), observer or nullcontext():
+            if with_graph or not record.trains or observer:
+                with torch.set_grad_enabled(with_graph or not record.trains), observer or nullcontext():
+                    out = step.f(*inputs)
+            else:
                 out = step.f(*inputs)
             if self.overlap and collectives() != begun:
                 self.overlap, self.communicates = False, plan.describe(index)
-            replay.finish(self._draws.used(), observer, plan.describe(index) if self._observes else plan.names[index])
+            draws = self._draws.used()
+            if draws or observer or function.buffers:
+                record.replay.finish(draws, observer, lambda: plan.describe(index))
         self._check_output(index, sources, before, out, with_graph)
         if with_graph:
             out = self._keep_graph(index, record, out, inputs, observer)
@@ -160,12 +140,13 @@ class Call:
                 f'its first layer, or clone the input (shape {tuple(sources[0].shape)})')
         if out.requires_grad and not with_graph:
             raise ReversibilityError(captured(describe(index), out.shape))
-        if any(shares_memory(out, x) for x in sources):
-            raise ReversibilityError(
-                f'{describe(index)} returned its input or a view of it (shape {tuple(out.shape)}); return a new '
-                f'tensor, for example `x.clone()`')
-        target = None if step.creates else self.streams.read(step.target) if self.streams else None
-        if target is not None and target.shape != out.shape:
+        for x in sources:
+            if shares_memory(out, x):
+                raise ReversibilityError(
+                    f'{describe(index)} returned its input or a view of it (shape {tuple(out.shape)}); return a new '
+                    f'tensor, for example `x.clone()`')
+        assert self.streams is not None
+        if not step.creates and (target := self.streams.get(step.target)).shape != out.shape:
             raise ReversibilityError(
                 f'{describe(index)} returned shape {tuple(out.shape)}, but the stream that it is added to '
                 f'(stream {step.target.stream}) has shape {tuple(target.shape)}')
@@ -191,9 +172,3 @@ class Call:
         written = {id(owner[name]) for f in functions for i, (owner, name) in enumerate(f.buffers) if i in f.written}
         for f in functions:
             f.written |= {i for i, (owner, name) in enumerate(f.buffers) if id(owner.get(name)) in written}
-
-
-def captured(step: str, shape: torch.Size) -> str:
-    return (f'{step} uses a tensor (shape {tuple(shape)}) that requires grad but is neither one of its parameters nor '
-            f'one of its inputs; its gradient would be lost. Register it as a parameter, pass it as a stream, or '
-            f'detach it')

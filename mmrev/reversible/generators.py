@@ -1,11 +1,15 @@
 """Random state: which generators a function drew from, and how to rewind them for its replay."""
-from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Sequence, Tuple
+import ctypes
+from contextlib import contextmanager, nullcontext
+from typing import Any, ContextManager, Dict, Iterator, List, Sequence, Tuple
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmrev import compat
+
+from .errors import ReversibilityError
 
 _OFFSETS = hasattr(torch.Generator, 'get_offset')
 
@@ -26,16 +30,41 @@ def _is_capturing(device: torch.device) -> bool:
     return device.type == 'cuda' and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
-def _place(generator: torch.Generator) -> Any:
-    """Where a generator stands: on a GPU its offset, elsewhere its state."""
-    return generator.get_offset() if _OFFSETS and generator.device.type == 'cuda' else generator.get_state()
+def _place(generator: torch.Generator) -> Tuple[Any, Any]:
+    """Where a generator stands, for :func:`rewound` and to compare: on a GPU its offset, elsewhere its state."""
+    if _OFFSETS and generator.device.type == 'cuda':
+        offset = generator.get_offset()
+        return offset, offset
+    state = generator.get_state()
+    return state, ctypes.string_at(state.data_ptr(), state.numel())  # a comparison of tensors would take longer
 
 
-def _is_same(a: Any, b: Any) -> bool:
-    if isinstance(a, int):
-        return a == b
-    with torch._C._DisableTorchDispatch():  # a dispatch mode (fake tensors) does not see our own bookkeeping
-        return torch.equal(a, b)
+class _CapturedDraws(TorchDispatchMode):
+    """Refuses random numbers from a default generator, which a replay could not rewind."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if torch.Tag.nondeterministic_seeded in func.tags and not _is_certain(func, args, kwargs):
+            raise ReversibilityError(
+                f'`{func}` draws random numbers while a CUDA graph is captured; no generator can be rewound then, so '
+                f'the backward would draw others. Train without dropout and drop path, or set `reversible=False`')
+        return func(*args, **kwargs)
+
+
+def _is_certain(func: Any, args: Tuple, kwargs: Dict[str, Any]) -> bool:
+    """Whether an operator that may draw does not: it has a generator of its own, or drops nothing."""
+    given = {argument.name: argument.default_value for argument in func._schema.arguments}
+    given.update({argument.name: x for argument, x in zip(func._schema.arguments, args)}, **kwargs)
+    return given.get('generator') is not None or given.get('dropout_p') == 0 or given.get('p') == 0
+
+
+def refusing_captured_draws(tensors: Sequence[Tensor]) -> ContextManager[Any]:
+    """Refuse functions that draw random numbers while a CUDA graph is captured; nothing otherwise.
+
+    Raises:
+        ReversibilityError: Naming the operator.
+    """
+    return _CapturedDraws() if any(_is_capturing(x.device) for x in tensors) else nullcontext()
 
 
 class Draws:
@@ -46,17 +75,13 @@ class Draws:
         self._states = [None if g.device.type == 'cpu' else g.get_state() for g in self._generators]
         self._places = [_place(g) for g in self._generators]
 
-    def begin(self) -> None:
-        """Note where the generators stand; needed where others may have drawn since the last step."""
-        self._places = [_place(g) for g in self._generators]
-
     def used(self) -> List[Tuple[torch.Generator, Any, Any]]:
         """The generators that were drawn from since the last call, for :func:`rewound`."""
         found = []
         for i, generator in enumerate(self._generators):
-            before, now = self._places[i], _place(generator)
-            if not _is_same(before, now):
-                found.append((generator, self._states[i], before))
+            now, before = _place(generator), self._places[i]
+            if now[1] != before[1]:
+                found.append((generator, self._states[i], before[0]))
                 self._places[i] = now
         return found
 

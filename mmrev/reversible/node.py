@@ -1,65 +1,66 @@
 """A call as autograd sees it: a chain of nodes, one for each coupling.
 
 So gradients of late weights reach their hooks (DDP's buckets) before early steps are undone. The nodes hand streams and
-gradients on through the :class:`Call` that they share; autograd itself sees placeholders between them. The last node
-has no steps: it takes the outputs' gradients over, so that autograd can release its copies.
+gradients on through the :class:`Call` that they share; autograd itself sees an empty tensor between them, which says
+their order. The last node has no steps: it takes the outputs' gradients over, so that autograd can release its copies.
 """
+from functools import partial
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from mmrev import compat
+
 from .call import Call
+from .coupling import surrounded
 from .undo import Undo
 
 
 class ReversibleNode(torch.autograd.Function):
     """Steps ``[start, stop)`` of a call.
 
-    Its inputs are the streams and every weight of these steps; it returns their gradients and never writes ``.grad``.
+    Its inputs are the streams (of the first node; later ones take the link to the one before) and every weight of these
+    steps; it returns their gradients and never writes ``.grad``.
     """
 
     @staticmethod
-    def forward(ctx: Any, call: Call, start: int, stop: int, last: bool, num_streams: int,
-                *tensors: Tensor) -> Tuple[Tensor, ...]:
-        ctx.call, ctx.start, ctx.stop, ctx.last = call, start, stop, last
+    def forward(ctx: Any, call: Call, start: int, stop: int, weight_ids: Sequence[int], num_streams: int,
+                *tensors: Tensor) -> Any:
+        ctx.call, ctx.start, ctx.stop, ctx.weight_ids, ctx.num_streams = call, start, stop, weight_ids, num_streams
         ctx.set_materialize_grads(False)
-        streams, weights = tensors[:num_streams], tensors[num_streams:]
-        ctx.weight_ids = [id(w) for w in weights]
-        ctx.inputs = [(x.shape, x.dtype, x.device) for x in streams]
-        if start == 0:
-            call.begin(streams)
-        call.forward(start, stop)
-        assert call.streams is not None
-        outputs = call.finish() if last else call.streams.aliases()
+        if num_streams:
+            call.begin(tensors[:num_streams])
+        if start < stop:
+            call.forward(start, stop)
+            return call.link.detach()
+        outputs = call.finish()
         ctx.mark_non_differentiable(*[x for x, needed in zip(outputs, call.needs_grad) if not needed])
         return tuple(outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Optional[Tensor]) -> Tuple[Any, ...]:
-        return (None, None, None, None, None, *_backward(ctx, gradients))
+        # Else a compiler that is active where `backward` was called would trace the engine.
+        run = torch.compiler.disable(_backward) if compat.is_compiler_active() else _backward
+        return (None, None, None, None, None, *run(ctx, gradients))
 
 
-@torch.compiler.disable  # else a compiler that is active where `backward` was called would trace the engine
 def _backward(ctx: Any, gradients: Sequence[Optional[Tensor]]) -> Tuple[Optional[Tensor], ...]:
-    call, num_streams = ctx.call, len(ctx.inputs)
-    if ctx.last:
+    call: Call = ctx.call
+    if ctx.start == ctx.stop:
         call.undo = Undo(call, gradients, _retains_graph())
-    elif ctx.stop <= call.first_trained:  # finished already; what is left passes through
-        return (*gradients[:num_streams], *[None for _ in ctx.weight_ids])
-    weight_gradients: Dict[int, Tensor] = call.undo.backward(ctx.start, ctx.stop)
-    stream_gradients: Sequence[Optional[Tensor]]
-    if ctx.start <= call.first_trained:
-        stream_gradients, call.undo = call.undo.finish(num_streams), None
-    else:
-        stream_gradients = [_placeholder(*x) for x in ctx.inputs]
-    return (*stream_gradients, *[weight_gradients.get(i) for i in ctx.weight_ids])
-
-
-def _placeholder(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.zeros((), dtype=dtype, device=device).expand(shape)
+    weight_gradients: Dict[int, Tensor] = {}
+    if call.undo is not None:
+        weight_gradients = call.undo.backward(ctx.start, ctx.stop)
+        if ctx.start <= call.first_trained:  # what is left passes through
+            call.input_gradients, call.undo = call.undo.finish(), None
+    found = [weight_gradients.get(i) for i in ctx.weight_ids]
+    if not ctx.num_streams:
+        return (call.link, *found)  # not None: with it, `create_graph` reaches the first node and is refused there
+    stream_gradients, call.input_gradients = call.input_gradients[:ctx.num_streams], []
+    return (*stream_gradients, *found)
 
 
 def _retains_graph() -> bool:
@@ -71,6 +72,17 @@ def _retains_graph() -> bool:
 def run_reversible(call: Call, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
     """Run ``call`` as a chain of nodes, one per segment of its plan."""
     end = len(call.plan.steps)
-    for start, stop in call.plan.segments:
-        streams = ReversibleNode.apply(call, start, stop, False, len(streams), *streams, *call.weights(start, stop))
-    return ReversibleNode.apply(call, end, end, True, len(streams), *streams)
+    num_streams, tensors = len(streams), streams
+    for coupling, start, stop in call.plan.segments:
+        tensors = surrounded(coupling, partial(_run_segment, call, start, stop, num_streams), *tensors),
+        num_streams = 0
+    return _apply(call, end, end, (), num_streams, *tensors)
+
+
+def _run_segment(call: Call, start: int, stop: int, num_streams: int, *tensors: Tensor) -> Tensor:
+    weights = call.gather(start, stop)
+    return _apply(call, start, stop, list(weights), num_streams, *tensors, *weights.values())
+
+
+# Without what `Function.apply` does for transforms of torch.func, under which a sequence takes the plain path.
+_apply: Any = super(torch.autograd.Function, ReversibleNode).apply

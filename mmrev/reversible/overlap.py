@@ -6,8 +6,7 @@ operator on the stream that it ran on, so gradient and next recomputation share 
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.distributed as dist
@@ -19,6 +18,7 @@ from mmrev import compat
 _NAME = 'mmrev-overlap'
 _threads: Dict[int, ThreadPoolExecutor] = {}  # by process, for a fork takes no thread along
 _begun: Dict[int, Future] = {}  # what the thread was given last, by process
+_sides: Dict[torch.device, Tuple[Any, Any]] = {}
 
 
 def _thread() -> ThreadPoolExecutor:
@@ -47,40 +47,45 @@ def obstacle(num_steps: int, device: torch.device) -> Optional[str]:
         return 'there is one step alone'
     if device.type not in ('cpu', 'meta', 'cuda', 'xpu'):
         return f'not known how on {device.type}'
+    try:
+        collectives()
+    except (AttributeError, RuntimeError) as error:
+        return f'a process group does not count its collectives, so steps that communicate are not known ({error})'
     return None
 
 
 def collectives() -> int:
-    """How many collectives this process has begun, in all groups."""
+    """How many collectives this process has begun, in all groups.
+
+    A group may have one backend per device (``cpu:gloo,cuda:nccl``); each counts on its own.
+
+    Raises:
+        RuntimeError: If a backend does not count.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         return 0
-    return sum(group._get_sequence_number_for_group()  # type: ignore[attr-defined]
-               for group in dist.distributed_c10d._world.pg_map)
+    groups: Any = dist.distributed_c10d._world.pg_map
+    return sum(group._get_backend(device)._get_sequence_number_for_group()
+               for group in groups for device in group._device_types)
 
 
-class Ahead:
-    """At most one function that runs ahead, and its result.
+def run_ahead(device: torch.device) -> 'Union[AheadOnThread, AheadOnStreams]':
+    return AheadOnThread() if device.type in ('cpu', 'meta') else AheadOnStreams(device)
 
-    Args:
-        device: Of the streams.
-    """
 
-    def __init__(self, device: torch.device):
-        self._device = device
+class AheadOnThread:
+    """At most one function that runs ahead on a second thread, and its result."""
+
+    replaced: Optional[List[Tensor]] = None  # memory on a CPU is free when its last reader drops it
+
+    def __init__(self) -> None:
         self._future: Optional[Tuple[int, Future]] = None
-        self._queues: List[Any] = []  # streams of an accelerator
-        self._turn = 0
 
     def start(self, index: int, function: Callable[[int], Any]) -> None:
         """Begin ``function(index)``; not within another that runs ahead, which would wait for itself."""
-        if self._device.type in ('cpu', 'meta'):
-            if not _is_thread():
-                future = _thread().submit(_with_modes, _get_current_dispatch_mode_stack(), function, index)
-                self._future, _begun[os.getpid()] = (index, future), future
-            return
-        self._future = index, Future()
-        with self.queue():
-            self._future[1].set_result(function(index))
+        if not _is_thread():
+            future = _thread().submit(_with_modes, _get_current_dispatch_mode_stack(), function, index)
+            self._future, _begun[os.getpid()] = (index, future), future
 
     def take(self, index: int, function: Callable[[int], Any]) -> Any:
         """The result of ``function(index)``, whether it ran ahead or runs now."""
@@ -91,28 +96,60 @@ class Ahead:
             return future[1].result()
         return function(index)
 
-    @contextmanager
-    def queue(self) -> Iterator[None]:
-        """The accelerator's stream whose turn it is, after all that the current one and the other were given."""
-        accelerator = compat.get_device_module(self._device)
-        if not self._queues:
-            self._queues = [accelerator.Stream(self._device) for _ in range(2)]
-        stream, other = self._queues[self._turn], self._queues[1 - self._turn]
-        self._turn = 1 - self._turn
-        stream.wait_stream(accelerator.current_stream(self._device))
-        stream.wait_stream(other)
-        with accelerator.stream(stream):
-            yield
+    def settle(self) -> None:
+        settle()
 
-    def share(self, tensors: List[Optional[Tensor]]) -> None:
-        """Tell the allocator that all streams of the accelerator use these tensors."""
-        if self._device.type in ('cpu', 'meta'):
+
+class AheadOnStreams:
+    """As :class:`AheadOnThread` on an accelerator: functions run on its two side streams in turn.
+
+    A side stream waits for the current one before a function, and the current one waits for it before the result is
+    taken. PyTorch's autograd does the same around a gradient. So memory of one stream that another reads is safe to
+    release once the current stream has waited: until then :attr:`replaced` holds it.
+
+    Args:
+        device: Of the streams.
+    """
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._accelerator = compat.get_device_module(device)
+        self._begun: Optional[Tuple[int, Any, Any]] = None  # index, stream, result
+        self._turn = 0
+        self.replaced: List[Tensor] = []  # tensors that the function that runs ahead dropped while it reads them
+
+    def start(self, index: int, function: Callable[[int], Any]) -> None:
+        """Begin ``function(index)``; not within another that runs ahead, whose streams these are."""
+        current, sides = self._accelerator.current_stream(self._device), _side_streams(self._device)
+        if current in sides:
             return
-        current = compat.get_device_module(self._device).current_stream(self._device)
-        for x in tensors:
-            if x is not None:
-                for stream in (*self._queues, current):
-                    x.record_stream(stream)
+        stream = sides[self._turn]
+        self._turn = 1 - self._turn
+        stream.wait_stream(current)
+        self._begun = index, stream, None
+        with self._accelerator.stream(stream):
+            self._begun = index, stream, function(index)
+
+    def take(self, index: int, function: Callable[[int], Any]) -> Any:
+        """The result of ``function(index)``, whether it ran ahead or runs now."""
+        begun = self._begun
+        self.settle()
+        return begun[2] if begun is not None and begun[0] == index else function(index)
+
+    def settle(self) -> None:
+        """Let the current stream wait for what runs ahead; the first function's tensors are replaced after it."""
+        if self._begun is not None:
+            self._accelerator.current_stream(self._device).wait_stream(self._begun[1])
+            self._begun = None
+        self.replaced.clear()
+
+
+def _side_streams(device: torch.device) -> Tuple[Any, Any]:
+    """Two streams of an accelerator, the same for every backward: memory that a stream releases stays with it."""
+    if device not in _sides:
+        stream = compat.get_device_module(device).Stream
+        _sides[device] = stream(device), stream(device)
+    return _sides[device]
 
 
 def _with_modes(modes: List[Any], function: Callable[[int], Any], index: int) -> Any:

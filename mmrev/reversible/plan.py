@@ -1,12 +1,15 @@
 """The steps of a sequence, worked out once: segments, what each step keeps, and what the undo must bring back."""
+import sys
 from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Sequence, Tuple, Union
 
-import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from mmrev import compat
+
+from .coupling import Coupling
 from .errors import ReversibilityError
-from .replay import Function, walk
+from .function import Function, is_training, walk
 from .step import AdditiveStep
 
 Keep = Union[None, str, Sequence[str], Callable[[AdditiveStep], str]]
@@ -28,15 +31,19 @@ class Plan:
         self.root = root
         self.settings = (keep, cache_every)
         self.steps: List[AdditiveStep] = []
-        self.segments: List[Tuple[int, int]] = []  # the steps of each coupling: one node of autograd's graph
+        self.segments: List[Tuple[nn.Module, int, int]] = []  # a coupling's steps: one node of autograd's graph
         states = []
         for i, coupling in enumerate(couplings):
             start = len(self.steps)
             if cache_every and i and i % cache_every == 0:
                 states.append(start)
             self.steps += steps_of(coupling)
+            if compat.is_fully_sharded(coupling) and not isinstance(coupling, Coupling):
+                raise ReversibilityError(
+                    f'`fully_shard` was applied to coupling {i}, a {type(coupling).__name__}, which it can surround '
+                    f'only where the class derives from `mmrev.reversible.Coupling`')
             if len(self.steps) > start:
-                self.segments.append((start, len(self.steps)))
+                self.segments.append((coupling, start, len(self.steps)))
         self.functions = [Function(step.f, lock) for step in self.steps]
         self.names = _names(root, self.steps)
         for i, function in enumerate(self.functions):
@@ -47,12 +54,11 @@ class Plan:
                 self.keep[i] = STATE
         self._work_out_undo()
         self.forward_observed = self.backward_observed = False
-        self.modules = walk(root)
-        self.signature = signature(self.modules)
+        self._signature = _Signature(walk(root))
 
     def is_current(self) -> bool:
         """Whether the modules are as they were, but for the values of parameters and buffers."""
-        return signature(self.modules) == self.signature
+        return self._signature.holds()
 
     def describe(self, index: int) -> str:
         """A step's place, for messages."""
@@ -79,6 +85,10 @@ class Plan:
             if keep != GRAPH:
                 needed |= sources
         self.needed.append(needed)
+        self.released: List[List[int]] = []  # streams that nothing reads once step i is undone
+        for i, step in enumerate(self.steps):
+            touched = {part.stream for part in step.sources} | ({step.target.stream} if not step.creates else set())
+            self.released.append(sorted(touched - self.needed[i]))
 
 
 def steps_of(coupling: Any) -> List[AdditiveStep]:
@@ -86,10 +96,22 @@ def steps_of(coupling: Any) -> List[AdditiveStep]:
     return list(coupling.steps())
 
 
-def signature(modules: Sequence[nn.Module]) -> List[Tuple[Any, ...]]:
+class _Signature:
     """The flags, children and hooks of modules, and how many parameters and buffers they have."""
-    return [(m.training, tuple(m._modules.values()), tuple(m._forward_hooks), tuple(m._forward_pre_hooks),
-             len(m._parameters), len(m._buffers)) for m in modules]
+
+    def __init__(self, modules: Sequence[nn.Module]):
+        self._modules = modules
+        self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
+        self._tables: List[Any] = [table for m in modules for table in (m._modules, m._parameters, m._buffers)]
+        self._parents = [m for m in modules if m._modules]
+        self._before = self._now()
+
+    def holds(self) -> bool:
+        return self._now() == self._before
+
+    def _now(self) -> Tuple[Any, ...]:
+        return (list(map(is_training, self._modules)), list(map(len, self._tables)),
+                [list(hooks) for hooks in self._hooks if hooks], [list(m._modules.values()) for m in self._parents])
 
 
 def _names(root: nn.Module, steps: Sequence[AdditiveStep]) -> List[str]:
@@ -111,12 +133,15 @@ def _resolve(keep: Keep, steps: Sequence[AdditiveStep]) -> List[str]:
 
 
 def _refuse_modules(function: Function, step: str) -> None:
-    for _, name, p in function.parameters():
-        if isinstance(p, UninitializedParameter):
+    for owner, name in function.parameters:
+        if isinstance(owner[name], UninitializedParameter):
             raise ReversibilityError(f'the parameter `{name}` of {step} is not initialized yet; run the network once '
                                      f'under `torch.no_grad()` first, so that lazy modules learn their shapes')
-    fsdp = getattr(torch.distributed, 'fsdp', None) if torch.distributed.is_available() else None
+    fsdp = sys.modules.get('torch.distributed.fsdp')
     wrapper = getattr(fsdp, 'FullyShardedDataParallel', None)
     if wrapper is not None and any(isinstance(m, wrapper) for m in function.modules):
         raise ReversibilityError(f'{step} is wrapped by FullyShardedDataParallel, which hides its parameters from the '
-                                 f'reversible backward; wrap the whole network instead')
+                                 f'reversible backward; wrap the whole network, or apply `fully_shard` to couplings')
+    if any(compat.is_fully_sharded(m) for m in function.modules):
+        raise ReversibilityError(f'`fully_shard` was applied within {step}, and would release its parameters before '
+                                 f'the backward; apply it to the coupling that has the step, or to the whole network')

@@ -38,11 +38,27 @@ class StreamBuffers:
 
     Writes happen in place only on tensors that this object made; a tensor that came from elsewhere is copied by its
     first write. It holds activations in the forward and in the undo, and gradients in the backward.
+
+    Attributes:
+        replaced: Receives what is dropped here, for one that must keep it a while (see :mod:`.overlap`).
     """
+
+    replaced: Optional[List[Tensor]] = None
 
     def __init__(self, tensors: Sequence[Optional[Tensor]]):
         self.tensors: List[Optional[Tensor]] = list(tensors)
         self._owned = [False] * len(self.tensors)
+
+    @classmethod
+    def dense(cls, tensors: Sequence[Tensor]) -> 'StreamBuffers':
+        """With a copy of each tensor whose elements overlap or leave gaps.
+
+        Sums are dense, so the undo would reconstruct such a stream with other strides, and the random numbers of some
+        operators on a GPU (dropout) follow the strides.
+        """
+        buffers = cls([_dense(x) for x in tensors])
+        buffers._owned = [copy is not x for copy, x in zip(buffers.tensors, tensors)]
+        return buffers
 
     def read(self, part: StreamPart) -> Optional[Tensor]:
         x = self.tensors[part.stream]
@@ -56,18 +72,19 @@ class StreamBuffers:
 
     def put(self, stream: int, value: Optional[Tensor]) -> None:
         """Set a stream to a tensor that others hold, too."""
-        self.tensors[stream] = value
+        self._replace(stream, value)
         self._owned[stream] = False
 
     def create(self, part: StreamPart, value: Tensor) -> None:
         """Append a stream."""
         if part.stream != len(self.tensors):
             raise ValueError(f'a new stream must get the next index, {len(self.tensors)}, got {part.stream}')
-        self.tensors.append(value)
+        self.tensors.append(_dense(value))
         self._owned.append(False)
 
     def pop(self, part: StreamPart) -> None:
         """Remove the newest stream."""
+        self._replace(part.stream, None)
         self.tensors.pop(part.stream)
         self._owned.pop(part.stream)
 
@@ -83,12 +100,18 @@ class StreamBuffers:
             part.of(x).add_(value, alpha=alpha)
             return
         if part.whole:
-            self.tensors[part.stream] = torch.add(x, value, alpha=alpha).to(x.dtype)
+            self._replace(part.stream, torch.add(x, value, alpha=alpha).to(x.dtype))
         else:
             copied = x.clone()
             part.of(copied).add_(value, alpha=alpha)
-            self.tensors[part.stream] = copied
+            self._replace(part.stream, copied)
         self._owned[part.stream] = True
+
+    def _replace(self, stream: int, value: Optional[Tensor]) -> None:
+        x = self.tensors[stream]
+        if self.replaced is not None and x is not None:
+            self.replaced.append(x)
+        self.tensors[stream] = value
 
     def add_gradient(self, part: StreamPart, value: Tensor, like: Optional[Tensor], foreign: Optional[Tensor]) -> None:
         """As :meth:`add`, where an absent tensor means zero.
@@ -124,6 +147,16 @@ class StreamBuffers:
         self._owned[stream] = False
 
 
+def _dense(x: Tensor) -> Tensor:
+    """``x``, or a copy where its elements overlap or leave gaps."""
+    expected = 1
+    for stride, size in sorted((stride, size) for stride, size in zip(x.stride(), x.shape) if size != 1):
+        if stride != expected:
+            return x.clone()
+        expected *= size
+    return x
+
+
 def shares_memory(a: Tensor, b: Optional[Tensor]) -> bool:
     """Whether both lie in the same storage; false for tensors without any memory (empty or meta)."""
     if b is None or a.layout is not torch.strided:
@@ -137,5 +170,6 @@ def version(x: Tensor) -> int:
     return 0 if x.is_inference() else x._version
 
 
-def versions(tensors: Sequence[Tensor]) -> List[int]:
-    return [version(x) for x in tensors]
+def versions(streams: Sequence[Tensor]) -> List[int]:
+    """Those of streams, which are no inference tensors."""
+    return [x._version for x in streams]

@@ -1,15 +1,16 @@
 """A backward: undoes steps one by one; the evaluation of ``f`` that the undo needs also gives the gradient."""
-from contextlib import contextmanager, nullcontext
-from typing import Dict, Iterator, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
 
-from .call import Call, Evaluated, captured
-from .errors import ReversibilityError
+from .call import Call
+from .errors import ReversibilityError, captured
+from .gradients import add_weight_gradients, differentiate
 from .observe import Observer, refuse_captured, refuse_survivors
-from .overlap import Ahead, settle
+from .overlap import AheadOnStreams, AheadOnThread, run_ahead
 from .plan import GRAPH
+from .record import Evaluated
 from .streams import StreamBuffers, version
 
 
@@ -46,10 +47,12 @@ class Undo:
             call.final = None
         self.gradients = StreamBuffers([None if g is None else g.clone() for g in gradients])
         self.gradients.own()
-        self._ahead: Optional[Ahead] = None
+        self._ahead: Union[AheadOnThread, AheadOnStreams, None] = None
         if call.overlap:
-            self._ahead = Ahead(call.device)
-            torch.autograd.Variable._execution_engine.queue_callback(settle)  # when this backward ends, early as well
+            self._ahead = run_ahead(call.device)
+            self.streams.replaced = self._ahead.replaced
+            # when this backward ends, early as well
+            torch.autograd.Variable._execution_engine.queue_callback(self._ahead.settle)
 
     def backward(self, start: int, stop: int) -> Dict[int, Tensor]:
         """Undo steps ``[start, stop)``; returns the gradients of their weights by ``id``."""
@@ -79,7 +82,7 @@ class Undo:
             self.streams.pop(step.target)
         everything = self._call.report is not None
         undo = not step.creates and (everything or plan.undone[index])
-        if not everything:
+        if not everything and self._call.states:
             self._restore_state(index)
         if record.kept is not None:
             evaluated: Optional[Evaluated] = self._take_kept(index, undo)
@@ -90,9 +93,8 @@ class Undo:
         if everything:
             self._restore_state(index)
         else:
-            for stream in {step.target.stream, *(part.stream for part in step.sources)}:
-                if stream not in plan.needed[index] and stream < len(self.streams.tensors):
-                    self.streams.release(stream)
+            for stream in plan.released[index]:
+                self.streams.release(stream)
         return evaluated
 
     def _restore_state(self, index: int) -> None:
@@ -114,6 +116,8 @@ class Undo:
             if self._ahead is not None:
                 self.streams.disown()
             self.streams.add(step.target, record.out, alpha=-1)
+            if self.streams.replaced is not None:
+                self.streams.replaced.append(record.out)
         for part, x in zip(step.sources, kept.sources):
             if part.whole:
                 self.streams.put(part.stream, x.detach())
@@ -127,19 +131,23 @@ class Undo:
         sources = [self.streams.get(part).data for part in step.sources]
         likes = [None if part.whole else self.streams.tensors[part.stream] for part in step.sources]
         observer = Observer() if self._observes and needs_graph else None
-        with torch.set_grad_enabled(needs_graph), record.replay.again(self._plan.names[index]):
-            if needs_graph:
-                sources = [x.requires_grad_(needed) for x, needed in zip(sources, record.source_needs_grad)]
-            with observer or nullcontext():
-                out = step.f(*sources)
+        if needs_graph:
+            for x, needed in zip(sources, record.source_needs_grad):
+                x.requires_grad_(needed)
+            with torch.enable_grad():
+                if observer is None:
+                    out = record.replay.run(step.f, sources, self._plan.names[index])
+                else:
+                    with observer:
+                        out = record.replay.run(step.f, sources, self._plan.names[index])
+        else:
+            out = record.replay.run(step.f, sources, self._plan.names[index])
         if undo:
             if self._ahead is not None:
                 self.streams.disown()
             self.streams.add(step.target, out.detach(), alpha=-1)
             if record.before is not None and self._call.report is not None:
                 self._call.report.add(index, self._plan.describe(index), record.before, self.streams.get(step.target))
-        if self._ahead is not None:
-            self._ahead.share(self.streams.tensors)
         return Evaluated(out, sources, likes, observer)
 
     def _differentiate(self, index: int, evaluated: Optional[Evaluated], weight_gradients: Dict[int, Tensor]) -> None:
@@ -151,49 +159,19 @@ class Undo:
             return
         needed = [(part, x, like) for part, x, like in zip(step.sources, evaluated.sources, evaluated.likes)
                   if x.requires_grad]
-        weights = [w for w in record.replay.weights if w.requires_grad]
-        gradient = gradient.to(evaluated.dtype)
+        weights = [w for w in record.replay.weights.trained.values() if w.requires_grad]
+        if gradient.dtype is not evaluated.dtype:
+            gradient = gradient.to(evaluated.dtype)
         if evaluated.observer is not None:
-            known = [*(p for _, _, p in record.replay.parameters), *(x for _, x, _ in needed)]
+            known = [*(p for p in record.replay.weights.found if p is not None), *(x for _, x, _ in needed)]
             refuse_captured(evaluated.edge, known, lambda shape: captured(self._plan.describe(index), shape))
         retain = self._retain_graph and self._plan.keep[index] == GRAPH
-        with _without_hooks(weights):
-            found = torch.autograd.grad(evaluated.edge, [x for _, x, _ in needed] + weights, gradient,
-                                        retain_graph=retain, allow_unused=True)
-        if self._ahead is not None:
-            self._ahead.share([*found, gradient])
+        found = differentiate(evaluated.edge, [x for _, x, _ in needed], weights, gradient, retain)
         for (part, _, like), g in zip(needed, found):
             if g is not None:
                 self.gradients.add_gradient(part, g, like, gradient)
-        _add_weight_gradients(weights, found[len(needed):], gradient, weight_gradients)
+        add_weight_gradients(weights, found[len(needed):], gradient, weight_gradients)
 
-    def finish(self, num_streams: int) -> List[Optional[Tensor]]:
+    def finish(self) -> List[Optional[Tensor]]:
         """The gradients of the inputs."""
-        return self.gradients.tensors[:num_streams]
-
-
-@contextmanager
-def _without_hooks(weights: Sequence[Tensor]) -> Iterator[None]:
-    """Hooks on the weights wait for the gradient that the node returns: they run there, once."""
-    hooked = [(hooks, dict(hooks)) for hooks in (w._backward_hooks for w in weights) if hooks]
-    for hooks, _ in hooked:
-        hooks.clear()
-    try:
-        yield
-    finally:
-        for hooks, entries in hooked:
-            hooks.update(entries)
-
-
-def _add_weight_gradients(weights: Sequence[Tensor], found: Sequence[Optional[Tensor]], gradient: Tensor,
-                          total: Dict[int, Tensor]) -> None:
-    cdata = gradient.untyped_storage()._cdata
-    for weight, g in zip(weights, found):
-        if g is None:
-            continue
-        earlier = total.get(id(weight))
-        if earlier is not None:
-            g = earlier + g
-        elif g.layout is torch.strided and g.untyped_storage()._cdata == cdata:
-            g = g.clone()  # it lies within the stream's gradient, which is written to later
-        total[id(weight)] = g
+        return self.gradients.tensors

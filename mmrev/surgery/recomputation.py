@@ -10,8 +10,9 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
 from mmrev import compat
-from mmrev.layers.forms import is_staged
-from mmrev.layers.recompute import TABLE, Recorder, Tally
+from mmrev.layers.fused.guard import is_staged
+
+from .recompute import TABLE, Recorder, Tally
 
 LEVELS = ('cheap', 'blocks')
 MIB = 2**20

@@ -15,7 +15,8 @@ needs_no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='with a GPU 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch):
     """An environment without any launcher; what a test sets in it is undone."""
-    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', *VARIABLES['slurm'], *VARIABLES['mpi']):
+    for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT', 'OMPI_COMM_WORLD_LOCAL_SIZE',
+                 *VARIABLES['slurm'], *VARIABLES['mpi']):
         monkeypatch.setenv(name, '')
         monkeypatch.delenv(name)
 
@@ -26,6 +27,29 @@ def test_torch_learns_the_rank_from_the_launcher(launcher, monkeypatch):
         monkeypatch.setenv(name, value)
     assert adopt_launcher(launcher) == 5
     assert [os.environ[name] for name in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK')] == ['5', '8', '1']
+
+
+@pytest.mark.parametrize('local_size', [None, '8'])
+def test_processes_of_mpirun_on_one_machine_meet_there(local_size, monkeypatch):
+    """mmengine asks for MASTER_ADDR on GPUs, which mpirun does not set."""
+    for name, value in zip((*VARIABLES['mpi'], 'OMPI_COMM_WORLD_LOCAL_SIZE'), ['5', '8', '5', local_size]):
+        if value:
+            monkeypatch.setenv(name, value)
+    adopt_launcher('mpi')
+    assert os.environ['MASTER_ADDR'] == '127.0.0.1'
+
+
+@pytest.mark.parametrize('address', [None, 'host1'])
+def test_processes_of_mpirun_on_several_machines_are_told_where_to_meet(address, monkeypatch):
+    for name, value in zip((*VARIABLES['mpi'], 'OMPI_COMM_WORLD_LOCAL_SIZE'), '5814'):
+        monkeypatch.setenv(name, value)
+    if address is None:
+        with pytest.raises(ValueError, match='MASTER_ADDR is not set'):
+            adopt_launcher('mpi')
+    else:
+        monkeypatch.setenv('MASTER_ADDR', address)
+        adopt_launcher('mpi')
+        assert os.environ['MASTER_ADDR'] == address
 
 
 @pytest.mark.parametrize('launcher', ['pytorch', *VARIABLES])

@@ -4,9 +4,11 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmrev.layers import norm_act
-from mmrev.layers.norm_act import _NormAct
+from mmrev.layers import InPlaceABN, norm_act
+from mmrev.layers.fused.norm_act import _NormAct
 from mmrev.testing import PeakMemory
 
 MODES = ['train', 'eval', 'no_affine', 'no_statistics', 'average']
@@ -89,7 +91,7 @@ def test_without_gradient_leaves_the_input_alone():
     assert torch.equal(x, before)
 
 
-@pytest.mark.parametrize('what', ['another norm', 'another activation', 'hook', 'compiler', 'half'])
+@pytest.mark.parametrize('what', ['another norm', 'another activation', 'hook', 'global hook', 'compiler', 'half'])
 def test_evaluates_what_it_does_not_know_as_it_stands(what, monkeypatch):
     norm, act, x, seen = nn.BatchNorm2d(4), nn.Hardswish(), torch.randn(2, 4, 3, 3), []
     if what == 'another norm':
@@ -98,12 +100,16 @@ def test_evaluates_what_it_does_not_know_as_it_stands(what, monkeypatch):
         act = nn.Softplus()
     elif what == 'hook':
         norm.register_forward_hook(lambda *_: seen.append(_))
+    elif what == 'global hook':
+        handle = nn.modules.module.register_module_forward_hook(lambda m, *_: seen.append(m))
     elif what == 'half':
         norm, x = norm.half(), x.half()
     monkeypatch.setattr(_NormAct, 'apply', None)  # must not be reached
     function = torch.compile(norm_act, backend='eager') if what == 'compiler' else norm_act
     torch.testing.assert_close(function(x, norm, act), act(norm(x)))
-    assert len(seen) == (2 if what == 'hook' else 0)
+    assert len(seen) == {'hook': 2, 'global hook': 4}.get(what, 0)
+    if what == 'global hook':
+        handle.remove()
 
 
 def test_transforms_of_functions():
@@ -140,3 +146,34 @@ def test_one_value_per_channel_is_an_error():
 def test_another_number_of_dimensions_is_an_error():
     with pytest.raises(ValueError, match='expected 4D input'):
         norm_act(torch.randn(2, 4, 6, requires_grad=True), nn.BatchNorm2d(4), nn.Hardswish())
+
+
+class Kernels(TorchDispatchMode):
+    """Notes the batch norms."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if 'batch_norm' in func._schema.name:
+            self.found.append(func._schema.name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize('layer', ['norm_act', 'InPlaceABN'])
+@pytest.mark.parametrize('training', [True, False])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+def test_on_a_gpu_the_kernel_is_that_of_pytorch_with_a_graph_and_without(dtype, training, layer):
+    """With fake CUDA tensors. A reversible network evaluates it once so and once so."""
+    with FakeTensorMode(), torch.device('cuda'):
+        norm, x = nn.BatchNorm2d(4).train(training), torch.randn(2, 4, 8, 8, dtype=dtype)
+        abn = InPlaceABN(4).train(training)
+        function = abn if layer == 'InPlaceABN' else lambda x: norm_act(x, norm, nn.SiLU())
+        found = []
+        for evaluate, has_graph in ((norm, True), (function, True), (function, False)):
+            with Kernels() as kernels, torch.set_grad_enabled(has_graph):
+                evaluate(x)
+            found.append(kernels.found)
+    assert found[1] == found[2] and len(found[1]) == 1
+    assert found[0] == found[1] or not training

@@ -85,3 +85,15 @@ def test_what_takes_the_place_of_a_layer_or_watches_it_is_asked_in_training_too(
         torch.testing.assert_close(layer(x), 2 * expected)
     torch.testing.assert_close(seen.pop(), layer.fc1(x))
     torch.testing.assert_close(layer(x.requires_grad_()), 2 * expected)
+
+
+@both_kinds
+def test_a_hook_on_all_modules_sees_both_layers(kind):
+    layer, x, seen = kind(6), tokens(), {}
+    handle = nn.modules.module.register_module_forward_hook(lambda m, i, o: seen.update({m: o.clone()}))
+    try:
+        layer(x.requires_grad_())
+    finally:
+        handle.remove()
+    torch.testing.assert_close(seen[layer.fc1], layer.fc1(x))
+    torch.testing.assert_close(seen[layer.fc2], plain(layer, x))

@@ -5,11 +5,12 @@ import torch.nn.functional as F
 from mmengine.runner import get_state_dict, load_checkpoint, save_checkpoint
 from torch import Tensor, nn
 
-from golden import GoldenRecord, assert_agrees
 from mmrev.checkpoints.families.parameter_free import convert_state_dict
 from mmrev.layers import MultiheadAttention, TokenPooling
 from mmrev.models.backbones import PFViT, PiT
 from mmrev.registry import MODELS
+from support.golden import GoldenRecord, assert_agrees
+from support.images import image
 
 TINY = dict(
     vit=dict(type='mmrev.PFViT', arch=dict(embed_dims=16, num_layers=4, num_heads=2), img_size=32, patch_size=8,
@@ -26,10 +27,6 @@ def build(name, operation='max', **kwargs) -> nn.Module:
     return model
 
 
-def image(batch=2, height=32, width=32) -> Tensor:
-    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
-
-
 class Classifier(nn.Module):
     """As the published networks end."""
 
@@ -43,6 +40,7 @@ class Classifier(nn.Module):
         return self.head.fc(self.backbone(x)[-1].mean((2, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, kind', [('pf_vit_s_max', PFViT), ('pf_pit_s_max', PiT)])
 def test_golden_record(name, kind):
     record = GoldenRecord(name)

@@ -3,10 +3,11 @@ import pytest
 import torch
 from torch import nn
 
-from golden import GoldenRecord, assert_agrees
 from mmrev.checkpoints.families.minrev import convert_state_dict
 from mmrev.models.backbones import RevMViT, RevSwin
 from mmrev.testing import assert_invertible, assert_same_gradients, bytes_per_sample, set_reversible
+from support.golden import GoldenRecord, assert_agrees
+from support.images import image
 
 SWIN = dict(embed_dims=8, depths=(1, 2, 3), num_heads=(1, 2, 4))
 MVIT = dict(embed_dims=8, num_layers=7, num_heads=1, downscale_indices=(2, 4))
@@ -27,10 +28,6 @@ def filled(model):
     for p in model.parameters():
         nn.init.normal_(p, std=0.3)
     return model
-
-
-def image(batch=2, height=32, width=32, dtype=torch.float32, **kwargs):
-    return torch.randn(batch, 3, height, width, dtype=dtype, generator=torch.Generator().manual_seed(1), **kwargs)
 
 
 def loss(outputs):
@@ -90,6 +87,7 @@ def test_converter_refuses_a_foreign_key(key):
         convert_state_dict({key: torch.zeros(1)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('build', [swin, mvit])
 @pytest.mark.parametrize('drops', [dict(drop_path_rate=0.), DROPS])
 def test_gradients_equal_plain_autograd(build, drops):
@@ -135,6 +133,7 @@ def test_backward_reconstructs_every_stream(build):
     assert_invertible(build(drop_rate=0.1).double(), image(dtype=torch.float64), tolerance=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('build', [swin, mvit])
 def test_two_forwards_accumulation_and_retained_graphs(build):
     gradients = []
@@ -205,6 +204,7 @@ def test_bf16_autocast_trains(build):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_depth_of_a_stage():
 
     def per_image(depth, build):
@@ -229,7 +229,7 @@ def test_memory_does_not_grow_with_the_depth_of_a_stage():
 @pytest.mark.parametrize('kwargs, message', [
     (dict(arch='huge'), "`arch` must be one of .*got 'huge'"),
     (dict(arch=dict(embed_dims=8)), 'must have the keys'),
-    (dict(out_indices=(0, 4)), r'`out_indices` must be numbers in \[-4, 4\), got \(0, 4\)'),
+    (dict(out_indices=(0, 4)), r'`out_indices` must lie in \[-4, 4\), got \(0, 4\)'),
     (dict(out_type='raw'), "`out_type` must be one of .*got 'raw'"),
     (dict(frozen_stages=5), r'`frozen_stages` must lie in \[-1, 4\], got 5'),
 ])

@@ -3,12 +3,13 @@ import pytest
 import torch
 from torch import nn
 
-from golden import GoldenRecord, assert_agrees
 from mmrev.checkpoints.families.minrev import convert_state_dict
 from mmrev.layers import MultiheadAttention, TokenPooling
 from mmrev.models.backbones import RevViT
 from mmrev.registry import MODELS
 from mmrev.testing import assert_invertible, assert_same_gradients, bytes_per_sample, set_reversible
+from support.golden import GoldenRecord, assert_agrees
+from support.images import image
 
 OPERATIONS = ('attention', 'max')
 TINY = dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32)
@@ -22,10 +23,6 @@ def tiny(**kwargs) -> RevViT:
     for p in model.parameters():  # nothing at zero: every gradient counts
         nn.init.normal_(p, std=0.3)
     return model
-
-
-def image(batch=2, height=32, width=32, dtype=torch.float32, **kwargs):
-    return torch.randn(batch, 3, height, width, dtype=dtype, generator=torch.Generator().manual_seed(1), **kwargs)
 
 
 class MinREV(nn.Module):
@@ -59,6 +56,7 @@ class _Name(str):
     shape = (1, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('reversible', [True, False])
 def test_golden_record_of_mmpretrain(reversible):
     model = MODELS.build(dict(type='mmrev.RevViT', arch='deit-small', img_size=64, reversible=reversible))
@@ -245,7 +243,7 @@ def test_memory_does_not_grow_with_depth():
     (dict(arch='giant'), "`arch` must be one of .*got 'giant'"),
     (dict(arch=dict(embed_dims=8)), 'must have the keys'),
     (dict(arch=dict(TINY, num_heads=3)), '`embed_dims` must be a multiple of `num_heads`, got 16 and 3'),
-    (dict(out_indices=3), r'`out_indices` must be numbers in \[-3, 3\), got 3'),
+    (dict(out_indices=3), r'`out_indices` must lie in \[-3, 3\), got 3'),
     (dict(out_indices=(1, 0)), '`out_indices` must ascend'),
     (dict(out_type='map'), "`out_type` must be one of .*got 'map'"),
     (dict(out_type='cls_token'), 'needs `with_cls_token=True`'),

@@ -2,6 +2,7 @@
 import contextlib
 import re
 
+import pytest
 import torch
 from mmcv.ops import RoIAlign
 from mmengine.model import BaseModel
@@ -11,7 +12,7 @@ from torch import nn
 
 import mmrev  # noqa: F401  registers the scope
 from mmrev.diagnosis.model import without_bfloat16
-from mmrev.optim.bfloat16_optim_wrapper import bfloat16
+from mmrev.optim.bfloat16_optim_wrapper import _parts, bfloat16
 
 
 class Detector(BaseModel):
@@ -97,6 +98,7 @@ def gradient_of_a_backbone(reversible, context):
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
+@pytest.mark.slow
 def test_a_reversible_backbone_is_as_near_to_float32_as_plain_autograd():
     exact = gradient_of_a_backbone(False, contextlib.nullcontext)
     plain, reversible = (gradient_of_a_backbone(kind, bfloat16) for kind in (False, True))
@@ -108,3 +110,22 @@ def test_a_model_that_has_no_bfloat16_kernels_is_refused():
     assert list(without_bfloat16(Detector())) == []
     problem, = without_bfloat16(Detector(backbone='features'))  # of no name by which the wrapper would know it
     assert re.match('Detector cannot be trained in bfloat16 on the CPU: .*BFloat16', problem.what)
+
+
+def test_parts_are_found_by_name_without_a_walk_through_backbone_and_neck():
+    """The hooks are set in every iteration."""
+
+    class Unwalked(nn.Module):
+
+        def named_children(self):
+            raise AssertionError
+
+    def head():
+        return nn.ModuleDict(dict(convs=nn.Conv2d(1, 1, 1), bbox_head=nn.ModuleList([nn.Identity(), nn.Identity()])))
+
+    neck = nn.Sequential(nn.ModuleDict(dict(inner_head=Unwalked())))
+    model = nn.ModuleDict(dict(module=nn.ModuleDict(dict(
+        backbone=nn.ModuleDict(dict(head=Unwalked())), neck=neck, roi_head=head(), other=nn.Identity()))))
+    parts, inner = list(_parts(model)), model['module']
+    boxes = inner['roi_head']['bbox_head']
+    assert parts == [inner['backbone'], neck, neck[0], inner['roi_head'], boxes, boxes[0], boxes[1]]

@@ -11,8 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmrev.reversible import ReversibilityError, ReversibleSequence, TwoStreamCoupling
 from mmrev.testing import assert_same_gradients, set_reversible
-
-from .networks import NETWORKS, inputs, two_stream
+from support.networks import NETWORKS, inputs, two_stream
 
 
 def mlp(width=6):
@@ -316,6 +315,7 @@ def test_no_values_are_compared(name):
     assert not mode.found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['two_stream', 'pyramid'])
 def test_fake_tensors(name):
     module, shapes = NETWORKS[name](), [x.shape for x in inputs(name, requires_grad=False)]

@@ -4,12 +4,13 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+import mmrev.reversible.generators as generators
 from mmrev import compat
-from mmrev.reversible import ReversibleSequence, TwoStreamCoupling, check_reconstruction
+from mmrev.reversible import NewStream, ReversibilityError, ReversibleSequence, TwoStreamCoupling, check_reconstruction
 from mmrev.testing import assert_same_gradients, set_reversible
-
-from .networks import NETWORKS, inputs, two_stream
+from support.networks import NETWORKS, inputs, two_stream
 
 
 def build(name='two_stream', **kwargs):
@@ -199,3 +200,77 @@ def test_cached_states_reduce_the_drift_of_float32():
         return report.worst.error
 
     assert 0 < worst(4) < worst(None)
+
+
+class Strides(nn.Module):
+    """Notes the strides that it sees; a random mask on a GPU depends on them."""
+
+    def __init__(self, log):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(()))
+        self.log = log
+
+    def forward(self, x):
+        self.log.append(x.stride())
+        return (x * self.weight).contiguous()
+
+
+@pytest.mark.parametrize('of', [
+    lambda x: x.chunk(2, dim=1), lambda x: x.to(memory_format=torch.channels_last).chunk(2, dim=1),
+    lambda x: (x[:, :4, ::2], x[:, 4:, 1::2]), lambda x: (x[:, :4].transpose(1, 3), x[:, 4:].transpose(1, 3)),
+    lambda x: (x[:1, :4].expand(2, -1, -1, -1), x[:, 4:]),
+    lambda x: tuple(half.clone().transpose(2, 3) for half in x.chunk(2, dim=1))
+])
+def test_functions_see_the_same_strides_when_they_are_replayed(of):
+    forward, backward = [], []
+    module = ReversibleSequence([TwoStreamCoupling(Strides(forward), Strides(forward)) for _ in range(2)])
+    outputs = module(*of(torch.randn(2, 8, 6, 6)))
+    for m in module.modules():
+        m.log = backward
+    sum(x.sum() for x in outputs).backward()
+    assert backward == forward[::-1] and len(forward) == 4
+
+
+def test_a_new_stream_with_gaps_is_seen_with_the_same_strides_too():
+    class Gaps(nn.Conv2d):
+
+        def forward(self, x):
+            return super().forward(x)[..., ::2]
+
+    class Widened(nn.Conv2d):
+
+        def forward(self, x):
+            return super().forward(x).repeat_interleave(2, dim=-1)
+
+    log = []
+    back = TwoStreamCoupling(nn.Sequential(Strides(log), Widened(4, 4, 1)), Gaps(4, 4, 1))
+    module = ReversibleSequence([NewStream(Gaps(4, 4, 1), 1), back])
+    outputs = module(torch.randn(2, 4, 6, 6))
+    forward, log[:] = list(log), []
+    sum(x.sum() for x in outputs).backward()
+    assert log == forward
+
+
+@pytest.mark.parametrize('function, is_random', [
+    (lambda x: F.dropout(x, 0.5), True), (lambda x: x * torch.rand_like(x), True),
+    (lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.1), True),
+    (lambda x: F.scaled_dot_product_attention(x, x, x), False),
+    (lambda x: F.dropout(x, 0.5, training=False) * 1, False),
+    (lambda x: x * torch.rand(x.shape, generator=torch.Generator()), False)
+])
+def test_random_numbers_are_refused_while_a_cuda_graph_is_captured(monkeypatch, function, is_random):
+    """Its generator could not be rewound: the backward would see another mask, without a word."""
+
+    class Of(nn.Linear):
+
+        def forward(self, x):
+            return function(super().forward(x))
+
+    module, streams = ReversibleSequence([TwoStreamCoupling(Of(4, 4), Of(4, 4))]), [torch.randn(1, 1, 3, 4)] * 2
+    module(*streams)
+    monkeypatch.setattr(generators, '_is_capturing', lambda device: True)
+    if is_random:
+        with pytest.raises(ReversibilityError, match='while a CUDA graph is captured'):
+            module(*streams)
+    else:
+        sum(x.sum() for x in module(*streams)).backward()

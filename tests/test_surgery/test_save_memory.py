@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import mmrev
-from mmrev.layers.recompute.recorder import Recorder
+from mmrev.surgery.recompute.recorder import Recorder
 from mmrev.surgery.recomputation import find_blocks
 from mmrev.testing import PeakMemory
 

@@ -2,9 +2,10 @@
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
-from mmrev.testing import assert_invertible, assert_same_gradients, set_reversible
+from mmrev.testing import assertions, assert_invertible, assert_same_gradients, set_reversible
 
 
 def network(f):
@@ -45,3 +46,15 @@ def test_invertible_fails_where_nothing_was_undone():
 def test_set_reversible_refuses_a_module_without_any():
     with pytest.raises(ValueError, match='holds no ReversibleSequence'):
         set_reversible(nn.Linear(4, 4), True)
+
+
+def test_same_gradients_compares_the_generator_of_every_device(monkeypatch):
+    """Without a GPU: a random number is asked of each."""
+    with FakeTensorMode():
+        module, x = nn.Linear(2, 2, device='cuda:0'), torch.zeros(1, 2, device='cuda:1')
+        assert [str(device) for device in assertions._devices(module, [x])] == ['cpu', 'cuda:0', 'cuda:1']
+    monkeypatch.setattr(assertions, '_devices', lambda module, inputs: [torch.device('cpu'), torch.device('meta')])
+    devices, rand = [], torch.rand
+    monkeypatch.setattr(torch, 'rand', lambda *args, device: devices.append(device.type) or rand(*args))
+    assert_same_gradients(network(nn.Linear(4, 4)), *streams())
+    assert devices == ['cpu', 'meta'] * 2

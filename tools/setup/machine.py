@@ -59,18 +59,44 @@ def usable_jobs():
     return max(1, min(cores, int(memory / 1e9)))
 
 
-def can_build_cuda_ops(python):
-    """Whether torch sees a GPU and a CUDA compiler of its own major version is at hand.
+_CUDA_PROBE = """
+import re, subprocess, torch
+from torch.utils.cpp_extension import CUDA_HOME
+count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+found = sorted({torch.cuda.get_device_capability(i) for i in range(count)})
+nvcc = [(CUDA_HOME or "") + "/bin/nvcc", "--version"]
+text = subprocess.run(nvcc, capture_output=True, text=True).stdout if CUDA_HOME else ""
+release = re.search(r"release ([\\d.]+)", text)
+print(torch.version.cuda or "-", release.group(1) if release else "-", ";".join("%d.%d" % x for x in found) or "-")
+"""
+
+
+def cuda_target(python):
+    """What mmcv's CUDA ops would be compiled for, as part of a folder's name; empty for ops on the CPU alone.
+
+    They are compiled where torch sees a GPU and a CUDA compiler of its own major version is at hand;
+    ``MMREV_CUDA_OPS=0`` or ``1`` decides otherwise. Architectures are those of the visible GPUs, or
+    ``TORCH_CUDA_ARCH_LIST``.
 
     Args:
         python: interpreter of the environment, with torch installed.
+
+    Raises:
+        SetupError: for ``MMREV_CUDA_OPS=1`` without a compiler or an architecture.
     """
     choice = os.environ.get('MMREV_CUDA_OPS', 'auto')
-    if choice in ('0', '1'):
-        return choice == '1'
-    probe = ('import re, subprocess, sys, torch; from torch.utils.cpp_extension import CUDA_HOME\n'
-             'assert torch.cuda.is_available() and CUDA_HOME\n'
-             'text = subprocess.run([CUDA_HOME + "/bin/nvcc", "--version"], capture_output=True, text=True).stdout\n'
-             'release = re.search(r"release (\\d+)", text).group(1)\n'
-             'sys.exit(release != torch.version.cuda.split(".")[0])')
-    return subprocess.run([python, '-c', probe], capture_output=True, check=False).returncode == 0
+    if choice == '0':
+        return ''
+    answer = subprocess.run([python, '-c', _CUDA_PROBE], capture_output=True, text=True, check=False).stdout.split()
+    cuda, nvcc, visible = answer if len(answer) == 3 else ('-', '-', '-')
+    architectures = os.environ.get('TORCH_CUDA_ARCH_LIST') or visible
+    if choice != '1':
+        if visible == '-' or nvcc == '-' or nvcc.split('.')[0] != cuda.split('.')[0]:
+            return ''
+    elif nvcc == '-':
+        raise SetupError('MMREV_CUDA_OPS=1, but no CUDA compiler was found.\n  Install the CUDA toolkit '
+                         f'{cuda}, or set CUDA_HOME to where it is.')
+    elif architectures == '-':
+        raise SetupError('MMREV_CUDA_OPS=1, but no GPU is visible that the ops could be compiled for.\n  Name the '
+                         'architectures, e.g. TORCH_CUDA_ARCH_LIST="8.0;9.0" for A100 and H100.')
+    return f'cuda{cuda}-nvcc{nvcc}-sm{"_".join(architectures.replace(";", " ").split())}'

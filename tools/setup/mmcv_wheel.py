@@ -10,7 +10,7 @@ import tempfile
 import zipfile
 
 from console import SetupError
-from machine import can_build_cuda_ops, check_compiler, usable_jobs
+from machine import check_compiler, cuda_target, usable_jobs
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 NINJA_STEP = re.compile(r'^\s*\[(\d+)/(\d+)\] ')
@@ -42,7 +42,7 @@ def mmcv_wheel(pin, python, console):
         python: interpreter of the environment; has torch, setuptools, wheel and ninja.
         console: where progress goes.
     """
-    cuda = can_build_cuda_ops(python)
+    cuda = cuda_target(python)
     folder = os.path.join(cache_root(), _torch_key(python, cuda), folder_of(pin))
     try:
         os.makedirs(folder, exist_ok=True)
@@ -62,10 +62,10 @@ def mmcv_wheel(pin, python, console):
 def _torch_key(python, cuda):
     """What a compiled extension of torch depends on, as a folder name."""
     probe = ('import platform, sys, torch; print(torch.__version__, '
-             'f"cp{sys.version_info[0]}{sys.version_info[1]}", platform.machine(), torch.version.cuda or "none")')
+             'f"cp{sys.version_info[0]}{sys.version_info[1]}", platform.machine())')
     answer = subprocess.run([python, '-c', probe], capture_output=True, text=True, check=True).stdout
-    version, tag, machine, cuda_version = answer.split()
-    return f'torch-{version}-{tag}-{machine}-' + (f'cuda{cuda_version}' if cuda else 'cpu')
+    version, tag, machine = answer.split()
+    return f'torch-{version}-{tag}-{machine}-{cuda or "cpu"}'
 
 
 def _build(pin, python, folder, cuda, console):

@@ -9,10 +9,7 @@ The functional forms are here: ``from mmrev.layers.inplace_abn import abn, inpla
 (``mmrev.layers.inplace_abn`` is this package).
 """
 from .batch_norm_act import BatchNormAct
-from .convert import convert_sync, revert_sync
 from .functional import abn, inplace_abn, inplace_abn_sync
 from .modules import ABN, InPlaceABN, InPlaceABNSync
-from .transfer import Conversion, activated_twice, convert_batchnorm, to_batchnorm
 
-__all__ = ['ABN', 'BatchNormAct', 'Conversion', 'InPlaceABN', 'InPlaceABNSync', 'abn', 'activated_twice',
-           'convert_batchnorm', 'convert_sync', 'inplace_abn', 'inplace_abn_sync', 'revert_sync', 'to_batchnorm']
+__all__ = ['ABN', 'BatchNormAct', 'InPlaceABN', 'InPlaceABNSync', 'abn', 'inplace_abn', 'inplace_abn_sync']

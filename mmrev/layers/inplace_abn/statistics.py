@@ -5,6 +5,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from mmrev.layers.fused.batch_norm import batch_norm
+
 from .activations import Activation
 
 
@@ -53,8 +55,7 @@ def normalise(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], setti
         invstd = (var + s.eps).rsqrt_()
         y = _transform(x, scale, shift, mean, var, s.eps)
     else:
-        y, mean, invstd = torch.native_batch_norm(
-            x, scale, shift, s.running_mean, s.running_var, True, s.momentum, s.eps)
+        y, mean, invstd = batch_norm(x, scale, shift, s.running_mean, s.running_var, True, s.momentum, s.eps)
     if residual is not None:
         y += residual
     return Normalised(s.activation.apply(y, inplace=True), scale, shift, invstd, count, mean)
@@ -87,9 +88,12 @@ def _joint_statistics(x: Tensor, dtype: torch.dtype, s: Settings) -> Tuple[Tenso
     if count:
         mean, var = torch.ops.aten.batch_norm_update_stats(x, mean, var, 0.)
     mine = torch.cat([mean, var, mean.new_full((1, ), count)])
-    parts = [torch.empty_like(mine) for _ in range(dist.get_world_size(s.group))]
-    dist.all_gather(parts, mine, group=s.group)
-    means, variances, counts = torch.stack(parts).split([channels, channels, 1], 1)  # (R, C), (R, C), (R, 1)
+    joint = mine.new_empty(dist.get_world_size(s.group), len(mine))
+    if x.is_cuda:
+        dist.all_gather_into_tensor(joint, mine, group=s.group)
+    else:  # Gloo of older versions cannot
+        dist.all_gather(list(joint), mine, group=s.group)
+    means, variances, counts = joint.split([channels, channels, 1], 1)  # (R, C), (R, C), (R, 1)
     total = counts.sum()
     if count <= 1 and total <= 1:  # asks the device only where it may matter
         if total == 1:

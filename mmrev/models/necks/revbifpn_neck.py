@@ -7,7 +7,7 @@ from torch import Tensor
 from mmrev.registry import MODELS
 from mmrev.reversible import NewStream, ReversibleSequence
 
-from ..layers import MBConv
+from ..blocks import MBConv
 
 
 @MODELS.register_module()

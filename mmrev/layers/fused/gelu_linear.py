@@ -1,0 +1,45 @@
+"""GELU and the linear layer after it, of which autograd keeps the input alone."""
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from mmrev.compat import backward_into
+
+from .guard import needs_gradient, without_autocast
+
+aten = torch.ops.aten
+
+
+def gelu_linear(x: Tensor, linear: nn.Linear) -> Tensor:
+    """``linear(gelu(x))``; keeps ``x`` alone for backward, and overwrites an ``x`` without a gradient."""
+    if needs_gradient(x):
+        return _GELULinear.apply(x, linear.weight, linear.bias)
+    return F.linear(aten.gelu_(x), linear.weight, linear.bias)
+
+
+class _GELULinear(torch.autograd.Function):
+    """``linear(gelu(x))`` that keeps ``x`` alone: the activation is computed again where its value is needed."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(F.gelu(x), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
+        with without_autocast(grad.device.type):
+            rows = grad.reshape(-1, grad.shape[-1])  # (B * N, out)
+            if ctx.needs_input_grad[1]:
+                grad_weight = rows.t() @ F.gelu(x).to(grad.dtype).reshape(-1, x.shape[-1])
+            if ctx.needs_input_grad[2]:
+                grad_bias = rows.sum(0)
+            if ctx.needs_input_grad[0]:
+                grad_x = grad @ weight.to(grad.dtype)
+                grad_x = backward_into(aten.gelu_backward.grad_input, grad_x, x.to(grad.dtype), grad_input=grad_x)
+        return grad_x, grad_weight, grad_bias

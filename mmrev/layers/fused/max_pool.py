@@ -1,0 +1,102 @@
+"""3x3 max pooling that keeps a small index for backward and is fast on a CPU."""
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from .guard import may_fuse, needs_gradient
+
+aten = torch.ops.aten
+_INT16_MAX = torch.iinfo(torch.int16).max
+_SMALL = 2**16  # values
+
+
+def can_fuse(x: Tensor) -> bool:
+    """Whether :func:`fused_max_pool3x3` knows the device and may take the place of PyTorch's operator."""
+    return may_fuse() and x.device.type in ('cpu', 'cuda', 'meta') and x.numel() > 0
+
+
+def fused_max_pool3x3(x: Tensor, stride: int, dilation: int, inplace: bool) -> Tensor:
+    """3x3 max pooling in the form that suits the device.
+
+    PyTorch's own keeps its input and an 8-byte index per output for backward; this keeps the index alone, in two bytes
+    (four above 32,767 pixels). Its CPU kernel is slow unless the channels are last, so training uses that layout
+    whatever the input's, and without a gradient the maximum of a map that is not small is taken along one axis after
+    the other.
+    """
+    trains = needs_gradient(x)
+    if not trains and x.device.type == 'cpu' and (dilation > 1 or not _is_small(x)):
+        return _maxima(x, stride, dilation, x if inplace and stride == 1 else None)
+    padding = 1
+    if dilation > 1:  # PyTorch pads half a kernel at most, without its dilation
+        x, padding = F.pad(x, (dilation, ) * 4, value=float('-inf')), 0
+    if trains:
+        return _MaxPool3x3.apply(x, stride, padding, dilation)
+    return F.max_pool2d(x, 3, stride, padding, dilation)
+
+
+def _is_small(x: Tensor) -> bool:
+    """Whether PyTorch's own operator takes less time than starting several others."""
+    return x.numel() <= _SMALL and _memory_format(x) == torch.channels_last
+
+
+def _maxima(x: Tensor, stride: int, dilation: int, out: Optional[Tensor]) -> Tensor:
+    b, c, h, w = x.shape
+    like = dict(dtype=x.dtype, device=x.device, memory_format=_memory_format(x))
+    h = -(-h // stride)
+    columns = torch.empty((b, c, h, w), **like)
+    out = torch.empty((b, c, h, -(-w // stride)), **like) if out is None else out
+    _max_along(x, columns, 2, stride, dilation)
+    _max_along(columns, out, 3, stride, dilation)
+    return out
+
+
+def _max_along(x: Tensor, y: Tensor, dim: int, stride: int, dilation: int) -> None:
+    """Write ``max(x[i - d], x[i], x[i + d])`` along one axis, at every ``stride``-th place, to ``y``."""
+    size, num = x.shape[dim], y.shape[dim]
+    after = max(0, min(num, -(-(size - dilation) // stride)))  # places with a pixel `dilation` after them
+    first = min(num, -(-dilation // stride))  # the first place with one before it
+    pairs = _every(x, dim, 0, after, stride), _every(x, dim, dilation, after, stride)
+    torch.maximum(*pairs, out=y.narrow(dim, 0, after))
+    if after < num:
+        y.narrow(dim, after, num - after).copy_(_every(x, dim, after * stride, num - after, stride))
+    if first < num:
+        ahead = y.narrow(dim, first, num - first)
+        torch.maximum(ahead, _every(x, dim, first * stride - dilation, num - first, stride), out=ahead)
+
+
+def _every(x: Tensor, dim: int, start: int, num: int, stride: int) -> Tensor:
+    """``num`` places along one axis, from ``start`` on, ``stride`` apart."""
+    if stride == 1:
+        return x.narrow(dim, min(start, x.shape[dim]), num)
+    end = start + max(0, (num - 1) * stride + 1)
+    return x[(slice(None), ) * dim + (slice(start, end, stride), )]
+
+
+def _memory_format(x: Tensor) -> torch.memory_format:
+    last = x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+class _MaxPool3x3(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, x: Tensor, stride: int, padding: int, dilation: int) -> Tensor:
+        ctx.window = [3, 3], [stride, stride], [padding, padding], [dilation, dilation], False
+        ctx.shape, ctx.memory_format = x.shape, _memory_format(x)
+        pooled = x.contiguous(memory_format=ctx.memory_format if x.is_cuda else torch.channels_last)
+        y, index = aten.max_pool2d_with_indices(pooled, *ctx.window)
+        pixels = x.shape[2] * x.shape[3]
+        ctx.save_for_backward(index.to(torch.int16 if pixels <= _INT16_MAX else torch.int32))
+        return y.contiguous(memory_format=ctx.memory_format)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dy: Tensor) -> Tuple[Tensor, None, None, None]:
+        index, = ctx.saved_tensors
+        layout = ctx.memory_format if dy.is_cuda else torch.channels_last
+        like = torch.empty(ctx.shape, dtype=dy.dtype, device=dy.device, memory_format=layout)  # of its shape alone
+        dx = aten.max_pool2d_with_indices_backward(dy.contiguous(memory_format=layout), like, *ctx.window, index.long())
+        return dx.contiguous(memory_format=ctx.memory_format), None, None, None

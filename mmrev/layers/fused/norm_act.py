@@ -1,0 +1,89 @@
+"""Batch normalization and activation that keep one tensor for backward instead of two."""
+from typing import Callable, Dict, NamedTuple, Optional, Tuple, Type
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from mmrev.compat import backward_into
+
+from .batch_norm import batch_norm
+from .guard import may_fuse, needs_gradient
+
+aten = torch.ops.aten
+
+
+class _Activation(NamedTuple):
+    """``apply(y)`` turns ``y`` into ``act(y)``; ``differentiate(dz, y)`` returns the gradient, maybe within ``y``."""
+    apply: Callable[[Tensor], Tensor]
+    differentiate: Callable[[Tensor, Tensor], Tensor]
+
+
+# Those whose backward needs their input. One that needs its output (ReLU) keeps what the next layer keeps anyway.
+_ACTIVATIONS: Dict[Type[nn.Module], _Activation] = {
+    nn.Hardswish: _Activation(lambda y: F.hardswish(y, inplace=True),
+                              aten.hardswish_backward),  # the variant with `out` allocates, too, and copies
+    nn.SiLU: _Activation(lambda y: F.silu(y, inplace=True),
+                         lambda dz, y: backward_into(aten.silu_backward.grad_input, dz, y, grad_input=y)),
+}
+
+
+def can_fuse(x: Tensor, norm: nn.Module, act: nn.Module) -> bool:
+    """Whether :func:`fused_norm_act` knows norm and activation and may take their place."""
+    if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) or type(act) not in _ACTIVATIONS:
+        return False
+    if not may_fuse(norm, act):
+        return False
+    statistics = next((t.dtype for t in (norm.weight, norm.running_mean) if t is not None), x.dtype)
+    if statistics not in (torch.float32, torch.float64):
+        return False  # a variance may leave the range of half precision, its inverse root not
+    norm._check_input_dim(x)
+    return x.numel() > x.shape[1] == norm.num_features
+
+
+def fused_norm_act(x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
+    """``act(norm(x))``; backward recomputes ``norm(x)``, elementwise, from ``x`` and the statistics of forward."""
+    activation = _ACTIVATIONS[type(act)]
+    if not needs_gradient(x, norm.weight, norm.bias):
+        return activation.apply(norm(x))
+    return _NormAct.apply(x, norm.weight, norm.bias, norm, activation)
+
+
+def _batch_or_running(norm: nn.Module) -> Tuple[bool, float, Optional[Tensor], Optional[Tensor]]:
+    """Whether the batch's statistics are used, and what they update, or else the running ones."""
+    momentum = 0. if norm.momentum is None else norm.momentum
+    tracked = norm.training and norm.track_running_stats
+    if tracked and norm.num_batches_tracked is not None:
+        norm.num_batches_tracked.add_(1)
+        if norm.momentum is None:
+            momentum = 1 / float(norm.num_batches_tracked)
+    batch = norm.training or (norm.running_mean is None and norm.running_var is None)
+    mean, var = (norm.running_mean, norm.running_var) if tracked or not batch else (None, None)
+    return batch, momentum, mean, var
+
+
+class _NormAct(torch.autograd.Function):
+    """``apply(x, weight, bias, norm, activation)``."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, norm, activation):
+        batch, momentum, running_mean, running_var = _batch_or_running(norm)
+        y, mean, invstd = batch_norm(x, weight, bias, running_mean, running_var, batch, momentum, norm.eps)
+        if not batch:
+            mean, invstd = running_mean.clone(), (running_var + norm.eps).rsqrt()
+        ctx.batch, ctx.activation = batch, activation
+        ctx.save_for_backward(x, weight, bias, mean, invstd)
+        return activation.apply(y)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, dz):
+        x, weight, bias, mean, invstd = ctx.saved_tensors
+        var = invstd.pow(-2)
+        y = torch.native_batch_norm(x, weight, bias, mean, var, False, 0., 0.)[0]
+        dy = ctx.activation.differentiate(dz, y)
+        del y  # where that is another tensor
+        dx, dweight, dbias = aten.native_batch_norm_backward(
+            dy, x, weight, mean, var, mean, invstd, ctx.batch, 0., list(ctx.needs_input_grad[:3]))
+        return dx, dweight, dbias, None, None

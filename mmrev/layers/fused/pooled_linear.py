@@ -1,0 +1,60 @@
+"""The second half of token pooling, of which autograd keeps the input alone."""
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from mmrev.compat import backward_into
+
+from .guard import needs_gradient, without_autocast
+from .max_pool import fused_max_pool3x3
+
+aten = torch.ops.aten
+_WINDOW = [3, 3], [1, 1], [1, 1], [1, 1], False  # size, stride, padding, dilation, whether to round sizes up
+
+
+def pooled_linear(x: Tensor, linear: nn.Linear) -> Tensor:
+    """``linear(gelu(max(gelu(x))))``; keeps ``x`` alone for backward, and overwrites an ``x`` without a gradient.
+
+    Shape:
+        Input: ``(B, H, W, C)``; output: ``(B, H, W, linear.out_features)``.
+    """
+    if needs_gradient(x):
+        return _PooledLinear.apply(x, linear.weight, linear.bias)
+    return F.linear(_pooled(aten.gelu_(x)), linear.weight, linear.bias)
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """``gelu(max(x))``, in place of ``x`` where that is possible."""
+    return aten.gelu_(fused_max_pool3x3(x.permute(0, 3, 1, 2), 1, 1, inplace=True).permute(0, 2, 3, 1))
+
+
+class _PooledLinear(torch.autograd.Function):
+    """``linear(gelu(max(gelu(x))))`` that keeps ``x`` alone: the rest is computed again where its value is needed."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.linear(_pooled(F.gelu(x)), weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor):
+        x, weight = ctx.saved_tensors
+        grad_x = grad_weight = grad_bias = None
+        with without_autocast(grad.device.type):
+            activated = F.gelu(x).to(grad.dtype).permute(0, 3, 1, 2)  # (B, C, H, W), channels last
+            pooled, index = aten.max_pool2d_with_indices(activated, *_WINDOW)
+            rows = grad.reshape(-1, grad.shape[-1])  # (B * H * W, out)
+            if ctx.needs_input_grad[1]:
+                grad_weight = rows.t() @ F.gelu(pooled).permute(0, 2, 3, 1).reshape(-1, x.shape[-1])
+            if ctx.needs_input_grad[2]:
+                grad_bias = rows.sum(0)
+            if ctx.needs_input_grad[0]:
+                grad_x = (grad @ weight.to(grad.dtype)).permute(0, 3, 1, 2)
+                grad_x = backward_into(aten.gelu_backward.grad_input, grad_x, pooled, grad_input=grad_x)
+                grad_x = aten.max_pool2d_with_indices_backward(grad_x, activated, *_WINDOW, index).permute(0, 2, 3, 1)
+                grad_x = backward_into(aten.gelu_backward.grad_input, grad_x, x.to(grad.dtype), grad_input=grad_x)
+        return grad_x, grad_weight, grad_bias

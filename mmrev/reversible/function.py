@@ -1,0 +1,99 @@
+"""A step's function: its modules, and what is known of them until a flag, a hook or a module changes."""
+from operator import attrgetter, is_
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+
+import torch
+from torch import Tensor, nn
+
+Place = Tuple[Dict[str, Any], str]  # a module's dictionary of parameters or buffers, and a name in it
+
+# In training their output does not depend on their running statistics, and with `track_running_stats` off they do not
+# update them. Other classes of that kind say so by `skips_untracked_statistics = True`.
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+_version, _requires_grad, is_training = attrgetter('_version'), attrgetter('requires_grad'), attrgetter('training')
+
+
+def walk(root: nn.Module) -> List[nn.Module]:
+    """All modules of a tree, each once."""
+    modules, seen = [root], {root}
+    for m in modules:  # grows while it is walked
+        for child in m._modules.values():
+            if child is not None and child not in seen:
+                seen.add(child)
+                modules.append(child)
+    return modules
+
+
+class Weights:
+    """The parameters of a function, as one evaluation finds them.
+
+    Args:
+        places: Where parameters may be.
+    """
+
+    def __init__(self, places: Sequence[Place]):
+        self.places = places
+        self._owners, self._names = [owner for owner, _ in places], [name for _, name in places]
+        self.found: List[Optional[Tensor]] = [owner.get(name) for owner, name in places]
+        self._present = [p for p in self.found if p is not None]
+        self._versioned = [p for p in self._present if not p.is_inference()]
+        self._flags = [p.requires_grad for p in self._present]
+        self.trained = {id(p): p for p in self._present if p.requires_grad}
+
+    # `map` with functions of C: these run for every weight in every step, twice.
+
+    def are_installed(self) -> bool:
+        """Whether these tensors are the function's parameters now."""
+        return all(map(is_, map(dict.get, self._owners, self._names), self.found))
+
+    def is_current(self) -> bool:
+        """Whether the same parameters are there, and the same of them require grad."""
+        return self.are_installed() and list(map(_requires_grad, self._present)) == self._flags
+
+    def state(self) -> List[int]:
+        """Versions and storages; they change when a value is written or a tensor's ``data`` is replaced.
+
+        A storage may be freed in between and filled again at another address, as FSDP2's are.
+        """
+        return [*map(_version, self._versioned), *[p.untyped_storage()._cdata for p in self._present]]
+
+    def changed(self, before: List[int]) -> Tuple[str, Tensor]:
+        """Name and parameter of the first whose :meth:`state` is not as before."""
+        owners = [*self._versioned, *self._present]
+        changed = next(p for p, was, now in zip(owners, before, self.state()) if was != now)
+        return next(name for (_, name), p in zip(self.places, self.found) if p is changed), changed
+
+
+class Function:
+    """The modules of a step's function.
+
+    Args:
+        f: The function.
+        lock: Of the sequence; held while one of its functions runs, for a replay changes flags for a moment.
+    """
+
+    def __init__(self, f: nn.Module, lock: Any):
+        self.lock = lock
+        self.modules = walk(f)
+        self.training = [m.training for m in self.modules]
+        self.untracked = [m for m in self.modules if m.training and _skips_untracked_statistics(m)]
+        skipped = set(map(id, self.untracked))
+        self.buffers: List[Place] = [(m._buffers, name) for m in self.modules if id(m) not in skipped
+                                     for name in m._buffers]
+        self.written: Set[int] = set()  # indices of buffers that a forward writes
+        self.generators: List[torch.Generator] = []  # those that are given to operators by name
+        self.parameters: List[Place] = [(m._parameters, name) for m in self.modules for name in m._parameters]
+        self._weights: Optional[Weights] = None
+
+    def weights(self) -> Weights:
+        """The parameters as they are now; the same object as long as they are the same."""
+        weights = self._weights
+        if weights is None or not weights.is_current():
+            weights = self._weights = Weights(self.parameters)
+        return weights
+
+
+def _skips_untracked_statistics(m: nn.Module) -> bool:
+    known = type(m) in _BATCH_NORMS or getattr(type(m), 'skips_untracked_statistics', False)
+    return known and bool(m.track_running_stats)

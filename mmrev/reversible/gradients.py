@@ -1,0 +1,47 @@
+"""The gradients of one evaluation of a function, taken within a backward."""
+from contextlib import contextmanager, nullcontext
+from typing import Any, Dict, Iterator, List, Optional, Sequence
+
+import torch
+from torch import Tensor
+
+from mmrev import compat
+
+
+def differentiate(edge: Any, sources: List[Tensor], weights: List[Tensor], gradient: Tensor,
+                  retain_graph: bool) -> Sequence[Optional[Tensor]]:
+    """The gradients of sources and weights. Hooks on the weights do not run here.
+
+    They wait for the gradient that the node returns, and run there, once.
+    """
+    hooked = [hooks for hooks in [w._backward_hooks for w in weights] if hooks]
+    with _without(hooked) if hooked else nullcontext():
+        return compat.differentiate(edge, sources + weights, gradient, retain_graph)
+
+
+@contextmanager
+def _without(hooked: Sequence[Dict[int, Any]]) -> Iterator[None]:
+    entries = [dict(hooks) for hooks in hooked]
+    for hooks in hooked:
+        hooks.clear()
+    try:
+        yield
+    finally:
+        for hooks, before in zip(hooked, entries):
+            hooks.update(before)
+
+
+def add_weight_gradients(weights: Sequence[Tensor], found: Sequence[Optional[Tensor]], gradient: Tensor,
+                         total: Dict[int, Tensor]) -> None:
+    """Add gradients of weights to ``total``, by ``id``; they may be views of the output's ``gradient``."""
+    start = gradient.data_ptr()
+    end = start + gradient.untyped_storage().nbytes() if start else start
+    for weight, g in zip(weights, found):
+        if g is None:
+            continue
+        earlier = total.get(id(weight))
+        if earlier is not None:
+            g = earlier + g
+        elif g.layout is torch.strided and start <= g.data_ptr() < end:
+            g = g.clone()  # it lies within the stream's gradient, which is written to later
+        total[id(weight)] = g

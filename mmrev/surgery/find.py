@@ -1,0 +1,159 @@
+"""Where norms stand in modules of a kind that is known, what feeds them and which activation follows."""
+import inspect
+import re
+from typing import Iterator, List, NamedTuple, Optional, Set, Tuple, Union
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.lazy import LazyModuleMixin
+
+from mmrev.layers.inplace_abn.batch_norm_act import BatchNormAct
+from mmrev.layers.inplace_abn.modules import ABN, BatchStatistics
+
+from . import hosts
+from .residual import depth, joins_shortcut, norm_name
+
+Kinds = Union[type, Tuple[type, ...]]
+BATCH_NORMS: Kinds = (_BatchNorm, )
+ACTIVATED: Kinds = (ABN, BatchNormAct)
+# What reads a norm's output and leaves it as it is.
+_READERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
+            nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
+            nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Upsample)
+# What a subclass of a known class may define without another way through its norms: what builds and prepares it.
+_BUILDS = re.compile('__init__|__repr__|train|get_layer_depth|_?(make|init|freeze|load|del)_.*')
+_UNKNOWN_READER = 'what follows it is not known and might change its output in place'
+
+
+class Pair(NamedTuple):
+    """A norm, by its name in its owner, with what stands before and after it."""
+    owner: nn.Module
+    norm: str
+    conv: Optional[nn.Module] = None
+    activation: Optional[nn.Module] = None
+    place: Optional[str] = None  # of the activation in its owner, if nothing else uses it there
+    obstacle: Optional[str] = None
+
+    @property
+    def module(self) -> nn.Module:
+        return self.owner._modules[self.norm]
+
+
+class Unit(NamedTuple):
+    """Pairs that are converted together or not at all."""
+    pairs: List[Pair]
+    block: Optional[nn.Module] = None
+
+
+def units(model: nn.Module, kinds: Kinds = BATCH_NORMS) -> Iterator[Unit]:
+    """The pairs, with norms of those kinds, of all modules whose forward is known, by the full name of that forward."""
+    taken: Set[nn.Module] = set()
+    for m in list(model.modules()):
+        find = _KNOWN.get(hosts.FORWARDS.get(f'{type(m).forward.__module__}.{type(m).forward.__qualname__}'))
+        for unit in find(m, kinds) if find else ():
+            if unit.pairs and not any(pair.module in taken for pair in unit.pairs):
+                own = None if find is _in_sequential else _own_method(type(m))
+                yield unit._replace(pairs=[pair._replace(obstacle=own) for pair in unit.pairs]) if own else unit
+            taken.update(pair.module for pair in unit.pairs)
+
+
+def _own_method(kind: type) -> Optional[str]:
+    """What a class adds to the one that has the known forward, which may run the norms in another way."""
+    known = next(c for c in kind.__mro__ if 'forward' in c.__dict__)
+    for c in kind.__mro__:
+        for name, value in c.__dict__.items() if c not in known.__mro__ else ():
+            if (inspect.isroutine(value) or isinstance(value, property)) and not _BUILDS.fullmatch(name):
+                return f'`{c.__name__}.{name}` may use it in a way that is not known'
+    return None
+
+
+def _in_sequential(m: nn.Sequential, kinds: Kinds) -> Iterator[Unit]:
+    children = list(m._modules.items())
+    for i, (name, child) in enumerate(children):
+        if not isinstance(child, kinds):
+            continue
+        conv = _feeding(children[i - 1][1] if i else None)
+        place, after = children[i + 1] if i + 1 < len(children) else (None, None)
+        if all(type(c) is nn.Identity for _, c in children[i + 1:]):
+            pair = Pair(m, name, obstacle=_UNKNOWN_READER)
+        elif isinstance(after, _READERS):
+            pair = Pair(m, name, conv)
+        else:
+            pair = Pair(m, name, conv, after, place)
+        yield Unit([pair])
+
+
+def _in_conv_module(m: nn.Module, kinds: Kinds) -> Iterator[Unit]:
+    if not m.with_norm or not isinstance(m.norm, kinds):
+        return
+    layers = [layer for layer in m.order if layer != 'act' or m.with_activation]
+    i = layers.index('norm')
+    conv = _feeding(m.conv) if layers[i - 1:i] == ['conv'] and not m.with_spectral_norm else None
+    after = layers[i + 1:i + 2]
+    if after == ['act']:
+        yield Unit([Pair(m, m.norm_name, conv, m.activate, 'activate')])
+    elif after == ['conv']:
+        yield Unit([Pair(m, m.norm_name, conv)])
+    else:
+        yield Unit([Pair(m, m.norm_name, obstacle=_UNKNOWN_READER)])
+
+
+def _in_block(m: nn.Module, kinds: Kinds) -> Iterator[Unit]:
+    *inner, last = range(1, depth(m) + 1)
+    pairs = [Pair(m, norm_name(m, i), _feeding(getattr(m, f'conv{i}')), m.relu) for i in inner]
+    act = m.relu if joins_shortcut(m) else None
+    pairs.append(Pair(m, norm_name(m, last), _feeding(getattr(m, f'conv{last}')), act))
+    if isinstance(m.downsample, nn.Sequential) and len(m.downsample):
+        (*_, before), (name, norm) = [(None, None), *m.downsample._modules.items()][-2:]
+        if isinstance(norm, kinds):
+            pairs.append(Pair(m.downsample, name, _feeding(before)))
+    yield Unit([pair for pair in pairs if isinstance(pair.module, kinds)] if kinds is ACTIVATED else pairs, m)
+
+
+def _in_stem(m: nn.Module, kinds: Kinds) -> Iterator[Unit]:
+    name = norm_name(m, 1)
+    if isinstance(m._modules.get(name), kinds) and 'relu' in m._modules:  # a deep stem is a Sequential
+        yield Unit([Pair(m, name, _feeding(m.conv1), m.relu, 'relu')])
+
+
+_KNOWN = {hosts.SEQUENTIAL: _in_sequential, hosts.CONV_MODULE: _in_conv_module, hosts.RESIDUAL_BLOCK: _in_block,
+          hosts.STEM: _in_stem}
+
+
+def _feeding(m: Optional[nn.Module]) -> Optional[nn.Module]:
+    """A convolution whose output changes sign with its weight and bias, channel by channel; or nothing."""
+    plain = _forwards(type(m)) in _PLAIN_CONVOLUTIONS
+    return m if plain or type(m).__module__ in hosts.CONVOLUTIONS and hasattr(m, 'out_channels') else None
+
+
+def _forwards(kind: type) -> tuple:
+    return getattr(kind, 'forward', None), getattr(kind, '_conv_forward', None)
+
+
+_PLAIN_CONVOLUTIONS = [_forwards(kind) for kind in (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d,
+                                                    nn.ConvTranspose2d, nn.ConvTranspose3d)]
+
+
+def overwritten(model: nn.Module) -> Set[nn.Module]:
+    """Modules whose output is changed in place by what follows in a ``Sequential``, their own or one around it."""
+    found: Set[nn.Module] = set()
+    for m in model.modules():  # what holds a module comes before it
+        inplace = m in found
+        for child in reversed(m._modules.values()) if type(m).forward is nn.Sequential.forward else ():
+            if inplace:  # the activation by which a ConvModule or a residual block ends included
+                found.update((child, getattr(child, 'activate', child), getattr(child, 'relu', child)))
+            if type(child) is not nn.Identity:
+                begins = next(leaf for leaf in child.modules() if not leaf._modules)
+                inplace = getattr(begins, 'inplace', False)
+    return found
+
+
+def is_known(norm: nn.Module) -> bool:
+    """Whether it is a batch norm that computes as PyTorch's."""
+    if isinstance(norm, (LazyModuleMixin, BatchStatistics)):
+        return False
+    return type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)
+
+
+def is_activation(m: nn.Module) -> bool:
+    return type(m).__module__ in hosts.ACTIVATIONS

@@ -1,0 +1,15 @@
+"""What a machine with a GPU changes in a config."""
+import mmengine.device
+import pytest
+from mmengine.config import Config
+
+from mmrev.apis.modes import pin_memory
+
+
+@pytest.mark.parametrize('on_gpu', [True, False])
+def test_dataloaders_pin_memory_where_there_is_a_gpu(monkeypatch, on_gpu):
+    monkeypatch.setattr(mmengine.device, 'is_cuda_available', lambda: on_gpu)
+    cfg = Config(dict(train_dataloader=dict(batch_size=2), val_dataloader=dict(pin_memory=False), test_dataloader=None))
+    pin_memory(cfg)
+    assert cfg.train_dataloader == (dict(batch_size=2, pin_memory=True) if on_gpu else dict(batch_size=2))
+    assert cfg.val_dataloader == dict(pin_memory=False) and cfg.test_dataloader is None
