@@ -6,7 +6,7 @@ ARGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-slow lint doctor wheel test-gpu benchmark benchmark-gpu clean clean-env
+.PHONY: help setup quickstart test test-unit test-slow lint doctor wheel test-gpu benchmark benchmark-gpu clean clean-env
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*##/ #/' \
@@ -30,8 +30,11 @@ quickstart: setup  ## make the digits set, train a reversible detector on it, ev
 test: setup  ## the test suite, in two processes
 	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
-test-slow: setup  ## the tests that take minutes
-	$(PY) -m pytest -m slow $(ARGS)
+test-unit: setup  ## what a change needs first: no other process, nothing slow; under three minutes
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not subprocess and not slow and not training" $(ARGS)
+
+test-slow: setup  ## whole trainings, which take minutes
+	$(PY) -m pytest -m training $(ARGS)
 
 lint: setup  ## ruff and mypy, in seconds
 	$(ENV)/bin/ruff check .

@@ -1,7 +1,8 @@
 """What a step of a reversible network costs beside its function: ours, a bare reversible function, checkpointing.
 
 ``python benchmarks/run.py overhead`` takes processor time of one thread, so that it holds beside other jobs. The bare
-function is that of a textbook: it saves two streams, draws no random numbers, notices nothing and checks nothing.
+functions are those of a textbook: they save the streams that come out, draw no random numbers, notice nothing and check
+nothing.
 """
 import statistics
 import time
@@ -12,8 +13,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mmrev.models.backbones import RevViT
-from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
+from mmrev.models.backbones import RevBiFPN, RevViT
+from mmrev.reversible import AdditiveStep, ReversibleSequence, TwoStreamCoupling
+from mmrev.reversible.plain import run_plain
 
 
 class Bare(torch.autograd.Function):
@@ -36,6 +38,39 @@ class Bare(torch.autograd.Function):
         return None, None, da, db + more, *of_f, *of_g
 
 
+class BareSteps(torch.autograd.Function):
+    """A list of steps, such as a stage of RevBiFPN, without any safety."""
+
+    @staticmethod
+    def forward(ctx: Any, steps: Sequence[AdditiveStep], num_streams: int, *tensors: Tensor) -> Tuple[Tensor, ...]:
+        ctx.steps, ctx.num_streams = steps, num_streams
+        streams = [x.clone() for x in tensors[:num_streams]]
+        for step in steps:
+            out = step.f(*[part.of(streams[part.stream]) for part in step.sources])
+            if step.creates:
+                streams.append(out)
+            else:
+                step.target.of(streams[step.target.stream]).add_(out)
+        ctx.save_for_backward(*streams)
+        return tuple(streams)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tuple:
+        streams, grads = [x.clone() for x in ctx.saved_tensors], [g.clone() for g in gradients]
+        of_weights = []
+        for step in reversed(ctx.steps):
+            (source, ), t = step.sources, step.target.stream
+            dx = grads.pop() if step.creates else step.target.of(grads[t])
+            out, of_source, weights = _differentiate(step.f, source.of(streams[source.stream]), dx)
+            of_weights[:0] = weights
+            if step.creates:
+                streams.pop()
+            else:
+                step.target.of(streams[t]).sub_(out)
+            source.of(grads[source.stream]).add_(of_source)
+        return None, None, *grads, *of_weights
+
+
 def _differentiate(f: nn.Module, x: Tensor, gradient: Tensor) -> Tuple[Tensor, Tensor, Sequence[Tensor]]:
     with torch.enable_grad():
         x = x.detach().requires_grad_()
@@ -44,69 +79,99 @@ def _differentiate(f: nn.Module, x: Tensor, gradient: Tensor) -> Tuple[Tensor, T
     return out.detach(), of_x, of_weights
 
 
-def _block(f: nn.Module, g: nn.Module, a: Tensor, b: Tensor) -> Tuple[Tensor, Tensor]:
+def _two_streams(f: nn.Module, g: nn.Module, a: Tensor, b: Tensor) -> Tuple[Tensor, Tensor]:
     a = a + f(b)
     return a, b + g(a)
 
 
-def _runs(couplings: Sequence[TwoStreamCoupling], streams: Sequence[Tensor]) -> Dict[str, Callable[[], None]]:
-    pairs = [(c.f, c.g) for c in couplings]
-    weights = [[*f.parameters(), *g.parameters()] for f, g in pairs]
-    sequence = ReversibleSequence(couplings)
+Block = Callable[..., Tuple[Tensor, ...]]
 
-    def bare(a: Tensor, b: Tensor) -> Tuple[Tensor, Tensor]:
-        for (f, g), w in zip(pairs, weights):
-            a, b = Bare.apply(f, g, a, b, *w)
-        return a, b
 
-    def blocks(run: Callable, a: Tensor, b: Tensor) -> Tuple[Tensor, Tensor]:
-        for f, g in pairs:
-            a, b = run(partial(_block, f, g), a, b)
-        return a, b
+def revvit(depth: int = 24) -> Tuple[List[nn.Module], List[Block], List[Block], List[Tensor]]:
+    """The blocks of a small RevViT of 65 tokens, 64 wide: couplings, their plain form, the bare one, and the input."""
+    arch = dict(embed_dims=64, num_layers=depth, num_heads=2, feedforward_channels=128)
+    model = RevViT(arch, img_size=32, patch_size=4)
+    pairs = [(m.f, m.g) for m in model.modules() if isinstance(m, TwoStreamCoupling)]
+    bare = [partial(_bare_two_streams, f, g, [*f.parameters(), *g.parameters()]) for f, g in pairs]
+    streams = [torch.randn(1, 65, 64) for _ in range(2)]
+    return [TwoStreamCoupling(*pair) for pair in pairs], [partial(_two_streams, *pair) for pair in pairs], bare, streams
+
+
+def _bare_two_streams(f: nn.Module, g: nn.Module, weights: List[Tensor], a: Tensor, b: Tensor) -> Tuple[Tensor, Tensor]:
+    return Bare.apply(f, g, a, b, *weights)
+
+
+def revbifpn() -> Tuple[List[nn.Module], List[Block], List[Block], List[Tensor]]:
+    """The stages of RevBiFPN-S0 on two images of 64 x 64: as :func:`revvit`."""
+    model = RevBiFPN('s0').train()
+    couplings = list(model.stages.couplings)
+    steps = [coupling.steps() for coupling in couplings]
+    bare = [partial(_bare_steps, s, [p for step in s for p in step.f.parameters()]) for s in steps]
+    return couplings, [partial(_plain_steps, s) for s in steps], bare, [model._stem(torch.randn(2, 3, 64, 64))]
+
+
+NETWORKS = {'RevViT': revvit, 'RevBiFPN-S0': revbifpn}
+
+
+def _plain_steps(steps: Sequence[AdditiveStep], *streams: Tensor) -> Tuple[Tensor, ...]:
+    return run_plain(steps, streams)
+
+
+def _bare_steps(steps: Sequence[AdditiveStep], weights: List[Tensor], *streams: Tensor) -> Tuple[Tensor, ...]:
+    return BareSteps.apply(steps, len(streams), *streams, *weights)
+
+
+def _chain(blocks: Sequence[Block], *streams: Tensor) -> Tuple[Tensor, ...]:
+    for block in blocks:
+        streams = block(*streams)
+    return streams
+
+
+def _runs(couplings: Sequence[nn.Module], plain: Sequence[Block], bare: Sequence[Block],
+          streams: Sequence[Tensor]) -> Dict[str, Callable[[], None]]:
+    weights = [p for coupling in couplings for p in coupling.parameters()]
 
     def step(network: Callable) -> None:
         sum(x.sum() for x in network(*[x.detach().requires_grad_() for x in streams])).backward()
-        for w in weights:
-            for p in w:
-                p.grad = None
+        for p in weights:
+            p.grad = None
 
     def forward() -> None:
         with torch.no_grad():
-            blocks(lambda block, a, b: block(a, b), *streams)
+            _chain(plain, *streams)
 
-    networks = {'plain': partial(blocks, lambda block, a, b: block(a, b)), 'bare': bare, 'reversible': sequence,
-                'checkpoint, reentrant': partial(blocks, partial(checkpoint, use_reentrant=True)),
-                'checkpoint, not reentrant': partial(blocks, partial(checkpoint, use_reentrant=False))}
+    networks: Dict[str, Callable] = {'plain': partial(_chain, plain), 'bare': partial(_chain, bare),
+                                     'reversible': ReversibleSequence(couplings)}
+    for name, reentrant in (('checkpoint, reentrant', True), ('checkpoint, not reentrant', False)):
+        networks[name] = partial(_chain, [partial(checkpoint, block, use_reentrant=reentrant) for block in plain])
     return {**{name: partial(step, network) for name, network in networks.items()}, 'forward': forward}
 
 
-def revvit(depth: int = 24) -> Tuple[List[TwoStreamCoupling], List[Tensor]]:
-    """The blocks of a small RevViT of 65 tokens, 64 wide, and their input."""
-    arch = dict(embed_dims=64, num_layers=depth, num_heads=2, feedforward_channels=128)
-    model = RevViT(arch, img_size=32, patch_size=4)
-    couplings = [m for m in model.modules() if isinstance(m, TwoStreamCoupling)]
-    return couplings, [torch.randn(1, 65, 64) for _ in range(2)]
-
-
-def report(rounds: int) -> Dict[str, float]:
+def report(rounds: int) -> Dict[str, Dict[str, float]]:
     """Microseconds a step beside its function: a training step less plain's and less a forward without a graph."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    couplings, streams = revvit()
-    runs = _runs(couplings, streams)
-    taken: Dict[str, List[float]] = {name: [] for name in runs}
+    figures = {name: _measure(name, *build(), rounds) for name, build in NETWORKS.items()}
+    torch.set_num_threads(threads)
+    return figures
+
+
+def _measure(name: str, couplings: List[nn.Module], plain: List[Block], bare: List[Block], streams: List[Tensor],
+             rounds: int) -> Dict[str, float]:
+    runs = _runs(couplings, plain, bare, streams)
+    taken: Dict[str, List[float]] = {kind: [] for kind in runs}
     for _ in range(rounds + 2):
-        for name, run in runs.items():
+        for kind, run in runs.items():
             start = time.process_time()
             run()
-            taken[name].append(time.process_time() - start)
-    torch.set_num_threads(threads)
-    seconds = {name: statistics.median(values[2:]) for name, values in taken.items()}
-    steps, floor = 2 * len(couplings), seconds['plain'] + seconds['forward']
-    figures = {name: 1e6 * (seconds[name] - floor) / steps for name in runs if name not in ('plain', 'forward')}
-    print(f'Beside its function a step costs: RevViT of {len(couplings)} layers, {steps} steps, one thread, median of '
+            taken[kind].append(time.process_time() - start)
+    seconds = {kind: statistics.median(values[2:]) for kind, values in taken.items()}
+    steps = sum(len(coupling.steps()) for coupling in couplings)
+    floor = seconds['plain'] + seconds['forward']
+    figures = {kind: 1e6 * (seconds[kind] - floor) / steps for kind in runs if kind not in ('plain', 'forward')}
+    print(f'Beside its function a step costs: {name}, {len(couplings)} couplings, {steps} steps, one thread, median of '
           f'{rounds}')
-    for name, value in figures.items():
-        print(f'  {name:26s} {value:8.0f} us   whole step {1e3 * seconds[name]:7.1f} ms, '
-              f'{seconds[name] / seconds["bare"]:5.2f} of the bare one')
+    for kind, value in figures.items():
+        print(f'  {kind:26s} {value:8.0f} us, {value / figures["bare"]:5.2f} of the bare one   '
+              f'whole step {1e3 * seconds[kind]:7.1f} ms, {seconds[kind] / seconds["bare"]:5.2f}')
     return figures

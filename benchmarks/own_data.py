@@ -1,11 +1,14 @@
-"""RevBiFPN-S0 beside mmdet's ResNet-50 FPN on one's own data, from random weights, same data and schedule.
+"""RevBiFPN beside mmdet's ResNet-50 FPN and HRNet on one's own data, from random weights, same data and schedule.
 
 Examples:
     python benchmarks/own_data.py DATA                 # boxes: Faster R-CNN
     python benchmarks/own_data.py DATA --task segm     # masks: Mask R-CNN
+    python benchmarks/own_data.py DATA --models revbifpn_s3 revbifpn_s3_plain resnet50_fpn hrnetv2p_w18
 
 DATA holds `annotations/train.json` and `annotations/val.json` in COCO's format, and the images in `train/` and `val/`.
-Everything but the backbone with its neck is the same for both: images, batches, steps, optimizer, heads.
+Everything but the backbone with its neck is the same for all: images, batches, steps, optimizer, heads. Parameters,
+memory per image and processor time per step (one thread) are measured with the trained weights on images of the
+validation set.
 """
 import argparse
 import json
@@ -15,12 +18,17 @@ import sys
 import time
 from pathlib import Path
 
+import cost
+
 ROOT = Path(__file__).resolve().parents[1]
 FROM_SCRATCH = dict(init_cfg=None, frozen_stages=-1, norm_eval=False)  # what mmdet sets for ImageNet's weights
 KINDS = dict(bbox='faster', segm='mask')  # of the R-CNN, by task
 MODELS = dict(
     revbifpn_s0=('mmrev::revbifpn/{0}_rcnn_revbifpn_s0.py', {}),
     resnet50_fpn=('mmdet::{0}_rcnn/{0}-rcnn_r50_fpn_1x_coco.py', dict(backbone=FROM_SCRATCH)),
+    revbifpn_s3=('mmrev::revbifpn/{0}_rcnn_revbifpn_s3.py', {}),
+    revbifpn_s3_plain=('mmrev::revbifpn/{0}_rcnn_revbifpn_s3.py', dict(backbone=dict(reversible=False))),
+    hrnetv2p_w18=('mmdet::hrnet/{0}-rcnn_hrnetv2p-w18-1x_coco.py', dict(backbone=dict(init_cfg=None, norm_eval=False))),
 )
 
 
@@ -28,10 +36,12 @@ def main(argv=None):
     """Train and test the models one after the other, print the table."""
     args = parse_args(argv)
     rows = [run(name, args) for name in args.models]
-    print(f'\n{args.task:<14}{"mAP":>8}{"mAP50":>8}{"minutes":>9}   {args.epochs} epochs of {args.data}')
-    for name, metrics, minutes in rows:
+    print(f'\n{args.task:<18}{"M param.":>9}{"MiB/img":>9}{"CPU s":>8}{"mAP":>8}{"mAP50":>8}{"minutes":>9}   '
+          f'{args.epochs} epochs of {args.data}')
+    for name, spent, metrics, minutes in rows:
         values = (metrics[f'coco/{args.task}_{metric}'] for metric in ('mAP', 'mAP_50'))
-        print(f'{name:<14}' + ''.join(f'{value:>8.3f}' for value in values) + f'{minutes:>9.1f}')
+        print(f'{name:<18}{spent.parameters:>9.1f}{spent.mib:>9.1f}{spent.seconds:>8.2f}' +
+              ''.join(f'{value:>8.3f}' for value in values) + f'{minutes:>9.1f}')
     return 0
 
 
@@ -41,7 +51,7 @@ def parse_args(argv=None):
         description=__doc__.split('\n', 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('data', type=Path, help='folder with annotations/, train/ and val/')
     parser.add_argument('--task', choices=KINDS, default='bbox', help='boxes alone, or boxes and masks')
-    parser.add_argument('--models', nargs='+', choices=MODELS, default=list(MODELS))
+    parser.add_argument('--models', nargs='+', choices=MODELS, default=['revbifpn_s0', 'resnet50_fpn'])
     parser.add_argument('--work-dir', type=Path, default='work_dirs/own_data')
     parser.add_argument('--epochs', type=int, default=12)
     parser.add_argument('--batch-size', type=int, default=2)
@@ -54,7 +64,7 @@ def parse_args(argv=None):
 
 
 def run(name, args):
-    """Train and test one model; returns its name, its metrics and the minutes of training."""
+    """Train and test one model; returns its name, what a step costs, its metrics and the minutes of training."""
     folder = args.work_dir / name
     folder.mkdir(parents=True, exist_ok=True)
     config = folder / f'{name}.py'
@@ -65,11 +75,12 @@ def run(name, args):
     call('test.py', config, folder / f'epoch_{args.epochs}.pth', '--work-dir', folder / 'test', '--out',
          folder / 'predictions.pkl')
     scores = max((folder / 'test').glob('*/*.json'), key=lambda path: path.stat().st_mtime)
-    return name, json.loads(scores.read_text(encoding='utf-8').splitlines()[-1]), minutes
+    spent = cost.measure(str(config), 'val', folder / f'epoch_{args.epochs}.pth')
+    return name, spent, json.loads(scores.read_text(encoding='utf-8').splitlines()[-1]), minutes
 
 
 def config_text(name, args):
-    """The config of one model: its base, and what is the same for both."""
+    """The config of one model: its base, and what is the same for all."""
     base, own = MODELS[name]
     categories = json.loads((args.data / 'annotations' / 'train.json').read_text(encoding='utf-8'))['categories']
     classes = tuple(category['name'] for category in categories)

@@ -5,12 +5,16 @@ import os
 # does something else as well that made single tests ten times slower.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
 
+import multiprocessing.util  # noqa: E402
 import re  # noqa: E402
+import subprocess  # noqa: E402
 import sys  # noqa: E402
 from functools import lru_cache  # noqa: E402
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
+
+from support.wheels import installed, source, wheel  # noqa: E402, F401 (fixtures)
 
 TORCH = tuple(int(number) for number in torch.__version__.split('.')[:2])
 
@@ -74,6 +78,26 @@ def find_a_config_of_a_host_once():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Config, '_get_cfg_path', staticmethod(lru_cache(maxsize=None)(find)))
         yield
+
+
+@pytest.fixture(autouse=True)
+def no_second_python_in_a_unit_test(request, monkeypatch):
+    """Only what is marked `subprocess` may start Python, a script of ours, or a process of multiprocessing."""
+    if request.node.get_closest_marker('subprocess'):
+        return
+    popen, spawn = subprocess.Popen.__init__, multiprocessing.util.spawnv_passfds
+
+    def start(self, args, *rest, **kwargs):
+        program = os.path.basename(str(args if isinstance(args, (str, os.PathLike)) else args[0]))
+        assert not program.startswith('python') and not program.endswith('.sh'), f'mark this test `subprocess`: {args}'
+        popen(self, args, *rest, **kwargs)
+
+    def spawned(path, args, passfds):
+        assert 'spawn_main' not in str(args), 'mark this test `subprocess`: it starts processes'
+        return spawn(path, args, passfds)
+
+    monkeypatch.setattr(subprocess.Popen, '__init__', start)
+    monkeypatch.setattr(multiprocessing.util, 'spawnv_passfds', spawned)
 
 
 @pytest.fixture(autouse=True)

@@ -2,6 +2,10 @@
 import subprocess
 import sys
 
+import pytest
+
+pytestmark = pytest.mark.subprocess
+
 
 def run(code: str, cwd) -> str:
     """What a new interpreter prints, with modules of the folder at hand."""

@@ -1,7 +1,6 @@
 """Every config loads, and the detectors of all sizes train one real iteration."""
 import ast
 import importlib.util
-import json
 import math
 import re
 from pathlib import Path
@@ -13,7 +12,9 @@ pytest.importorskip('mmdet')
 from mmengine.config import Config  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
-from toy_detection import CLASSES, write_dataset  # noqa: E402
+
+from support.runs import small_run, write_masks  # noqa: E402
+from support.toy_detection import CLASSES, write_dataset  # noqa: E402
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 DETECTORS = [f'{kind}_rcnn_revbifpn_s{number}' for kind in ('faster', 'mask') for number in range(7)]
@@ -24,21 +25,26 @@ DIGITS = ['faster_rcnn_revbifpn_s0_digits', 'mask_rcnn_revbifpn_s0_digits']
 
 def all_configs():
     """Every config that is meant to be run, by its path below configs/."""
-    return [str(path.relative_to(CONFIGS)) for path in sorted(CONFIGS.glob('*/*.py')) if path.parts[-2] != '_base_']
+    return [str(path.relative_to(CONFIGS)) for path in sorted(CONFIGS.glob('*/*.py'))
+            if path.parts[-2] != '_base_' and not path.name.startswith('_')]
 
 
 def load(name):
     return Config.fromfile(CONFIGS / name)
 
 
-def bases(path):
-    """The files that a config inherits from, mmdet's as None."""
+def written_bases(path):
+    """What a config inherits from, as it writes it."""
     for statement in ast.parse(path.read_text(encoding='utf-8')).body:
         if isinstance(statement, ast.Assign) and getattr(statement.targets[0], 'id', None) == '_base_':
             value = ast.literal_eval(statement.value)
-            names = value if isinstance(value, list) else [value]
-            return [None if '::' in name else (path.parent / name).resolve() for name in names]
+            return value if isinstance(value, list) else [value]
     return []
+
+
+def bases(path):
+    """The files that a config inherits from, mmdet's as None."""
+    return [None if '::' in name else (path.parent / name).resolve() for name in written_bases(path)]
 
 
 def layers(path):
@@ -56,6 +62,29 @@ def chain(path):
 @pytest.mark.parametrize('name', all_configs())
 def test_config_has_at_most_three_layers(name):
     assert layers(CONFIGS / name) <= 3
+
+
+@pytest.mark.parametrize('name', all_configs())
+def test_a_config_without_an_underscore_can_be_run_and_says_its_batch_size(name):
+    cfg = load(name)
+    assert {'type', 'backbone'} <= cfg.model.keys() and cfg.train_dataloader.dataset and cfg.optim_wrapper.optimizer
+    stated = re.search(r'_(\d+)xb(\d+)[-_]', name)
+    if stated:
+        processes, images = map(int, stated.groups())
+        assert cfg.train_dataloader.batch_size == images
+        assert cfg.auto_scale_lr.base_batch_size == processes * images
+    of_data = re.search(r'_bs(\d+)', nearest_data(CONFIGS / name))
+    assert not of_data or int(of_data.group(1)) == cfg.train_dataloader.batch_size
+
+
+def nearest_data(path):
+    """The name of the first data set's file among the bases, nearest to the config first."""
+    names = written_bases(path)
+    for base in names:
+        if '/datasets/' in base:
+            return base
+    found = (nearest_data((path.parent / base).resolve()) for base in names if '::' not in base)
+    return next(filter(None, found), '')
 
 
 @pytest.mark.parametrize('path', sorted((CONFIGS / '_base_').rglob('*.py')), ids=lambda path: path.name)
@@ -231,44 +260,6 @@ def test_the_benchmark_on_own_data_compares_models_that_differ_in_backbone_and_n
         cfg['model'].pop('init_cfg', None)  # does nothing while its checkpoint is None
     for key in theirs:
         assert ours[key] == theirs[key], key
-
-
-def small_run(folder):
-    """Overrides for one iteration on two small images, through the config's own pipeline and optimizer."""
-    return dict(
-        work_dir=str(folder / 'run'),
-        model=dict(
-            roi_head=dict(bbox_head=dict(num_classes=len(CLASSES))),
-            train_cfg=dict(rpn_proposal=dict(max_per_img=50), rcnn=dict(sampler=dict(num=16)))),
-        train_dataloader=dict(
-            num_workers=0,
-            persistent_workers=False,
-            dataset=dict(
-                data_root=str(folder / 'data'),
-                ann_file='annotations.json',
-                data_prefix=dict(img='images/'),
-                metainfo=dict(classes=CLASSES),
-                pipeline={'2': dict(scale=(64, 64))})),
-        train_cfg=dict(max_epochs=1),
-        val_dataloader=None,
-        val_evaluator=None,
-        val_cfg=None,
-        test_dataloader=None,
-        test_evaluator=None,
-        test_cfg=None,
-        param_scheduler=[dict(type='ConstantLR', factor=1., by_epoch=False)],
-        default_hooks=dict(checkpoint=None),
-        visualizer=dict(name=f'visualizer_{folder.name}', vis_backends=[]),
-        experiment_name=f'configs_{folder.name}')
-
-
-def write_masks(annotation_file):
-    """Give each box of a COCO file a mask: the box itself."""
-    content = json.loads(annotation_file.read_text())
-    for annotation in content['annotations']:
-        x, y, width, height = annotation['bbox']
-        annotation['segmentation'] = [[x, y, x + width, y, x + width, y + height, x, y + height]]
-    annotation_file.write_text(json.dumps(content))
 
 
 def plain(value):

@@ -11,8 +11,8 @@ from mmengine.runner import Runner
 from mmrev.apis.modes import augment_test
 from mmrev.datasets.digits import DigitsSpec, render_single
 from mmrev.datasets.transforms import TenCrop
-from test_configs import small_run
-from toy_detection import write_dataset
+from support.runs import small_run
+from support.toy_detection import write_dataset
 
 CONFIGS = Path(__file__).parents[1] / 'configs' / 'inplace_abn'
 IMAGENET = sorted(path.stem for path in CONFIGS.glob('*xb*_in1k.py'))

@@ -9,7 +9,10 @@ import venv
 from pathlib import Path
 
 import pytest
-import toy_detection
+
+from support import toy_detection
+
+pytestmark = pytest.mark.subprocess
 
 ROOT = Path(__file__).parents[1]
 PACKED = ('mmrev', 'configs', 'tools', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'model-index.yml', 'README.md',

@@ -7,6 +7,8 @@ from mmengine import registry as roots
 
 import mmrev  # noqa: F401  registers the scope
 
+pytestmark = pytest.mark.subprocess
+
 FOUND_IN_MMENGINE = [
     ('LOOPS', 'EpochBasedTrainLoop'), ('OPTIM_WRAPPERS', 'OptimWrapper'), ('OPTIMIZERS', 'AdamW'),
     ('PARAM_SCHEDULERS', 'CosineAnnealingLR'), ('DATA_SAMPLERS', 'DefaultSampler'), ('VISUALIZERS', 'Visualizer'),

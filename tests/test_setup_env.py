@@ -92,6 +92,7 @@ def fake_python(folder, version):
     return folder
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize('chosen', ['', 'python3'])
 def test_an_unsupported_python_is_refused_with_the_way_out(tmp_path, chosen):
     path = fake_python(tmp_path / 'bin', '3.13.1')
@@ -115,6 +116,7 @@ def test_stacks_differ_in_what_their_environments_depend_on():
     assert len(set(described)) == 3
 
 
+@pytest.mark.subprocess
 def test_pytorch_2_1_is_refused_on_a_python_without_wheels_of_it(tmp_path):
     fake = tmp_path / 'python3'
     fake.write_text('#!/bin/sh\necho "Python 3.12.1"\nexec ' + sys.executable + ' -c '
@@ -175,6 +177,7 @@ def test_cuda_ops_that_cannot_be_compiled_are_refused_before_the_build(machine_w
         machine.cuda_target('python')
 
 
+@pytest.mark.subprocess
 def test_the_probe_for_cuda_runs_with_the_torch_that_is_installed(monkeypatch):
     machine = load('machine')
     answer = subprocess.run([sys.executable, '-c', machine._CUDA_PROBE], capture_output=True, text=True, check=True)
@@ -186,6 +189,7 @@ def test_ninja_steps_become_progress():
     assert mmcv_wheel._show_objects('creating build') is None
 
 
+@pytest.mark.subprocess
 def test_the_compiler_wrapper_compiles_without_a_usable_header(tmp_path):
     source = tmp_path / 'a.cpp'
     source.write_text('int main() { return 0; }\n')

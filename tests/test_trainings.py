@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.subprocess, pytest.mark.training]
 ROOT = Path(__file__).parents[1]
 TOP1, MAP, MAP50 = 'accuracy/top1', 'coco/bbox_mAP', 'coco/bbox_mAP_50'
 

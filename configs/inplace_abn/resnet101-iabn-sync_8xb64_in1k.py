@@ -1,4 +1,4 @@
-_base_ = './iabn_in1k.py'
+_base_ = './_iabn_in1k.py'
 
 model = dict(backbone=dict(depth=101, norm_cfg=dict(type='mmrev.InPlaceABNSync')))
 train_dataloader = dict(batch_size=64)

@@ -1,4 +1,4 @@
-_base_ = './iabn_in1k.py'
+_base_ = './_iabn_in1k.py'
 
 model = dict(backbone=dict(depth=34, norm_cfg=dict(type='mmrev.InPlaceABNSync')), head=dict(in_channels=512))
 train_dataloader = dict(batch_size=64)

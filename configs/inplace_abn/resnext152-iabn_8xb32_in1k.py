@@ -1,3 +1,4 @@
-_base_ = './iabn_in1k.py'
+_base_ = './_iabn_in1k.py'
 
 model = dict(backbone=dict(type='mmrev.IABNResNeXt', depth=152))
+train_dataloader = dict(batch_size=32)

@@ -2,13 +2,8 @@
 _base_ = './pf-vit-s-max_4xb256_in1k.py'
 
 model = dict(
-    head=dict(loss=dict(_delete_=True, type='mmpretrain.CrossEntropyLoss', loss_weight=1.0)),
+    head=dict(loss=_base_.plain_loss),
     train_cfg=dict(_delete_=True, augments=dict(type='mmpretrain.CutMix', alpha=1.0)))
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='mmpretrain.RandomResizedCrop', scale=224, backend='pillow', interpolation='bicubic'),
-    dict(type='mmpretrain.RandomFlip', prob=0.5, direction='horizontal'),
-    dict(type='mmpretrain.PackInputs'),
-]
+train_pipeline = _base_.plain_pipeline
 train_dataloader = dict(
     sampler=dict(_delete_=True, type='DefaultSampler', shuffle=True), dataset=dict(pipeline=train_pipeline))

@@ -1,9 +1,8 @@
 """ViT-S-max whose residual stream is split in two, as RevViT's: its training memory does not grow with depth."""
-_base_ = './pf-vit-s-max_4xb256_in1k.py'
+_base_ = '../_base_/deit_classifier.py'
 
 model = dict(
     backbone=dict(
-        _delete_=True,
         type='mmrev.RevViT',
         arch='deit-small',
         operation='max',

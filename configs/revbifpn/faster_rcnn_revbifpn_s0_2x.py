@@ -3,7 +3,7 @@
 It starts from random weights unless told otherwise:
 --cfg-options model.backbone.init_cfg.checkpoint=mmrev://revbifpn-s0_3rdparty_in1k
 """
-_base_ = './faster_rcnn_revbifpn.py'
+_base_ = './_faster_rcnn_revbifpn.py'
 
 max_epochs = 24
 

@@ -3,6 +3,6 @@
 It starts from random weights unless told otherwise:
 --cfg-options model.backbone.init_cfg.checkpoint=mmrev://revbifpn-s2_3rdparty_in1k
 """
-_base_ = './faster_rcnn_revbifpn.py'
+_base_ = './_faster_rcnn_revbifpn.py'
 
 model = dict(backbone=dict(arch='s2'), neck=dict(in_channels=[96, 128, 160, 320]))

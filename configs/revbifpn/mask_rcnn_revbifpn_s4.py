@@ -3,6 +3,6 @@
 It starts from random weights unless told otherwise:
 --cfg-options model.backbone.init_cfg.checkpoint=mmrev://revbifpn-s4_3rdparty_in1k
 """
-_base_ = './mask_rcnn_revbifpn.py'
+_base_ = './_mask_rcnn_revbifpn.py'
 
 model = dict(backbone=dict(arch='s4'), neck=dict(in_channels=[192, 256, 320, 640]))

@@ -1,15 +1,13 @@
 """Rev-MViT-T on ImageNet-1k by mmpretrain's recipe of MViTv2-T (8x256 images, 300 epochs)."""
 _base_ = [
-    'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py',
+    '../_base_/datasets/imagenet_bs256_swin_224.py',
     'mmpretrain::_base_/schedules/imagenet_bs2048_AdamW.py',
     'mmpretrain::_base_/default_runtime.py',
 ]
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
-batch_size = 256
 warmup_epochs = 70
 
-data_preprocessor = dict(type='mmpretrain.ClsDataPreprocessor')  # children of `mmrev::` have its scope
 model = dict(
     type='mmpretrain.ImageClassifier',
     backbone=dict(
@@ -26,10 +24,6 @@ model = dict(
     train_cfg=dict(
         augments=[dict(type='mmpretrain.Mixup', alpha=0.8), dict(type='mmpretrain.CutMix', alpha=1.0)]),
     init_cfg=dict(type='mmrev.Pretrained', checkpoint=None))  # of the whole classifier
-
-train_dataloader = dict(batch_size=batch_size)
-val_dataloader = dict(batch_size=batch_size)
-test_dataloader = dict(batch_size=batch_size)
 
 optim_wrapper = dict(
     optimizer=dict(lr=2.5e-4),

@@ -8,22 +8,8 @@ _base_ = [
     'mmdet::_base_/datasets/coco_detection.py',
     'mmdet::_base_/schedules/schedule_1x.py',
     'mmdet::_base_/default_runtime.py',
+    './_detector.py',
 ]
-custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
-model = dict(
-    init_cfg=dict(type='mmrev.Pretrained', checkpoint=None),  # of the whole detector
-    backbone=dict(
-        _delete_=True,
-        type='mmrev.RevSwin',
-        arch='tiny',
-        out_indices=(0, 1, 2, 3),
-        drop_path_rate=0.2,
-        init_cfg=dict(type='mmrev.Pretrained', checkpoint=None, prefix='backbone.')),
-    neck=dict(in_channels=[96, 192, 384, 1536]))
-
-optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    paramwise_cfg=dict(
-        norm_decay_mult=0.,
-        custom_keys={'relative_position_bias_table': dict(decay_mult=0.)}))
+model = _base_.detector
+optim_wrapper = _base_.detector_optim_wrapper

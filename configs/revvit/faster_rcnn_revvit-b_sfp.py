@@ -8,24 +8,8 @@ _base_ = [
     'mmdet::_base_/datasets/coco_detection.py',
     'mmdet::_base_/schedules/schedule_1x.py',
     'mmdet::_base_/default_runtime.py',
+    './_detector.py',
 ]
-custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
-model = dict(
-    init_cfg=dict(type='mmrev.Pretrained', checkpoint=None),  # of the whole detector
-    backbone=dict(
-        _delete_=True,
-        type='mmrev.RevViT',
-        arch='deit-base',
-        img_size=224,
-        patch_size=16,
-        drop_path_rate=0.1,
-        out_type='featmap',
-        init_cfg=dict(type='mmrev.Pretrained', checkpoint=None, prefix='backbone.')),
-    neck=dict(_delete_=True, type='mmrev.SimpleFeaturePyramid', in_channels=[1536], out_channels=256, num_outs=5))
-
-optim_wrapper = dict(
-    optimizer=dict(_delete_=True, type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
-    paramwise_cfg=dict(
-        norm_decay_mult=0.,
-        custom_keys={'.pos_embed': dict(decay_mult=0.)}))
+model = _base_.detector
+optim_wrapper = _base_.detector_optim_wrapper

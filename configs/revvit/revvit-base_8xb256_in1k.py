@@ -1,3 +1,3 @@
-_base_ = './revvit_in1k.py'
+_base_ = './_revvit_in1k.py'
 
 model = dict(backbone=dict(arch='deit-base'), head=dict(in_channels=1536))

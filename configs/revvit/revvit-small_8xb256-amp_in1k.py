@@ -1,3 +1,3 @@
-_base_ = './revvit_in1k.py'
+_base_ = './_revvit_in1k.py'
 
 optim_wrapper = dict(type='AmpOptimWrapper', loss_scale='dynamic')

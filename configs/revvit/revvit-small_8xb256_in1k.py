@@ -1,1 +1,1 @@
-_base_ = './revvit_in1k.py'
+_base_ = './_revvit_in1k.py'

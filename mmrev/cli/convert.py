@@ -10,14 +10,8 @@ NORMS = ('inplace_abn', 'batch_norm')
 
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev convert', families: Sequence[str] = FAMILIES) -> int:
-    """Convert the file that the command line names; returns the exit status, see `mmrev.cli.main`."""
-    return run_command(build_parser(prog, families), convert, argv)
-
-
-def build_parser(prog: str, families: Sequence[str]) -> argparse.ArgumentParser:
-    """The flags."""
-    parser = Parser(prog, description='Convert a published checkpoint into one that mmengine loads into the models of '
-                                      'mmrev.')
+    """Convert the file that the command line names; return the exit status, see `mmrev.cli.main`."""
+    parser = Parser(prog, description='Convert a published checkpoint for the models of mmrev.')
     parser.add_argument('src', help='checkpoint as published, or of a network that was trained with the published code')
     parser.add_argument('dst', help='file to write')
     parser.add_argument('--family', nargs='+', choices=families, default=families,
@@ -29,7 +23,7 @@ def build_parser(prog: str, families: Sequence[str]) -> argparse.ArgumentParser:
     parser.add_argument('--for', choices=NORMS, dest='target', help='norms of the network that the result is for, if '
                         'others: mmrev.InPlaceABN, or mmrev.BatchNormAct')
     parser.add_argument('--traceback', action='store_true', help='show where a problem was noticed')
-    return parser
+    return run_command(parser, convert, argv)
 
 
 def convert(args: argparse.Namespace) -> None:

@@ -1,21 +1,13 @@
 """``mmrev test``: test a checkpoint, write and draw its predictions."""
 import argparse
-from typing import TYPE_CHECKING, List, Optional
+from typing import List, Optional
 
 from mmrev.cli.common import Parser, add_run_arguments, join_launcher, load_config, run_command
 from mmrev.problems import ProblemError
 
-if TYPE_CHECKING:
-    from torch import nn
-
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev test') -> int:
     """Test as the command line says; return the exit status, see `mmrev.cli.main`."""
-    return run_command(build_parser(prog), test, argv)
-
-
-def build_parser(prog: str) -> argparse.ArgumentParser:
-    """The flags of OpenMMLab's test tools."""
     parser = Parser(prog, description='Test a checkpoint.')
     add_run_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
@@ -26,7 +18,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     parser.add_argument('--wait-time', type=float, default=2, help='seconds that --show shows an image')
     parser.add_argument('--tta', action='store_true', help='test-time augmentation: tta_model and tta_pipeline of the '
                         'config, or flipping')
-    return parser
+    return run_command(parser, test, argv)
 
 
 def test(args: argparse.Namespace) -> None:
@@ -35,6 +27,8 @@ def test(args: argparse.Namespace) -> None:
         raise ProblemError(f'--out `{args.out}` must end in .pkl or .pickle', f'Write --out {args.out}.pkl')
     join_launcher(args)
     cfg = load_config(args)
+    from mmengine.registry import METRICS
+
     from mmrev.apis.modes import augment_test, draw_predictions
     from mmrev.apis.run import build_runner, running
     from mmrev.diagnosis.plan import Plan
@@ -48,14 +42,7 @@ def test(args: argparse.Namespace) -> None:
     runner = build_runner(cfg, [ProgressHook(), RunReportHook(images=args.show_dir, predictions=args.out)])
     with running(runner, 'test'):
         if args.out:
-            runner.test_evaluator.metrics.append(dump_metric(runner.model)(out_file_path=args.out))
+            detects = any(base.__module__.startswith('mmdet.') for base in type(runner.model).__mro__)
+            metric = 'mmdet.DumpDetResults' if detects else 'DumpResults'  # mmdet's packs masks
+            runner.test_evaluator.metrics.append(METRICS.build(dict(type=metric, out_file_path=args.out)))
         runner.test()
-
-
-def dump_metric(model: 'nn.Module') -> type:
-    """The evaluator that writes predictions: mmdet's for its models (it packs masks), mmengine's otherwise."""
-    if any(base.__module__.startswith('mmdet.') for base in type(getattr(model, 'module', model)).__mro__):
-        from mmdet.evaluation import DumpDetResults
-        return DumpDetResults
-    from mmengine.evaluator import DumpResults
-    return DumpResults

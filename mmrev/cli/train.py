@@ -1,22 +1,14 @@
 """``mmrev train``: train a model from a config, on GPUs or without, in one process or several."""
 import argparse
 import os.path as osp
-from typing import TYPE_CHECKING, List, Optional
+from typing import List, Optional
 
 from mmrev.cli.common import Parser, add_run_arguments, join_launcher, load_config, run_command
 from mmrev.problems import ProblemError
 
-if TYPE_CHECKING:
-    from mmengine.config import Config
-
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev train') -> int:
     """Train as the command line says; return the exit status, see `mmrev.cli.main`."""
-    return run_command(build_parser(prog), lambda args: train(args, prog), argv)
-
-
-def build_parser(prog: str) -> argparse.ArgumentParser:
-    """The flags of OpenMMLab's training tools."""
     parser = Parser(prog, description='Train a model from a config.')
     add_run_arguments(parser)
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
@@ -25,17 +17,26 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
                         'bfloat16 without one')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the batch size over auto_scale_lr.base_batch_size')
-    return parser
+    return run_command(parser, lambda args: train(args, prog), argv)
 
 
 def train(args: argparse.Namespace, prog: str) -> None:
     """Train as the arguments say; nothing is written before they are checked."""
     join_launcher(args)
     cfg = load_config(args)
+    from mmrev.apis.modes import use_mixed_precision
     from mmrev.apis.run import build_runner, running
     from mmrev.diagnosis.plan import Plan
     from mmrev.hooks import ProgressHook, RunReportHook
-    apply_flags(cfg, args)
+    if args.amp:
+        use_mixed_precision(cfg)
+    if args.auto_scale_lr:
+        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+            raise ProblemError('--auto-scale-lr: the config does not say for which batch size its learning rate is '
+                               'meant', 'Add auto_scale_lr=dict(enable=True, base_batch_size=16) to the config')
+        cfg.auto_scale_lr.enable = True
+    if args.resume:
+        cfg.update(resume=True, load_from=None if args.resume == 'auto' else args.resume)
     Plan(cfg, ('train', 'val')).require_none()
     try:
         runner = build_runner(cfg, [ProgressHook(), RunReportHook()])
@@ -46,18 +47,3 @@ def train(args: argparse.Namespace, prog: str) -> None:
             raise KeyboardInterrupt('There is no checkpoint yet to resume from.') from stop
         command = f'{prog} {args.config}' if args.launcher == 'none' else 'the same command with'
         raise KeyboardInterrupt(f'Resume: {command} --work-dir {cfg.work_dir} --resume') from stop
-
-
-def apply_flags(cfg: 'Config', args: argparse.Namespace) -> None:
-    """Merge ``--amp``, ``--auto-scale-lr`` and ``--resume`` into the config."""
-    if args.amp:
-        from mmrev.apis.modes import use_mixed_precision
-        use_mixed_precision(cfg)
-    if args.auto_scale_lr:
-        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
-            raise ProblemError('--auto-scale-lr: the config does not say for which batch size its learning rate is '
-                               'meant', 'Add auto_scale_lr=dict(enable=True, base_batch_size=16) to the config')
-        cfg.auto_scale_lr.enable = True
-    if args.resume:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume

@@ -9,15 +9,9 @@ from typing import Any, Iterator, Sequence
 from mmrev.problems import Problem, ProblemError, one_line
 
 MACHINE = (  # causes before consequences; each takes `machine.Facts`
-    'machine.torch',
-    'machine.numpy',
-    'machine.torchvision',
-    'machine.opencv',
-    'machine.pkg_resources',
-    'machine.hosts',
-    'machine.ops',
-    'machine.registration',
-    'machine.optional',
+    'machine.imports',
+    'machine.gpu',
+    'machine.versions',
 )
 CONFIG = (  # what others need comes first; each takes `config.Plan`
     'config.sections',
@@ -27,11 +21,11 @@ CONFIG = (  # what others need comes first; each takes `config.Plan`
     'config.entries',
     'config.numbers',
     'model.build',
+    'model.norm_decay',
     'data.pipelines',
     'data.dataloaders',
     'data.metrics',
     'data.classes',
-    'config.hooks',
     'config.training',
     'checkpoint.start',
     'checkpoint.pretrained',

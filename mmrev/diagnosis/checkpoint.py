@@ -1,6 +1,6 @@
 """Checks of the checkpoints that a run starts from: they can be read, and are of this model."""
 from pathlib import Path
-from typing import Any, Dict, Iterator, Optional, Tuple
+from typing import Any, Dict, Iterator
 
 from mmrev.checkpoints import load_local, mismatch
 from mmrev.models.pretrained import load_weights, starts_from_weights
@@ -13,18 +13,20 @@ _RESUMED = ('state_dict', 'meta', 'message_hub', 'optimizer')  # what a checkpoi
 
 def start(plan: Plan) -> Iterator[Problem]:
     """The checkpoint that the command starts from holds this model; mmengine would go on with random weights."""
-    file, named_in = _start(plan)
-    if file is None:
+    file, latest = plan.cfg.get('load_from'), Path(plan.cfg.work_dir, 'last_checkpoint')
+    named = not file and plan.cfg.get('resume') and latest.exists()
+    file = latest.read_text().strip() if named else file
+    if not file or '://' in file:
         return
     try:
         checkpoint = load_local(file)
     except ProblemError as error:
-        if named_in is None:
+        if not named:
             raise
-        others = sorted(named_in.parent.glob('*.pth'), key=lambda path: -path.stat().st_mtime)
+        others = sorted(latest.parent.glob('*.pth'), key=lambda path: -path.stat().st_mtime)
         others = [path for path in others if path.absolute() != Path(file).absolute()]
-        raise ProblemError(f'{error.what} (named in {named_in})', f'Try --resume {others[0]}' if others else
-                           f'Remove {named_in.parent}, or train into another --work-dir') from error
+        raise ProblemError(f'{error.what} (named in {latest})', f'Try --resume {others[0]}' if others else
+                           f'Remove {latest.parent}, or train into another --work-dir') from error
     missing = [key for key in _RESUMED if key not in checkpoint] if plan.cfg.get('resume') else []
     if missing:
         yield Problem(f'checkpoint `{file}` cannot be resumed: it has no {", ".join(f"`{key}`" for key in missing)}',
@@ -60,13 +62,3 @@ def pretrained(plan: Plan) -> Iterator[Problem]:
                 load_weights(plan.model.get_submodule(part), content, file, entry.get('prefix'))
         except ProblemError as error:
             yield Problem(f'{error.what} ({path}.checkpoint)', error.fix, error.__cause__)
-
-
-def _start(plan: Plan) -> Tuple[Optional[str], Optional[Path]]:
-    """The local file that the command starts from, and the file in the work dir that names it."""
-    file, latest = plan.cfg.get('load_from'), Path(plan.cfg.work_dir, 'last_checkpoint')
-    if file:
-        return (None if '://' in file else file), None
-    if plan.cfg.get('resume') and latest.exists():
-        return latest.read_text().strip(), latest
-    return None, None

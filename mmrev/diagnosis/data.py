@@ -18,7 +18,7 @@ from mmrev.datasets.coco import category_names, is_whole
 from mmrev.problems import Problem, ProblemError, one_line
 from mmrev.registry import find
 
-from .config import ManyImages, matching, misused
+from .config import misused, named_classes
 from .plan import Plan, building, walk
 
 _TAKEN_BY_MMENGINE = ('num_batch_per_epoch', 'disable_subprocess_warning')  # keys of a dataloader besides torch's
@@ -82,19 +82,16 @@ def _download(dataset: Any, path: str) -> Iterator[Problem]:
 
 
 def dataloaders(plan: Plan) -> Iterator[Problem]:
-    """Dataloaders can be built, with a stand-in for data set and sampler."""
-    for path in (f'{split}_dataloader' for split in plan.splits):
-        config = plan.cfg.get(path)
-        for key in ('dataset', 'sampler') if config is not None else ():
+    """Dataloaders can be built, of a list in place of the data set."""
+    for path in (f'{split}_dataloader' for split in plan.splits if plan.cfg.get(f'{split}_dataloader') is not None):
+        config = copy.deepcopy(plan.cfg[path])
+        for key in ('dataset', 'sampler'):
             if isinstance(config.get(key), (int, float, str, type(None))):
                 raise ProblemError(f'`{path}.{key}` is {config.get(key)!r}, not a dict with a type',
                                    f'Fix it in {plan.cfg.filename}')
-        if config is not None:
-            yield from misused(plan, DataLoader, config, path, besides=_TAKEN_BY_MMENGINE)
-            images = ManyImages()
-            kept = {key: value for key, value in config.items() if key != 'num_batch_per_epoch'}
-            kept.update(dataset=images, sampler=SequentialSampler(images))
-            yield from building(plan, path, lambda kept=kept: Runner.build_dataloader(copy.deepcopy(kept), seed=0))
+        yield from misused(plan, DataLoader, config, path, besides=_TAKEN_BY_MMENGINE)
+        config.update(dataset=[0], sampler=SequentialSampler([0]), num_batch_per_epoch=None)
+        yield from building(plan, path, Runner.build_dataloader, config, 0)
 
 
 def metrics(plan: Plan) -> Iterator[Problem]:
@@ -145,11 +142,9 @@ def _sets(plan: Plan) -> Iterator[Tuple[str, dict]]:
 
 
 def _metrics(plan: Plan) -> Iterator[Tuple[str, dict]]:
-    for pattern in ('{}_evaluator', '{}_evaluator.*', '{}_evaluator.metrics.*'):
-        for split in plan.splits:
-            for path, entry in matching(plan.cfg, pattern.format(split)):
-                if isinstance(entry, dict) and 'type' in entry and 'metrics' not in entry:
-                    yield path, entry
+    for path, entry, among in named_classes(plan):
+        if among[0] is METRICS and 'type' in entry and 'metrics' not in entry:
+            yield path, entry
 
 
 def _reads_files(entry: dict) -> bool:

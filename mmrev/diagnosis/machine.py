@@ -26,7 +26,6 @@ OPTIONAL = {  # module: its purpose, its distribution
     'sklearn': ('the digits data set of the quickstart', 'scikit-learn'),
     'inplace_abn': ('the compiled InPlace-ABN; mmrev has its own', 'inplace-abn'),
 }
-_DISPLAY_LIBRARIES = ('libGL', 'libgthread', 'libX11', 'libxcb', 'libSM', 'libXext')
 
 
 @dataclass
@@ -107,131 +106,89 @@ def _visible_gpus() -> tuple[str, ...]:
     return tuple(line for line in listed.splitlines() if line.startswith('GPU '))
 
 
-def torch(facts: Facts) -> Iterator[Problem]:
-    """torch imports, and uses the GPU that the driver shows."""
-    error, answer = facts.error('torch'), facts.modules.get('torch', {})
-    if facts.missing('torch'):
-        yield Problem('torch is not installed', pip('install', 'torch', 'torchvision'))
-    elif error:
-        yield Problem(f'torch cannot be imported: {error}',
-                      pip('install', '--force-reinstall', f'torch{exactly(facts.version("torch"))}'))
-    elif facts.gpus and not answer.get('cuda') and os.environ.get('CUDA_VISIBLE_DEVICES') is None:
-        built = answer.get('cuda_build')
+def imports(facts: Facts) -> Iterator[Problem]:
+    """Every package can be imported; a consequence of another one's error is left out."""
+    seen = set()
+    for name in (*REQUIRED, *OPTIONAL):
+        error, missing = facts.error(name), facts.missing(name)
+        lacking = re.search(r'No module named .?(\w+)', error)
+        follows = error in seen or lacking and lacking.group(1) != name and facts.missing(lacking.group(1))
+        spare = name in OPTIONAL or facts.torch_alone() and name != 'torch'  # engine and layers need nothing else
+        if error and not follows and not (missing and spare):
+            yield Problem(f'{name} is not installed' if missing else f'{name} cannot be imported: {error}',
+                          _reinstall(facts, name))
+        seen.add(error)
+
+
+def _reinstall(facts: Facts, name: str) -> str:
+    """The command for a package that is missing or broken."""
+    if name in OPTIONAL:
+        return pip('uninstall', '-y', OPTIONAL[name][1])
+    if name in ('mmcv', 'mmcv.ops'):
+        return build_mmcv(facts, exactly(facts.version('mmcv')) or '>=2.1.0,<2.2.0')
+    refused = re.search(r'^AssertionError.*[Ii]nstall\s+(mmcv|mmengine)\s*([<>=!~][^\'"]*[\w*])', facts.error(name))
+    if refused:  # by the version check of a host
+        host, fit = refused.group(1), refused.group(2).replace(' ', '')
+        return build_mmcv(facts, fit) if host == 'mmcv' else pip('install', facts.distribution(host) + fit)
+    fresh = () if facts.missing(name) else ('--force-reinstall', )
+    return {
+        'torch': pip('install', *fresh, f'torch{exactly(facts.version("torch"))}', 'torchvision'),
+        'torchvision': _fitting_torchvision(facts),
+        'cv2': _one_opencv(facts),
+        'pkg_resources': pip('install', 'setuptools<81'),  # which dropped it; mmengine imports it while it runs
+        'mmrev.registry': pip('install', *fresh, '--no-deps', 'mmrev') + ', or `-e .` in a clone',
+    }.get(name) or pip('install', *fresh, *(['--no-deps'] if fresh else []), facts.distribution(name))
+
+
+def gpu(facts: Facts) -> Iterator[Problem]:
+    """torch uses the GPU that the driver shows, and mmcv has the ops for it."""
+    answer = facts.modules.get('torch', {})
+    built = answer.get('cuda_build')
+    if facts.works('torch') and facts.gpus and not answer.get('cuda') and 'CUDA_VISIBLE_DEVICES' not in os.environ:
         why = f'built for CUDA {built}, for which the driver may be too old' if built else 'built for the CPU'
         yield Problem(f'the driver shows {len(facts.gpus)} GPU(s), but torch cannot use them: it is {why}',
                       'install the torch that https://pytorch.org/get-started/locally names for your driver '
                       '(`nvidia-smi` prints its CUDA version), then build mmcv again')
-
-
-def numpy(facts: Facts) -> Iterator[Problem]:
-    """NumPy imports, and torch was compiled for its generation."""
-    misfit = facts.modules.get('torch', {}).get('numpy_error')
-    if facts.error('numpy'):
-        yield Problem(f'numpy cannot be imported: {facts.error("numpy")}', pip('install', '--force-reinstall', 'numpy'))
-    elif misfit:
-        yield Problem(f'torch {facts.version("torch")} and numpy {facts.version("numpy")} do not fit: {misfit}',
-                      pip('install', 'numpy<2'))
-
-
-def torchvision(facts: Facts) -> Iterator[Problem]:
-    """torchvision was compiled for the torch that is installed."""
-    if not facts.works('torch') or facts.missing('torchvision') and facts.torch_alone():
+    if not facts.works('mmcv.ops') or not answer.get('cuda'):
         return
-    installed = facts.version('torch').split('+')[0]
-    minor, needed = re.match(r'2\.(\d+)', installed), re.search(r'==\s*\(?([\d.]+)', facts.torchvision_needs)
-    fitting = f'==0.{int(minor.group(1)) + 15}.*' if minor else ''  # torchvision 0.(n + 15) belongs to torch 2.n
-    fix = pip('install', f'torchvision{fitting}', f'torch{exactly(installed)}')
-    if facts.missing('torchvision'):
-        yield Problem('torchvision is not installed (mmcv, mmdet and mmpretrain need it)', fix)
-    elif facts.error('torchvision'):
-        yield Problem(f'torchvision does not work with torch {installed}: {facts.error("torchvision")}', fix)
-    elif needed and needed.group(1) != installed:
-        yield Problem(f'torchvision {facts.version("torchvision")} was made for torch {needed.group(1)}, but torch '
-                      f'{installed} is installed', fix)
-
-
-def opencv(facts: Facts) -> Iterator[Problem]:
-    """One OpenCV, and one that needs no display libraries where there are none."""
-    installed, error = facts.distributions.get('cv2', []), facts.error('cv2')
-    headless = pip('install', '--force-reinstall', '--no-deps', 'opencv-python-headless')
-    swap = (pip('uninstall', '-y', *installed) + ' && ' if installed else '') + headless
-    if len(installed) > 1:
-        yield Problem(f'{len(installed)} OpenCVs overwrite each other\'s files: {", ".join(installed)}', swap)
-    elif facts.missing('cv2'):
-        if not facts.torch_alone():
-            yield Problem('OpenCV is not installed', headless)
-    elif error and any(library in error for library in _DISPLAY_LIBRARIES):
-        yield Problem(f'OpenCV needs display libraries that this machine lacks: {error}', swap)
-    elif error:
-        yield Problem(f'OpenCV cannot be imported: {error}', swap)
-
-
-def pkg_resources(facts: Facts) -> Iterator[Problem]:
-    """mmengine imports pkg_resources while it runs; setuptools dropped it in version 81."""
-    if facts.error('pkg_resources') and not facts.missing('mmengine'):
-        yield Problem(f'mmengine needs pkg_resources, which the installed setuptools lacks: '
-                      f'{facts.error("pkg_resources")}', pip('install', 'setuptools<81'))
-
-
-def hosts(facts: Facts) -> Iterator[Problem]:
-    """The OpenMMLab packages import, and accept each other's versions."""
-    for host in () if facts.torch_alone() else HOSTS:  # engine and layers need torch alone; the report says so
-        error, others = facts.error(host), REQUIRED[:REQUIRED.index(host)]
-        lacking = re.search(r'No module named .?(\w+)', error)
-        refused = re.search(r'^AssertionError.*[Ii]nstall\s+(mmcv|mmengine)\s*([<>=!~][^\'"]*[\w*])', error)
-        if facts.missing(host):
-            fix = build_mmcv(facts) if host == 'mmcv' else pip('install', host)
-            yield Problem(f'{host} is not installed, but other OpenMMLab packages are', f'{fix} (or the distribution '
-                          'that provides it in the stack that you use)')
-        elif any(error == facts.error(other) for other in others) or lacking and facts.missing(lacking.group(1)):
-            continue  # no error, or the consequence of one that is reported by itself
-        elif refused:
-            package, versions = refused.group(1), refused.group(2).replace(' ', '')
-            yield Problem(f'{host} and {package} {facts.version(package)} refuse each other: {error}',
-                          build_mmcv(facts, versions) if package == 'mmcv' else
-                          pip('install', facts.distribution(package) + versions))
-        elif error:
-            yield Problem(f'{host} cannot be imported: {error}',
-                          pip('install', '--force-reinstall', '--no-deps', facts.distribution(host)))
-
-
-def ops(facts: Facts) -> Iterator[Problem]:
-    """mmcv has compiled ops, they were compiled for this torch, and run on the GPU that torch uses."""
-    if not facts.works('mmcv') or not facts.works('torch'):
-        return
-    error, installed, torch_facts = facts.error('mmcv.ops'), facts.version('mmcv'), facts.modules['torch']
-    if error:
-        absent = re.search(r'No module named .?mmcv\.(_ext|ops)', error)
-        why = 'was installed without its compiled ops' if absent else 'has ops that do not load with this torch'
-        yield Problem(f'mmcv {installed} {why}, so detectors cannot run: {error}',
-                      build_mmcv(facts, exactly(installed)))
-    elif torch_facts.get('cuda') and not re.match(r'\d', str(facts.modules['mmcv.ops'].get('cuda_ops', ''))):
-        toolkit = f'install the CUDA toolkit {torch_facts.get("cuda_build")} (it brings nvcc), then '
+    ops, build = facts.modules['mmcv.ops'], build_mmcv(facts, exactly(facts.version('mmcv')), cuda=True)
+    if not re.match(r'\d', str(ops.get('cuda_ops', ''))):
+        toolkit = f'install the CUDA toolkit {built} (it brings nvcc), then ' * (not facts.nvcc)
         yield Problem('a GPU is visible, but mmcv was compiled without its CUDA ops: detectors fail on the GPU at the '
-                      'first NMS or RoIAlign', toolkit * (not facts.nvcc) + build_mmcv(facts, exactly(installed), True)
-                      + '   (or train on the CPU: CUDA_VISIBLE_DEVICES= mmrev train ...)')
-    elif facts.modules['mmcv.ops'].get('cuda_error'):
-        yield Problem(f'the CUDA ops of mmcv {installed} do not run on {facts.modules["mmcv.ops"]["cuda_error"]}',
-                      build_mmcv(facts, exactly(installed), True))
+                      'first NMS or RoIAlign',
+                      f'{toolkit}{build}   (or train on the CPU: CUDA_VISIBLE_DEVICES= mmrev train ...)')
+    elif ops.get('cuda_error'):
+        yield Problem(f'the CUDA ops of mmcv {facts.version("mmcv")} do not run on {ops["cuda_error"]}', build)
 
 
-def registration(facts: Facts) -> Iterator[Problem]:
-    """Where mmengine works, `mmrev.*` types and `mmrev::` configs are known to it."""
-    if facts.works('mmengine') and facts.error('mmrev.registry'):
-        yield Problem(f'mmrev cannot register its types with mmengine: {facts.error("mmrev.registry")}',
-                      'install mmrev again: ' + pip('install', '--force-reinstall', '--no-deps', 'mmrev')
-                      + ', or `-e .` in a clone')
+def versions(facts: Facts) -> Iterator[Problem]:
+    """torch, NumPy and torchvision were compiled for each other, and there is one OpenCV."""
+    installed, opencvs = facts.version('torch').split('+')[0], facts.distributions.get('cv2', [])
+    misfit = facts.modules.get('torch', {}).get('numpy_error')
+    needed = re.search(r'==\s*\(?([\d.]+)', facts.torchvision_needs)
+    if misfit and facts.works('numpy'):
+        yield Problem(f'torch {installed} and numpy {facts.version("numpy")} do not fit: {misfit}',
+                      pip('install', 'numpy<2'))
+    if facts.works('torchvision') and needed and needed.group(1) != installed:
+        yield Problem(f'torchvision {facts.version("torchvision")} was made for torch {needed.group(1)}, but torch '
+                      f'{installed} is installed', _fitting_torchvision(facts))
+    if len(opencvs) > 1:
+        yield Problem(f'{len(opencvs)} OpenCVs overwrite each other\'s files: {", ".join(opencvs)}', _one_opencv(facts))
 
 
-def optional(facts: Facts) -> Iterator[Problem]:
-    """Optional parts may be missing; one that is there must work."""
-    for name, (_, distribution) in OPTIONAL.items():
-        if facts.error(name) and not facts.missing(name):
-            yield Problem(f'{distribution} is installed but cannot be imported: {facts.error(name)}',
-                          pip('uninstall', '-y', distribution))
+def _fitting_torchvision(facts: Facts) -> str:
+    minor = re.match(r'2\.(\d+)', facts.version('torch'))
+    fitting = f'==0.{int(minor.group(1)) + 15}.*' if minor else ''  # torchvision 0.(n + 15) belongs to torch 2.n
+    return pip('install', f'torchvision{fitting}', f'torch{exactly(facts.version("torch"))}')
 
 
-def build_mmcv(facts: Facts, versions: str = '>=2.1.0,<2.2.0', cuda: bool = False) -> str:
+def _one_opencv(facts: Facts) -> str:
+    installed = facts.distributions.get('cv2', [])
+    return (pip('uninstall', '-y', *installed) + ' && ' if installed else '') + pip(
+        'install', '--force-reinstall', '--no-deps', 'opencv-python-headless')
+
+
+def build_mmcv(facts: Facts, versions: str, cuda: bool = False) -> str:
     """Command that compiles mmcv for the installed torch.
 
     Without build isolation, because mmcv's build leaves the ops out when it cannot import torch; without pip's cache,

@@ -4,12 +4,14 @@ from typing import Iterator
 
 from mmengine.device import get_device
 from mmengine.model import BaseModel
-from mmengine.registry import MODELS, OPTIM_WRAPPERS
+from mmengine.optim import DefaultOptimWrapperConstructor
+from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmrev.analysis.channels import SIZES, failure, find_misfit, image_channels
 from mmrev.hooks import check_activations
+from mmrev.layers import ABN
 from mmrev.optim.bfloat16_optim_wrapper import BFloat16OptimWrapper, bfloat16
 from mmrev.problems import Problem, one_line
 from mmrev.registry import find
@@ -25,6 +27,16 @@ def build(plan: Plan) -> Iterator[Problem]:
     plan.model = yield from building(plan, 'model', MODELS.build, config)
     if plan.model is not None:
         yield from building(plan, 'model', check_activations, plan.model)
+
+
+def norm_decay(plan: Plan) -> Iterator[Problem]:
+    """`norm_decay_mult` reaches the norms that hold their activation, which mmengine does not know as norms."""
+    wrapper = plan.cfg.get('optim_wrapper') or {}
+    constructor = find(wrapper.get('constructor', 'DefaultOptimWrapperConstructor'), OPTIM_WRAPPER_CONSTRUCTORS)
+    if plan.model is not None and (wrapper.get('paramwise_cfg') or {}).get('norm_decay_mult') is not None:
+        if constructor is DefaultOptimWrapperConstructor and any(isinstance(m, ABN) for m in plan.model.modules()):
+            yield Problem('optim_wrapper.paramwise_cfg.norm_decay_mult does not reach the InPlaceABN of this model',
+                          plan.fix('optim_wrapper.constructor', 'mmrev.OptimWrapperConstructor'))
 
 
 def channels(plan: Plan) -> Iterator[Problem]:

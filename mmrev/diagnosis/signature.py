@@ -2,13 +2,12 @@
 import inspect
 import types
 import typing
-from typing import Any, Callable, Dict, Iterator
+from typing import Any, Callable, Dict, Tuple
 
 import torch
 
 from mmrev.problems import closest
 
-_TRUTHS = ('true', 'false', 'yes', 'no', 'on', 'off')
 _WITHOUT_TEXT = (int, float, tuple, list, type(None), torch.Tensor)
 
 
@@ -30,19 +29,16 @@ def hints(built: Callable) -> Dict[str, Any]:
         return defaults
 
 
-def classes(hint: Any) -> Iterator[type]:
-    """The classes that a hint such as ``Optional[Union[Hook, Dict]]`` names."""
-    origin = typing.get_origin(hint)
-    for inner in typing.get_args(hint) if origin in (typing.Union, types.UnionType) else ():
-        yield from classes(inner)
-    if origin not in (typing.Union, types.UnionType):
-        yield origin or hint
+def alternatives(hint: Any) -> Tuple[Any, ...]:
+    """What a hint such as ``Optional[Union[Hook, Dict]]`` names."""
+    return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint, )
 
 
 def takes_text(hint: Any, text: str) -> bool:
     """Whether a text may be meant; False only for numbers, and for tuples and lists of what is no text."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType, tuple, list):
-        return any(takes_text(inner, text) for inner in typing.get_args(hint) if inner is not ...)
+    inner = typing.get_args(hint) if typing.get_origin(hint) in (tuple, list) else alternatives(hint)
+    if inner != (hint, ):
+        return any(takes_text(each, text) for each in inner if each is not ...)
     if hint is bool:  # some classes of the hosts take names as well: bias='qv_bias'
-        return not closest(text.lower(), _TRUTHS)
+        return not closest(text.lower(), ('true', 'false', 'yes', 'no', 'on', 'off'))
     return hint not in _WITHOUT_TEXT

@@ -1,6 +1,8 @@
-"""Optimizer wrappers of our own; mmengine's are found here as well."""
+"""Optimizer wrappers of our own and a constructor of theirs; mmengine's are found here as well."""
 import mmengine.optim  # noqa: F401  (mmengine imports the location of the first registry that is asked, and no other)
 
 from .bfloat16_optim_wrapper import BFloat16OptimWrapper
+from .optim_in_backward_wrapper import OptimInBackwardWrapper
+from .optim_wrapper_constructor import OptimWrapperConstructor
 
-__all__ = ['BFloat16OptimWrapper']
+__all__ = ['BFloat16OptimWrapper', 'OptimInBackwardWrapper', 'OptimWrapperConstructor']

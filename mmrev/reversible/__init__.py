@@ -4,10 +4,10 @@ from .coupling import NewStream, RevSilo, TwoStreamCoupling
 from .errors import ReversibilityError
 from .plan import Keep
 from .sequence import ReversibleSequence
-from .step import AdditiveStep
+from .step import AdditiveStep, unread
 from .streams import StreamPart
 
 __all__ = [
     'AdditiveStep', 'Keep', 'NewStream', 'ReconstructionReport', 'ReversibilityError', 'ReversibleSequence', 'RevSilo',
-    'StepError', 'StreamPart', 'TwoStreamCoupling', 'check_reconstruction'
+    'StepError', 'StreamPart', 'TwoStreamCoupling', 'check_reconstruction', 'unread'
 ]

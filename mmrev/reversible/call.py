@@ -78,7 +78,7 @@ class Call:
         return found
 
     def begin(self, streams: Sequence[Tensor]) -> None:
-        self.streams = StreamBuffers.dense([x.detach() for x in streams])
+        self.streams = StreamBuffers.dense([x.clone() if x.is_inference() else x.detach() for x in streams])
         self.needs_grad = [x.requires_grad for x in streams]
         self.device = streams[0].device if streams else torch.device('cpu')
         self.link = torch.empty(0, device=self.device)
@@ -87,7 +87,7 @@ class Call:
 
     def forward(self, start: int, stop: int) -> None:
         """Run steps ``[start, stop)``."""
-        with self._autocast.active():
+        with self._autocast.active() if self._autocast.matters() else nullcontext():
             for index in range(start, stop):
                 self._step(index)
 
@@ -116,7 +116,9 @@ class Call:
                 out = step.f(*inputs)
             if self.overlap and collectives() != begun:
                 self.overlap, self.communicates = False, plan.describe(index)
-            record.replay.finish(self._draws.used(), observer, lambda: plan.describe(index))
+            draws = self._draws.used()
+            if draws or observer or function.buffers:
+                record.replay.finish(draws, observer, lambda: plan.describe(index))
         self._check_output(index, sources, before, out, with_graph)
         if with_graph:
             out = self._keep_graph(index, record, out, inputs, observer)
@@ -165,12 +167,13 @@ class Call:
                 f'its first layer, or clone the input (shape {tuple(sources[0].shape)})')
         if out.requires_grad and not with_graph:
             raise ReversibilityError(captured(describe(index), out.shape))
-        if any(shares_memory(out, x) for x in sources):
-            raise ReversibilityError(
-                f'{describe(index)} returned its input or a view of it (shape {tuple(out.shape)}); return a new '
-                f'tensor, for example `x.clone()`')
-        target = None if step.creates else self.streams.read(step.target) if self.streams else None
-        if target is not None and target.shape != out.shape:
+        for x in sources:
+            if shares_memory(out, x):
+                raise ReversibilityError(
+                    f'{describe(index)} returned its input or a view of it (shape {tuple(out.shape)}); return a new '
+                    f'tensor, for example `x.clone()`')
+        assert self.streams is not None
+        if not step.creates and (target := self.streams.get(step.target)).shape != out.shape:
             raise ReversibilityError(
                 f'{describe(index)} returned shape {tuple(out.shape)}, but the stream that it is added to '
                 f'(stream {step.target.stream}) has shape {tuple(target.shape)}')

@@ -1,5 +1,5 @@
 """A step's function: its modules, and what is known of them until a flag, a hook or a module changes."""
-from operator import is_
+from operator import attrgetter, is_
 from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import torch
@@ -10,6 +10,8 @@ Place = Tuple[Dict[str, Any], str]  # a module's dictionary of parameters or buf
 # In training their output does not depend on their running statistics, and with `track_running_stats` off they do not
 # update them. Other classes of that kind say so by `skips_untracked_statistics = True`.
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+_version, _requires_grad, is_training = attrgetter('_version'), attrgetter('requires_grad'), attrgetter('training')
 
 
 def walk(root: nn.Module) -> List[nn.Module]:
@@ -32,20 +34,26 @@ class Weights:
 
     def __init__(self, places: Sequence[Place]):
         self.places = places
+        self._owners, self._names = [owner for owner, _ in places], [name for _, name in places]
         self.found: List[Optional[Tensor]] = [owner.get(name) for owner, name in places]
         self._present = [p for p in self.found if p is not None]
         self._versioned = [p for p in self._present if not p.is_inference()]
         self._flags = [p.requires_grad for p in self._present]
         self.trained = {id(p): p for p in self._present if p.requires_grad}
 
+    # `map` with functions of C: these run for every weight in every step, twice.
+
+    def are_installed(self) -> bool:
+        """Whether these tensors are the function's parameters now."""
+        return all(map(is_, map(dict.get, self._owners, self._names), self.found))
+
     def is_current(self) -> bool:
         """Whether the same parameters are there, and the same of them require grad."""
-        now = [owner.get(name) for owner, name in self.places]
-        return all(map(is_, now, self.found)) and [p.requires_grad for p in self._present] == self._flags
+        return self.are_installed() and list(map(_requires_grad, self._present)) == self._flags
 
     def state(self) -> List[int]:
         """Versions and addresses; they change when a value is written or a tensor's ``data`` is replaced."""
-        return [p._version for p in self._versioned] + [p.data_ptr() for p in self._present]
+        return [*map(_version, self._versioned), *map(Tensor.data_ptr, self._present)]
 
     def changed(self, before: List[int]) -> Tuple[str, Tensor]:
         """Name and parameter of the first whose :meth:`state` is not as before."""

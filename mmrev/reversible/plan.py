@@ -6,7 +6,7 @@ from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
 from .errors import ReversibilityError
-from .function import Function, walk
+from .function import Function, is_training, walk
 from .step import AdditiveStep
 
 Keep = Union[None, str, Sequence[str], Callable[[AdditiveStep], str]]
@@ -103,7 +103,7 @@ class _Signature:
         return self._now() == self._before
 
     def _now(self) -> Tuple[Any, ...]:
-        return ([m.training for m in self._modules], list(map(len, self._tables)),
+        return (list(map(is_training, self._modules)), list(map(len, self._tables)),
                 [list(hooks) for hooks in self._hooks if hooks], [list(m._modules.values()) for m in self._parents])
 
 

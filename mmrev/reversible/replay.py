@@ -3,9 +3,8 @@
 A replay finds weights, training flags, buffers, random state and autocast as the forward found them, and leaves them
 as they are now. The functions of a sequence run in one thread at a time, for a replay changes flags for a moment.
 """
-from contextlib import ExitStack, contextmanager, nullcontext
-from operator import is_
-from typing import Any, Callable, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple
+from contextlib import ExitStack, contextmanager
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -13,7 +12,7 @@ from torch import Tensor
 from mmrev import compat
 
 from .errors import ReversibilityError
-from .function import Function, Weights
+from .function import Function, Weights, is_training
 from .generators import rewound
 from .observe import Observer
 from .streams import version
@@ -31,11 +30,8 @@ class AutocastSnapshot:
         self._enabled = [compat.is_autocast_enabled(t) for t in device_types]
         self._settings = [(t, on, compat.get_autocast_dtype(t)) for t, on in zip(device_types, self._enabled)]
 
-    def active(self) -> ContextManager[Any]:
-        return self._entered() if self.matters() else nullcontext()
-
     @contextmanager
-    def _entered(self) -> Iterator[None]:
+    def active(self) -> Iterator[None]:
         with ExitStack() as stack:
             for device_type, enabled, dtype in self._settings:
                 stack.enter_context(torch.autocast(device_type, dtype=dtype, enabled=enabled, cache_enabled=False))
@@ -153,12 +149,12 @@ class Replay:
             undo.append((owner, name, owner.get(name)))
             owner[name] = value
 
-        if [m.training for m in function.modules] != function.training:
+        if list(map(is_training, function.modules)) != function.training:
             for m, training in zip(function.modules, function.training):
                 put(m.__dict__, 'training', training)
         for m in function.untracked:
             put(m.__dict__, 'track_running_stats', False)
-        if not all(map(is_, [owner.get(name) for owner, name in weights.places], weights.found)):
+        if not weights.are_installed():
             for (owner, name), p in zip(weights.places, weights.found):
                 put(owner, name, p)
         copies: Dict[int, Tensor] = {}

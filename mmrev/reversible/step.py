@@ -5,7 +5,7 @@ long as a step's target is none of its sources, ``x[target] -= f(x[sources])`` i
 list of steps is inverted by undoing them in reverse order.
 """
 from dataclasses import dataclass
-from typing import Tuple
+from typing import Iterable, List, Sequence, Tuple
 
 from torch import nn
 
@@ -39,3 +39,19 @@ class AdditiveStep:
                              f'and sources {self.sources}')
         if self.creates and not self.target.whole:
             raise ValueError(f'a step that creates a stream creates the whole of it, got target {self.target}')
+
+
+def unread(steps: Sequence[AdditiveStep], outputs: Iterable[int]) -> List[nn.Module]:
+    """The functions that contribute to no output, directly or through other streams: their weights get no gradient.
+
+    Args:
+        steps: In the order in which they run.
+        outputs: Indices of the streams that are used after them.
+    """
+    read, found = set(outputs), []
+    for step in reversed(steps):
+        if step.target.stream in read:
+            read |= {part.stream for part in step.sources}
+        else:
+            found.append(step.f)
+    return found

@@ -113,7 +113,6 @@ class StreamBuffers:
             self.replaced.append(x)
         self.tensors[stream] = value
 
-
     def add_gradient(self, part: StreamPart, value: Tensor, like: Optional[Tensor], foreign: Optional[Tensor]) -> None:
         """As :meth:`add`, where an absent tensor means zero.
 
@@ -171,5 +170,6 @@ def version(x: Tensor) -> int:
     return 0 if x.is_inference() else x._version
 
 
-def versions(tensors: Sequence[Tensor]) -> List[int]:
-    return [version(x) for x in tensors]
+def versions(streams: Sequence[Tensor]) -> List[int]:
+    """Those of streams, which are no inference tensors."""
+    return [x._version for x in streams]

@@ -1,5 +1,4 @@
 """A backward: undoes steps one by one; the evaluation of ``f`` that the undo needs also gives the gradient."""
-from contextlib import nullcontext
 from typing import Dict, List, Optional, Sequence, Union
 
 import torch
@@ -82,7 +81,7 @@ class Undo:
             self.streams.pop(step.target)
         everything = self._call.report is not None
         undo = not step.creates and (everything or plan.undone[index])
-        if not everything:
+        if not everything and self._call.states:
             self._restore_state(index)
         if record.kept is not None:
             evaluated: Optional[Evaluated] = self._take_kept(index, undo)
@@ -134,8 +133,12 @@ class Undo:
         if needs_graph:
             for x, needed in zip(sources, record.source_needs_grad):
                 x.requires_grad_(needed)
-            with torch.enable_grad(), observer or nullcontext():
-                out = record.replay.run(step.f, sources, self._plan.names[index])
+            with torch.enable_grad():
+                if observer is None:
+                    out = record.replay.run(step.f, sources, self._plan.names[index])
+                else:
+                    with observer:
+                        out = record.replay.run(step.f, sources, self._plan.names[index])
         else:
             out = record.replay.run(step.f, sources, self._plan.names[index])
         if undo:

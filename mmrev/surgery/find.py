@@ -10,6 +10,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from mmrev.layers.inplace_abn.batch_norm_act import BatchNormAct
 from mmrev.layers.inplace_abn.modules import ABN, BatchStatistics
 
+from . import hosts
 from .residual import depth, joins_shortcut, norm_name
 
 Kinds = Union[type, Tuple[type, ...]]
@@ -22,9 +23,6 @@ _READERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspos
 # What a subclass of a known class may define without another way through its norms: what builds and prepares it.
 _BUILDS = re.compile('__init__|__repr__|train|get_layer_depth|_?(make|init|freeze|load|del)_.*')
 _UNKNOWN_READER = 'what follows it is not known and might change its output in place'
-# Convolutions of mmcv with a forward of their own, linear in the weight like any.
-_CONVOLUTIONS = ('mmcv.cnn.bricks.wrappers', 'mmcv.cnn.bricks.conv2d_adaptive_padding', 'mmcv.ops.deform_conv',
-                 'mmcv.ops.modulated_deform_conv')
 
 
 class Pair(NamedTuple):
@@ -51,7 +49,7 @@ def units(model: nn.Module, kinds: Kinds = BATCH_NORMS) -> Iterator[Unit]:
     """The pairs, with norms of those kinds, of all modules whose forward is known, by the full name of that forward."""
     taken: Set[nn.Module] = set()
     for m in list(model.modules()):
-        find = _KNOWN.get(f'{type(m).forward.__module__}.{type(m).forward.__qualname__}')
+        find = _KNOWN.get(hosts.FORWARDS.get(f'{type(m).forward.__module__}.{type(m).forward.__qualname__}'))
         for unit in find(m, kinds) if find else ():
             if unit.pairs and not any(pair.module in taken for pair in unit.pairs):
                 own = None if find is _in_sequential else _own_method(type(m))
@@ -118,24 +116,14 @@ def _in_stem(m: nn.Module, kinds: Kinds) -> Iterator[Unit]:
         yield Unit([Pair(m, name, _feeding(m.conv1), m.relu, 'relu')])
 
 
-_KNOWN = {
-    'torch.nn.modules.container.Sequential.forward': _in_sequential,
-    'mmcv.cnn.bricks.conv_module.ConvModule.forward': _in_conv_module,
-    'mmrev.models.blocks.mbconv.ConvNormAct.forward': _in_conv_module,
-    **{f'{package}.{block}.forward': _in_block for block in ('BasicBlock', 'Bottleneck') for package in (
-        'mmdet.models.backbones.resnet', 'mmpretrain.models.backbones.resnet', 'torchvision.models.resnet')},
-    **dict.fromkeys([
-        'mmdet.models.backbones.resnet.ResNet.forward', 'mmdet.models.backbones.regnet.RegNet.forward',
-        'mmpretrain.models.backbones.resnet.ResNet.forward', 'mmpretrain.models.backbones.regnet.RegNet.forward',
-        'mmpretrain.models.backbones.resnet_cifar.ResNet_CIFAR.forward', 'torchvision.models.resnet.ResNet.forward',
-    ], _in_stem),
-}
+_KNOWN = {hosts.SEQUENTIAL: _in_sequential, hosts.CONV_MODULE: _in_conv_module, hosts.RESIDUAL_BLOCK: _in_block,
+          hosts.STEM: _in_stem}
 
 
 def _feeding(m: Optional[nn.Module]) -> Optional[nn.Module]:
     """A convolution whose output changes sign with its weight and bias, channel by channel; or nothing."""
     plain = _forwards(type(m)) in _PLAIN_CONVOLUTIONS
-    return m if plain or type(m).__module__ in _CONVOLUTIONS and hasattr(m, 'out_channels') else None
+    return m if plain or type(m).__module__ in hosts.CONVOLUTIONS and hasattr(m, 'out_channels') else None
 
 
 def _forwards(kind: type) -> tuple:
@@ -168,5 +156,4 @@ def is_known(norm: nn.Module) -> bool:
 
 
 def is_activation(m: nn.Module) -> bool:
-    return type(m).__module__ in ('torch.nn.modules.activation', 'mmcv.cnn.bricks.activation', 'mmcv.cnn.bricks.swish',
-                                  'mmcv.cnn.bricks.hswish', 'mmcv.cnn.bricks.hsigmoid')
+    return type(m).__module__ in hosts.ACTIVATIONS

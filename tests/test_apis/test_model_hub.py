@@ -12,11 +12,11 @@ from mmpretrain import get_model, inference_model, list_models
 from mmpretrain.apis import ModelHub
 
 import mmrev.apis  # noqa: F401
-from golden import GoldenRecord
 from mmrev.apis import model_hub
 from mmrev.checkpoints import published
 from mmrev.checkpoints.families.revbifpn import convert_state_dict
-from test_packaging import in_elsewhere, installed, source, wheel  # noqa: F401
+from support.golden import GoldenRecord
+from support.wheels import in_elsewhere
 
 ROOT = Path(__file__).parents[2]
 NAMES = [f'revbifpn-s{i}_3rdparty_in1k' for i in range(7)]
@@ -77,16 +77,19 @@ def test_a_model_without_published_weights_is_refused_as_pretrained(monkeypatch)
     assert get_model('revbifpn-s0_3rdparty_in1k')._metainfo.name == 'revbifpn-s0_3rdparty_in1k'
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize('code', [f'import mmrev.apis\n{LIST}', f'import mmpretrain\nimport mmrev.apis\n{LIST}'])
 def test_it_does_not_matter_which_is_imported_first(code, tmp_path):
     assert run(code, tmp_path) == str(NAMES)
 
 
+@pytest.mark.subprocess
 def test_importing_the_apis_imports_no_host(tmp_path):
     code = 'import sys, mmrev.apis; print([m for m in ("torch", "mmcv", "mmdet", "mmpretrain") if m in sys.modules])'
     assert run(code, tmp_path) == '[]'
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize('absent', ['mmpretrain', 'mmdet'])
 def test_the_apis_import_where_a_host_is_absent(absent, tmp_path):
     code = (f'import sys\nsys.modules[{absent!r}] = None\nimport mmrev.apis\nimport mmengine.runner\n'
@@ -96,6 +99,7 @@ def test_the_apis_import_where_a_host_is_absent(absent, tmp_path):
     assert ('without mmdet' in run(code, tmp_path)) == (absent == 'mmdet')
 
 
+@pytest.mark.subprocess
 def test_an_installed_wheel_brings_index_and_metafile(installed, tmp_path):  # noqa: F811
     code = f'import mmrev.apis\n{LIST}\nfrom mmrev.checkpoints import published\nprint(published.INDEX)'
     names, index = in_elsewhere(installed, code, tmp_path).splitlines()

@@ -2,8 +2,8 @@
 import pytest
 import torch
 
-from golden import GoldenRecord
 from mmrev.checkpoints.families.revbifpn import convert_state_dict
+from support.golden import GoldenRecord
 
 
 @pytest.fixture(scope='session')

@@ -2,12 +2,12 @@
 import pytest
 import torch
 
-from golden import GoldenRecord
 from mmrev.checkpoints.conversion import convert
 from mmrev.checkpoints.families import FAMILIES
 from mmrev.checkpoints.family import Request
 from mmrev.cli import convert as command
 from mmrev.problems import ProblemError
+from support.golden import GoldenRecord
 
 RECORDS = {
     'revbifpn_s0': 'revbifpn', 'revbifpn_s1': 'revbifpn', 'iabn_resnet50': 'inplace_abn',

@@ -8,11 +8,11 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from golden import GoldenRecord
 from mmrev.checkpoints import published
 from mmrev.checkpoints.families.inplace_abn import convert_state_dict, fold_signs, to_batch_norm
 from mmrev.problems import ProblemError
 from mmrev.registry import MODELS
+from support.golden import GoldenRecord
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'model_converters' / 'inplace_abn_to_mmrev.py'

@@ -185,6 +185,7 @@ except ProblemError as error:
 '''
 
 
+@pytest.mark.subprocess
 def test_of_several_processes_one_downloads_and_a_failure_stops_none(file, mirror, tmp_path):
     good, digest = f'{mirror.address}/{NAME}', hashlib.sha256(file.read_bytes()).hexdigest()
     started = [subprocess.Popen([sys.executable, '-W', 'ignore', '-c', SEVERAL, str(rank), f'file://{tmp_path}/meet',

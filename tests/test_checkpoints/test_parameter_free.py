@@ -6,11 +6,12 @@ import pytest
 import torch
 
 pytest.importorskip('mmpretrain')
-from golden import GoldenRecord  # noqa: E402
 from mmengine.config import Config  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from mmengine.runner import load_checkpoint  # noqa: E402
+
 from mmrev.checkpoints.families.parameter_free import convert_state_dict, is_published_name  # noqa: E402
+from support.golden import GoldenRecord  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = dict(pf_resnet50_max='pf-resnet50-max', pf_resnet50_hybrid='pf-resnet50-hybrid', pf_vit_s_max='pf-vit-s-max',

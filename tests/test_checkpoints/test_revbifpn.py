@@ -146,6 +146,7 @@ def start(folder, *arguments) -> subprocess.Popen:
                             stderr=subprocess.PIPE)
 
 
+@pytest.mark.subprocess
 def test_the_command_converts_and_refuses_and_never_runs_code(folder, converted, same_tensors):
     """In processes of their own: status, nothing but two lines on standard error, no traceback, no warning."""
     started = [start(folder, name, f'{name}.own') for name in ('timm.pth.tar', 'malicious.pth.tar', 'pickled.pth.tar')]

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import nn
 
-from golden import GoldenRecord
 from mmrev.checkpoints.conversion import convert
 from mmrev.checkpoints.families import minrev, revvit
 from mmrev.checkpoints.family import Request
 from mmrev.models.backbones import RevViT
+from support.golden import GoldenRecord
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'model_converters' / 'revvit_to_mmrev.py'
 ARCH = dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=16)
@@ -129,6 +129,7 @@ def test_the_command_refuses_what_is_no_revvit_and_writes_nothing(content, probl
     assert list(tmp_path.iterdir()) == [src]
 
 
+@pytest.mark.subprocess
 def test_the_command_in_a_process_of_its_own(model, tmp_path):
     src, dst = tmp_path / 'REV_VIT_TINY.pyth', tmp_path / 'ours.pth'
     torch.save(dict(model_state=as_slowfast(model)), src)

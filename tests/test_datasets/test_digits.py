@@ -166,6 +166,7 @@ def read(folder, split):
     return json.loads((folder / 'annotations' / f'{split}.json').read_text())
 
 
+@pytest.mark.subprocess
 def test_two_runs_at_once_make_one_set(tmp_path):
     command = [sys.executable, str(ROOT / 'tools' / 'dataset_converters' / 'digits.py'), '--out', str(tmp_path / 'set'),
                *SMALL]

@@ -2,10 +2,11 @@
 import argparse
 
 import pytest
-import toy_detection
 import torch
 
 from mmrev.cli import main
+from support import toy_detection
+from support.commands import said
 
 
 @pytest.fixture(scope='session')
@@ -35,18 +36,6 @@ def folder(tmp_path_factory):
     (folder / 'flipped.pth').write_bytes(flipped)
     torch.save(dict(state_dict={}, run=argparse.Namespace()), folder / 'foreign.pth')
     return folder
-
-
-def option(value):
-    return ['train', 'good.py', '--cfg-options', value]
-
-
-def said(errors):
-    """The two lines of a message."""
-    start, *message = errors.partition(': error: ')  # before it at most warnings of the hosts while they are imported
-    lines = ''.join(message).strip().splitlines()
-    assert len(lines) == 2 and 'Traceback' not in start and 'error' not in start.lower(), errors
-    return lines
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from golden import GoldenRecord
 from mmrev.checkpoints import allow_mmengine_checkpoints, load_local
 from mmrev.checkpoints.families.revbifpn import convert_state_dict
 from mmrev.cli import main
@@ -17,8 +16,8 @@ from mmrev.diagnosis.checkpoint import unfit
 from mmrev.diagnosis.plan import Plan
 from mmrev.problems import ProblemError
 from mmrev.registry import MODELS
-
-from .conftest import option, said
+from support.commands import option, said
+from support.golden import GoldenRecord
 
 MISTAKES = {
     'weights to start from that are not there': (

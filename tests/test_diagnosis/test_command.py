@@ -4,11 +4,9 @@ import sys
 import pytest
 from mmengine.config import Config
 
-from mmrev.cli import main
 from mmrev.apis.run import merge_options
-
-from .conftest import option, said
-from test_tools.conftest import ROOT, ended, mmrev, start
+from mmrev.cli import main
+from support.commands import ROOT, ended, mmrev, option, said, start
 
 MISTAKES = {
     'a folder for a config': (['train', 'data'], 'config `data` is a folder', 'no config in it'),
@@ -22,9 +20,9 @@ MISTAKES = {
     'no config': (['train'], 'config', '--help'),
     'a command that is not there': (['trian'], '`trian`', 'train, test'),
     'a launcher that did not start it': (['train', 'good.py', '--launcher', 'mpi'], 'OMPI_COMM_WORLD_RANK', 'mpirun'),
-    'an option without value': (option('train_cfg'), '`train_cfg`', 'KEY=VALUE'),
-    'an option with an empty key': (option('model..type=x'), '`model..type=x`', 'KEY=VALUE'),
-    'an option with open brackets': (option('a=[1,(2'), 'a=[1,(2', 'Quote'),
+    'an option without value': (option('train_cfg'), '--cfg-options train_cfg: ', 'KEY=VALUE'),
+    'an option with an empty key': (option('model..type=x'), "unexpected keyword argument ''", 'model.KEY=VALUE'),
+    'an option with open brackets': (option('a=[1,(2'), 'a=[1,(2', 'quote'),
     'an option below a number': (option('train_cfg.max_epochs.x=1'), 'train_cfg.max_epochs', 'good.py'),
     'an option of a section that is not there': (option('optim_wraper.optimizer.lr=1'), '`optim_wraper`',
                                                  '`optim_wrapper`'),
@@ -44,6 +42,7 @@ def test_it_is_named_with_a_way_out_and_nothing_is_written(mistake, refused):
     refused(*MISTAKES[mistake])
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize('mistake', ['a config that is not there', 'a launcher that did not start it'])
 def test_a_process_of_its_own_says_the_same(mistake, folder):
     arguments, problem, fix = MISTAKES[mistake]
@@ -52,6 +51,7 @@ def test_a_process_of_its_own_says_the_same(mistake, folder):
     assert problem in said(errors)[0] and fix in said(errors)[1]
 
 
+@pytest.mark.subprocess
 def test_several_processes_say_it_once(folder):
     arguments = option('model.backbone.arch=s9')[1:]
     status, _, errors = ended(start(ROOT / 'tools/dist_train.sh', arguments[0], 2, *arguments[1:], cwd=folder))

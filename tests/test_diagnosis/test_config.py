@@ -14,8 +14,7 @@ from mmrev.diagnosis import CONFIG, MACHINE, problems
 from mmrev.diagnosis.config import misused
 from mmrev.diagnosis.plan import Plan
 from mmrev.problems import ProblemError
-
-from .conftest import option
+from support.commands import option
 
 MISTAKES = {
     'a config without a model': (['train', 'no_model.py'], 'no_model.py has no `model`', 'inherit'),
@@ -35,7 +34,8 @@ MISTAKES = {
                                     'VALUE'),
     'a negative learning rate': (option('optim_wrapper.optimizer.lr=-1'), 'Invalid learning rate: -1',
                                  'optim_wrapper.KEY'),
-    'a misspelt clipping': (option('optim_wrapper.clip_grad.max_nrom=1'), "'max_nrom'", 'optim_wrapper'),
+    'a misspelt clipping': (option('optim_wrapper.clip_grad.max_nrom=1'), '`optim_wrapper.clip_grad.max_nrom`',
+                             '`max_norm`'),
     'a misspelt rule for parameters': (option('optim_wrapper.paramwise_cfg.norm_decay_mul=0'), '`norm_decay_mul`',
                                        '`norm_decay_mult`'),
     'a base batch size of none': ([*option('auto_scale_lr.base_batch_size=0'), '--auto-scale-lr'],
@@ -45,7 +45,8 @@ MISTAKES = {
     'a text for the epochs': (option('train_cfg.max_epochs=two'), '`train_cfg.max_epochs` is the text `two`', 'VALUE'),
     'no epoch': (option('train_cfg.max_epochs=0'), '`train_cfg.max_epochs` is 0', 'train_cfg.max_epochs=NUMBER'),
     'no interval': (option('train_cfg.val_interval=0'), '`train_cfg.val_interval` is 0', 'NUMBER'),
-    'a text for the seed': (option('randomness.seed=abc'), '`randomness`', 'randomness.KEY'),
+    'a text for the seed': (option('randomness.seed=abc'), '`randomness.seed` is the text `abc`',
+                            'randomness.seed=VALUE'),
     'an unknown log level': (option('log_level=LOUD'), "'LOUD'", 'log_level'),
     'an unknown hook': (option('default_hooks.timer.type=IterTimmerHook'), '`IterTimmerHook`', '`IterTimerHook`'),
     'an unknown argument of the loop': (option('train_cfg.max_epoch=3'), '`max_epoch`', '`max_epochs`'),

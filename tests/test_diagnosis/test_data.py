@@ -4,8 +4,7 @@ from mmengine.config import Config
 
 from mmrev.diagnosis.data import files
 from mmrev.diagnosis.plan import Plan
-
-from .conftest import option
+from support.commands import option
 
 MISTAKES = {
     'annotations that are not there': (option('train_dataloader.dataset.ann_file=x.json'), 'x.json` does not exist',

@@ -98,6 +98,7 @@ def only_finding(found):
     return found[0]
 
 
+@pytest.mark.subprocess
 def test_a_healthy_machine_has_no_findings(tmp_path):
     status, output = run_doctor(tmp_path)
     assert status == 0, output
@@ -107,38 +108,40 @@ def test_a_healthy_machine_has_no_findings(tmp_path):
 BROKEN = {
     'mmdet_refuses_mmcv': (
         {'mmcv': "__version__ = '2.2.0'", 'mmdet': 'raise AssertionError("MMCV==2.2.0 is used but incompatible. '
-         'Please install mmcv>=2.0.0rc4, <2.2.0.")'}, 'refuse each other', 'mmcv>=2.0.0rc4,<2.2.0'),
+         'Please install mmcv>=2.0.0rc4, <2.2.0.")'}, 'MMCV==2.2.0 is used but incompatible', 'mmcv>=2.0.0rc4,<2.2.0'),
     'mmcv_without_ops': (
-        {'mmcv__ops': 'import mmcv._ext'}, 'without its compiled ops',
+        {'mmcv__ops': 'import mmcv._ext'}, "mmcv.ops cannot be imported: ModuleNotFoundError: No module named 'mmcv._",
         'MMCV_WITH_OPS=1'),
     'ops_for_another_torch': (
-        {'mmcv__ops': 'raise ImportError("_ext.so: undefined symbol: _ZN3c10")'}, 'do not load with this torch',
+        {'mmcv__ops': 'raise ImportError("_ext.so: undefined symbol: _ZN3c10")'},
+        'mmcv.ops cannot be imported: ImportError: _ext.so: undefined symbol',
         '--no-binary'),
     'display_library': (
-        {'cv2': 'raise ImportError("libGL.so.1: cannot open shared object file")'}, 'display libraries',
+        {'cv2': 'raise ImportError("libGL.so.1: cannot open shared object file")'}, 'libGL.so.1',
         'opencv-python-headless'),
     'setuptools_81': ({'pkg_resources': absent('pkg_resources')}, 'pkg_resources', "'setuptools<81'"),
     'torchvision_of_another_torch': (
-        {'torchvision': 'raise RuntimeError("operator torchvision::nms does not exist")'}, 'torchvision does not work',
-        "'torchvision==0.26.*'"),
-    'no_registration': ({'mmrev__registry': 'raise ImportError("half installed")'}, 'cannot register its types',
-                        'install mmrev again'),
+        {'torchvision': 'raise RuntimeError("operator torchvision::nms does not exist")'},
+        'torchvision cannot be imported', "'torchvision==0.26.*'"),
+    'no_registration': ({'mmrev__registry': 'raise ImportError("half installed")'}, 'mmrev.registry cannot be',
+                        '--no-deps mmrev'),
     'missing_part': ({'mmpretrain': absent('mmpretrain')}, 'mmpretrain is not installed', 'install mmpretrain'),
     'torch_missing': ({'torch': absent('torch')}, 'torch is not installed', 'install torch'),
     'crash_on_import': ({'mmpretrain': 'import os; os.abort()'}, 'the process ended with status', 'mmpretrain'),
     'exit_on_import': ({'mmpretrain': 'raise SystemExit(3)'}, 'mmpretrain cannot be imported', 'mmpretrain'),
-    'broken_option': ({'inplace_abn': 'raise OSError("libcudart.so.10")'}, 'inplace-abn is installed but',
+    'broken_option': ({'inplace_abn': 'raise OSError("libcudart.so.10")'}, 'inplace_abn cannot be imported',
                       'uninstall -y inplace-abn'),
 }
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize('case', BROKEN)
 def test_a_broken_package_is_named_with_what_fixes_it(tmp_path, case):
-    changes, problem, mend = BROKEN[case]
+    changes, problem, fix = BROKEN[case]
     status, output = run_doctor(tmp_path, **changes)
     assert status == 1, output
     assert problem in output
-    assert mend in output.split('wrong:')[1]
+    assert fix in output.split('wrong:')[1]
 
 
 def test_a_gpu_without_cuda_ops_is_a_finding_that_names_the_build_with_them():
@@ -173,6 +176,7 @@ OPS = '''
     '''
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize('fails, status', [("== 'cuda:0'", 1), ("== 'elsewhere'", 0)])
 def test_ops_that_were_compiled_for_another_gpu_are_a_finding(tmp_path, fails, status):
     """They load and run on the CPU."""
@@ -209,9 +213,9 @@ def test_torchvision_made_for_another_torch_is_found_from_its_metadata():
 
 def test_mmcv_lite_is_replaced_by_mmcv_with_ops():
     known = facts({'mmcv': ['mmcv-lite']}, mmcv__ops={'error': "ModuleNotFoundError: No module named 'mmcv._ext'"})
-    mend = only_finding(diagnose(known)).fix
-    assert 'uninstall -y mmcv-lite' in mend
-    assert 'mmcv==2.1.0' in mend and 'mmcv-lite==' not in mend
+    fix = only_finding(diagnose(known)).fix
+    assert 'uninstall -y mmcv-lite' in fix
+    assert 'mmcv==2.1.0' in fix and 'mmcv-lite==' not in fix
 
 
 def test_numpy_of_another_generation_than_torch_is_a_finding():
@@ -227,7 +231,7 @@ def test_torch_alone_is_fine():
 def test_a_consequence_is_not_reported_beside_its_cause():
     display = {'error': 'ImportError: libGL.so.1: cannot open shared object file'}
     finding = only_finding(diagnose(facts(cv2=display, mmcv=display, mmcv__ops=display, mmdet=display)))
-    assert 'OpenCV' in finding.what
+    assert finding.what.startswith('cv2 ')
 
 
 def test_a_fork_under_another_distribution_name_is_fixed_under_that_name():

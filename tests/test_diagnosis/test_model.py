@@ -6,8 +6,7 @@ from torch import nn
 
 from mmrev.diagnosis.model import channels
 from mmrev.diagnosis.plan import Plan
-
-from .conftest import option
+from support.commands import option
 
 MISTAKES = {
     'an unknown backbone': (option('model.backbone.type=mmrev.RevBiFPM'), 'no model `mmrev.RevBiFPM`',
@@ -16,6 +15,10 @@ MISTAKES = {
     'an unknown argument of the backbone': (option('model.backbone.archh=s1'), 'archh', 'good.py'),
     'a text for a number of the model': (option('model.neck.out_channels=abc'), '`model.neck.out_channels` is the '
                                          'text `abc`; FPN takes int', 'model.neck.out_channels=VALUE'),
+    'a decay of norms that InPlaceABN is not reached by': (
+        [*option('model.backbone.norm_cfg.type=mmrev.ABN'), 'model.backbone.act_cfg=None',
+         'optim_wrapper.paramwise_cfg.norm_decay_mult=0'],
+        'does not reach the InPlaceABN', 'optim_wrapper.constructor=mmrev.OptimWrapperConstructor'),
     'a model without this part': (option('model.nekc.out_channels=3'), "'nekc'", 'model.KEY=VALUE'),
     'an unknown norm': (option('model.backbone.norm_cfg.type=BNN'), '`BNN` (model.backbone.norm_cfg.type)', '`BN`'),
     'no type': (option('model.neck.type='), '(model.neck.type)', 'good.py'),

@@ -1,14 +1,11 @@
 """The hosts' own models become InPlace-ABN by config alone."""
 import copy
-import uuid
 
 import pytest
 import torch
 from mmdet.utils import register_all_modules
-from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
-from mmengine.runner import Runner
 from torch import nn
 
 import mmrev.models  # noqa: F401
@@ -16,8 +13,7 @@ from mmrev.checkpoints import allow_mmengine_checkpoints
 from mmrev.hooks import InPlaceABNHook, check_activations, watch_activations
 from mmrev.layers import ABN, BatchNormAct, InPlaceABN
 from mmrev.surgery import convert_batchnorm
-
-from toy_detection import CLASSES, write_dataset
+from support.runs import Regression, build_runner, detector_config, train_regression
 
 register_all_modules(init_default_scope=False)
 
@@ -27,47 +23,6 @@ def scope():
     """A runner leaves its scope behind; other tests are not to meet it."""
     with DefaultScope.overwrite_default_scope('mmdet'):
         yield
-
-
-def detector_config(tmp_path, **variables):
-    """mmdet's own Faster R-CNN R50-FPN, one quarter as wide, on a toy set."""
-    annotations = write_dataset(tmp_path / 'data')
-    cfg = Config.fromfile(base_config(tmp_path))
-    data = dict(data_root=str(tmp_path / 'data') + '/', ann_file=annotations.name, data_prefix=dict(img='images/'),
-                metainfo=dict(classes=CLASSES))
-    cfg.merge_from_dict(dict(
-        model=dict(
-            backbone=dict(base_channels=16, init_cfg=None),
-            neck=dict(in_channels=[64, 128, 256, 512], out_channels=16),
-            rpn_head=dict(in_channels=16, feat_channels=16),
-            roi_head=dict(bbox_head=dict(num_classes=2, in_channels=16, fc_out_channels=16),
-                          bbox_roi_extractor=dict(out_channels=16))),
-        train_dataloader=dict(dataset=data, num_workers=0, persistent_workers=False),
-        val_dataloader=dict(dataset=data, num_workers=0, persistent_workers=False),
-        val_evaluator=dict(ann_file=str(annotations)),
-        train_cfg=dict(max_epochs=1), work_dir=str(tmp_path / 'work'),
-        custom_hooks=[dict(type='mmrev.InPlaceABNHook')], **variables))
-    for split in ('train', 'val'):
-        for step in cfg[f'{split}_dataloader'].dataset.pipeline:
-            if step.type == 'Resize':
-                step.scale = (96, 96)
-    cfg.test_dataloader, cfg.test_evaluator = cfg.val_dataloader, cfg.val_evaluator
-    return cfg
-
-
-def base_config(tmp_path):
-    path = tmp_path / 'config.py'
-    path.write_text("_base_ = ['mmdet::_base_/models/faster-rcnn_r50_fpn.py', "
-                    "'mmdet::_base_/datasets/coco_detection.py', 'mmdet::_base_/schedules/schedule_1x.py', "
-                    "'mmdet::_base_/default_runtime.py']\n")
-    return path
-
-
-def build_runner(cfg, **changed):
-    """mmengine keeps visualizers and loggers by their names."""
-    name = uuid.uuid4().hex
-    visualizer = dict(type='mmdet.DetLocalVisualizer', name=name, vis_backends=[])
-    return Runner.from_cfg({**copy.deepcopy(cfg), **changed, 'experiment_name': name, 'visualizer': visualizer})
 
 
 def filled(model):
@@ -151,33 +106,6 @@ def test_trains_saves_resumes_and_tests(tmp_path, caplog):
     assert resumed.epoch == 2
     metrics = build_runner(cfg, resume=False, load_from=str(tmp_path / 'work' / 'epoch_2.pth')).test()
     assert isinstance(metrics, dict)  # empty where nothing is detected
-
-
-class Regression(BaseModel):
-    """Weights of its norm cross zero in training."""
-
-    def __init__(self):
-        super().__init__()
-        torch.manual_seed(0)
-        self.body = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.LeakyReLU(), nn.Conv2d(8, 2, 1))
-        self.body[1].weight.data = torch.tensor([-.5, .5, -.02, .02, .01, -.01, .015, 1.])
-
-    def forward(self, inputs, mode='tensor'):
-        y = self.body(inputs)
-        return dict(loss=((y - 1)**2).mean()) if mode == 'loss' else y
-
-
-def train_regression(work_dir, epochs, hooks, **kwargs):
-    inputs = torch.randn(8, 3, 10, 10, generator=torch.Generator().manual_seed(0))
-    runner = Runner(
-        Regression(), str(work_dir), dict(dataset=[dict(inputs=x) for x in inputs], batch_size=4,
-                                          collate_fn=dict(type='default_collate'),
-                                          sampler=dict(type='DefaultSampler', shuffle=False)),
-        train_cfg=dict(by_epoch=True, max_epochs=epochs), custom_hooks=hooks, experiment_name=uuid.uuid4().hex,
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.2, momentum=0.9)), **kwargs)
-    runner.train()
-    average = next((h.ema_model.module for h in runner.hooks if hasattr(h, 'ema_model')), runner.model)
-    return [m.eval()(inputs) for m in (runner.model, average)]
 
 
 def load(file):

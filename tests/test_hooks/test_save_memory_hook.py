@@ -1,16 +1,15 @@
 """A line of a config, and the hosts' trainings keep less and compute the same."""
 import copy
 
-import mmrev  # noqa: F401
 import pytest
 import torch
 from mmdet.utils import register_all_modules
 from mmengine.registry import DefaultScope
 from torch import nn
 
+import mmrev  # noqa: F401
 from mmrev.hooks import SaveMemoryHook
-
-from test_hooks.test_inplace_abn_hook import build_runner, detector_config, train_regression
+from support.runs import build_runner, detector_config, train_regression
 
 register_all_modules(init_default_scope=False)
 HOOK = dict(type='mmrev.SaveMemoryHook')

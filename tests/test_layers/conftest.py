@@ -4,12 +4,10 @@ import pytest
 import mmrev.layers.inplace_abn.function as function
 
 
-@pytest.fixture(params=['all_channels', 'some_channels', 'blocks'])
+@pytest.fixture(params=['at_once', 'blocks'])
 def backward_way(request, monkeypatch):
-    """Tests' tensors are so small that all channels go at once; make the others go their ways too."""
-    if request.param == 'some_channels':
-        monkeypatch.setattr(function, '_channels_at_once', lambda z, batch: min(3, z.shape[1]) if z.numel() else 0)
+    """Tests' tensors are so small that all goes at once; make blocks go their way too."""
     if request.param == 'blocks':
-        monkeypatch.setattr(function, '_channels_at_once', lambda z, batch: 0)
+        monkeypatch.setitem(function.SMALL_BYTES, 'cpu', 0)
         monkeypatch.setitem(function.BLOCK_BYTES, 'cpu', 64)
     return request.param

@@ -13,23 +13,12 @@ from mmrev.layers import ABN, InPlaceABN, InPlaceABNSync
 from mmrev.layers.inplace_abn import abn, inplace_abn, inplace_abn_sync
 from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
 from mmrev.testing import assert_same_gradients
+from support.layers import filled, gradients, random
 
 ACTIVATIONS = {'leaky_relu': nn.LeakyReLU(0.01), 'elu': nn.ELU(), 'identity': nn.Identity(), 'relu': nn.ReLU()}
 SHAPES = [(6, 4), (3, 4, 5), (3, 4, 5, 6), (2, 4, 3, 3, 2)]
 MODES = ['train', 'eval', 'norm_eval', 'no_statistics', 'no_affine', 'no_affine_eval']
 CASES = [(a, m) for a in ACTIVATIONS for m in MODES if a != 'relu' or m.endswith('eval')]  # relu: frozen alone
-
-
-def filled(layer, seed=0):
-    """Weights of both signs, and running statistics that are not those of any batch."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, t in layer.state_dict().items():
-            if t.is_floating_point():
-                t.normal_(generator=generator)
-                if name.endswith('running_var'):
-                    t.abs_().add_(0.5)
-    return layer
 
 
 def make(kind, activation, mode, **kwargs):
@@ -39,18 +28,6 @@ def make(kind, activation, mode, **kwargs):
     if mode == 'norm_eval':
         layer.statistics.eval()
     return layer
-
-
-def random(*shape, seed=1, **kwargs):
-    return torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)).to(**kwargs)
-
-
-def gradients(layer, x, dz):
-    x = x.clone().requires_grad_()
-    z = layer(x)
-    z.backward(dz)
-    return {'z': z.detach(), 'dx': x.grad, **{k: p.grad for k, p in layer.named_parameters()},
-            **dict(layer.named_buffers())}
 
 
 def assert_equal(ours, expected, rtol=1e-9, atol=1e-11):
@@ -167,15 +144,11 @@ def test_blocks_cover_a_tensor_once(block_bytes, monkeypatch):
             assert (x == 1).all()
 
 
-def test_few_channels_go_at_once_where_they_fit_into_the_caches(monkeypatch):
-    monkeypatch.setattr(function, 'CPU_CHANNELS_BYTES', 1000)
-    threads = torch.get_num_threads()
-    small, large, wide = (torch.zeros(n, 8, side) for n, side in ((5, 6), (5 * threads, 20), (5 * threads, 60)))
-    assert function._channels_at_once(small, True) == function._channels_at_once(small, False) == 8
-    assert function._channels_at_once(large, True) == 2 and function._channels_at_once(large, False) == 0
-    assert function._channels_at_once(wide, True) == 0  # not even a channel for each thread
-    assert function._channels_at_once(large.transpose(1, 2).contiguous().transpose(1, 2), True) == 0
-    assert function._channels_at_once(small[:0], True) == 0
+def test_what_fits_into_the_caches_of_the_threads_goes_at_once(monkeypatch):
+    monkeypatch.setitem(function.SMALL_BYTES, 'cpu', 1000)
+    bytes_at_once = 1000 * torch.get_num_threads()
+    assert function._is_small(torch.empty(1, bytes_at_once // 4)) and not function._is_small(torch.empty(0, 4))
+    assert not function._is_small(torch.empty(1, bytes_at_once // 4 + 1))
 
 
 def test_cumulative_average_of_statistics():

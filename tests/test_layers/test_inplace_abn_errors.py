@@ -9,8 +9,7 @@ from torch import nn
 from mmrev.layers import ABN, InPlaceABN, InPlaceABNSync
 from mmrev.layers.inplace_abn import abn, inplace_abn, inplace_abn_sync
 from mmrev.surgery import convert_sync, revert_sync
-
-from .test_inplace_abn import random
+from support.layers import random
 
 
 @pytest.mark.parametrize('arguments, message', [
@@ -218,7 +217,7 @@ def test_norm_cfg_builds_them_under_the_name_of_a_batchnorm():
 
 
 def test_hosts_freeze_it_and_leave_its_activation_alone():
-    from mmcv.cnn import fuse_conv_bn, is_norm
+    from mmcv.cnn import fuse_conv_bn
     from mmengine.model import convert_sync_batchnorm, revert_sync_batchnorm
     from torch.nn.modules.batchnorm import _BatchNorm
     torch.manual_seed(0)
@@ -230,7 +229,6 @@ def test_hosts_freeze_it_and_leave_its_activation_alone():
         if isinstance(m, _BatchNorm):
             m.eval()
     torch.testing.assert_close(network(x), expected)
-    assert is_norm(network[1])
     assert convert_sync_batchnorm(network)[1]._group()[0]
     assert not revert_sync_batchnorm(network)[1]._group()[0]
     torch.testing.assert_close(fuse_conv_bn(network.eval())(x), expected)
@@ -238,8 +236,16 @@ def test_hosts_freeze_it_and_leave_its_activation_alone():
 
 def test_norm_decay_mult_finds_it():
     from mmengine.optim import build_optim_wrapper
-    network = nn.Sequential(nn.Conv2d(3, 4, 1), InPlaceABN(4))
+    network = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Sequential(InPlaceABN(4)))
     wrapper = build_optim_wrapper(network, dict(optimizer=dict(type='SGD', lr=0.1, weight_decay=0.5),
-                                                paramwise_cfg=dict(norm_decay_mult=0)))
-    decay = {id(g['params'][0]): g['weight_decay'] for g in wrapper.optimizer.param_groups}
-    assert [decay[id(p)] for p in network.parameters()] == [0.5, 0.5, 0, 0]
+                                                constructor='mmrev.OptimWrapperConstructor',
+                                                paramwise_cfg=dict(norm_decay_mult=0, bias_lr_mult=2)))
+    groups = {id(g['params'][0]): g for g in wrapper.optimizer.param_groups}
+    assert [groups[id(p)]['weight_decay'] for p in network.parameters()] == [0.5, 0.5, 0, 0]
+    assert [groups[id(p)]['lr'] for p in network.parameters()] == [0.1, 0.2, 0.1, 0.1]
+
+
+def test_it_is_a_norm_of_its_own_kind():
+    from torch.nn.modules.batchnorm import _BatchNorm
+    from torch.nn.modules.instancenorm import _InstanceNorm
+    assert not isinstance(InPlaceABN(4), (_BatchNorm, _InstanceNorm))

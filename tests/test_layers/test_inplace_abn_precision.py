@@ -4,8 +4,7 @@ import torch
 from torch import nn
 
 from mmrev.layers import ABN, InPlaceABN
-
-from .test_inplace_abn import filled, gradients, random
+from support.layers import filled, gradients, random
 
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])

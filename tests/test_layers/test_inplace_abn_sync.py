@@ -166,6 +166,7 @@ def found():
     return results
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize('world', WORLDS)
 @pytest.mark.parametrize('case', CASES, ids=str)
 def test_processes_equal_one_with_the_joined_batch(case, world, found):
@@ -190,6 +191,7 @@ def test_the_joined_batch_matters():
     assert not torch.allclose(alone['z'], joined['z'][:2], rtol=1e-3)
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize('world', WORLDS)
 def test_under_ddp_gradients_are_those_of_the_joined_batch(world, found):
     module = network('plain', sync=False)
@@ -199,6 +201,7 @@ def test_under_ddp_gradients_are_those_of_the_joined_batch(world, found):
             torch.testing.assert_close(torch.from_numpy(found[world][rank]['ddp'][key]), p.grad, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.subprocess
 def test_a_group_joins_its_own_processes_only(found):
     batches = [b.repeat(1, 2)[:, :4] for b in data('vectors', (3, 4, 5))]
     pair, alone = (gradients(InPlaceABN(4).double(), x) for x in (torch.cat(batches[:2]), batches[2]))
@@ -208,12 +211,14 @@ def test_a_group_joins_its_own_processes_only(found):
     torch.testing.assert_close(torch.from_numpy(ranks[1]['running_var']), pair['running_var'])
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize('world', WORLDS)
 def test_one_value_in_all_processes_is_refused_in_all(world, found):
     for rank in range(world):
         assert 'inplace_abn_sync needs more than one value per channel' in found[world][rank]['refusal']
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize('world', WORLDS)
 def test_the_variance_of_values_far_from_zero_is_not_lost(world, found):
     expected = torch.cat([values(rank) for rank in range(world)]).var(0)
@@ -222,6 +227,7 @@ def test_the_variance_of_values_far_from_zero_is_not_lost(world, found):
                                    check_dtype=False)
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize('world', WORLDS)
 def test_half_precision_synchronises_in_float32(world, found):
     layer, x = InPlaceABN(4), torch.cat([values(rank) - 10000 for rank in range(world)]).bfloat16()

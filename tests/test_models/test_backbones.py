@@ -18,9 +18,10 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from backbones import BACKBONES, build, image, kind
 from mmrev.models import backbones
 from mmrev.registry import MODELS
+from support.backbones import BACKBONES, HEIGHT, WIDTH, build, kind
+from support.images import image
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'configs').glob('*/*.py')
@@ -42,7 +43,7 @@ def modes(argument, values):
 def train_once(model):
     """A training step after which every weight that got a gradient, however small, has another value."""
     optimizer = torch.optim.Adam((p for p in model.parameters() if p.requires_grad), lr=0.01, eps=1e-30)
-    outputs = [x for x in model(image()) if x.requires_grad]
+    outputs = [x for x in model(image(2, HEIGHT, WIDTH)) if x.requires_grad]
     sum((x * torch.linspace(-1, 1, x.numel()).view_as(x)).sum() for x in outputs).backward()
     optimizer.step()
 
@@ -68,13 +69,13 @@ def test_every_registered_backbone_is_asked_and_exported():
 def test_levels_follow_out_indices(name):
     levels, model = BACKBONES[name].levels, build(name).eval()
     with torch.no_grad():
-        outputs = model(image())
+        outputs = model(image(2, HEIGHT, WIDTH))
         assert [tuple(x.shape) for x in outputs] == [(2, *shape) for shape in levels.values()]
         assert model.channels == tuple(channels for channels, _, _ in levels.values())
         for i, expected in zip(levels, outputs):
             alone = build(name, seed=1, out_indices=(i, )).eval()
             assert not alone.load_state_dict(model.state_dict(), strict=False).missing_keys
-            output, = alone(image())
+            output, = alone(image(2, HEIGHT, WIDTH))
             assert torch.equal(output, expected) and alone.channels == (levels[i][0], )
 
 
@@ -88,6 +89,16 @@ def test_gradients_reach_every_parameter_and_every_statistic_moves(name, kwargs)
     for key, value in model.state_dict().items():
         assert not torch.equal(value, before[key]), f'{key} did not change'
         assert 'num_batches_tracked' not in key or value == 1, f'{key} moved {value} times'
+
+
+@pytest.mark.parametrize('name', [name for name in BACKBONES if offers(name, 'reversible')])
+def test_whatever_level_is_taken_alone_no_weight_waits_for_a_gradient(name):
+    """Under plain autograd, where DistributedDataParallel would wait; a reversible sequence gives it zeros."""
+    for level in BACKBONES[name].levels:
+        model = build(name, out_indices=(level, ), reversible=False).train()
+        train_once(model)
+        waiting = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+        assert not waiting, f'out_indices=({level}, ) leaves {waiting}'
 
 
 @pytest.mark.parametrize('name, kwargs', modes('reversible', [False]))
@@ -127,9 +138,9 @@ def test_evaluation_is_deterministic_and_copies_compute_the_same(name):
     other.load_state_dict(model.state_dict())
     random_state = torch.get_rng_state()
     with torch.no_grad():
-        expected = model.eval()(image())
+        expected = model.eval()(image(2, HEIGHT, WIDTH))
         for same in (model, other, copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
-            for a, b in zip(same.eval()(image()), expected, strict=True):
+            for a, b in zip(same.eval()(image(2, HEIGHT, WIDTH)), expected, strict=True):
                 assert torch.equal(a, b)
     assert torch.equal(torch.get_rng_state(), random_state)
 

@@ -145,6 +145,7 @@ def test_another_number_of_levels_is_refused():
         HRFPN(CHANNELS, 5)(levels()[:3])
 
 
+@pytest.mark.subprocess
 def test_neck_needs_no_mmdet():
     code = ('import sys; sys.modules["mmdet"] = None\n'
             'from mmrev.registry import MODELS\n'

@@ -3,12 +3,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from golden import GoldenRecord, assert_agrees
 from mmrev.checkpoints.families.inplace_abn import convert_state_dict
 from mmrev.layers import ABN, InPlaceABN
 from mmrev.models.backbones import IABNDenseNet, IABNResNet, IABNResNeXt, WiderResNet
 from mmrev.registry import MODELS
 from mmrev.testing import PeakMemory
+from support.golden import GoldenRecord, assert_agrees
+from support.images import image
 
 SMALL_RESNEXT = dict(type='mmrev.IABNResNeXt', depth=50, base_channels=(64, 64, 64))
 SMALL = dict(
@@ -30,10 +31,6 @@ def narrow(monkeypatch):
 def build(name, **kwargs) -> nn.Module:
     torch.manual_seed(0)
     return MODELS.build({**SMALL[name], **kwargs})
-
-
-def image(batch=2, size=64, dtype=torch.float32) -> Tensor:
-    return torch.randn(batch, 3, size, size, dtype=dtype, generator=torch.Generator().manual_seed(1))
 
 
 class Classifier(nn.Module):
@@ -84,17 +81,17 @@ def test_the_depth_counts_the_layers_with_weights(kind, depth):
 
 def test_dilated_stages_keep_the_stride():
     model = build('wider_a2', dilated=True, out_indices=(2, 3, 4, 5))
-    assert {x.shape[2:] for x in model(image())} == {(8, 8)}
+    assert {x.shape[2:] for x in model(image(2, 64))} == {(8, 8)}
     assert {m.p for m in model.modules() if isinstance(m, nn.Dropout2d)} == {0.3, 0.5}
     model = build('resnext', strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
-    assert [x.shape[2] for x in model(image())] == [16, 8, 8, 8]
+    assert [x.shape[2] for x in model(image(2, 64))] == [16, 8, 8, 8]
     model = build('resnet18', strides=(1, 2, 1, 1), dilations=(1, 1, 2, 4))
-    assert [x.shape[2] for x in model(image())] == [16, 8, 8, 8]
+    assert [x.shape[2] for x in model(image(2, 64))] == [16, 8, 8, 8]
 
 
 @pytest.mark.parametrize('name', ['resnext', 'wider_a2', 'densenet'])
 def test_levels_are_activated(name):
-    for level in build(name)(image()):
+    for level in build(name)(image(2, 64)):
         assert 0 < level.min().abs() < level.max() / 10
 
 
@@ -108,7 +105,7 @@ def test_gradients_with_inplace_abn_equal_those_with_abn(name, norm_eval):
     expected = None
     for kind in ('ABN', 'InPlaceABN', 'InPlaceABNSync'):
         model = build(name, norm_cfg=dict(type=f'mmrev.{kind}'), norm_eval=norm_eval).double().train()
-        outputs = model(image(dtype=torch.float64))
+        outputs = model(image(2, 64, dtype=torch.float64))
         loss(outputs).backward()
         found = [*outputs, *(p.grad for p in model.parameters())]
         if expected is None:

@@ -4,12 +4,13 @@ import torch
 from mmengine.runner.activation_checkpointing import turn_on_activation_checkpointing
 from torch import Tensor, nn
 
-from golden import GoldenRecord, assert_agrees
 from mmrev.checkpoints.families.parameter_free import convert_state_dict
 from mmrev.layers import ABN, MaxPool3x3
 from mmrev.models.backbones import PFResNet
 from mmrev.models.backbones.pf_resnet import conv_norm_act
 from mmrev.registry import MODELS
+from support.golden import GoldenRecord, assert_agrees
+from support.images import image
 
 OPERATIONS = ('conv', 'max', 'hybrid')
 
@@ -23,10 +24,6 @@ def shallow(monkeypatch):
 def build(operation='hybrid', **kwargs) -> nn.Module:
     torch.manual_seed(0)
     return MODELS.build(dict(type='mmrev.PFResNet', depth=50, operation=operation, **dict(dict(width=0.25), **kwargs)))
-
-
-def image(batch=2, size=64) -> Tensor:
-    return torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(1))
 
 
 class Classifier(nn.Module):
@@ -92,7 +89,7 @@ def test_a_small_stem_keeps_the_resolution():
 def test_an_operation_can_be_injected():
     model = build(lambda channels, stride, dilation, begins: (nn.AvgPool2d(3, stride, 1), None))
     assert sum(isinstance(m, nn.AvgPool2d) for m in model.modules()) == 8
-    assert model(image())[-1].shape == (2, 512, 2, 2)
+    assert model(image(2, 64))[-1].shape == (2, 512, 2, 2)
 
 
 def loss(outputs) -> Tensor:
@@ -107,7 +104,7 @@ def test_gradients_with_inplace_abn_equal_those_with_abn(operation):
         assert {m.activation for m in model.modules() if isinstance(m, ABN)} == {'leaky_relu', 'identity'}
         assert not any(m.activation == 'identity' for name, m in model.named_modules()
                        if isinstance(m, ABN) and 'downsample' not in name)
-        outputs = model(image().double())
+        outputs = model(image(2, 64).double())
         loss(outputs).backward()
         found.append([*outputs, *(p.grad for p in model.parameters())])
     for ours, theirs in zip(*found, strict=True):
@@ -117,8 +114,8 @@ def test_gradients_with_inplace_abn_equal_those_with_abn(operation):
 def test_channels_last_computes_the_same():
     model = build('max').eval()
     with torch.no_grad():
-        expected = model(image())
-        found = model.to(memory_format=torch.channels_last)(image().contiguous(memory_format=torch.channels_last))
+        expected = model(image(2, 64))
+        found = model.to(memory_format=torch.channels_last)(image(2, 64).contiguous(memory_format=torch.channels_last))
     for a, b in zip(found, expected):
         assert a.is_contiguous(memory_format=torch.channels_last)
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
@@ -145,10 +142,10 @@ def test_who_hooks_a_layer_sees_what_it_takes_and_gives(name, norm, train):
     model = build('max', norm_cfg=NORMS[norm]).train(train)
     seen, layer = [], model.get_submodule(name)
     with torch.set_grad_enabled(train):
-        expected = model(image())
+        expected = model(image(2, 64))
         layer.register_forward_hook(lambda layer, inputs, output: seen.append([inputs[0], output]))
         layer.register_forward_hook(lambda layer, inputs, output: seen.append([inputs[0].clone(), output.clone()]))
-        found = model(image())
+        found = model(image(2, 64))
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b)
     (taken, given), (taken_then, given_then) = seen
@@ -164,7 +161,7 @@ def test_single_layers_may_be_checkpointed(norm):
         if wrapped:
             turn_on_activation_checkpointing(model, ['layer1.1.pool2', 'layer1.1.bn1', 'layer2.1.pool2'])
         model.zero_grad()
-        sum(y.sin().sum() for y in model(image())).backward()
+        sum(y.sin().sum() for y in model(image(2, 64))).backward()
         found.append([p.grad.clone() for p in model.parameters()])
     for a, b in zip(*found, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
@@ -181,7 +178,7 @@ def test_mistakes_are_named(mistake, message):
 
 @pytest.mark.parametrize('operation', OPERATIONS)
 def test_transforms_of_functions_see_operators_that_they_know(operation):
-    model, x = build(operation, out_indices=(3, )).eval(), image()
+    model, x = build(operation, out_indices=(3, )).eval(), image(2, 64)
 
     def run(x):
         return model(x)[0]

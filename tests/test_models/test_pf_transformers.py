@@ -5,11 +5,12 @@ import torch.nn.functional as F
 from mmengine.runner import get_state_dict, load_checkpoint, save_checkpoint
 from torch import Tensor, nn
 
-from golden import GoldenRecord, assert_agrees
 from mmrev.checkpoints.families.parameter_free import convert_state_dict
 from mmrev.layers import MultiheadAttention, TokenPooling
 from mmrev.models.backbones import PFViT, PiT
 from mmrev.registry import MODELS
+from support.golden import GoldenRecord, assert_agrees
+from support.images import image
 
 TINY = dict(
     vit=dict(type='mmrev.PFViT', arch=dict(embed_dims=16, num_layers=4, num_heads=2), img_size=32, patch_size=8,
@@ -24,10 +25,6 @@ def build(name, operation='max', **kwargs) -> nn.Module:
     for p in model.parameters():  # nothing at zero: every gradient counts
         nn.init.normal_(p, std=0.3)
     return model
-
-
-def image(batch=2, height=32, width=32) -> Tensor:
-    return torch.randn(batch, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
 class Classifier(nn.Module):

@@ -19,13 +19,13 @@ from mmengine.logging import MMLogger  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from torch import nn  # noqa: E402
 
-import toy_detection  # noqa: E402
-from golden import GoldenRecord  # noqa: E402
-from mmrev.cli import main  # noqa: E402
 from mmrev.checkpoints import published  # noqa: E402
 from mmrev.checkpoints.families.revbifpn import convert_state_dict  # noqa: E402
+from mmrev.cli import main  # noqa: E402
 from mmrev.models.pretrained import Pretrained, initialization, load_weights  # noqa: E402
 from mmrev.problems import ProblemError  # noqa: E402
+from support import toy_detection  # noqa: E402
+from support.golden import GoldenRecord  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 HEADS = {'model.neck.out_channels': 16, 'model.rpn_head.in_channels': 16, 'model.rpn_head.feat_channels': 16,
@@ -36,14 +36,14 @@ MASK = {'model.roi_head.mask_roi_extractor.out_channels': 16, 'model.roi_head.ma
 VIT = {'model.backbone.arch': dict(_delete_=True, embed_dims=768, num_layers=1, num_heads=12, feedforward_channels=96)}
 SWIN = {'model.backbone.arch': dict(_delete_=True, embed_dims=96, depths=(1, 1, 1, 1), num_heads=(3, 3, 3, 3))}
 DETECTORS = {
-    'inplace_abn/{}_iabn-r50_fpn': {}, 'parameter_free/{}_pf-r50-hybrid_fpn': {}, 'revbifpn/{}_revbifpn': {},
+    'inplace_abn/{}_iabn-r50_fpn': {}, 'parameter_free/{}_pf-r50-hybrid_fpn': {}, 'revbifpn/_{}_revbifpn': {},
     'revswin/{}_revswin-t_fpn': SWIN, 'revvit/{}_revvit-b_sfp': VIT}
 BASES = {
     **{name.format('faster_rcnn'): {**HEADS, **small} for name, small in DETECTORS.items()},
     **{name.format('mask_rcnn'): {**HEADS, **MASK, **small} for name, small in DETECTORS.items()},
-    **dict.fromkeys(['inplace_abn/iabn_in1k', 'parameter_free/pf-resnet50-hybrid_4xb256_in1k',
+    **dict.fromkeys(['inplace_abn/_iabn_in1k', 'parameter_free/pf-resnet50-hybrid_4xb256_in1k',
                      'parameter_free/pit-s-max_4xb256_in1k', 'parameter_free/pf-vit-s-max_4xb256_in1k',
-                     'revbifpn/revbifpn_in1k', 'revvit/revvit_in1k'], {}),
+                     'revbifpn/revbifpn-s0_8xb128_in1k', 'revvit/_revvit_in1k'], {}),
 }
 PARTS = {'backbone': 'model.backbone.init_cfg.checkpoint', 'whole': 'model.init_cfg.checkpoint'}
 
@@ -132,7 +132,7 @@ def test_digits_configs_take_them_the_same_way(name, part, trained, tmp_path):
 
 
 def test_without_weights_a_model_starts_as_if_nothing_were_said(tmp_path):
-    cfg = child('revvit/revvit_in1k', tmp_path)
+    cfg = child('revvit/_revvit_in1k', tmp_path)
     told = cfg.copy()
     del told.model['init_cfg'], told.model.backbone['init_cfg']
     models = []
@@ -158,13 +158,13 @@ def address(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('part', PARTS)
 def test_an_address_gives_the_weights(part, address, tmp_path, trained):
-    name = 'revbifpn/faster_rcnn_revbifpn'
+    name = 'revbifpn/_faster_rcnn_revbifpn'
     (tmp_path / 'trained.pth').symlink_to(trained(name))
     assert same(build(child(name, tmp_path, {PARTS[part]: f'{address}/trained.pth'})), trained(name), part)
 
 
 @pytest.mark.parametrize('part', PARTS)
-@pytest.mark.parametrize('name', ['revbifpn/faster_rcnn_revbifpn', 'revbifpn/revbifpn_in1k'])
+@pytest.mark.parametrize('name', ['revbifpn/_faster_rcnn_revbifpn', 'revbifpn/revbifpn-s0_8xb128_in1k'])
 def test_the_name_of_published_weights_gives_them_converted(name, part, address, tmp_path, monkeypatch):
     file = tmp_path / 'revbifpn_s0.pth.tar'
     torch.save({key: value.float() for key, value in GoldenRecord('revbifpn_s0').state_dict().items()}, file)
@@ -180,9 +180,10 @@ def test_the_name_of_published_weights_gives_them_converted(name, part, address,
 @pytest.mark.parametrize('size', ['s', 'b'])
 def test_revvit_loads_by_name_what_mmpretrain_published(size, tmp_path, monkeypatch):
     """With a file in mmpretrain's layout, in the folder of downloads under the published name."""
-    import mmrev.apis  # noqa: F401
     from mmpretrain import get_model
     from mmpretrain.registry import MODELS as THEIRS
+
+    import mmrev.apis  # noqa: F401
     known = published.find_model(f'revvit-{size}_mmrev_in1k')
     theirs_name = dict(s='small', b='base')[size]
     assert f'revvit-{theirs_name}_3rdparty' in known.url and f'-{known.sha256}.pth' in known.url
@@ -249,7 +250,7 @@ assert torch.equal(runner.model.state_dict()[name], state[name])
 
 
 def test_tools_of_mmdet_that_know_nothing_of_mmrev_start_from_the_weights(tmp_path, trained):
-    name = 'revbifpn/faster_rcnn_revbifpn'
+    name = 'revbifpn/_faster_rcnn_revbifpn'
     (tmp_path / 'run.py').write_text(RUN)
     base = f"__import__('mmrev').config_path('{name}.py')"
     (tmp_path / 'mine.py').write_text(
@@ -320,7 +321,7 @@ def test_a_detector_says_in_its_first_lines_that_it_starts_from_random_weights(p
 def test_the_log_says_where_a_backbone_starts_from_random_weights(monkeypatch, tmp_path):
     said = []
     monkeypatch.setattr('mmrev.models.pretrained.print_log', lambda text, **kwargs: said.append(text))
-    build(child('revbifpn/faster_rcnn_revbifpn', tmp_path))
+    build(child('revbifpn/_faster_rcnn_revbifpn', tmp_path))
     assert len(said) == 1 and said[0].startswith('RevBiFPN starts from random weights')
     assert '--cfg-options model.backbone.init_cfg.checkpoint=' in said[0]
 

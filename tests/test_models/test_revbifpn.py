@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch import nn
 
-from golden import GoldenRecord, assert_agrees
 from mmrev.checkpoints.families.revbifpn import check_complete, convert_state_dict
 from mmrev.models.backbones import RevBiFPN
 from mmrev.registry import MODELS
 from mmrev.testing import assert_invertible, assert_same_gradients, bytes_per_sample, set_reversible
+from support.golden import GoldenRecord, assert_agrees
+from support.images import image
 
 NUM_PARAMS = dict(s0=1308750, s1=2040258, s2=4772252, s3=10574744, s4=30742248, s5=52779582, s6=98676316)
 TINY = dict(channels=(48, 8, 8, 12), num_extra_stages=1, num_blocks=1)
@@ -23,10 +24,6 @@ def tiny(**kwargs) -> RevBiFPN:
 
 def backbone_state_dict(published: dict) -> dict:
     return {key.removeprefix('backbone.'): value for key, value in convert_state_dict(published).items()}
-
-
-def image(batch=2, height=64, width=64, dtype=torch.float32, **kwargs):
-    return torch.randn(batch, 3, height, width, dtype=dtype, generator=torch.Generator().manual_seed(1), **kwargs)
 
 
 @pytest.mark.parametrize('arch', ['s0', 's1'])
@@ -63,12 +60,12 @@ def test_number_of_parameters(arch):
 @pytest.mark.parametrize('drop_path_rate', [0., 0.5])
 def test_gradients_equal_plain_autograd(drop_path_rate):
     model = tiny(drop_path_rate=drop_path_rate).double()
-    assert_same_gradients(model, image(4, dtype=torch.float64))
-    assert_same_gradients(model, image(4, dtype=torch.float64, requires_grad=True))
+    assert_same_gradients(model, image(4, 64, dtype=torch.float64))
+    assert_same_gradients(model, image(4, 64, dtype=torch.float64, requires_grad=True))
 
 
 def test_backward_reconstructs_every_level():
-    assert_invertible(tiny().double(), image(dtype=torch.float64), tolerance=1e-10)
+    assert_invertible(tiny().double(), image(2, 64, dtype=torch.float64), tolerance=1e-10)
 
 
 @pytest.mark.parametrize('size', [(33, 50), (1, 1), (100, 31)])
@@ -86,7 +83,7 @@ def test_any_size_is_padded_to_the_coarsest_stride(size):
 def test_levels_begin_as_what_the_stem_and_their_first_function_make_of_the_image():
     model = tiny()
     model.init_weights()
-    x = image()
+    x = image(2, 64)
     stem = model._stem(x)
     torch.testing.assert_close(model(x)[0], stem)
     beginning = model.stages.couplings[0].silo.down['0_1'](stem)
@@ -123,7 +120,7 @@ def test_other_norms_and_activations():
     model = tiny(norm_cfg=dict(type='GN', num_groups=2), act_cfg=dict(type='ReLU'))
     kinds = {type(m) for m in model.modules()}
     assert nn.GroupNorm in kinds and nn.ReLU in kinds and nn.BatchNorm2d not in kinds
-    assert_same_gradients(model.double(), image(dtype=torch.float64))
+    assert_same_gradients(model.double(), image(2, 64, dtype=torch.float64))
     assert not {nn.ReLU} & {type(m) for m in tiny(act_cfg=None).modules()}
 
 
@@ -131,13 +128,13 @@ def test_other_norms_and_activations():
 def test_norms_without_weights(norm_cfg):
     model = tiny(norm_cfg=norm_cfg)
     model.init_weights()
-    assert_same_gradients(model.double(), image(dtype=torch.float64))
+    assert_same_gradients(model.double(), image(2, 64, dtype=torch.float64))
 
 
 def test_bf16_autocast_trains():
     model = tiny()
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        outputs = model(image())
+        outputs = model(image(2, 64))
     assert all(x.dtype == torch.float32 for x in outputs)
     sum((x * x).mean() for x in outputs).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
@@ -185,6 +182,6 @@ def test_memory_per_image_is_a_fraction_of_plain_autograd():
 
     def per_image(reversible):
         model = set_reversible(RevBiFPN('s0'), reversible)
-        return bytes_per_sample(lambda batch: sum(x.sum() for x in model(image(batch))).backward(), 2, 4)
+        return bytes_per_sample(lambda batch: sum(x.sum() for x in model(image(batch, 64))).backward(), 2, 4)
 
     assert per_image(True) < per_image(False) / 12

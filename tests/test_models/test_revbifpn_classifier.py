@@ -7,12 +7,12 @@ from mmengine.config import Config
 from mmpretrain.structures import DataSample
 from torch import nn
 
-from golden import GoldenRecord, assert_agrees
 from mmrev.checkpoints.families.revbifpn import convert_state_dict
 from mmrev.models.heads import RevBiFPNClsHead
 from mmrev.models.necks import RevBiFPNNeck
 from mmrev.registry import MODELS
 from mmrev.testing import assert_same_gradients, bytes_per_sample, set_reversible
+from support.golden import GoldenRecord, assert_agrees
 
 CONFIGS = Path(__file__).parents[2] / 'configs' / 'revbifpn'
 NUM_PARAMS = dict(s0=3419196, s1=5112300, s2=10576528, s3=19574184, s4=48687336, s5=81998976, s6=142307972)

@@ -3,10 +3,11 @@ import pytest
 import torch
 from torch import nn
 
-from golden import GoldenRecord, assert_agrees
 from mmrev.checkpoints.families.minrev import convert_state_dict
 from mmrev.models.backbones import RevMViT, RevSwin
 from mmrev.testing import assert_invertible, assert_same_gradients, bytes_per_sample, set_reversible
+from support.golden import GoldenRecord, assert_agrees
+from support.images import image
 
 SWIN = dict(embed_dims=8, depths=(1, 2, 3), num_heads=(1, 2, 4))
 MVIT = dict(embed_dims=8, num_layers=7, num_heads=1, downscale_indices=(2, 4))
@@ -27,10 +28,6 @@ def filled(model):
     for p in model.parameters():
         nn.init.normal_(p, std=0.3)
     return model
-
-
-def image(batch=2, height=32, width=32, dtype=torch.float32, **kwargs):
-    return torch.randn(batch, 3, height, width, dtype=dtype, generator=torch.Generator().manual_seed(1), **kwargs)
 
 
 def loss(outputs):

@@ -3,12 +3,13 @@ import pytest
 import torch
 from torch import nn
 
-from golden import GoldenRecord, assert_agrees
 from mmrev.checkpoints.families.minrev import convert_state_dict
 from mmrev.layers import MultiheadAttention, TokenPooling
 from mmrev.models.backbones import RevViT
 from mmrev.registry import MODELS
 from mmrev.testing import assert_invertible, assert_same_gradients, bytes_per_sample, set_reversible
+from support.golden import GoldenRecord, assert_agrees
+from support.images import image
 
 OPERATIONS = ('attention', 'max')
 TINY = dict(embed_dims=16, num_layers=3, num_heads=2, feedforward_channels=32)
@@ -22,10 +23,6 @@ def tiny(**kwargs) -> RevViT:
     for p in model.parameters():  # nothing at zero: every gradient counts
         nn.init.normal_(p, std=0.3)
     return model
-
-
-def image(batch=2, height=32, width=32, dtype=torch.float32, **kwargs):
-    return torch.randn(batch, 3, height, width, dtype=dtype, generator=torch.Generator().manual_seed(1), **kwargs)
 
 
 class MinREV(nn.Module):

@@ -5,11 +5,13 @@ and backward. With fake CUDA tensors, copies between host and device are counted
 """
 import pytest
 import torch
-from backbones import BACKBONES, HEIGHT, WIDTH, build, image
 from torch import Tensor
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
+
+from support.backbones import BACKBONES, HEIGHT, WIDTH, build
+from support.images import image
 
 REVBIFPN_IABN = dict(norm_cfg=dict(type='mmrev.InPlaceABN', activation='leaky_relu'))
 NETWORKS = [(name, {}) for name in BACKBONES] + [('RevBiFPN', REVBIFPN_IABN)]
@@ -45,7 +47,7 @@ def total(outputs):
 @pytest.mark.parametrize('name, options', NETWORKS)
 def test_no_operator_of_a_training_step_reads_values(name, options):
     """In the first call, which is observed, and in later ones."""
-    model, x = build(name, **options).train(), image()
+    model, x = build(name, **options).train(), image(2, HEIGHT, WIDTH)
     for _ in range(2):
         with Waits() as waits:
             total(model(x)).backward()

@@ -11,6 +11,8 @@ from torch.nn.parallel import DistributedDataParallel
 from mmrev.reversible import ReversibleSequence, StreamPart, TwoStreamCoupling
 from mmrev.testing import set_reversible
 
+pytestmark = pytest.mark.subprocess
+
 WORLD = 2
 CASES = [  # norm, find_unused_parameters, batches accumulated under no_sync
     ('group', False, 1),

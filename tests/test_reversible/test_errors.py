@@ -5,8 +5,7 @@ from torch import nn
 
 from mmrev.reversible import (AdditiveStep, NewStream, ReversibilityError, ReversibleSequence, RevSilo, StreamPart,
                               TwoStreamCoupling)
-
-from .networks import halves, inputs
+from support.networks import halves, inputs
 
 
 class Function(nn.Module):

@@ -9,9 +9,8 @@ from torch import nn
 from mmrev.reversible import (AdditiveStep, NewStream, ReversibleSequence, StreamPart, TwoStreamCoupling,
                               check_reconstruction)
 from mmrev.testing import assert_invertible, assert_same_gradients, set_reversible
-
-from . import networks
-from .networks import NETWORKS, inputs
+from support import networks
+from support.networks import NETWORKS, inputs
 
 every_network = pytest.mark.parametrize('name', NETWORKS)
 

@@ -11,8 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmrev.reversible import ReversibilityError, ReversibleSequence, TwoStreamCoupling
 from mmrev.testing import assert_same_gradients, set_reversible
-
-from .networks import NETWORKS, inputs, two_stream
+from support.networks import NETWORKS, inputs, two_stream
 
 
 def mlp(width=6):

@@ -15,30 +15,8 @@ import mmrev.reversible.overlap as overlapping
 from mmrev.reversible import (AdditiveStep, ReversibilityError, ReversibleSequence, TwoStreamCoupling,
                               check_reconstruction)
 from mmrev.testing import PeakMemory
-
-from .networks import NETWORKS, inputs
-
-
-def build(name, **kwargs):
-    torch.manual_seed(3)
-    return NETWORKS[name](**kwargs)
-
-
-def gradients(module, streams, overlap, amp=False):
-    module.overlap = overlap
-    torch.manual_seed(11)
-    streams = [x.detach().clone().requires_grad_() for x in streams]
-    module.zero_grad()
-    with torch.autocast('cpu', torch.bfloat16, enabled=amp):
-        outputs = module(*streams)
-    sum((x * x.detach().cos()).sum() for x in outputs).backward()
-    found = {**{n: p.grad for n, p in module.named_parameters()}, 'random state afterwards': torch.get_rng_state()}
-    return {**found, **{f'input {i}': x.grad for i, x in enumerate(streams)}}
-
-
-def assert_same_bits(ours, expected):
-    for name, x in expected.items():
-        assert (x is None and ours[name] is None) or torch.equal(ours[name], x), name
+from support.networks import NETWORKS, inputs
+from support.overlap import Energy, assert_same_bits, build, dropping, gradients
 
 
 @pytest.mark.parametrize('cache_every', [None, 2])
@@ -47,15 +25,6 @@ def test_same_bits(name, cache_every):
     module, streams = build(name), inputs(name)
     module.cache_every = cache_every
     assert_same_bits(gradients(module, streams, True), gradients(module, streams, False))
-
-
-def dropping(depth, width=16):
-    def f():
-        return nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.BatchNorm2d(width), nn.Dropout(0.3),
-                             nn.Hardswish())
-
-    torch.manual_seed(0)
-    return ReversibleSequence([TwoStreamCoupling(f(), f()) for _ in range(depth)])
 
 
 @pytest.mark.parametrize('amp', [False, True])
@@ -177,20 +146,6 @@ def test_steps_that_are_sequences_themselves_go_one_by_one():
         assert_same_bits(gradients(module, streams, True), expected)
 
 
-class Energy(nn.Module):
-    """A function that is the gradient of an overlapped sequence, which its modules do not show."""
-
-    def __init__(self, inner):
-        super().__init__()
-        self.inner = [inner]
-
-    def forward(self, x):
-        with torch.enable_grad():
-            x = x.detach().requires_grad_()
-            found, = torch.autograd.grad(sum(y.square().sum() for y in self.inner[0](x, x)), x)
-        return found
-
-
 def test_an_overlapped_backward_within_another_does_not_wait_for_itself():
     module = ReversibleSequence([TwoStreamCoupling(nn.Sequential(nn.Conv2d(16, 16, 1), Energy(dropping(3).eval())),
                                                    nn.Conv2d(16, 16, 1)) for _ in range(3)], overlap=True)
@@ -278,6 +233,7 @@ def communicate(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.subprocess
 def test_a_step_that_communicates_is_undone_in_order(tmp_path):
     mp.spawn(communicate, (str(tmp_path), ), nprocs=2)
 

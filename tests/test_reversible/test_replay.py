@@ -8,11 +8,9 @@ from torch.nn import functional as F
 
 import mmrev.reversible.generators as generators
 from mmrev import compat
-from mmrev.reversible import (NewStream, ReversibilityError, ReversibleSequence, TwoStreamCoupling,
-                              check_reconstruction)
+from mmrev.reversible import NewStream, ReversibilityError, ReversibleSequence, TwoStreamCoupling, check_reconstruction
 from mmrev.testing import assert_same_gradients, set_reversible
-
-from .networks import NETWORKS, inputs, two_stream
+from support.networks import NETWORKS, inputs, two_stream
 
 
 def build(name='two_stream', **kwargs):

@@ -10,10 +10,9 @@ import mmrev.reversible.undo as undoing
 from mmrev import compat
 from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
 from mmrev.reversible.streams import StreamBuffers
-
-from .fake_streams import Accelerator, Sanitizer
-from .networks import NETWORKS, inputs
-from .test_overlap import Energy, assert_same_bits, build, dropping, gradients
+from support.fake_streams import Accelerator, Sanitizer
+from support.networks import NETWORKS, inputs
+from support.overlap import Energy, assert_same_bits, build, dropping, gradients
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ pytest.importorskip('mmpretrain')
 from mmpretrain.datasets import CIFAR10  # noqa: E402
 
 from mmrev.cli import main  # noqa: E402
-
-from .conftest import ROOT  # noqa: E402
+from support.commands import ROOT  # noqa: E402
 
 CONFIGS = sorted((ROOT / 'configs').glob('*/*_cifar10.py'))
 REVERSIBLE = [path for path in CONFIGS if path.stem.startswith('rev') and 'amp' not in path.stem]

@@ -23,6 +23,7 @@ def load_quickstart():
 quickstart = load_quickstart()
 
 
+@pytest.mark.subprocess
 def test_the_quickstart_leaves_checkpoint_pictures_and_table(tmp_path):
     done = subprocess.run(
         [sys.executable, str(TOOLS / 'quickstart.py'), '--train-images', '8', '--val-images', '4', '--cfg-options',

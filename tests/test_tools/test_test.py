@@ -7,7 +7,9 @@ import cv2
 import numpy as np
 import pytest
 
-from .conftest import ROOT, mmrev, succeed
+from support.commands import ROOT, mmrev, succeed
+
+pytestmark = pytest.mark.subprocess
 
 
 def metrics(folder):

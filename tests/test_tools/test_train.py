@@ -12,9 +12,9 @@ from mmengine.device import get_device
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmrev.checkpoints import allow_mmengine_checkpoints
-from test_diagnosis.conftest import said
+from support.commands import ROOT, ended, forked, mmrev, said, start, succeed
 
-from .conftest import ROOT, ended, forked, mmrev, start, succeed
+pytestmark = pytest.mark.subprocess
 
 
 def last_line(output):

@@ -1,4 +1,4 @@
-"""ImageNet-1k, RandAugment (timm's ``rand-m9-mstd0.5``) and random erasing; 224 pixels where a config says no other."""
+"""ImageNet-1k, RandAugment (timm's ``rand-m9-mstd0.5``) and random erasing, at 224 pixels."""
 _base_ = './imagenet.py'
 
 resolution = 224
@@ -7,9 +7,11 @@ batch_size = 128
 bgr_mean = _base_.data_preprocessor.mean[::-1]
 bgr_std = _base_.data_preprocessor.std[::-1]
 
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='mmpretrain.RandomResizedCrop', scale=resolution, backend='pillow', interpolation='bicubic'),
+load = dict(type='LoadImageFromFile')
+random_crop = dict(
+    type='mmpretrain.RandomResizedCrop', scale=resolution, backend='pillow', interpolation='bicubic')
+pack = dict(type='mmpretrain.PackInputs')
+augmentation = [
     dict(type='mmpretrain.RandomFlip', prob=0.5, direction='horizontal'),
     dict(
         type='mmpretrain.RandAugment',
@@ -28,19 +30,18 @@ train_pipeline = [
         max_area_ratio=1 / 3,
         fill_color=bgr_mean,
         fill_std=bgr_std),
-    dict(type='mmpretrain.PackInputs'),
+    pack,
 ]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(
-        type='mmpretrain.ResizeEdge',
-        scale=int(resolution / 0.875),
-        edge='short',
-        backend='pillow',
-        interpolation='bicubic'),
-    dict(type='mmpretrain.CenterCrop', crop_size=resolution),
-    dict(type='mmpretrain.PackInputs'),
-]
+resize = dict(
+    type='mmpretrain.ResizeEdge',
+    scale=int(resolution / 0.875),
+    edge='short',
+    backend='pillow',
+    interpolation='bicubic')
+center_crop = dict(type='mmpretrain.CenterCrop', crop_size=resolution)
+
+train_pipeline = [load, random_crop, *augmentation]
+test_pipeline = [load, resize, center_crop, pack]
 
 train_dataloader = dict(batch_size=batch_size, dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(batch_size=batch_size, dataset=dict(pipeline=test_pipeline))

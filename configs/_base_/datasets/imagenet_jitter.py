@@ -1,5 +1,7 @@
 """ImageNet-1k with random crops, colour jitter and lighting noise; single crop of 224 pixels in tests, or ten (--tta).
 
+The batch size is left to the configs.
+
 Other tests: `--cfg-options tta_pipeline.1.scale=352 tta_pipeline.2.crop_size=320`, and for a single crop
 `test_dataloader.dataset.pipeline.1.scale=320 test_dataloader.dataset.pipeline.2.crop_size=320`.
 """
@@ -8,7 +10,7 @@ _base_ = './imagenet.py'
 scale = 256  # pixels of the shorter side in tests
 crop = 224  # pixels
 jitter = 0.4  # greatest relative change of brightness, contrast and saturation
-batch_size = 32
+batch_size = 32  # in tests
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
@@ -27,6 +29,6 @@ test_pipeline = [
 tta_model = dict(type='mmrev.AverageClsLogitTTA')
 tta_pipeline = [*test_pipeline[:2], dict(type='mmrev.TenCrop', crop_size=crop)]
 
-train_dataloader = dict(batch_size=batch_size, dataset=dict(pipeline=train_pipeline))
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
 val_dataloader = dict(batch_size=batch_size, dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader

@@ -27,12 +27,13 @@ from .statistics import Settings, normalise
 
 native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
 
-# Bytes of the output that backward works on at once, where a few channels have no more: on CPUs per thread, and what
-# should fit into a cache together with as much for each of three intermediate results.
-CPU_CHANNELS_BYTES = 2**20
-# Otherwise, intermediate results are made block by block: of an eighth of the output, but at least so much and at most
-# four times that. So only the input's gradient takes as much memory as the output. On GPUs a block starts about ten
-# kernels, which only a large block keeps busy.
+# Backward has two ways. A small output takes one call of ATen's kernel, whose intermediate results are as large as the
+# output: in blocks it would take twice the time. A larger one is made block by block, of an eighth of the output, but
+# at least so many bytes and at most four times that, so that the input's gradient alone is as large as the output; and
+# so is one with statistics over processes, which have to be joined between the sums and the input's gradient. A few
+# channels of all samples at a time, a third way, would save 6% of the backward on a CPU.
+# On GPUs a block starts about ten kernels, which only a large block keeps busy.
+SMALL_BYTES = {'cpu': 2**20, 'cuda': 2**26}  # CPU: a thread, what a cache holds beside three intermediate results
 BLOCK_BYTES = {'cpu': 2**18, 'cuda': 2**26}
 DEFAULT_BLOCK_BYTES = 2**23
 
@@ -69,9 +70,8 @@ class InPlaceABNFunction(torch.autograd.Function):
         kept = _Kept(dz if z is None else z, scale, invstd, center, invstd if ctx.keeps_input else 1 / scale, ctx.count,
                      residual, x)
         needs = ctx.needs_input_grad[:4]
-        number = 0 if ctx.settings.sync else _channels_at_once(kept.z, ctx.settings.batch)
-        if number and (ctx.settings.batch or needs[1]):
-            dx, dweight, dbias, dresidual = _by_channels(dz, kept, ctx.settings, needs, number)
+        if _is_small(kept.z) and not ctx.settings.sync and (ctx.settings.batch or needs[1]):
+            dx, dweight, dbias, dresidual = _at_once(dz, kept, ctx.settings, needs)
         else:
             dx, dweight, dbias, dresidual = _by_blocks(dz, kept, ctx.settings, needs)
         if dweight is not None:
@@ -138,44 +138,21 @@ def _blocks(z: Tensor) -> Iterator[_Block]:
             yield _Block((slice(i, i + 1), *[everything] * (dim - 1), part), part if dim == 1 else everything)
 
 
-def _channels_at_once(z: Tensor, batch: bool) -> int:
-    """How many channels, in all samples, are few enough bytes for intermediate results of the same size; 0 for none.
-
-    All or none on devices whose kernels want many channels, where the channels of one value are neighbours in memory,
-    and by running statistics, whose gradients take one pass over blocks of any shape.
-    """
-    threads, on_cpu = torch.get_num_threads(), z.device.type == 'cpu'
-    limit = CPU_CHANNELS_BYTES * threads if on_cpu else BLOCK_BYTES.get(z.device.type, DEFAULT_BLOCK_BYTES)
-    if not z.numel():
-        return 0
-    number = min(z.shape[1] * limit // _bytes(z), z.shape[1])
-    in_parts = on_cpu and batch and z.is_contiguous() and number >= threads
-    return number if in_parts or number == z.shape[1] else 0
+def _is_small(z: Tensor) -> bool:
+    threads = torch.get_num_threads() if z.device.type == 'cpu' else 1
+    return 0 < _bytes(z) <= threads * SMALL_BYTES.get(z.device.type, DEFAULT_BLOCK_BYTES)
 
 
-def _by_channels(dz: Tensor, kept: _Kept, s: Settings, needs: Sequence[bool], number: int):
-    """The gradients, ``number`` channels at a time: each value goes through the caches once."""
-    z, channels, dtype = kept.z, kept.z.shape[1], kept.scale.dtype
-    dx, dresidual = (torch.empty_like(z) if needed and number < channels else None for needed in (needs[0], needs[3]))
+def _at_once(dz: Tensor, kept: _Kept, s: Settings, needs: Sequence[bool]) -> List[Optional[Tensor]]:
+    """The gradients by one call of the backward of a batch normalization."""
+    z, dtype = kept.z.to(kept.scale.dtype), kept.scale.dtype
+    dy = s.activation.differentiate(dz.to(dtype), z, torch.empty_like(z))
     weight, var = kept.scale * kept.invstd / kept.inverse, kept.inverse.square().reciprocal()
-    sums = []
-    for c in (slice(i, i + number) for i in range(0, channels, number)):
-        part = z[:, c].to(dtype)
-        dy = s.activation.differentiate(dz[:, c].to(dtype), part, torch.empty_like(part))
-        value = _value(part, kept, (slice(None), c), s)
-        of_x, *of_parameters = native_batch_norm_backward(
-            dy, value if number == channels else value.contiguous(), weight[c], kept.center[c], var[c], kept.center[c],
-            kept.inverse[c], s.batch, 0., [needs[0], True, True])
-        sums.append(of_parameters)
-        if number == channels:
-            dx, dresidual = (g if g is None else g.to(z.dtype) for g in (of_x, dy if needs[3] else None))
-            continue
-        for whole, block in ((dx, of_x), (dresidual, dy)):
-            if whole is not None:
-                whole[:, c] = block
-        del part, dy, value, of_x, block  # before the next ones are made
-    dweight, dbias = (torch.cat(parts) for parts in zip(*sums))
-    return [dx, dweight if needs[1] else None, dbias if needs[2] else None, dresidual]
+    dx, dweight, dbias = native_batch_norm_backward(
+        dy, _value(z, kept, (), s), weight, kept.center, var, kept.center, kept.inverse, s.batch, 0.,
+        [needs[0], True, True])
+    return [dx.to(kept.z.dtype) if needs[0] else None, dweight if needs[1] else None, dbias if needs[2] else None,
+            dy.to(kept.z.dtype) if needs[3] else None]
 
 
 def _by_blocks(dz: Tensor, kept: _Kept, s: Settings, needs: Sequence[bool]) -> List[Optional[Tensor]]:

@@ -143,7 +143,7 @@ def plain(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], s: Settin
 def check_input(x: Tensor, weight: Optional[Tensor], s: Settings, residual: Optional[Tensor] = None) -> None:
     if isinstance(x, torch.fx.Proxy):
         raise TypeError(f'{s.name} cannot be traced symbolically, as `efficient_conv_bn_eval` does; leave it out '
-                        'there, or turn it into a batch norm by `mmrev.layers.to_batchnorm`')
+                        'there, or turn it into a batch norm by `mmrev.surgery.to_batchnorm`')
     if not 2 <= x.ndim <= 5:
         raise ValueError(f'{s.name} takes an input of 2 to 5 dimensions, (B, C, ...); got shape {tuple(x.shape)}')
     if residual is not None and residual.shape != x.shape:

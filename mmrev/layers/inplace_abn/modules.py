@@ -4,8 +4,7 @@ from typing import Any, Optional, Tuple
 
 import torch
 from torch import Tensor
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 
 from . import compiled, functional
 from .activations import get_activation
@@ -29,7 +28,7 @@ class BatchStatistics(_BatchNorm):
         return ''
 
 
-class ABN(_InstanceNorm):
+class ABN(_NormBase):
     """Activated batch norm: batch normalisation with the scale ``|weight| + eps``, then an activation.
 
     Made of PyTorch's own operators; the reference for :class:`InPlaceABN`, with the same state dict, that of
@@ -37,8 +36,8 @@ class ABN(_InstanceNorm):
 
     It is no subclass of ``_BatchNorm``: what folds or replaces those (``fuse_conv_bn``, ``convert_sync_batchnorm``,
     ``efficient_conv_bn_eval``) knows nothing of the activation and of the absolute weight. Its child ``statistics`` is
-    one, so ``norm_eval`` freezes it and ``sync_bn`` synchronises it. It is an ``_InstanceNorm`` so that frameworks see
-    a norm (``norm_decay_mult``); it has nothing else of that class.
+    one, so ``norm_eval`` freezes it and ``sync_bn`` synchronizes it. For ``norm_decay_mult`` of mmengine, which finds
+    norms by their class, see :class:`mmrev.optim.OptimWrapperConstructor`.
 
     Args:
         num_features: Channels ``C``.
@@ -102,16 +101,18 @@ class ABN(_InstanceNorm):
                         f'{type(self).__name__}({self.num_features})', sync and is_distributed(group), group)
 
     def _group(self) -> Tuple[bool, Any]:
-        """Whether to synchronise, and with whom: as the SyncBatchNorm of torch or mmcv in our switch's place says."""
-        group = getattr(self.statistics, 'process_group', getattr(self.statistics, 'group', None))
-        return type(self.statistics).__name__ == 'SyncBatchNorm', group
+        """Whether to synchronize, and with whom: what took the place of our switch has a group, or it is the switch."""
+        for name in ('process_group', 'group'):  # torch, mmcv
+            if hasattr(self.statistics, name):
+                return True, getattr(self.statistics, name)
+        return False, None
 
     def _load_from_state_dict(self, state_dict, prefix, *args):
         if self.track_running_stats:
             known = self.num_batches_tracked
             known = torch.tensor(0) if known.is_meta else known
             state_dict.setdefault(f'{prefix}num_batches_tracked', known)
-        super(_InstanceNorm, self)._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def extra_repr(self) -> str:
         return f'{super().extra_repr()}, activation={get_activation(self.activation, self.activation_param)}'

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrev.registry import MODELS
-from mmrev.reversible import AdditiveStep, Keep, RevSilo, ReversibleSequence, StreamPart, TwoStreamCoupling
+from mmrev.reversible import AdditiveStep, Keep, RevSilo, ReversibleSequence, StreamPart, TwoStreamCoupling, unread
 
 from ..blocks import MBConv
 from ..pretrained import initialization, starts_from_weights
@@ -57,10 +57,11 @@ class RevBiFPNStage(nn.Module):
         self.blocks = nn.ModuleList(
             nn.ModuleList(self._block(level) for level in range(self.num_inputs)) for _ in range(num_blocks))
         self.silo = self._silo()
+        self.unread: List[nn.Module] = []  # functions that are left out, see `RevBiFPN._leave_out_unread`
 
     def steps(self) -> List[AdditiveStep]:
         blocks = [step for row in self.blocks for block in row for step in block.steps()]
-        return blocks + self.silo.steps()
+        return [step for step in blocks + self.silo.steps() if all(step.f is not f for f in self.unread)]
 
     def begins(self) -> List[nn.Module]:
         """The functions whose sum a new level begins as; empty if there is none."""
@@ -101,7 +102,8 @@ class RevBiFPN(BaseModule):
         arch: ``'s0'`` ... ``'s6'``, or a dict with the keys of :attr:`arch_zoo`'s entries; ``channels`` (per level,
             fine to coarse, even, the first a multiple of 16) and ``num_extra_stages`` are required.
         in_channels: Channels of the image.
-        out_indices: Levels to return, of 0 (stride 4) ... 3 (stride 32).
+        out_indices: Levels to return, of 0 (stride 4) ... 3 (stride 32). What none of them needs is not computed, and
+            its weights are frozen.
         frozen_stages: Stages 1 ... ``frozen_stages`` get no gradient and stay in eval mode; 0 and -1 freeze nothing,
             for the stem has no weights. There is one stage per level after the first, and the extra stages.
         norm_eval: Keep the statistics of batch norms frozen in training; None does where ``init_cfg`` names weights.
@@ -191,6 +193,7 @@ class RevBiFPN(BaseModule):
         ], reversible, cache_every, overlap, keep)
         self._check_indices(num_stages)
         self.channels = tuple(self.level_channels[i] for i in self.out_indices)
+        self._leave_out_unread()
         self._freeze_stages()
 
     @classmethod
@@ -233,6 +236,15 @@ class RevBiFPN(BaseModule):
             raise ValueError(f'`out_indices` must lie in [0, {levels}), got {self.out_indices}')
         if not -1 <= self.frozen_stages <= num_stages:
             raise ValueError(f'`frozen_stages` must lie in [-1, {num_stages}], got {self.frozen_stages}')
+
+    def _leave_out_unread(self) -> None:
+        """Leave out the last additions to levels that are not returned: no later step reads them.
+
+        Their weights would get no gradient, for which ``DistributedDataParallel`` stops.
+        """
+        functions = unread([step for stage in self.stages.couplings for step in stage.steps()], self.out_indices)
+        for stage in self.stages.couplings:
+            stage.unread = [f.requires_grad_(False) for f in functions]
 
     def init_weights(self) -> None:
         begun = self.is_init

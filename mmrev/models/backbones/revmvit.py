@@ -16,8 +16,8 @@ from mmrev.registry import MODELS
 from mmrev.reversible import Keep, NewStream, ReversibleSequence
 
 from ...layers import MLP, DropPath, PatchEmbed, PoolingAttention
-from ..blocks.two_stream import (Fork, FusedStreams, TwoStreamBlock, check_choice, freeze, level_indices, pre_norm,
-                                 token_norm)
+from ..blocks.two_stream import (Fork, FusedStreams, TwoStreamBlock, check_choice, freeze, freeze_unread, level_indices,
+                                  pre_norm, token_norm)
 from ..pretrained import initialization
 
 
@@ -177,6 +177,7 @@ class RevMViT(BaseModule):
                 self._levels.append(count)
                 count += 1
         self.blocks = ReversibleSequence(blocks, reversible, cache_every, overlap, keep)
+        freeze_unread(self.blocks, self._levels)
         self.pooled_norms = nn.ModuleList(
             token_norm(self._norm_cfg, c) for c in self.channels) if norm_pooled else None
         self._freeze_stages()

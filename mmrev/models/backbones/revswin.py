@@ -17,8 +17,8 @@ from mmrev.registry import MODELS
 from mmrev.reversible import AdditiveStep, Keep, NewStream, ReversibleSequence
 
 from ...layers import MLP, PatchEmbed, PatchMerging, WindowAttention
-from ..blocks.two_stream import (Copy, FusedStreams, TwoStreamBlock, check_choice, freeze, level_indices, pre_norm,
-                                 token_norm)
+from ..blocks.two_stream import (Copy, FusedStreams, TwoStreamBlock, check_choice, freeze, freeze_unread, level_indices,
+                                  pre_norm, token_norm)
 from ..pretrained import initialization
 
 
@@ -167,6 +167,7 @@ class RevSwin(BaseModule):
                        for i in range(self.depths[stage])]
             streams = self._end_stage(blocks[-1], stage, channels, streams, eps)
         self.blocks = ReversibleSequence(blocks, reversible, cache_every, overlap, keep)
+        freeze_unread(self.blocks, self._levels)
         self._freeze_stages()
 
     @classmethod

@@ -20,8 +20,8 @@ from mmrev.reversible import Keep, NewStream, ReversibleSequence
 from ...layers import MLP, PatchEmbed, resize_pos_embed
 from ...layers.patch_embed import loaded_grid, state_grid
 from ..blocks.pf_transformer import OPERATIONS, token_mixer
-from ..blocks.two_stream import (FUSION_MODES, FusedStreams, TwoStreamBlock, check_choice, freeze, level_indices,
-                                 pre_norm, token_norm)
+from ..blocks.two_stream import (FUSION_MODES, FusedStreams, TwoStreamBlock, check_choice, freeze, freeze_unread,
+                                  level_indices, pre_norm, token_norm)
 from ..pretrained import initialization, starts_from_weights
 
 _MMPRETRAIN = re.compile(r'layers\.(\d+)\.(ln1|ln2|attn|ffn\.layers\.0\.0|ffn\.layers\.1)\.(.+)')
@@ -148,6 +148,7 @@ class RevViT(BaseModule):
             norm = token_norm(norm_cfg, 2 * dims) if final_norm and not norm_pooled else None
             blocks[i].after['level'] = NewStream(FusedStreams(norm, fusion_mode), target, (0, 1))
         self.layers = ReversibleSequence(blocks, reversible, cache_every, overlap, keep)
+        freeze_unread(self.layers, range(2, 2 + len(self.out_indices)))
         self.channels = (2 * dims if fusion_mode == 'concat' else dims, ) * len(self.out_indices)
         self.pooled_norms = nn.ModuleList(token_norm(norm_cfg, c) for c in self.channels) if norm_pooled else None
         self._register_state_dict_hook(state_grid)

@@ -1,10 +1,10 @@
 """What reversible transformers share: blocks of two streams, and levels that leave them."""
-from typing import List, Optional, Sequence, Tuple
+from typing import Iterable, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor, nn
 
-from mmrev.reversible import AdditiveStep, TwoStreamCoupling
+from mmrev.reversible import AdditiveStep, ReversibleSequence, TwoStreamCoupling, unread
 
 from ...layers import DropPath, PreNorm
 
@@ -79,6 +79,17 @@ class Fork(nn.Module):
 def steps_of(couplings: nn.ModuleDict) -> List[AdditiveStep]:
     """The steps of one coupling after another."""
     return [step for coupling in couplings.values() for step in coupling.steps()]
+
+
+def freeze_unread(sequence: ReversibleSequence, levels: Iterable[int]) -> None:
+    """Freeze what no returned level needs: it would get no gradient, for which ``DistributedDataParallel`` stops.
+
+    Args:
+        sequence: Blocks.
+        levels: Indices of the streams that are returned.
+    """
+    for f in unread([step for block in sequence.couplings for step in block.steps()], levels):
+        f.requires_grad_(False)
 
 
 class Copy(nn.Module):

@@ -3,13 +3,12 @@
 README.md has a table of its values beside PySlowFast's, which differ in drop path, weight decay and clipping.
 """
 _base_ = [
-    'mmpretrain::_base_/datasets/imagenet_bs128_revvit_224.py',
-    'mmpretrain::_base_/schedules/imagenet_bs1024_adamw_revvit.py',
+    '../_base_/datasets/imagenet_bs256_randaug.py',
+    '../_base_/schedules/adamw_cosine_bs2048.py',
     'mmpretrain::_base_/default_runtime.py',
 ]
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
-data_preprocessor = dict(type='mmpretrain.ClsDataPreprocessor')  # children of `mmrev::` have its scope
 model = dict(
     type='mmpretrain.ImageClassifier',
     backbone=dict(
@@ -28,5 +27,3 @@ model = dict(
     train_cfg=dict(
         augments=[dict(type='mmpretrain.Mixup', alpha=0.8), dict(type='mmpretrain.CutMix', alpha=1.0)]),
     init_cfg=dict(type='mmrev.Pretrained', checkpoint=None))  # of the whole classifier
-
-auto_scale_lr = dict(base_batch_size=2048)  # that the rate of the schedule is for

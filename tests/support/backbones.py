@@ -4,7 +4,7 @@ from typing import Dict, NamedTuple, Tuple
 from unittest import mock
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mmrev.models.backbones.iabn_resnet import BasicBlock, Bottleneck
 from mmrev.registry import MODELS
@@ -123,7 +123,3 @@ def build(name: str, seed: int = 0, **kwargs) -> nn.Module:
     for p in model.parameters():
         nn.init.normal_(p, std=0.3)
     return model
-
-
-def image(batch: int = 2) -> Tensor:
-    return torch.randn(batch, 3, HEIGHT, WIDTH, generator=torch.Generator().manual_seed(1))

@@ -1,19 +1,9 @@
-"""What all sizes share: Faster R-CNN with HRFPN on COCO, the recipe of HRNet (8x2 images, 1x) that the paper uses.
-
-All start from random weights unless told otherwise:
---cfg-options model.backbone.init_cfg.checkpoint=FILE
-"""
-_base_ = [
-    'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
-    'mmdet::_base_/datasets/coco_detection.py',
-    'mmdet::_base_/schedules/schedule_1x.py',
-    'mmdet::_base_/default_runtime.py',
-]
+"""What the detectors on COCO share: RevBiFPN with HRFPN."""
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
 channels = 256  # of the feature pyramid and the heads
 
-model = dict(
+detector = dict(
     init_cfg=dict(type='mmrev.Pretrained', checkpoint=None),  # of the whole detector
     backbone=dict(
         _delete_=True,

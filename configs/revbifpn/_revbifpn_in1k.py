@@ -4,7 +4,6 @@ Architecture, resolution, dropout and stochastic depth of each size are the publ
 EfficientNet's kind; README.md has a table of what is published and what is ours.
 """
 _base_ = [
-    '../_base_/datasets/imagenet_bs128_randaug.py',
     '../_base_/schedules/sgd_cosine_350e.py',
     'mmpretrain::_base_/default_runtime.py',
 ]

@@ -1,0 +1,139 @@
+"""Predictions on images, drawn and as plain values, by the inferencers of the hosts."""
+import json
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+from mmrev.checkpoints import load_local, mismatch
+from mmrev.problems import ProblemError, phase
+
+if TYPE_CHECKING:
+    import numpy as np
+    from mmengine.config import Config
+    from torch import nn
+
+IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')  # read and written by OpenCV
+
+
+class Prediction(NamedTuple):
+    """What a model finds in an image.
+
+    Attributes:
+        file: The image.
+        summary: In a few words.
+        values: As numbers, strings, lists and dicts.
+        drawn: The image with the prediction on it, of shape (H, W, 3), in RGB.
+    """
+    file: str
+    summary: str
+    values: Dict[str, Any]
+    drawn: 'np.ndarray'
+
+
+def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Optional[str] = None,
+            score: float = 0.3) -> Iterator[Prediction]:
+    """Predict image by image.
+
+    Args:
+        cfg: Config of the model; its ``default_scope`` says of which kind it is.
+        checkpoint: Its weights.
+        inputs: Images, and folders of images at any depth.
+        out_dir: Where to write the drawn images, named as in the folder that they are from, and ``predictions.json``.
+        score: Boxes below it are neither drawn nor counted.
+
+    Raises:
+        ProblemError: If there is no image, one cannot be read, the checkpoint is of another model, or the results
+            cannot be written.
+    """
+    images = find_images(inputs)
+    scope = cfg.get('default_scope')
+    if scope not in TASKS:
+        raise ProblemError(f'`default_scope` of the config is `{scope}`', f'Choose from {", ".join(TASKS)}')
+    if '://' not in checkpoint:
+        load_local(checkpoint)  # which says what is wrong with it
+    with phase('building the model', 'Give the checkpoint that was trained with this config'):
+        predict_one = TASKS[scope](cfg, checkpoint, score)
+    found = {}
+    for file, name in images:
+        with phase(f'image `{file}`', 'Leave it out, or repair it', status=1):
+            prediction = Prediction(str(file), *predict_one(str(file)))
+        found[name.as_posix()] = prediction.values
+        if out_dir is not None:
+            with phase(f'writing to `{out_dir}`', 'Give access there, or name another folder', status=1):
+                import mmcv
+                mmcv.imwrite(prediction.drawn[..., ::-1], str(Path(out_dir, name)))
+                Path(out_dir, 'predictions.json').write_text(json.dumps(found, indent=1))
+        yield prediction
+
+
+def find_images(inputs: Sequence[str]) -> List[Tuple[Path, Path]]:
+    """The images among files and folders, each with its name below `out_dir`.
+
+    Raises:
+        ProblemError: If there is none, an input does not exist, or two have one name.
+    """
+    images: Dict[Path, Path] = {}
+    for given in map(Path, inputs):
+        if not given.exists():
+            raise ProblemError(f'image or folder `{given}` does not exist', 'Paths are relative to this folder')
+        folder, files = (given, sorted(given.rglob('*'))) if given.is_dir() else (given.parent, [given])
+        for file in (file for file in files if file.suffix.lower() in IMAGES):
+            other = images.setdefault(file.relative_to(folder), file)
+            if other != file:
+                raise ProblemError(f'`{other}` and `{file}` would be drawn to one file', 'Predict one after the other')
+    if not images:
+        raise ProblemError(f'there is no image in {", ".join(inputs)}', f'Names of images end in {", ".join(IMAGES)}')
+    return [(file, name) for name, file in images.items()]
+
+
+def _detector(cfg: 'Config', checkpoint: str, score: float) -> Callable[[str], tuple]:
+    from .det_inferencer import DetInferencer
+    inferencer = DetInferencer(cfg, checkpoint, show_progress=False)
+    _convert_norms(inferencer.model, cfg)
+    classes = inferencer.model.dataset_meta['classes']
+
+    def predict_one(file: str) -> tuple:
+        result = inferencer([file], return_vis=True, pred_score_thr=score)
+        values, = result['predictions']
+        values['classes'] = [classes[label] for label in values['labels']]
+        counts = Counter(name for name, value in zip(values['classes'], values['scores']) if value >= score)
+        return ', '.join(f'{count} {name}' for name, count in counts.items()) or 'nothing', values, *result[
+            'visualization']
+
+    return predict_one
+
+
+def _classifier(cfg: 'Config', checkpoint: str, score: float) -> Callable[[str], tuple]:
+    from mmcv.image import imread
+    from mmengine.device import get_device
+    from mmengine.runner import CheckpointLoader
+    from mmpretrain import ImageClassificationInferencer
+    from mmpretrain.visualization import UniversalVisualizer
+    inferencer = ImageClassificationInferencer(cfg, pretrained=checkpoint, device=get_device())
+    other = mismatch(inferencer.model, CheckpointLoader.load_checkpoint(checkpoint, 'cpu'))
+    if other:
+        raise ValueError(f'the weights are of another model: {other}')
+    _convert_norms(inferencer.model, cfg)
+    visualizer = UniversalVisualizer()
+
+    def predict_one(file: str) -> tuple:
+        batch, = inferencer.preprocess([file])
+        sample, = inferencer.forward(batch)
+        values, = inferencer.postprocess([sample], [])
+        values['pred_scores'] = values['pred_scores'].tolist()
+        image = imread(file, channel_order='rgb')
+        drawn = visualizer.visualize_cls(image, sample, classes=inferencer.classes, draw_gt=False)
+        return f'{values.get("pred_class", values["pred_label"])} {values["pred_score"]:.2f}', values, drawn
+
+    return predict_one
+
+
+def _convert_norms(model: 'nn.Module', cfg: 'Config') -> None:
+    """Do what `InPlaceABNHook` does before a test: with ``relu='leaky'`` the trained function is another."""
+    from mmrev.layers import convert_batchnorm
+    for hook in cfg.get('custom_hooks') or ():
+        if str(hook.get('type')).split('.')[-1] == 'InPlaceABNHook':
+            convert_batchnorm(model, hook.get('relu'), hook.get('slope', 0.01))
+
+
+TASKS = dict(mmdet=_detector, mmpretrain=_classifier)  # by `default_scope`; each gives (summary, values, drawn)

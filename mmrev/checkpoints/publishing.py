@@ -1,0 +1,58 @@
+"""A checkpoint of a training run, made into one to publish: its weights alone, under a name that holds their hash."""
+import os
+import tempfile
+from pathlib import Path
+from typing import Any, Dict, Optional
+
+from mmrev.problems import ProblemError, phase
+
+from . import published
+from .loaders import load_local
+from .reading import read
+
+# Of mmengine's `meta`. The rest tells of the machine that trained: paths in the config, its environment, the time.
+_META = ('dataset_meta', 'epoch', 'iter', 'mmengine_version')
+
+
+def publish(checkpoint: str, out: Optional[str] = None) -> str:
+    """Write the weights of a checkpoint to a file of their own.
+
+    mmengine's `EMAHook` saves the averaged weights as those of the model, so these are what is published where a run
+    had it. The name ends in the first eight digits of the file's SHA-256, as torch.hub checks them; the same weights
+    give the same file.
+
+    Args:
+        checkpoint: File of a training run, or another that holds weights.
+        out: File to write, without the hash; by default beside the checkpoint.
+
+    Returns:
+        In words, what was written.
+
+    Raises:
+        ProblemError: If the checkpoint cannot be read or holds no weights, or the result cannot be written.
+    """
+    import torch
+    content = load_local(checkpoint)
+    weights = {name.removeprefix('module.'): value.detach().cpu().clone()
+               for name, value in content.get('state_dict', content).items() if isinstance(value, torch.Tensor)}
+    if not weights:
+        raise ProblemError(f'checkpoint `{checkpoint}` holds no weights', 'Give a checkpoint of a training run')
+    target = Path(out or checkpoint)
+    if not target.parent.is_dir():
+        raise ProblemError(f'folder `{target.parent}` does not exist', 'Make it, or name another one')
+    with phase(f'writing beside `{target}`', 'Make room or give access there, or name another file', status=1), \
+            tempfile.TemporaryDirectory(dir=target.parent) as folder:
+        partial = os.path.join(folder, 'weights.pth')  # a name that goes into the file
+        torch.save(dict(state_dict=weights, meta=_meta(content)), partial)
+        read(partial, trusted=())
+        file = target.with_name(f'{target.name.removesuffix(".pth")}-{published.sha256_of(partial)[:8]}.pth')
+        os.replace(partial, file)
+    averaged = ', averaged by EMAHook' * ('ema_state_dict' in content)
+    before, after = (os.path.getsize(path) / 2**20 for path in (checkpoint, file))
+    return f'{file}: {len(weights):,} tensors{averaged}; {after:.1f} MiB, of {before:.1f}'
+
+
+def _meta(content: Dict[str, Any]) -> Dict[str, Any]:
+    from mmrev import __version__
+    meta = content.get('meta') or {}
+    return dict({key: meta[key] for key in _META if key in meta}, mmrev_version=__version__)

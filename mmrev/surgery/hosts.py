@@ -1,0 +1,23 @@
+"""What is known of other packages' classes, by name, so that none of them is imported."""
+from typing import Dict
+
+# Kinds of modules whose forward is known, by the full name of that forward.
+SEQUENTIAL, CONV_MODULE, RESIDUAL_BLOCK, STEM = 'sequential', 'conv module', 'residual block', 'stem'
+FORWARDS: Dict[str, str] = {
+    'torch.nn.modules.container.Sequential.forward': SEQUENTIAL,
+    **dict.fromkeys(['mmcv.cnn.bricks.conv_module.ConvModule.forward',
+                     'mmrev.models.blocks.mbconv.ConvNormAct.forward'], CONV_MODULE),
+    **{f'{package}.{block}.forward': RESIDUAL_BLOCK for block in ('BasicBlock', 'Bottleneck') for package in (
+        'mmdet.models.backbones.resnet', 'mmpretrain.models.backbones.resnet', 'torchvision.models.resnet')},
+    **dict.fromkeys([
+        'mmdet.models.backbones.resnet.ResNet.forward', 'mmdet.models.backbones.regnet.RegNet.forward',
+        'mmpretrain.models.backbones.resnet.ResNet.forward', 'mmpretrain.models.backbones.regnet.RegNet.forward',
+        'mmpretrain.models.backbones.resnet_cifar.ResNet_CIFAR.forward', 'torchvision.models.resnet.ResNet.forward',
+    ], STEM),
+}
+# Modules with convolutions that have a forward of their own, linear in the weight like any.
+CONVOLUTIONS = ('mmcv.cnn.bricks.wrappers', 'mmcv.cnn.bricks.conv2d_adaptive_padding', 'mmcv.ops.deform_conv',
+                'mmcv.ops.modulated_deform_conv')
+# Modules with activations.
+ACTIVATIONS = ('torch.nn.modules.activation', 'mmcv.cnn.bricks.activation', 'mmcv.cnn.bricks.swish',
+               'mmcv.cnn.bricks.hswish', 'mmcv.cnn.bricks.hsigmoid')

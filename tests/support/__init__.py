@@ -1,0 +1,1 @@
+"""What several tests share: data sets, networks, records of published models, commands, wheels."""

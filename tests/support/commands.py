@@ -1,0 +1,78 @@
+"""Commands in processes of their own, and what they say of a mistake."""
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from mmrev.cli import main
+
+ROOT = Path(__file__).parents[2]
+
+
+def start(*command, cwd, merge=False) -> subprocess.Popen:
+    """Start a command as a user would in `cwd`; its output and, unless merged with it, its errors are kept as text."""
+    environment = dict(os.environ, PYTHON=sys.executable, PYTHONUNBUFFERED='1', OMP_NUM_THREADS='1')
+    return subprocess.Popen([str(part) for part in command], cwd=cwd, env=environment, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT if merge else subprocess.PIPE,
+                            preexec_fn=_heed_interrupts)
+
+
+def _heed_interrupts() -> None:
+    """A shell's background jobs, such as a test run, have their children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def ended(process: subprocess.Popen):
+    """Its exit status, standard output and standard error."""
+    output, errors = process.communicate(timeout=300)
+    return process.returncode, output, errors
+
+
+def succeed(*command, cwd) -> str:
+    """Run a command that must succeed; everything that it printed."""
+    status, output, _ = ended(start(*command, cwd=cwd, merge=True))
+    assert status == 0, output
+    return output
+
+
+def forked(*arguments, cwd):
+    """`mmrev` in a fork of this process, which has imported everything: exit status and standard error.
+
+    A run within this process would find the visualizers and loggers that mmengine keeps of another one.
+    """
+    with tempfile.TemporaryFile('w+') as errors, tempfile.TemporaryFile('w+') as output:
+        child = os.fork()
+        if child == 0:
+            status = 99
+            try:
+                os.chdir(cwd)
+                os.dup2(output.fileno(), 1)
+                os.dup2(errors.fileno(), 2)
+                sys.stdout, sys.stderr = os.fdopen(1, 'w'), os.fdopen(2, 'w')
+                status = main([str(argument) for argument in arguments])
+                sys.stderr.flush()
+            finally:
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        errors.seek(0)
+        return status, errors.read()
+
+
+def mmrev(*arguments) -> tuple:
+    """The command line of ``mmrev`` in this environment."""
+    return (sys.executable, '-m', 'mmrev.cli', *arguments)
+
+
+def option(value):
+    """The arguments of a training with one option of the config."""
+    return ['train', 'good.py', '--cfg-options', value]
+
+
+def said(errors):
+    """The two lines of a message."""
+    start, *message = errors.partition(': error: ')  # before it at most warnings of the hosts while they are imported
+    lines = ''.join(message).strip().splitlines()
+    assert len(lines) == 2 and 'Traceback' not in start and 'error' not in start.lower(), errors
+    return lines
