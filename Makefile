@@ -6,7 +6,8 @@ ARGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-unit test-slow lint doctor wheel test-gpu benchmark benchmark-gpu clean clean-env
+.PHONY: help setup quickstart test test-unit test-slow test-gpu lint docs doctor wheel benchmark benchmark-gpu \
+	clean clean-env
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*##/ #/' \
@@ -40,6 +41,9 @@ lint: setup  ## ruff and mypy, in seconds
 	$(ENV)/bin/ruff check .
 	$(ENV)/bin/mypy
 
+docs: setup  ## the site of docs/ in site/, with the API reference and the list of all models
+	$(ENV)/bin/mkdocs build --strict $(ARGS)
+
 doctor: setup  ## versions, and what fixes whatever is wrong
 	$(PY) -m mmrev.doctor
 
@@ -63,7 +67,7 @@ benchmark-gpu: setup  ## time, memory and the largest batch on a GPU; table and 
 	$(PY) benchmarks/gpu_benchmark.py $(ARGS)
 
 clean:  ## remove what builds and test runs left
-	rm -rf build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache
+	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache
 	find . -name __pycache__ -not -path './.venv*' -prune -exec rm -rf {} +
 
 clean-env:  ## remove the environments (the wheels of mmcv stay in the user cache)

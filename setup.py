@@ -38,7 +38,8 @@ setup(
     packages=find_packages(include=['mmrev', 'mmrev.*']),
     # `.mim` holds links to configs/, tools/ and model-index.yml, where mmengine looks for `mmrev::...`.
     package_data={'mmrev': ['py.typed', '.mim/model-index.yml', '.mim/configs/**', '.mim/tools/**']},
-    exclude_package_data={'mmrev': ['.mim/tools/setup/*', '.mim/**/__pycache__/*', '.mim/**/*.pyc']},
+    exclude_package_data={'mmrev': ['.mim/tools/setup/*', '.mim/tools/docs/*', '.mim/**/__pycache__/*',
+                                    '.mim/**/*.pyc']},
     include_package_data=False,
     python_requires='>=3.10',
     install_requires=['torch>=2.1'],  # names that the oldest lacks are in mmrev/compat.py
@@ -56,8 +57,9 @@ setup(
         ],
         'inplace-abn': ['inplace-abn>=1.1.0'],
         'benchmark': ['matplotlib', 'timm>=1.0'],  # EfficientNet, to compare with
-        'dev': ['matplotlib', 'mypy', 'ninja', 'onnx', 'onnxruntime', 'pre-commit', 'pytest', 'pytest-xdist', 'ruff',
-                'scikit-learn', 'setuptools<81', 'tensorboard', 'wheel'],
+        'docs': ['mkdocs', 'mkdocstrings[python]'],
+        'dev': ['matplotlib', 'mypy', 'ninja', 'onnx', 'onnxruntime', 'onnxscript', 'pre-commit', 'pytest',
+                'pytest-xdist', 'ruff', 'scikit-learn', 'setuptools<81', 'tensorboard', 'wheel'],
     },
     entry_points={'console_scripts': ['mmrev = mmrev.cli:main']},
     zip_safe=False,

@@ -56,8 +56,8 @@ def test_the_metadata_names_license_and_every_supported_pytorch(wheel):
     assert len(tried) == 2 and all(torch.contains(version) for version in tried)
 
 
-def test_the_versions_in_changelog_citation_and_readme_are_the_package_s():
-    wheels = re.findall(r'mmrev-([\d.]+)-py3', (ROOT / 'README.md').read_text())
+def test_the_versions_in_changelog_citation_and_docs_are_the_package_s():
+    wheels = re.findall(r'mmrev-([\d.]+)-py3', (ROOT / 'docs/installation.md').read_text())
     assert wheels and set(wheels) == {mmrev.__version__}
     assert f'\n## {mmrev.__version__}\n' in (ROOT / 'CHANGELOG.md').read_text()
     assert yaml.safe_load((ROOT / 'CITATION.cff').read_text())['version'] == mmrev.__version__

@@ -130,7 +130,7 @@ def _classifier(cfg: 'Config', checkpoint: str, score: float) -> Callable[[str],
 
 def _convert_norms(model: 'nn.Module', cfg: 'Config') -> None:
     """Do what `InPlaceABNHook` does before a test: with ``relu='leaky'`` the trained function is another."""
-    from mmrev.layers import convert_batchnorm
+    from mmrev.surgery import convert_batchnorm
     for hook in cfg.get('custom_hooks') or ():
         if str(hook.get('type')).split('.')[-1] == 'InPlaceABNHook':
             convert_batchnorm(model, hook.get('relu'), hook.get('slope', 0.01))

@@ -14,13 +14,13 @@ COMMANDS = dict(
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Run one subcommand; only then is its module imported, so that ``--help`` and ``doctor`` need no OpenMMLab.
+    """Run one subcommand. Its module is imported on demand, so that ``--help`` and ``doctor`` need no OpenMMLab.
 
     Args:
         argv: Arguments without the program's name; those of the process by default.
 
     Returns:
-        The exit status: 0, 2 where the input is wrong, 1 where a run failed that had begun, 130 after Ctrl-C.
+        The exit status: 0, 2 for wrong input, 1 for a run that failed after it had begun, 130 after Ctrl-C.
     """
     command, *rest = (sys.argv[1:] if argv is None else argv) or ['--help']
     if command in ('-h', '--help'):

@@ -1,5 +1,5 @@
 """Self-attention over tokens, over windows of a feature map, and over pooled windows."""
-from typing import Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -95,7 +95,8 @@ class WindowAttention(MultiheadAttention):
         window_size: Side of a window, in tokens.
         shift: By how many tokens the windows are shifted down and right, cyclically.
         shift_back: Whether what was attended returns to its place. minREV's code leaves it shifted.
-        embed_dims, num_heads, qkv_bias, attn_drop_rate, drop_rate: See :class:`MultiheadAttention`.
+        **kwargs: ``embed_dims``, ``num_heads``, ``qkv_bias``, ``attn_drop_rate``, ``drop_rate``: See
+            :class:`MultiheadAttention`.
 
     Shape:
         Input and output: ``(B, H, W, embed_dims)``.
@@ -105,7 +106,7 @@ class WindowAttention(MultiheadAttention):
     """
 
     def __init__(self, embed_dims: int, num_heads: int, window_size: int, shift: int = 0, shift_back: bool = True,
-                 **kwargs):
+                 **kwargs: Any):
         super().__init__(embed_dims, num_heads, **kwargs)
         if not 0 <= shift < window_size:
             raise ValueError(f'`shift` must lie in [0, {window_size}), got {shift}')
@@ -175,7 +176,7 @@ class PoolingAttention(MultiheadAttention):
         window_size: Side of a window before pooling, in tokens; 0 attends to the whole map.
         residual_pooling: Whether to add the pooled query.
         norm_eps: Of the norms after pooling.
-        qkv_bias, attn_drop_rate, drop_rate: See :class:`MultiheadAttention`.
+        **kwargs: ``qkv_bias``, ``attn_drop_rate``, ``drop_rate``: See :class:`MultiheadAttention`.
 
     Shape:
         Input: ``(B, H, W, embed_dims)``; output: ``(B, ceil(H / stride_q), ceil(W / stride_q), embed_dims)``.
@@ -186,7 +187,7 @@ class PoolingAttention(MultiheadAttention):
 
     def __init__(self, embed_dims: int, num_heads: int, input_size: Sequence[int], kernel_size: int = 3,
                  stride_q: int = 1, stride_kv: int = 1, window_size: int = 0, residual_pooling: bool = True,
-                 norm_eps: float = 1e-6, **kwargs):
+                 norm_eps: float = 1e-6, **kwargs: Any):
         super().__init__(embed_dims, num_heads, **kwargs)
         if window_size % stride_q or window_size % stride_kv:
             raise ValueError(f'`window_size` must be a multiple of the strides {stride_q} and {stride_kv} that its '

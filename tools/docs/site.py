@@ -83,9 +83,12 @@ def model_zoo() -> str:
     return '\n'.join([*lines, ''])
 
 
-_ZOO_HEAD = ''
-_HEADER = '| model | task | parameters | MACs | pixels | figures | weights |'
-_RULE = '|---|---|---|---|---|---|---|'
+_ZOO_HEAD = '''Made from the metafiles of the families. "Published" is what the authors of a paper or of weights state.
+"Measured" was measured with mmrev: peak memory per image in a training step, without weights and their gradients, and
+the time of a step on two CPU cores; what it is relative to is plain autograd. Models without weights have not been
+trained here to the end. Weights load by name: `mmrev://NAME`, see [Published weights](pretrained.md).'''
+_HEADER = '| model | task | parameters | MACs | pixels | published | measured | weights |'
+_RULE = '|---|---|---|---|---|---|---|---|'
 
 
 def _row(model: Dict[str, Any]) -> str:
@@ -96,7 +99,8 @@ def _row(model: Dict[str, Any]) -> str:
     weights = f'[file]({model["Weights"]})' if model.get('Weights') else (
         f'[page]({model["Published Weights"]})' if model.get('Published Weights') else '')
     cells = [f'`{model["Name"]}`', ', '.join(result['Task'] for result in results), _millions(facts.get('Parameters')),
-             _billions(facts.get('FLOPs')), str(facts.get('Resolution', '')), ', '.join(figures), weights]
+             _billions(facts.get('FLOPs')), str(facts.get('Resolution', '')), ', '.join(figures),
+             '; '.join(f'{what}: {value}' for what, value in (model.get('Measured') or {}).items()), weights]
     return f'| {" | ".join(cells)} |'
 
 

@@ -150,7 +150,7 @@ def read_stack(stack):
     A pin in the stack's own file takes the place of the pins of the same package in torch.txt and common.txt.
     """
     own = read_pins(stack_file(stack))
-    shared = [read_pins(pins('torch')), read_pins(pins('common')) + read_pins(pins('lint'))]
+    shared = [read_pins(pins('torch')), read_pins(pins('common')) + read_pins(pins('lint')) + read_pins(pins('docs'))]
     replaced = {name_of(pin): pin for pin in own}
     merged = [list(dict.fromkeys(replaced.get(name_of(pin), pin) for pin in group)) for group in shared]
     names = {name_of(pin) for group in shared for pin in group}

@@ -1,6 +1,6 @@
 """The layers as modules."""
 import copy
-from typing import Any, Optional, Tuple
+from typing import Any, Optional, Tuple, Union
 
 import torch
 from torch import Tensor
@@ -68,8 +68,8 @@ class ABN(_NormBase):
                  track_running_stats: bool = True,
                  activation: str = 'leaky_relu',
                  activation_param: Optional[float] = None,
-                 device=None,
-                 dtype=None):
+                 device: Union[torch.device, str, None] = None,
+                 dtype: Optional[torch.dtype] = None):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, device, dtype)
         self.activation = activation
         self.activation_param = get_activation(activation, activation_param).param

@@ -121,10 +121,8 @@ class IABNResNet(ActivatedBackbone):
                  norm_cfg: Optional[dict] = None,
                  norm_eval: Optional[bool] = False,
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(in_channels, out_indices, frozen_stages, norm_eval, norm_cfg, init_cfg)
-        if depth not in self.arch_zoo:
-            raise ValueError(f'`depth` must be one of {list(self.arch_zoo)}, got {depth!r}')
-        block, num_blocks = self.arch_zoo[depth]
+        block, num_blocks = self._resolve_arch(depth, 'depth')
+        super().__init__(len(num_blocks), in_channels, out_indices, frozen_stages, norm_eval, norm_cfg, init_cfg)
         self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
         self.bn1 = activated_norm(self.norm_cfg, 64)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
@@ -134,8 +132,7 @@ class IABNResNet(ActivatedBackbone):
             self.add_module(f'layer{i + 1}', self._stage(block, number, before, planes, stride, dilation))
             before = planes * block.expansion
             channels.append(before)
-        self._check_levels(channels)
-        self._freeze_stages()
+        self._finish(channels)
 
     def _stage(self, block: Type[nn.Module], number: int, in_channels: int, planes: int, stride: int,
                dilation: int) -> nn.Sequential:
@@ -152,5 +149,5 @@ class IABNResNet(ActivatedBackbone):
                 levels.append(x)
         return tuple(levels)
 
-    def _frozen(self) -> List[nn.Module]:
-        return [self.conv1, self.bn1, *(getattr(self, f'layer{i + 1}') for i in range(self.frozen_stages))]
+    def _stages(self) -> List[List[nn.Module]]:
+        return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]

@@ -163,21 +163,21 @@ class PFResNet(ActivatedBackbone):
                  norm_cfg: Optional[dict] = None,
                  norm_eval: Optional[bool] = False,
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(in_channels, out_indices, frozen_stages, norm_eval, norm_cfg or dict(type='BN'), init_cfg)
-        if depth not in self.arch_zoo:
-            raise ValueError(f'`depth` must be one of {list(self.arch_zoo)}, got {depth!r}')
+        num_blocks = self._resolve_arch(depth, 'depth')
         if not callable(operation) and operation not in self.operations:
             raise ValueError(f'`operation` must be one of {list(self.operations)} or a function, got {operation!r}')
-        if not len(strides) == len(dilations) == len(self.arch_zoo[depth]):
+        if not len(strides) == len(dilations) == len(num_blocks):
             raise ValueError('`strides` and `dilations` must have a number for each of the '
-                             f'{len(self.arch_zoo[depth])} stages, got {strides} and {dilations}')
+                             f'{len(num_blocks)} stages, got {strides} and {dilations}')
+        super().__init__(len(num_blocks), in_channels, out_indices, frozen_stages, norm_eval,
+                         norm_cfg or dict(type='BN'), init_cfg)
         operation = operation if callable(operation) else self.operations[operation]
         kernel = (3, 1, 1) if small_stem else (7, 2, 3)  # size, stride, padding
         self.conv1 = nn.Conv2d(in_channels, 64, *kernel, bias=False)
         self.bn1 = build_norm(self.norm_cfg, 64)
         self.maxpool = nn.Identity() if small_stem else MaxPool3x3(stride=2)
         before, channels = 64, []
-        for i, (number, stride, dilation) in enumerate(zip(self.arch_zoo[depth], strides, dilations)):
+        for i, (number, stride, dilation) in enumerate(zip(num_blocks, strides, dilations)):
             planes = int(64 * 2**i * width)
             blocks = []
             for j in range(number):
@@ -187,8 +187,7 @@ class PFResNet(ActivatedBackbone):
                 before = planes * Bottleneck.expansion
             self.add_module(f'layer{i + 1}', nn.Sequential(*blocks))
             channels.append(before)
-        self._check_levels(channels)
-        self._freeze_stages()
+        self._finish(channels)
 
     @staticmethod
     def _default_init(norm_cfg: dict) -> List[dict]:
@@ -204,5 +203,5 @@ class PFResNet(ActivatedBackbone):
                 levels.append(x)
         return tuple(levels)
 
-    def _frozen(self) -> List[nn.Module]:
-        return [self.conv1, self.bn1, *(getattr(self, f'layer{i + 1}') for i in range(self.frozen_stages))]
+    def _stages(self) -> List[List[nn.Module]]:
+        return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]

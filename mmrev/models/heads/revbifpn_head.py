@@ -1,17 +1,17 @@
 """The classification head of RevBiFPN (Chiley et al. 2022, arXiv:2206.14098)."""
-from typing import List, Optional, Sequence, Union
+from typing import Any, List, Optional, Sequence, Union
 
 from mmengine.model import BaseModule
 from mmpretrain.models.heads import LinearClsHead
 from torch import Tensor, nn
 
 from mmrev.registry import MODELS
-from mmrev.reversible import AdditiveStep, NewStream, ReversibleSequence
+from mmrev.reversible import AdditiveStep, Coupling, NewStream, ReversibleSequence
 
 from ..blocks import ConvNormAct, MBConv
 
 
-class DownFusion(nn.Module):
+class DownFusion(Coupling):
     """``x[level + 1] += f(x[level])``, the coarser level at half the resolution."""
 
     def __init__(self, f: nn.Module, level: int):
@@ -73,7 +73,7 @@ class RevBiFPNClsHead(LinearClsHead):
                  act_cfg: Union[dict, None, str] = 'default',
                  reversible: bool = True,
                  init_cfg: Union[dict, List[dict], None] = None,
-                 **kwargs):
+                 **kwargs: Any):
         init_cfg = init_cfg or [*MBConv.default_init_cfg, dict(type='Normal', layer='Linear', std=0.01)]
         super().__init__(num_classes, feat_channels, init_cfg, **kwargs)
         fusions = len(in_channels) - 1
