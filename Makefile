@@ -6,7 +6,8 @@ ARGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-unit test-slow lint docs doctor wheel benchmark clean clean-env
+.PHONY: help setup quickstart test test-unit test-slow test-gpu lint docs doctor wheel benchmark benchmark-gpu \
+	clean clean-env
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:[^#]*##/ #/' \
@@ -56,8 +57,14 @@ wheel: .setup/build/.ready  ## dist/mmrev-*.whl, without setting up PyTorch
 	.setup/build/bin/python -m pip install --quiet --disable-pip-version-check -r requirements/build.txt
 	touch $@
 
+test-gpu: setup  ## what only a GPU can show; pass, fail or skipped in work_dirs/gpu_check.md
+	$(PY) benchmarks/gpu_check.py $(ARGS)
+
 benchmark: setup  ## time and memory beside plain autograd and activation checkpointing
 	$(PY) benchmarks/run.py $(ARGS)
+
+benchmark-gpu: setup  ## time, memory and the largest batch on a GPU; table and picture in work_dirs
+	$(PY) benchmarks/gpu_benchmark.py $(ARGS)
 
 clean:  ## remove what builds and test runs left
 	rm -rf build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache

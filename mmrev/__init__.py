@@ -1,7 +1,7 @@
 """Reversible and parameter-free networks for OpenMMLab, with a training memory that does not grow with depth.
 
 `mmrev.reversible`, `mmrev.layers` and `mmrev.testing` need torch alone. Where mmengine is installed, importing this
-package makes the scope `mmrev` known to its registries and configs; models are imported when one is first asked for.
+package makes the scope `mmrev` known to its registries and configs; models are imported on first use.
 """
 import warnings
 from importlib.util import find_spec
@@ -12,10 +12,10 @@ __version__ = '0.2.0'
 
 
 def config_path(name: str) -> str:
-    """Path of a config of this package, for programs that do not import mmrev before they read configs.
+    """Return the path of a config of this package, for programs that read configs before they import mmrev.
 
-    mmengine reads ``_base_`` before it does ``custom_imports``, so to mmdet's own tools ``mmrev::...`` is unknown. They
-    do evaluate the line: ``_base_ = __import__('mmrev').config_path('revbifpn/faster_rcnn_revbifpn_s3.py')``.
+    mmengine reads ``_base_`` before ``custom_imports``, so mmdet's own tools do not know ``mmrev::...``. They do
+    evaluate the line: ``_base_ = __import__('mmrev').config_path('revbifpn/faster_rcnn_revbifpn_s3.py')``.
 
     Args:
         name: Path below ``configs/``.

@@ -1,7 +1,6 @@
-"""Something to do as soon as another package's module has been imported, by whoever needs it.
+"""Run an action as soon as a module of another package has been imported.
 
-So ``import mmrev`` can add to mmengine and mmpretrain without importing their heavy parts itself, whichever of them is
-imported first.
+``import mmrev`` extends mmengine and mmpretrain this way without importing their heavy parts, in either import order.
 """
 import importlib.util
 import sys
@@ -9,11 +8,11 @@ from typing import Any, Callable
 
 
 def after_import(name: str, action: Callable[[], None]) -> None:
-    """Call `action` once the module `name` has been imported; at once if it has been.
+    """Call `action` once the module `name` has been imported, or now if it already has.
 
     Args:
         name: Absolute name of a module; it need not be installed.
-        action: Takes nothing; what it raises, the import raises.
+        action: Called without arguments. The import raises what it raises.
     """
     if name in sys.modules:
         action()
@@ -22,7 +21,7 @@ def after_import(name: str, action: Callable[[], None]) -> None:
 
 
 class _Notice:
-    """A finder that leaves finding to the others; it has the action run after one module's code."""
+    """A meta path finder that delegates to the others, and runs the action after the code of one module."""
 
     def __init__(self, name: str, action: Callable[[], None]):
         self.name = name
@@ -39,7 +38,7 @@ class _Notice:
         return spec
 
     def _follow(self, loader: Any) -> None:
-        """Let this loader, which is the module's own, run the action after the module's code."""
+        """Make the module's own loader run the action after the module's code."""
 
         def exec_module(module: Any) -> None:
             del loader.exec_module

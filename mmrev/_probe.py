@@ -1,8 +1,8 @@
-"""Imports modules one by one and prints what it finds: the part of `mmrev doctor` that may crash.
+"""Import modules one by one and print what is found: the part of `mmrev doctor` that may crash.
 
-Run in a process of its own, with the search path of the parent and the modules to import as JSON arguments. Each module
-gives one line of JSON as soon as it is known, so that a module that kills the process is the first one without a line.
-It imports nothing of mmrev and nothing beyond the standard library by itself.
+This file runs in a separate process. Its arguments are the parent's search path and the modules to import, as JSON.
+Each module gives one line of JSON as soon as it has been probed, so a module that kills the process is the first one
+without a line. The file itself imports nothing but the standard library.
 """
 import importlib
 import json
@@ -12,7 +12,7 @@ import warnings
 
 
 def torch_facts(torch):
-    """Builds and devices of torch, and whether it and NumPy understand each other."""
+    """Builds and devices of torch, and whether torch and NumPy are compatible."""
     facts = {'cuda_build': torch.version.cuda, 'cuda': torch.cuda.is_available(), 'devices': []}
     if facts['cuda']:
         facts['devices'] = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
@@ -27,7 +27,7 @@ def torch_facts(torch):
 
 
 def torchvision_facts(torchvision):
-    """Whether its compiled part was made for this torch."""
+    """Whether its operators were compiled for this torch."""
     import torch
     torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
     return {}
@@ -60,14 +60,14 @@ def describe(error):
 
 
 def probe(name):
-    """Imports one module; returns its version, file and facts, or the error."""
+    """Import one module; return its version, file and facts, or the error."""
     found = {'module': name}
     try:
         module = importlib.import_module(name)
         found['version'] = getattr(module, '__version__', '')
         found['file'] = getattr(module, '__file__', None) or ''
         found.update(FACTS.get(name, lambda _: {})(module))
-    except (Exception, SystemExit) as error:  # whatever a broken package raises is the finding
+    except (Exception, SystemExit) as error:  # a broken package may raise anything
         found['error'] = describe(error)
         missing = isinstance(error, ModuleNotFoundError) and error.name == name.split('.')[0]
         found['missing'] = missing
@@ -75,7 +75,7 @@ def probe(name):
 
 
 def run(search_path, names):
-    """Probes all modules, one line of JSON each on what was standard output; their own prints go to standard error."""
+    """Probe all modules, printing one line of JSON each; what they print themselves goes to standard error."""
     sys.path[:] = search_path
     warnings.simplefilter('ignore')
     answers = os.fdopen(os.dup(1), 'w')

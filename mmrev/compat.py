@@ -5,6 +5,7 @@ alone.
 """
 import codecs
 import pickle
+import sys
 import weakref
 from collections import Counter
 from contextlib import contextmanager
@@ -23,8 +24,8 @@ from torch.utils._pytree import tree_map
 __all__ = [
     'add_safe_globals', 'backward_into', 'can_save_memory', 'differentiate', 'edge_node', 'flop_registry',
     'get_autocast_dtype', 'get_device_module', 'has_global_hooks', 'is_autocast_available', 'is_autocast_enabled',
-    'is_compiler_active', 'is_compiling', 'is_exporting', 'load_weights_only', 'notice_freed', 'output_edge',
-    'when_freed', 'without_attention_fast_path', 'without_cudnn_attention'
+    'is_compiler_active', 'is_compiling', 'is_exporting', 'is_fully_sharded', 'load_weights_only', 'notice_freed',
+    'output_edge', 'when_freed', 'without_attention_fast_path', 'without_cudnn_attention'
 ]
 
 _VERSION = tuple(int(number) for number in torch.__version__.split('.')[:2])
@@ -142,6 +143,15 @@ def differentiate(edge: Any, inputs: Sequence[Tensor], gradient: Tensor, retain_
 def edge_node(edge: Any) -> Any:
     """The node of autograd's graph that an :func:`output_edge` starts from; keep the edge while the node is used."""
     return edge.grad_fn if isinstance(edge, Tensor) else edge.node
+
+
+# ------------------------------------------------------------------------------------------------- FSDP2
+
+def is_fully_sharded(module: torch.nn.Module) -> bool:
+    """Whether ``torch.distributed.fsdp.fully_shard`` was applied to this module; PyTorch 2.6 and later."""
+    fsdp = sys.modules.get('torch.distributed.fsdp')
+    cls = getattr(fsdp, 'FSDPModule', None)
+    return cls is not None and isinstance(module, cls)
 
 
 # ------------------------------------------------------------------------------------------------- operators

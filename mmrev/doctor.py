@@ -1,4 +1,4 @@
-"""`mmrev doctor`: what is installed, what of it works, and the command that fixes what does not."""
+"""`mmrev doctor`: what is installed, whether it works, and the command that fixes what does not."""
 import argparse
 import os
 import platform
@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def report(facts: Facts, found: list[Problem]) -> list[str]:
-    """Lines of the report."""
+    """The report, line by line."""
     torch, ops = facts.modules.get('torch', {}), facts.modules.get('mmcv.ops', {})
     compiled = 'not loaded' if not facts.works('mmcv.ops') else f'loaded, CUDA: {ops.get("cuda_ops", "unknown")}'
     lines = ['Versions', row('python', platform.python_version(), sys.executable)]

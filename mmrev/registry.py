@@ -11,7 +11,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 
 
 def _child(root: roots.Registry, location: str) -> roots.Registry:
-    """A registry of this package below one of mmengine's; `location` is imported at the first look-up."""
+    """A child of one of mmengine's registries; `location` is imported on the first lookup."""
     return roots.Registry(root.name, parent=root, scope='mmrev', locations=[location])
 
 
@@ -23,8 +23,8 @@ OPTIM_WRAPPERS = _child(roots.OPTIM_WRAPPERS, 'mmrev.optim')
 OPTIM_WRAPPER_CONSTRUCTORS = _child(roots.OPTIM_WRAPPER_CONSTRUCTORS, 'mmrev.optim')
 WEIGHT_INITIALIZERS = _child(roots.WEIGHT_INITIALIZERS, 'mmrev.models.pretrained')
 
-# Nothing of ours is in these yet. mmengine looks the entries of a config inherited from `mmrev::` up in them before it
-# looks in its own, warns where there are none, and imports the location of the first alone.
+# These are empty. mmengine looks up entries inherited from `mmrev::` in them before its own registries, warns if they
+# do not exist, and imports only the location of the first one.
 DATA_SAMPLERS = _child(roots.DATA_SAMPLERS, 'mmengine.dataset')
 EVALUATOR = _child(roots.EVALUATOR, 'mmengine.evaluator')
 LOG_PROCESSORS = _child(roots.LOG_PROCESSORS, 'mmengine.runner')
@@ -36,18 +36,18 @@ PARAM_SCHEDULERS = _child(roots.PARAM_SCHEDULERS, 'mmengine.optim')
 VISBACKENDS = _child(roots.VISBACKENDS, 'mmengine.visualization')
 VISUALIZERS = _child(roots.VISUALIZERS, 'mmengine.visualization')
 
-# mmengine looks for `mmrev::...` in the folder of the distribution that this names. An editable install has none there,
-# so we name a module: for a name that is no distribution mmengine takes the folder that the module is imported from.
+# mmengine looks for `mmrev::...` in the folder of the distribution named here. An editable install has no such folder,
+# so this names a module, for which mmengine takes the folder that the module is imported from.
 MODULE2PACKAGE.setdefault('mmrev', __name__)
 
 
 def find(name: Any, *among: roots.Registry, scope: Optional[str] = None) -> Any:
-    """The class or function of that name in one of these registries; None if there is none.
+    """Return the class or function of that name from the first registry that has it, or None.
 
     Args:
-        name: Of a class; a class itself, as configs in Python name it, is returned.
-        among: mmengine's root registries, for example ``MODELS``.
-        scope: Where to look first; by default in the current scope.
+        name: Name of a class or function. A class itself, as in pure Python configs, is returned.
+        among: Root registries of mmengine, such as ``MODELS``.
+        scope: Scope to search first; the current one by default.
     """
     if not isinstance(name, str):
         return name
@@ -60,7 +60,7 @@ def find(name: Any, *among: roots.Registry, scope: Optional[str] = None) -> Any:
 
 
 def names(registry: roots.Registry) -> Set[str]:
-    """All names that a config can give for a class in one of mmengine's registries and those below it."""
+    """All names by which a config can refer to a class of a root registry or its children."""
     found = {*registry.module_dict, *registry.root.module_dict}
     for scope, child in registry.root.children.items():
         found.update(f'{scope}.{key}' for key in child.module_dict)

@@ -147,6 +147,7 @@ def test_detectors_with_and_without_masks_differ_in_nothing_before_the_heads(nam
         assert plain(masks.model[part]) == plain(boxes.model[part])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', [*DETECTORS, 'cascade_mask_rcnn_revbifpn_s0', 'mask_rcnn_revbifpn_s0_digits'])
 def test_one_training_iteration_changes_every_part_of_the_detector(name, tmp_path, monkeypatch):
     train_one_iteration(load(f'revbifpn/{name}.py'), 'backbone.stages.couplings.0.', tmp_path, monkeypatch)
@@ -156,6 +157,7 @@ SMALL_SWIN = dict(embed_dims=96, depths=(1, 1, 1, 1), num_heads=(3, 3, 3, 3))  #
 SMALL_VIT = dict(embed_dims=768, num_layers=1, num_heads=12, feedforward_channels=96)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, arch, first', [
     ('revvit/faster_rcnn_revvit_sfp_digits', None, 'backbone.layers.couplings.0.'),
     ('revvit/mask_rcnn_revvit_sfp_digits', None, 'backbone.layers.couplings.0.'),
@@ -201,6 +203,7 @@ def train_one_iteration(cfg, first, folder, monkeypatch):
     assert len(losses) == 1 and math.isfinite(losses[0])
 
 
+@pytest.mark.slow
 def test_the_example_for_own_data_trains_on_own_data(tmp_path, monkeypatch):
     text = (CONFIGS.parent / 'docs' / 'own_data.md').read_text(encoding='utf-8')
     example = re.search(r'```python\n(.*?)```', text, re.DOTALL).group(1)

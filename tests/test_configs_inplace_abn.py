@@ -63,6 +63,7 @@ def run(cfg: Config) -> dict:
     return {name for name, weight in runner.model.named_parameters() if not torch.equal(weight, before[name])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['resnet18-iabn_digits', 'resnet18-iabn-sync_digits'])
 def test_a_digits_classifier_trains_and_is_tested_on_ten_crops(name, tmp_path, monkeypatch):
     write_digits(tmp_path / 'data')
@@ -87,6 +88,7 @@ def test_a_digits_classifier_trains_and_is_tested_on_ten_crops(name, tmp_path, m
     assert 0 <= Runner.from_cfg(cfg).test()['accuracy/top1'] <= 100
 
 
+@pytest.mark.slow
 def test_a_digits_detector_trains(tmp_path, monkeypatch):
     write_dataset(tmp_path / 'data', num_images=2)
     cfg = Config.fromfile(CONFIGS / 'faster_rcnn_iabn-r18_fpn_digits.py')

@@ -1,4 +1,4 @@
-"""Facts about a network that need no data: its operations, counted. Needs torch alone."""
+"""Facts about a network that need no data: operations, channels, running modules. Needs torch alone."""
 from .module_stack import ModuleStack
 from .operations import Operations, count_operations
 

@@ -1,4 +1,4 @@
-"""Do the parts of a model fit each other? Run a small empty image through it and look at the channels."""
+"""Find layers that get a wrong number of channels, by running a small blank image through the model."""
 import contextlib
 from typing import Any, ContextManager, Dict, List, NamedTuple, Optional, Tuple
 
@@ -10,7 +10,7 @@ SIZES = (128, 256)  # of the image, in pixels
 
 
 class Misfit(NamedTuple):
-    """A layer that gets another number of channels than it takes."""
+    """A layer that gets a different number of channels than it takes."""
 
     layer: str
     takes: int
@@ -18,31 +18,31 @@ class Misfit(NamedTuple):
 
 
 class _Stopped(Exception):
-    """The forward came to a misfit."""
+    """Raised to stop the forward at a misfit."""
 
 
 def find_misfit(model: nn.Module, samples: Dict[int, Any], given: Dict[str, List[int]]) -> Optional[Misfit]:
-    """The first layer that gets other channels than it takes, whatever the size of the image.
+    """Return the first layer that gets a wrong number of channels at every image size, or None.
 
     Args:
         model: Called as mmengine's models are; see `failure`.
-        samples: For each height and width of the image, the data sample.
-        given: Gets the channels that each part of the model gave.
+        samples: The data sample for each image size (height and width).
+        given: Filled with the channels of the outputs of each part.
     """
     found = [_misfit(model, size, sample, given) for size, sample in samples.items()]
-    return found[0] if len(set(found)) == 1 else None  # else it is a matter of the size
+    return found[0] if len(set(found)) == 1 else None  # otherwise it depends on the size
 
 
 def failure(model: nn.Module, size: int, sample: Any, context: ContextManager = contextlib.nullcontext()
             ) -> Optional[Exception]:
-    """Run an empty image through a model, without losses; return what stopped it.
+    """Run a blank image through a model, without losses; return the exception that stopped it, or None.
 
-    That need not be a mistake: the model may want text, queries or annotations, and a run shows whether it works.
+    An exception does not prove a mistake: the model may need text, queries or annotations.
 
     Args:
-        model: Put into evaluation mode; its heads keep few boxes from then on.
+        model: Switched to evaluation mode; its heads keep only a few boxes from then on.
         size: Height and width.
-        sample: What the model is told about the image.
+        sample: Metadata of the image.
         context: Entered around the forward.
     """
     image = torch.zeros(1, next(filter(None, image_channels(model)), 3), size, size)
@@ -60,9 +60,9 @@ def failure(model: nn.Module, size: int, sample: Any, context: ContextManager = 
 
 
 def image_channels(model: nn.Module) -> Tuple[Optional[int], Optional[int]]:
-    """How many channels one of our backbones takes, and the data preprocessor gives, as far as they say."""
+    """Channels that a backbone of mmrev takes and that the data preprocessor returns, each None if unknown."""
     backbone, mean = getattr(model, 'backbone', None), getattr(getattr(model, 'data_preprocessor', None), 'mean', None)
-    ours = type(backbone).__module__.startswith('mmrev.')  # in the hosts, `in_channels` may be those after the stem
+    ours = type(backbone).__module__.startswith('mmrev.')  # elsewhere it may mean the channels after the stem
     return getattr(backbone, 'in_channels', None) if ours else None, None if mean is None else len(mean)
 
 
@@ -90,17 +90,17 @@ def _misfit(model: nn.Module, size: int, sample: Any, given: Dict[str, List[int]
     finally:
         for hook in hooks:
             hook.remove()
-    return seen[-1] if len(seen) > 1 else None  # not the first layer: the empty image may be the mistake
+    return seen[-1] if len(seen) > 1 else None  # except the first layer, where the blank image may be wrong
 
 
 def _taken(module: nn.Module) -> Optional[Tuple[int, int]]:
-    """How many channels a layer takes, and at which axis; None if that cannot be said."""
+    """Number of channels that a layer takes and their axis, or None if unknown."""
     if isinstance(module, nn.Linear):
         return module.in_features, -1
     if isinstance(module, nn.Conv2d):
         return module.in_channels, 1
     if isinstance(module, _BatchNorm):
         return module.num_features, 1
-    if hasattr(module, 'roi_layers') and hasattr(module, 'out_channels'):  # of mmdet, which gives what it takes
+    if hasattr(module, 'roi_layers') and hasattr(module, 'out_channels'):  # mmdet's, which keep it
         return module.out_channels, 1
     return None

@@ -1,4 +1,4 @@
-"""Which module of a model runs now."""
+"""Track which module of a model is running."""
 from typing import Any, List
 
 from torch import nn
@@ -6,12 +6,13 @@ from torch.nn.modules.module import register_module_forward_hook, register_modul
 
 
 class ModuleStack:
-    """Knows, within its context, the path of the innermost module of ``model`` whose forward runs.
+    """Within its context, tracks the path of the innermost module of ``model`` whose forward is running.
 
-    A module that is run by another method than its call (``head.predict(...)``) is not seen, those that it calls are.
+    A module that runs through a method other than its call (``head.predict(...)``) is not seen; the modules that it
+    calls are.
 
     Attributes:
-        path: Of that module, as in ``named_modules``; ``''`` stands for the model itself and for no module at all.
+        path: Path of that module as in ``named_modules``; ``''`` means the model itself or no module.
 
     Example:
         >>> with ModuleStack(model) as running:
@@ -27,7 +28,7 @@ class ModuleStack:
         return self._paths[-1]
 
     def path_of(self, module: nn.Module) -> str:
-        """The path of any module; of one that is not the model's, that of the module that runs now."""
+        """The path of a module; for a module outside the model, the path of the running one."""
         return self._names.get(module, self.path)
 
     def __enter__(self) -> 'ModuleStack':

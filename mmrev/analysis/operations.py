@@ -1,8 +1,8 @@
 """Parameters and multiply-accumulates of a network, part by part.
 
-Operators are counted as the dispatcher sees them, so whatever calls them (a module, a function, an autograd function of
-somebody's own) is counted, and the meta device suffices. mmengine's ``get_model_complexity_info`` traces the model,
-which fails on that device, and counts neither attention nor what an autograd function does within (mmengine 0.10.7).
+Operators are counted in the dispatcher, so it does not matter what calls them (a module, a function, a custom autograd
+function), and the meta device suffices. mmengine's ``get_model_complexity_info`` traces the model, which fails on that
+device, and counts neither attention nor the operators within an autograd function (mmengine 0.10.7).
 """
 from collections import defaultdict
 from typing import Any, Callable, Dict, List, NamedTuple
@@ -20,12 +20,12 @@ aten = torch.ops.aten
 
 
 class Operations(NamedTuple):
-    """What a module, with all that is within, has and does.
+    """Parameters and operations of a module, including its submodules.
 
     Attributes:
-        parameters: Their number.
+        parameters: Number of parameters.
         macs: Multiply-accumulates of convolutions, linear layers and attention.
-        published: These and what the published figures count besides, see :func:`count_operations`.
+        published: ``macs`` and what published figures count in addition, see :func:`count_operations`.
     """
     parameters: int
     macs: int
@@ -46,7 +46,7 @@ _PRODUCTS: Dict[Any, Callable[..., int]] = {  # two operations each per multiply
     **dict.fromkeys(_existing('_scaled_dot_product_flash_attention_for_cpu'), _attention),
 }
 _CONVOLUTIONS = (aten.convolution, aten._convolution, aten.cudnn_convolution, aten.mkldnn_convolution)
-_PER_VALUE: Dict[Any, int] = {  # operations per value that comes out
+_PER_VALUE: Dict[Any, int] = {  # operations per output value
     **dict.fromkeys(_existing(
         'native_batch_norm', '_native_batch_norm_legit', '_native_batch_norm_legit_no_training',
         '_batch_norm_with_update', '_batch_norm_no_update', 'cudnn_batch_norm', 'batch_norm_elemt', 'native_layer_norm',
@@ -58,7 +58,7 @@ _PER_VALUE: Dict[Any, int] = {  # operations per value that comes out
 
 
 class _OperationCounter(TorchDispatchMode):
-    """Counts what runs in the context, for the module that runs it."""
+    """Counts the operators that run within the context, by module."""
 
     def __init__(self, running: ModuleStack):
         super().__init__()
@@ -83,15 +83,15 @@ class _OperationCounter(TorchDispatchMode):
 def count_operations(model: nn.Module, *inputs: Any, **kwargs: Any) -> Dict[str, Operations]:
     """Count the parameters of ``model`` and the operations of ``model(*inputs, **kwargs)`` in eval mode.
 
-    :attr:`Operations.published` counts as version 0.0.31 of ``thop`` does, by which MACs are often published: besides
-    multiply-accumulates one operation per value for the bias of a convolution, 2 for a norm, and per value that comes
-    out of an interpolation 1 (nearest), 11 (bilinear) or 259 (bicubic). Activations, products and sums of tensors and
-    means count nothing; nor do pools, which ``thop`` counts where they are modules: a mean over all places is often
-    none. Operators written in C++ for a library of their own (RoIAlign) are not seen.
+    :attr:`Operations.published` counts like ``thop`` 0.0.31, with which MACs are often published: in addition to
+    multiply-accumulates, one operation per value for the bias of a convolution, 2 for a norm, and 1 (nearest), 11
+    (bilinear) or 259 (bicubic) per output value of an interpolation. Activations, products, sums and means of tensors
+    are not counted. Neither are pools, which ``thop`` counts if they are modules. Operators of C++ extensions
+    (RoIAlign) are not seen.
 
     Args:
         model: On any device; on the meta device nothing is computed.
-        inputs: Of the model, on the same device; batches are counted as a whole.
+        inputs: Inputs of the model, on the same device; a batch is counted as a whole.
 
     Returns:
         The counts of every module by its path, with those of the modules within it; the model itself is ``''``.
@@ -119,7 +119,7 @@ def count_operations(model: nn.Module, *inputs: Any, **kwargs: Any) -> Dict[str,
 
 
 def _with_descendants(counts: Dict[str, int]) -> Dict[str, int]:
-    """The counts of each path and of all below it; the root is ``''``."""
+    """The counts of each path, including all paths below it; the root is ``''``."""
     sums: Dict[str, int] = defaultdict(int)
     for path, number in counts.items():
         while path:

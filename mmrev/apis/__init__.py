@@ -1,7 +1,7 @@
-"""What a program of one's own needs around mmengine's `Runner`, and our models by name in mmpretrain and mmdet.
+"""What your own programs need around mmengine's `Runner`, and models of mmrev by name in mmpretrain and mmdet.
 
 After ``import mmrev.apis`` mmpretrain's `get_model`, `list_models` and `inference_model` know the classifiers.
-`DetInferencer`, which is imported only where it is asked for and needs mmdet, knows the detectors.
+`DetInferencer`, which needs mmdet and is imported on first use, knows the detectors.
 """
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""mmdet's inferencer, which knows our detectors by name."""
+"""mmdet's inferencer, extended by the detectors of mmrev."""
 from typing import Any, Optional, Tuple
 
 from mmdet.apis import DetInferencer as MMDetInferencer
@@ -13,15 +13,15 @@ from .model_hub import CLASSIFICATION
 class DetInferencer(MMDetInferencer):
     """mmdet's `DetInferencer`, with the same arguments, for the detectors of mmrev as well.
 
-    ``model`` may be a name from mmrev's metafiles or from mmdet's, or the path of a config. Where no weights are given
-    and none are published, it refuses; mmdet's own goes on with random ones.
+    ``model`` is a name from the metafiles of mmrev or mmdet, or the path of a config. If no weights are given and none
+    are published, it raises; mmdet's own continues with random weights.
 
     Raises:
-        ValueError: If nobody knows the name, there are no weights, or they are of another model.
+        ValueError: If the name is unknown, if there are no weights, or if they belong to another model.
     """
 
     def _load_model_from_metafile(self, model: str) -> Tuple[Config, Optional[str]]:
-        """See `mmengine.infer.BaseInferencer`; the weights are used if the caller names none."""
+        """See `mmengine.infer.BaseInferencer`; the published weights are the default."""
         known = published.find_model(model)
         if known is None:
             return self._load_from_mmdet(model)

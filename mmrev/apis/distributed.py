@@ -1,8 +1,8 @@
 """Several processes without a GPU.
 
-mmengine starts them with ``torch.cuda.set_device`` and hands ``DistributedDataParallel`` a CUDA device id. Both are
-fixed from outside: its `Runner` leaves alone a process group that exists, and takes the wrapper's arguments from
-``cfg.model_wrapper_cfg``. Where there is a GPU nothing is done here, mmengine's own path runs.
+mmengine starts them with ``torch.cuda.set_device`` and passes a CUDA device id to ``DistributedDataParallel``. Both can
+be avoided from outside: its `Runner` uses an existing process group, and takes the arguments of the wrapper from
+``cfg.model_wrapper_cfg``. With a GPU this module does nothing, and mmengine's own path runs.
 """
 import contextlib
 import datetime
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Iterator
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-# How each launcher says which process this is: rank, number of processes, rank on this machine.
+# Variables in which each launcher stores the rank, the number of processes and the rank on this machine.
 _RANK_VARIABLES = dict(
     pytorch=('RANK', 'WORLD_SIZE', 'LOCAL_RANK'),
     slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
@@ -78,11 +78,11 @@ def prepare_cpu_processes(cfg: 'Config') -> None:
 
 @contextlib.contextmanager
 def alone(launcher: str) -> Iterator[None]:
-    """Be the only one of several processes that have not joined yet: some norm layers ask how many there are."""
+    """Join a process group of one, for norm layers that ask for the world size before the real group exists."""
     from torch import distributed
     joined = False
     if launcher != 'none' and distributed.is_available() and not distributed.is_initialized():
-        with contextlib.suppress(RuntimeError):  # gloo finds no network here; the run may use something else
+        with contextlib.suppress(RuntimeError):  # gloo finds no network; the run may use another backend
             distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)
             joined = True
     try:
@@ -93,7 +93,7 @@ def alone(launcher: str) -> Iterator[None]:
 
 
 def _set_master(launcher: str) -> None:
-    """Set where the processes meet, as far as it is not set."""
+    """Set the address and port where the processes meet, unless they are set."""
     if launcher == 'slurm' and 'MASTER_ADDR' not in os.environ:
         nodes = os.environ['SLURM_NODELIST']
         hosts = subprocess.run(['scontrol', 'show', 'hostname', nodes], capture_output=True, text=True, check=True)
@@ -103,10 +103,10 @@ def _set_master(launcher: str) -> None:
 
 
 def _refuse_sync_bn(entry: Any) -> None:
-    """torch's SyncBatchNorm takes no CPU tensors, and says so only in the first forward."""
+    """Refuse SyncBatchNorm, which takes no CPU tensors but only says so in the first forward."""
     if isinstance(entry, dict):
         if str(entry.get('type')).split('.')[-1] == 'SyncBN':
-            raise ValueError("SyncBN needs GPUs, and here are several processes on the CPU: set norm_cfg=dict(type="
+            raise ValueError("SyncBN needs GPUs, but these processes run on the CPU: set norm_cfg=dict(type="
                              "'BN'), or use one process")
         entry = list(entry.values())
     if isinstance(entry, (list, tuple)):

@@ -1,12 +1,12 @@
-"""Our classifiers among those that mmpretrain knows by name."""
+"""Make mmpretrain know the classifiers of mmrev by name."""
 CLASSIFICATION = 'Image Classification'
 
 
 def add_classifiers() -> None:
-    """Add the classifiers of our metafiles to mmpretrain's `ModelHub`; detectors would be of no use there.
+    """Add the classifiers of mmrev's metafiles to mmpretrain's `ModelHub`, which has no use for detectors.
 
-    A model without published weights gets an address that says so when they are asked for: mmpretrain itself would
-    warn, and go on with random ones.
+    A model without published weights gets an address whose loader says so: mmpretrain itself would only warn, and
+    continue with random weights.
     """
     from mmpretrain.apis.model import ModelHub
     from modelindex.load_model_index import load

@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def use_mixed_precision(cfg: 'Config') -> None:
-    """Let the optimizer's wrapper train in mixed precision: mmengine's on a GPU, on the CPU ours.
+    """Select the optimizer wrapper for mixed precision: mmengine's on a GPU, mmrev's on the CPU.
 
     Raises:
-        ProblemError: If the wrapper is another one already.
+        ProblemError: If the config has chosen another wrapper.
     """
     from mmengine.device import get_device
     wrapper = cfg.get('optim_wrapper') or {}
@@ -25,16 +25,16 @@ def use_mixed_precision(cfg: 'Config') -> None:
     if kind not in ('OptimWrapper', 'AmpOptimWrapper'):
         raise ProblemError(f"--amp replaces mmengine's OptimWrapper, but `optim_wrapper.type` is `{kind}`",
                            'Leave --amp out, or set up mixed precision in the config')
-    for key in ('loss_scale', 'dtype', 'use_fsdp'):  # of AmpOptimWrapper
+    for key in ('loss_scale', 'dtype', 'use_fsdp'):  # arguments of AmpOptimWrapper
         wrapper.pop(key, None)
     cfg.merge_from_dict({'optim_wrapper.type': 'mmrev.BFloat16OptimWrapper'} if on_cpu else
                         {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'})
 
 
 def pin_memory(cfg: 'Config') -> None:
-    """Where there is a GPU, let the dataloaders that do not say otherwise collate in page-locked memory.
+    """With a GPU, make dataloaders collate in page-locked memory unless the config says otherwise.
 
-    Copies from there to the GPU are faster. Not in the configs: on the CPU PyTorch warns of it.
+    Copies from there to the GPU are faster. The configs do not set it because PyTorch warns about it without a GPU.
     """
     from mmengine.device import is_cuda_available
     for part in ('train', 'val', 'test') if is_cuda_available() else ():
@@ -43,7 +43,7 @@ def pin_memory(cfg: 'Config') -> None:
 
 
 def draw_predictions(cfg: 'Config', folder: Optional[str], show: bool = False, wait_time: float = 2.) -> Optional[str]:
-    """Switch on the visualization hook of the config: mmdet's or mmpretrain's, which differ in their keys.
+    """Enable the visualization hook of the config. mmdet's and mmpretrain's have different keys.
 
     Args:
         cfg: The config.
@@ -52,7 +52,7 @@ def draw_predictions(cfg: 'Config', folder: Optional[str], show: bool = False, w
         wait_time: In seconds.
 
     Returns:
-        The folder, as an absolute path if the hook takes it as it is; mmdet's takes it relative to the log folder.
+        The folder; absolute for mmpretrain's hook. mmdet's hook takes it relative to the log folder.
 
     Raises:
         ProblemError: If there is no such hook, or no screen.
@@ -73,7 +73,7 @@ def draw_predictions(cfg: 'Config', folder: Optional[str], show: bool = False, w
 
 
 def augment_test(cfg: 'Config') -> None:
-    """Wrap model and test pipeline for test-time augmentation; flip where the config does not say how."""
+    """Wrap model and test pipeline for test-time augmentation, by default flipping."""
     from mmengine import ConfigDict
     classifies = cfg.get('default_scope') == 'mmpretrain'
     dataset = cfg.test_dataloader.dataset

@@ -1,4 +1,4 @@
-"""A run as the commands make it: a config read and overridden, a runner built, exceptions told in terms of the run."""
+"""A run of a command: read and override the config, build the runner, explain exceptions in terms of the run."""
 import contextlib
 import inspect
 import os.path as osp
@@ -17,29 +17,28 @@ if TYPE_CHECKING:
     from mmengine.hooks import Hook
     from mmengine.runner import Runner
 
-# What mmengine, mmdet and mmpretrain read from a config besides the arguments of the runner.
+# Keys that mmengine, mmdet and mmpretrain read from a config in addition to the arguments of the runner.
 _READ_BESIDES = ('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
                  'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline',
-                 'pretrained')  # of which `diagnosis.config.sections` says what to write instead
+                 'pretrained')  # for which `diagnosis.config.sections` names a replacement
 
 
 def load_config(file: str, options: Optional[Dict[str, Any]] = None) -> 'Config':
     """Read a config and override entries.
 
     Args:
-        file: Its path, or ``SCOPE::FOLDER/NAME.py`` for mmengine to look up.
-        options: As ``--cfg-options`` of OpenMMLab's tools: ``{'a.b.0.c': value}``.
+        file: Path of the config, or ``SCOPE::FOLDER/NAME.py`` for mmengine to look up.
+        options: Entries as in ``--cfg-options`` of OpenMMLab's tools: ``{'a.b.0.c': value}``.
 
     Raises:
-        ProblemError: If there is no such config, it cannot be read, or an option would change nothing.
+        ProblemError: If there is no such config, if it cannot be read, or if an option would change nothing.
     """
     _check_file(file)
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')  # mmengine needs it
     with phase('mmengine cannot be imported', '`mmrev doctor` says what is installed and how to fix it'):
         from mmengine.config import Config
         from mmengine.hub import get_config
-    with phase(f'config `{file}` cannot be read', 'Fix that in the config or its `_base_`; --traceback shows the way '
-               'there'):
+    with phase(f'config `{file}` cannot be read', 'Fix the config or its `_base_`; --traceback shows where'):
         cfg = get_config(file) if '::' in file else Config.fromfile(file)
     merge_options(cfg, options or {}, file)
     return cfg
@@ -58,29 +57,29 @@ def _check_file(config: str) -> None:
 
 
 def merge_options(cfg: 'Config', options: Dict[str, Any], file: str) -> None:
-    """Merge ``--cfg-options`` into the config, and do what a config file would have done with them.
+    """Merge ``--cfg-options`` into the config, and import the modules of ``custom_imports`` among them.
 
     Raises:
-        ProblemError: If one cannot be merged, or nothing would read it: a misspelt name, or a variable of the file.
+        ProblemError: If an option cannot be merged, or if nothing would read it (a misspelt name, a helper variable).
     """
     from mmengine.runner import Runner
     from mmengine.utils import import_modules_from_strings
     known = {*inspect.signature(Runner).parameters, *_READ_BESIDES}
-    for key in options if 'runner_type' not in cfg else ():  # a runner of the user's own may read anything
+    for key in options if 'runner_type' not in cfg else ():  # a custom runner may read anything
         name = key.split('.')[0]
         if name not in known:
             raise ProblemError(f'--cfg-options {key}: what {file} has made of `{name}` stays as it is' if name in cfg
                                else f'--cfg-options {key}: there is no `{name}` in {file}', closest(name, known) +
-                               'Write the whole path of what you mean, as optim_wrapper.optimizer.lr=0.01')
+                               'Write the whole path, as in optim_wrapper.optimizer.lr=0.01')
     with phase(f'--cfg-options {" ".join(options)}', f'See what is in {file}'):
         cfg.merge_from_dict(options)
     if any(key.split('.')[0] == 'custom_imports' for key in options):
-        with phase('--cfg-options custom_imports', 'Give modules that Python finds; in this folder with PYTHONPATH=.'):
+        with phase('--cfg-options custom_imports', 'Name modules that Python can import, e.g. with PYTHONPATH=.'):
             import_modules_from_strings(**cfg.custom_imports)
 
 
 def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = ()) -> 'Runner':
-    """Build the runner that a config asks for, with `hooks` besides its own.
+    """Build the runner of a config, with additional `hooks`.
 
     Raises:
         ProblemError: If it cannot be built.
@@ -100,19 +99,19 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = ()) -> 'Runner':
 
 @contextlib.contextmanager
 def running(runner: 'Runner', *parts: str) -> Iterator[None]:
-    """Run what the runner does; the traceback of an exception that ends it goes to the log.
+    """Build parts of a runner, then run the block. The traceback of an exception goes to the log.
 
     Args:
         runner: The runner.
-        parts: ``'train'``, ``'val'`` or ``'test'``: those are built first.
+        parts: Loops to build first: ``'train'``, ``'val'`` or ``'test'``.
 
     Raises:
-        ProblemError: If it is ended by an exception.
+        ProblemError: If an exception ends the block.
     """
     try:
         for part in parts:
             with phase(f'building {part}_dataloader, {part}_cfg' + f' and {part}_evaluator' * (part != 'train')):
-                getattr(runner, f'{part}_loop')  # which builds it, with its data
+                getattr(runner, f'{part}_loop')  # reading the attribute builds the loop and its data set
         with phase('running', status=1):
             yield
     except ProblemError as error:

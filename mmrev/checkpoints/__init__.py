@@ -1,11 +1,11 @@
-"""Checkpoints: read safely, recognised, converted, and loaded by mmengine under the names that they are published by.
+"""Checkpoints: read them safely, recognise and convert them, and let mmengine load them by name.
 
 - `safe`: what `torch.load` may construct; mmengine's own checkpoints are allowed.
-- `reading`: a file that nobody vouches for, and whether a checkpoint fits a model.
-- `published`: the models of this package's metafiles, where their weights are published, and the hashes of the files.
-- `families`: for each publisher, the names of its weights; the table that recognises, converts and checks them.
-- `conversion`: any checkpoint of a family, to one that mmengine loads.
-- `loaders`: the same while mmengine loads ``.pth.tar`` files and ``mmrev://NAME``.
+- `reading`: reads an untrusted file, and compares a checkpoint with a model.
+- `published`: the models of the metafiles, the addresses of their weights, and the hashes of the files.
+- `families`: the names of each publisher's weights; a table that recognises, converts and checks them.
+- `conversion`: converts a checkpoint of any family into one that mmengine loads.
+- `loaders`: does the same while mmengine loads ``.pth.tar`` files and ``mmrev://NAME``.
 
 Importing this package imports neither torch nor mmengine.
 """

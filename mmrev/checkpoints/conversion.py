@@ -14,18 +14,19 @@ from .reading import find_weights, read
 
 
 def convert(content: Any, request: Request, families: Optional[Iterable[Family]] = None) -> Dict[str, Any]:
-    """Convert what a checkpoint file holds.
+    """Convert the content of a checkpoint file.
 
     Args:
-        content: What `read` gave.
-        request: Where it is from, and the options.
-        families: Those that it may be of; by default all.
+        content: Result of `read`.
+        request: Source of the content, and options.
+        families: Families that it may belong to; all by default.
 
     Returns:
         ``{'state_dict': ..., 'meta': ...}``.
 
     Raises:
-        ProblemError: If it is of none of these families, incomplete, or holds anything but weights under such a name.
+        ProblemError: If it belongs to none of these families, is incomplete, or has a value under such a name that is
+            no tensor.
     """
     families = tuple(FAMILIES.values() if families is None else families)
     refused = None
@@ -35,7 +36,7 @@ def convert(content: Any, request: Request, families: Optional[Iterable[Family]]
             try:
                 return _convert(weights, request, family)
             except ProblemError as error:
-                refused = refused or error  # some names occur in several families
+                refused = refused or error  # families share some names
     raise refused or _unknown(content, request.file, families)
 
 
@@ -58,7 +59,7 @@ def _convert(weights: Weights, request: Request, family: Family) -> Dict[str, An
 
 
 def _unknown(content: Any, file: str, families: Tuple[Family, ...]) -> ProblemError:
-    """Say that no weight has a name by which a family is known."""
+    """Report that no weight has a name of any family."""
     held = content.get('state_dict', content) if isinstance(content, dict) else {}
     if isinstance(held, dict) and any(str(key).startswith('backbone.') for key in held):
         return ProblemError(f'`{file}` has names of OpenMMLab already', 'Load it as it is')
@@ -71,20 +72,20 @@ def _unknown(content: Any, file: str, families: Tuple[Family, ...]) -> ProblemEr
 
 def convert_file(src: str, dst: str, families: Optional[Iterable[Family]] = None, any_hash: bool = False,
                  **norms: Optional[str]) -> str:
-    """Convert a checkpoint file and write the result, which appears only when it is complete.
+    """Convert a checkpoint file and write the result; the file appears once it is complete.
 
     Args:
         src: File to convert.
         dst: File to write.
         families: See `convert`.
-        any_hash: Convert a file that has a published name, or must be a published one, and is another.
+        any_hash: Convert a file whose name or family is that of a published file and whose hash is not.
         **norms: ``trained_with`` and ``target`` of `Request`.
 
     Returns:
-        In words, what was written, and of which model.
+        A sentence that says what was written, and of which model.
 
     Raises:
-        ProblemError: If `src` cannot be converted or `dst` cannot be written.
+        ProblemError: If `src` cannot be converted, or `dst` cannot be written.
     """
     _check_destination(src, dst)
     content = read(src)

@@ -1,4 +1,4 @@
-"""What a file in `families` states about the checkpoints of one publisher."""
+"""What a file in `families` defines for the checkpoints of one publisher."""
 from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 from .published import Model
@@ -10,26 +10,26 @@ Weights = Dict[str, 'Tensor']
 
 
 class Request(NamedTuple):
-    """What is known and wanted of a file that is converted."""
+    """A file to convert, and the options of the conversion."""
 
     file: str
-    model: Optional[Model] = None  # whose published file it is
+    model: Optional[Model] = None  # model whose published file it is
     md5: str = ''
-    any_hash: bool = False  # convert a file that is none of the published ones
+    any_hash: bool = False  # convert a file even if it is not a published one
     trained_with: Optional[str] = None  # norms of the weights, see `families.inplace_abn`
-    target: Optional[str] = None  # norms of the network that the result is for
+    target: Optional[str] = None  # norms of the network that will load the result
 
 
 class Family(NamedTuple):
-    """Checkpoints of one publisher: recognised by their names, converted to mmrev's, checked.
+    """Checkpoints of one publisher: how to recognise, convert and check them.
 
-    ``convert`` and ``check_complete`` raise `KeyError` for names that do not belong, and for those that are missing.
+    ``convert`` raises `KeyError` for a foreign name, ``check_complete`` for a missing one.
     """
 
-    name: str  # on the command line
+    name: str  # name on the command line
     of: str  # in words, after 'a checkpoint of'
-    source: str  # where one gets such a checkpoint
+    source: str  # where to get such a checkpoint
     is_published_name: Callable[[str], bool]
     convert: Callable[[Weights], Weights]
     check_complete: Callable[[Weights], None] = lambda weights: None
-    adapt: Optional[Callable[[Weights, Request], Tuple[Weights, Dict[str, Any]]]] = None  # the values, before the names
+    adapt: Optional[Callable[[Weights, Request], Tuple[Weights, Dict[str, Any]]]] = None  # values, before the names

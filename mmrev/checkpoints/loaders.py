@@ -1,8 +1,8 @@
-"""The published checkpoints where mmengine loads them: converted and checked on the way.
+"""Loaders for mmengine that check and convert published checkpoints.
 
-The published weights have other names than ours. mmengine chooses a loader by the form of a path, so three are added:
-``.pth.tar`` files and addresses, as they are published, and ``mmrev://NAME`` for the weights of a model in a metafile.
-Whatever is no published RevBiFPN is loaded as mmengine would.
+Published weights have other names than those of mmrev. mmengine chooses a loader by the form of a path, so this module
+adds three: for ``.pth.tar`` files and addresses, as they are published, and for ``mmrev://NAME``, the weights of a
+model in a metafile. Whatever is not a published RevBiFPN is loaded as mmengine would.
 """
 import os
 import re
@@ -16,13 +16,13 @@ from . import published
 from .reading import find_weights, read
 from .safe import allow_mmengine_checkpoints
 
-_PUBLISHED_FORM = r'(?!\S*://).*(?:\.pth\.tar|revbifpn[^/]*)$'  # of a local path; what the file holds decides
+_PUBLISHED_FORM = r'(?!\S*://).*(?:\.pth\.tar|revbifpn[^/]*)$'  # of a local path; the content of the file decides
 
 
 def allow_when_needed() -> None:
-    """Have mmengine load all these checkpoints as soon as the part of it that loads checkpoints is imported.
+    """Register the loaders as soon as the module of mmengine that loads checkpoints is imported.
 
-    So ``import mmrev`` need not import torch, and it does not matter whether mmrev or mmdet is imported first.
+    ``import mmrev`` then need not import torch, and the order in which mmrev and mmdet are imported does not matter.
     """
     after_import('mmengine.runner.checkpoint', _add_loaders)
 
@@ -30,8 +30,8 @@ def allow_when_needed() -> None:
 def _add_loaders() -> None:
     from mmengine.runner.checkpoint import CheckpointLoader
     allow_mmengine_checkpoints()
-    # Regular expressions, matched from the start of a path; mmengine tries them in descending order of their text, so
-    # that the first is before its own `https://`, and the last before its own for any file alone.
+    # Regular expressions, matched from the start of a path. mmengine tries them in descending alphabetical order: the
+    # first comes before its own `https://`, the last only before its own for any file.
     for pattern, loader in ((r'https?://\S*\.pth\.tar$', load_from_published_url), ('mmrev://', load_from_mmrev),
                             (_PUBLISHED_FORM, load_from_published_file)):
         CheckpointLoader.register_scheme(pattern, loader, force=True)
@@ -43,10 +43,10 @@ def has_published_form(file: str) -> bool:
 
 
 def load_from_mmrev(filename: str, map_location: Any = None) -> Dict[str, Any]:
-    """Load the published weights of ``mmrev://NAME``, NAME being that of a model in a metafile of mmrev.
+    """Load the published weights of ``mmrev://NAME``, where NAME is a model in a metafile of mmrev.
 
     Raises:
-        ProblemError: If there is no such model, it has no published weights, or they cannot be had.
+        ProblemError: If there is no such model, or its weights are not published or cannot be downloaded.
     """
     name = filename.removeprefix('mmrev://')
     model = published.find_model(name)
@@ -65,12 +65,12 @@ def load_from_mmrev(filename: str, map_location: Any = None) -> Dict[str, Any]:
 
 
 def load_from_published_url(filename: str, map_location: Any = None) -> Dict[str, Any]:
-    """Load weights from where they are published, or from a mirror that keeps the file names.
+    """Load weights from their published address, or from a mirror that keeps the file names.
 
-    The file is kept where torch keeps downloads (``TORCH_HOME``). In several processes the first one downloads.
+    The file is cached with torch's downloads (``TORCH_HOME``). Of several processes, the first one downloads.
 
     Raises:
-        ProblemError: If they cannot be downloaded, or are not the published ones.
+        ProblemError: If the download fails, or the file is not the published one.
     """
     from mmengine.dist import barrier, is_main_process
     from mmengine.runner.checkpoint import load_from_http
@@ -80,12 +80,12 @@ def load_from_published_url(filename: str, map_location: Any = None) -> Dict[str
     try:
         file = _download(filename, model) if is_main_process() else ''
     finally:
-        barrier()  # the others must not wait for a first process that has failed
+        barrier()  # the others must not wait for a first process that failed
     return _load_published(file or _download(filename, model), model, map_location)
 
 
 def _download(url: str, model: published.Model) -> str:
-    """Download published weights unless they are there; return their path."""
+    """Download published weights unless they are cached; return their path."""
     import torch
     file = os.path.join(torch.hub.get_dir(), 'checkpoints', os.path.basename(url))
     if os.path.isfile(file):
@@ -96,7 +96,7 @@ def _download(url: str, model: published.Model) -> str:
     except OSError as error:
         raise ProblemError(f'the weights of {model.name} cannot be downloaded from {url}: {error}', 'Download them '
                            'elsewhere and give the path of the file') from error
-    except RuntimeError as error:  # of torch, about the hash
+    except RuntimeError as error:  # torch's, about the hash
         raise ProblemError(f'what {url} gave are not the published weights of {model.name}: {error}', 'Try again '
                            'later, or download them elsewhere and give the path of the file') from error
     return file
@@ -106,7 +106,7 @@ def load_from_published_file(filename: str, map_location: Any = None) -> Dict[st
     """Load a file that may hold published weights, or weights of a RevBiFPN that was trained with the published code.
 
     Raises:
-        ProblemError: If it has the name of a published file, but is another.
+        ProblemError: If it has the name of a published file, but another content.
     """
     from mmengine.runner.checkpoint import load_from_local
     file = os.path.expanduser(filename)
@@ -116,7 +116,7 @@ def load_from_published_file(filename: str, map_location: Any = None) -> Dict[st
     try:
         content = read(file, map_location)
     except ProblemError:
-        return load_from_local(filename, map_location)  # not ours to refuse
+        return load_from_local(filename, map_location)  # mmengine's loader decides
     from .conversion import convert
     from .families import CONVERTED_ON_LOAD
     from .family import Request
@@ -125,10 +125,10 @@ def load_from_published_file(filename: str, map_location: Any = None) -> Dict[st
 
 
 def load_local(file: str) -> Dict[str, Any]:
-    """Load a local checkpoint on the CPU as mmengine would, mapped from disk where the format allows it.
+    """Load a local checkpoint on the CPU as mmengine would, memory-mapped if the format allows it.
 
     Raises:
-        ProblemError: If it is not there, cannot be read, or holds no dict.
+        ProblemError: If the file does not exist, cannot be read, or holds no dict.
     """
     file = os.path.expanduser(file)
     content = read(file, mmap=True) if has_published_form(file) else read(file, trusted=(), mmap=True)

@@ -1,4 +1,4 @@
-"""The models that this package's metafiles state: where their weights are published, and the hashes of those files."""
+"""The models of this package's metafiles: the addresses and hashes of their published weights."""
 import functools
 import hashlib
 import os
@@ -13,8 +13,8 @@ INDEX = Path(__file__).parents[1] / '.mim' / 'model-index.yml'
 class Model(NamedTuple):
     """One model of the metafiles.
 
-    ``url`` and ``sha256`` are None where no weights are published, or where a browser alone can fetch them: from
-    ``page``, a file of that ``md5``. Where no more is published, ``sha256`` is its first digits.
+    ``url`` and ``sha256`` are None if no weights are published, or if only a browser can download them: a file with
+    this ``md5`` from ``page``. ``sha256`` may be only the first digits, if no more are published.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Model(NamedTuple):
 
     @property
     def weights(self) -> str:
-        """What mmengine loads the weights from by a loader of ours; without any, `load_from_mmrev` says so."""
+        """What mmengine loads the weights from; if there are none, `load_from_mmrev` raises and says so."""
         return self.url if self.url and self.url.endswith('.pth.tar') else f'mmrev://{self.name}'
 
 
@@ -49,12 +49,12 @@ def models() -> Tuple[Model, ...]:
 
 
 def find_model(name: str) -> Optional[Model]:
-    """The model of this name, in upper or lower case."""
+    """The model of this name; the case does not matter."""
     return next((model for model in models() if model.name.lower() == name.lower()), None)
 
 
 def find_file(path: str) -> Optional[Model]:
-    """The model whose published weights have this file name, in whatever folder or at whatever address."""
+    """The model whose published weights have this file name, in any folder or at any address."""
     name = os.path.basename(path)
     return next((model for model in models() if model.url and os.path.basename(model.url) == name), None)
 
@@ -86,11 +86,11 @@ def check_hash(file: str, model: Model, digest: Optional[str] = None) -> None:
 
     Args:
         file: Its path.
-        model: Whose weights it should be.
-        digest: Its SHA-256, if known already.
+        model: The model whose weights it should hold.
+        digest: Its SHA-256, if already known.
 
     Raises:
-        ProblemError: If it is another, or damaged.
+        ProblemError: If it is another file, or damaged.
     """
     digest = digest or sha256_of(file)
     if not digest.startswith(model.sha256):

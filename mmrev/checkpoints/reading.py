@@ -1,4 +1,4 @@
-"""Read a checkpoint that nobody vouches for; find the weights in it; compare them with a model."""
+"""Read an untrusted checkpoint, find the weights in it, and compare them with a model."""
 import argparse
 import copy
 import re
@@ -14,23 +14,23 @@ from .safe import safe_globals
 if TYPE_CHECKING:
     from torch import Tensor
 
-# Where trainers keep the weights in a checkpoint; timm's averaged ones first, as timm takes them.
+# Keys under which trainers store the weights; timm's averaged ones first, as timm prefers them.
 _PLACES = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state')
 _WRAPPERS = re.compile(r'^(?:module\.|_orig_mod\.)+')
 
 
 def read(file: str, map_location: Any = None, trusted: Sequence[type] = (argparse.Namespace, ), mmap: bool = False
          ) -> Any:
-    """Read tensors, plain Python values and what mmengine saves; run no code.
+    """Read tensors, plain Python values and the classes that mmengine saves, without running code.
 
     Args:
         file: Its path.
-        map_location: See `torch.load`; by default everything is on the CPU.
+        map_location: See `torch.load`; the CPU by default.
         trusted: Further classes that the file may hold.
-        mmap: Map tensors from disk where the format allows it.
+        mmap: Memory-map the file if the format allows it.
 
     Raises:
-        ProblemError: If it is not there, cannot be read, is damaged, or holds anything else.
+        ProblemError: If the file does not exist, cannot be read, is damaged, or holds anything else.
     """
     from mmrev.compat import load_weights_only
     path = Path(file)
@@ -43,12 +43,12 @@ def read(file: str, map_location: Any = None, trusted: Sequence[type] = (argpars
         if zipped and zipfile.ZipFile(file).testzip():
             raise zipfile.BadZipFile
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # about what is strange in the file: the error says it
+            warnings.simplefilter('ignore')  # warnings about the file repeat the error
             return load_weights_only(str(file), map_location or 'cpu', [*trusted, *_saved_by_mmengine()],
                                      mmap=mmap and zipped)
     except PermissionError as error:
         raise ProblemError(f'checkpoint `{file}` may not be read', 'Give access to it') from error
-    except Exception as error:  # whatever a reader of foreign bytes runs into
+    except Exception as error:  # foreign bytes can raise anything
         unsafe = re.search(r'GLOBAL (\S+)', str(error))
         if unsafe:
             raise ProblemError(f'checkpoint `{file}` holds code, or objects that are not weights: {unsafe.group(1)}',
@@ -61,16 +61,16 @@ def read(file: str, map_location: Any = None, trusted: Sequence[type] = (argpars
 def _saved_by_mmengine() -> list:
     try:
         return safe_globals()
-    except ImportError:  # no mmengine, so none of its checkpoints
+    except ImportError:  # without mmengine there are no checkpoints of mmengine
         return []
 
 
 def find_weights(content: Any, is_published_name: Callable[[str], bool]) -> Optional[Dict[str, 'Tensor']]:
-    """The weights under their published names that a checkpoint holds, or None if it holds none.
+    """Return the weights with published names in a checkpoint, or None.
 
     Args:
-        content: A state dict, or a dict that holds one where trainers put it; averaged weights are preferred.
-        is_published_name: Tells such a name.
+        content: A state dict, or a dict with one under a key that trainers use; averaged weights are preferred.
+        is_published_name: Whether a name is a published one.
     """
     if not isinstance(content, dict):
         return None
@@ -83,18 +83,18 @@ def find_weights(content: Any, is_published_name: Callable[[str], bool]) -> Opti
 
 
 def mismatch(model: Any, checkpoint: Dict[str, Any]) -> str:
-    """The first parameter of a model that a checkpoint does not hold in its shape, in words; empty if it holds all.
+    """Name the first parameter of a model that a checkpoint lacks or has in another shape; empty if there is none.
 
-    The names are adapted as the model's modules do when they load.
+    Names are adapted as the modules of the model do when they load a state dict.
     """
     state = checkpoint.get('state_dict', checkpoint)
-    wrapped = hasattr(model, 'module')  # by augmentation
+    wrapped = hasattr(model, 'module')  # by test-time augmentation
     model = model.module if wrapped else model
     weights = {key.removeprefix('module.'): value for key, value in state.items() if isinstance(key, str)}
     probe = copy.deepcopy(model).to('meta')
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter('ignore')  # that copying to this device does nothing
+            warnings.simplefilter('ignore')  # about copies to the meta device, which do nothing
             missing = set(probe.load_state_dict(weights, strict=False).missing_keys)
     except RuntimeError as error:
         found = re.search(r'size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)', str(error))

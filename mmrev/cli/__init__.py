@@ -6,6 +6,7 @@ from typing import List, Optional
 COMMANDS = dict(
     train=('mmrev.cli.train', 'train a model from a config'),
     test=('mmrev.cli.test', 'test a checkpoint, draw its predictions'),
+    memory=('mmrev.cli.memory', 'say how much memory a training step needs'),
     predict=('mmrev.cli.predict', 'predict on images and folders, draw what is found'),
     publish=('mmrev.cli.publish', 'write the weights of a checkpoint to a file with their hash'),
     check=('mmrev.cli.check', 'say everything that is wrong with a config'),
@@ -14,13 +15,13 @@ COMMANDS = dict(
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Run one subcommand; only then is its module imported, so that ``--help`` and ``doctor`` need no OpenMMLab.
+    """Run one subcommand. Its module is imported on demand, so that ``--help`` and ``doctor`` need no OpenMMLab.
 
     Args:
         argv: Arguments without the program's name; those of the process by default.
 
     Returns:
-        The exit status: 0, 2 where the input is wrong, 1 where a run failed that had begun, 130 after Ctrl-C.
+        The exit status: 0, 2 for wrong input, 1 for a run that failed after it had begun, 130 after Ctrl-C.
     """
     command, *rest = (sys.argv[1:] if argv is None else argv) or ['--help']
     if command in ('-h', '--help'):

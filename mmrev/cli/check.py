@@ -7,14 +7,14 @@ from mmrev.problems import ProblemError
 
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev check') -> int:
-    """Print the problems of the config that the command line names; return 0 if there is none, else 2."""
+    """Print the problems of a config; return 0 if there are none, otherwise 2."""
     parser = Parser(prog, description='Say everything that is wrong with a config.')
     add_config_arguments(parser)
     return run_command(parser, check, argv)
 
 
 def check(args: argparse.Namespace) -> None:
-    """Look for problems; nothing is written, and no data but annotations is read."""
+    """Look for problems without writing anything or reading any data but annotations."""
     cfg = load_config(args)
     from mmrev.diagnosis.plan import Plan
     splits = tuple(split for split in ('train', 'val', 'test') if cfg.get(f'{split}_dataloader') is not None)

@@ -1,4 +1,4 @@
-"""What the commands share: arguments, the config, and how a command ends."""
+"""What the commands share: arguments, reading the config, reporting errors."""
 import argparse
 import json
 import os
@@ -20,12 +20,12 @@ EXIT_INTERRUPTED = 130
 
 def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], None],
                 argv: Optional[Sequence[str]] = None) -> int:
-    """Run a command; whatever exception ends it is told in two lines.
+    """Run a command, and report an exception that ends it in two lines.
 
     Args:
-        parser: Reads the arguments; its ``prog`` begins the message.
-        body: Does the work.
-        argv: The arguments, those of the process by default; with ``--traceback`` the traceback is shown as well.
+        parser: Parser of the arguments; messages begin with its ``prog``.
+        body: The command itself.
+        argv: Arguments; those of the process by default. ``--traceback`` prints the traceback as well.
 
     Returns:
         0, the status of a `ProblemError`, or `EXIT_INTERRUPTED`.
@@ -48,14 +48,14 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
 
 
 def _leave_process_group() -> None:
-    """End the process group: a process that exits within one may abort, for threads of it still run."""
+    """Destroy the process group: a process that exits with one may abort, because its threads still run."""
     distributed = sys.modules.get('torch.distributed')
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
         distributed.destroy_process_group()
 
 
 def _say(text: str) -> None:
-    """Print an error; under `mmrev.cli.launch`, which says it once for all processes, hand it over."""
+    """Print an error, or pass it to `mmrev.cli.launch`, which prints one for all processes."""
     file = os.environ.get('TORCHELASTIC_ERROR_FILE')
     if file and 'MMREV_LAUNCH' in os.environ:
         message = dict(message=text, extraInfo=dict(timestamp=str(int(time.time())), py_callstack=''))
@@ -72,7 +72,7 @@ class Parser(argparse.ArgumentParser):
 
 
 class OptionsAction(argparse.Action):
-    """Read ``--cfg-options`` as mmengine does; name what is wrong with them."""
+    """Parse ``--cfg-options`` as mmengine does, with better error messages."""
 
     def __call__(self, parser, namespace, values, option_string=None):
         from mmengine.config import DictAction
@@ -82,7 +82,7 @@ class OptionsAction(argparse.Action):
 
 
 def add_config_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the config and what changes it."""
+    """Add the config and the options that change it."""
     parser.add_argument('config', help='config file, or mmrev::FOLDER/NAME.py')
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE',
                         help='override the config: key=value, nested as a.b.c=value, list entries by index '
@@ -101,7 +101,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def join_launcher(args: argparse.Namespace) -> None:
-    """Take this process's rank from the launcher, and let only the first process print (errors reach stderr still)."""
+    """Take the rank of this process from the launcher. Only rank 0 prints; errors of all ranks reach stderr."""
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     with phase('mmengine cannot be imported', '`mmrev doctor` says what is installed and how to fix it'):
@@ -110,7 +110,7 @@ def join_launcher(args: argparse.Namespace) -> None:
         rank = adopt_launcher(args.launcher)
     if rank > 0:
         sys.stdout.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the descriptor: C++ libraries print as well
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the descriptor, because C++ libraries print as well
         warnings.simplefilter('ignore')
 
 

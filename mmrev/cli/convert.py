@@ -1,4 +1,4 @@
-"""``mmrev convert``: a published checkpoint, to one that mmengine loads into the models of this package."""
+"""``mmrev convert``: convert a published checkpoint for the models of this package."""
 import argparse
 from typing import List, Optional, Sequence
 
@@ -10,7 +10,7 @@ NORMS = ('inplace_abn', 'batch_norm')
 
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev convert', families: Sequence[str] = FAMILIES) -> int:
-    """Convert the file that the command line names; return the exit status, see `mmrev.cli.main`."""
+    """Convert a checkpoint file; return the exit status, see `mmrev.cli.main`."""
     parser = Parser(prog, description='Convert a published checkpoint for the models of mmrev.')
     parser.add_argument('src', help='checkpoint as published, or of a network that was trained with the published code')
     parser.add_argument('dst', help='file to write')
@@ -27,7 +27,7 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev convert', families
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Convert, write, and say what."""
+    """Convert, write, and print what was written."""
     with phase('PyTorch and PyYAML are needed', '`mmrev doctor` says how to install what is missing'):
         import yaml  # noqa: F401
 

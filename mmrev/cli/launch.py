@@ -1,4 +1,4 @@
-"""``python -m mmrev.cli.launch``: torchrun, with two lines about the process that failed first for its report."""
+"""``python -m mmrev.cli.launch``: torchrun, which reports in two lines the process that failed first."""
 import logging
 import os
 import signal
@@ -7,12 +7,12 @@ from typing import Any, Dict, Tuple
 
 
 def main() -> int:
-    """Start the processes that the arguments (torchrun's) ask for; return the exit status of the first that failed."""
+    """Start processes with the arguments of torchrun; return the exit status of the first one that failed."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
     logging.disable(logging.ERROR)
-    os.environ['MMREV_LAUNCH'] = '1'  # processes leave it to this one to say why they failed
+    os.environ['MMREV_LAUNCH'] = '1'  # tells the processes to leave the report to this one
     try:
         torchrun()
     except ChildFailedError as error:
@@ -21,14 +21,14 @@ def main() -> int:
         print(told or f'mmrev: error: process {rank}: {failure.message}', file=sys.stderr)
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except SignalException as stop:
-        return 128 + stop.sigval  # as a shell counts: 130 after Ctrl-C
+        return 128 + stop.sigval  # as in a shell: 130 after Ctrl-C
     return 0
 
 
 def first_failure(failures: Dict[int, Any]) -> Tuple[int, Any]:
-    """Rank and report of the process that failed first; those that were stopped because of it do not count.
+    """Rank and report of the process that failed first. Processes that were stopped because of it do not count.
 
-    Times are whole seconds, so they cannot tell alone.
+    Timestamps are whole seconds, so they do not suffice.
     """
     return min(failures.items(), key=lambda item: (item[1].exitcode == -signal.SIGTERM, item[1].timestamp))
 

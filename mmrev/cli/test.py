@@ -7,7 +7,7 @@ from mmrev.problems import ProblemError
 
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev test') -> int:
-    """Test as the command line says; return the exit status, see `mmrev.cli.main`."""
+    """Test a checkpoint; return the exit status, see `mmrev.cli.main`."""
     parser = Parser(prog, description='Test a checkpoint.')
     add_run_arguments(parser)
     parser.add_argument('checkpoint', help='checkpoint file')
@@ -22,7 +22,7 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev test') -> int:
 
 
 def test(args: argparse.Namespace) -> None:
-    """Test as the arguments say; nothing is written before they are checked."""
+    """Check everything, then test; nothing is written before the checks."""
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise ProblemError(f'--out `{args.out}` must end in .pkl or .pickle', f'Write --out {args.out}.pkl')
     join_launcher(args)

@@ -1,4 +1,4 @@
-"""``mmrev train``: train a model from a config, on GPUs or without, in one process or several."""
+"""``mmrev train``: train a model from a config, with or without GPUs, in one or several processes."""
 import argparse
 import os.path as osp
 from typing import List, Optional
@@ -8,7 +8,7 @@ from mmrev.problems import ProblemError
 
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev train') -> int:
-    """Train as the command line says; return the exit status, see `mmrev.cli.main`."""
+    """Train a model; return the exit status, see `mmrev.cli.main`."""
     parser = Parser(prog, description='Train a model from a config.')
     add_run_arguments(parser)
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
@@ -21,7 +21,7 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev train') -> int:
 
 
 def train(args: argparse.Namespace, prog: str) -> None:
-    """Train as the arguments say; nothing is written before they are checked."""
+    """Check everything, then train; nothing is written before the checks."""
     join_launcher(args)
     cfg = load_config(args)
     from mmrev.apis.modes import use_mixed_precision

@@ -1,1 +1,1 @@
-"""Data sets that mmrev makes itself. Importing this package loads nothing heavy."""
+"""Data sets that mmrev generates. Importing this package loads nothing heavy."""

@@ -6,7 +6,7 @@ from typing import Optional, Sequence
 
 
 def category_names(file: str) -> Optional[Sequence[str]]:
-    """The names in ``categories`` of a COCO-format file, however large it is; None if it has none to be read."""
+    """The names in ``categories`` of a COCO-format file of any size, or None if it has none that can be read."""
     if not file.endswith('.json') or not osp.isfile(file):
         return None
     with open(file, 'rb') as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
@@ -19,7 +19,7 @@ def category_names(file: str) -> Optional[Sequence[str]]:
 
 
 def is_whole(file: str) -> bool:
-    """Whether a JSON file ends as it begins."""
+    """Whether a JSON file ends with the bracket that closes its first one."""
     with open(file, 'rb') as stream:
         head = stream.read(64).lstrip()[:1]
         stream.seek(max(0, osp.getsize(file) - 64))

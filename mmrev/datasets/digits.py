@@ -1,9 +1,9 @@
 """Detection, instance segmentation and classification data from scikit-learn's handwritten digits.
 
-scikit-learn ships 1,797 real handwritten digits of 8x8 pixels, so a detector can be trained on real handwriting
-without a download. Each digit is enlarged, slightly turned and laid in a light colour of its own on an uneven, darker
-background; boxes and masks come from the digit's own strokes. A source digit belongs to the training or to the
-validation images, never to both. The same :class:`DigitsSpec` gives the same bytes.
+scikit-learn ships 1,797 real handwritten digits of 8x8 pixels, so a detector can be trained on real handwriting without
+a download. Each digit is enlarged, slightly rotated and drawn in a light colour on an uneven, darker background; boxes
+and masks follow the strokes of the digit. A source digit is used in training or in validation images, never in both.
+The same :class:`DigitsSpec` gives the same bytes.
 
 Read top down: the specification, the two tasks, one scene, its parts.
 """
@@ -22,24 +22,24 @@ SOURCE_SIDE = 8  # pixels of a source digit
 VAL_SHARE = 0.2  # of the source digits of each class
 GAP = 2  # pixels between the boxes of two digits
 PLACING_TRIES = 60
-DRAWING = 1  # raise it whenever the same specification would give other bytes
+DRAWING = 1  # increase it when the same specification would give other bytes
 
 
 @dataclass(frozen=True)
 class DigitsSpec:
-    """What a digits data set looks like; two equal specifications give identical files.
+    """Specification of a digits data set; equal specifications give identical files.
 
     Args:
         task: ``'detection'`` (COCO boxes and masks) or ``'classification'`` (one folder per class).
-        seed: Seed of everything that is random, the split of the source digits among it.
+        seed: Seed of everything random, including the split of the source digits.
         image_size: Side of the square images in pixels.
-        digit_size: Least and greatest height of a digit in pixels.
-        digits_per_image: Least and greatest number of digits in an image (detection).
+        digit_size: Minimum and maximum height of a digit in pixels.
+        digits_per_image: Minimum and maximum number of digits in an image (detection).
         train_images: Number of training images (detection).
         val_images: Number of validation images (detection).
 
     Raises:
-        ValueError: If a value is out of range or digits do not fit into an image.
+        ValueError: If a value is out of range, or if digits do not fit into an image.
     """
     task: str = 'detection'
     seed: int = 0
@@ -65,7 +65,7 @@ class DigitsSpec:
                              f'{self.image_size} and {self.digit_size[1]}: enlarge the one or reduce the other')
 
     def as_dict(self) -> dict:
-        """The specification and the version of the drawing, as plain JSON types: what the bytes depend on."""
+        """The specification and the version of the drawing as JSON types, on which the bytes depend."""
         return dict(json.loads(json.dumps(asdict(self))), drawing=DRAWING)
 
 
@@ -74,12 +74,12 @@ def build(spec: DigitsSpec, folder: Path,
     """Write the data set of ``spec`` into the existing, empty ``folder``.
 
     Args:
-        spec: What to make.
-        folder: Where to.
-        progress: Called with images done, images in all and the split's name.
+        spec: Specification of the data set.
+        folder: Folder to write to.
+        progress: Called with the number of images done, the total, and the name of the split.
 
     Returns:
-        Images and, for detection, digits in each split.
+        Number of images and, for detection, digits in each split.
     """
     images, labels = load_source_digits()
     sources = split_sources(labels, spec.seed)
@@ -98,7 +98,7 @@ def load_source_digits() -> Tuple[np.ndarray, np.ndarray]:
 
 
 def split_sources(labels: np.ndarray, seed: int) -> Dict[str, np.ndarray]:
-    """Deal the source digits of each class out to the splits; returns indices by split name."""
+    """Distribute the source digits of each class over the splits; return indices by split name."""
     rng = np.random.default_rng([seed, len(SPLITS)])
     parts = {split: [] for split in SPLITS}
     for label in range(len(CLASSES)):
@@ -151,13 +151,13 @@ def render_scene(spec: DigitsSpec, images: np.ndarray, deck: '_Deck',
         The image, ``(H, W, 3)`` uint8, and for each digit its source index and mask, ``(H, W)`` bool.
 
     Raises:
-        ValueError: If the least number of digits does not fit.
+        ValueError: If the minimum number of digits does not fit.
     """
     canvas = background(rng, spec.image_size)
     least, greatest = spec.digits_per_image
     heights = sorted(rng.uniform(*spec.digit_size, size=rng.integers(least, greatest + 1)), reverse=True)
     placed, boxes = [], []
-    for height in heights:  # the largest first: small ones still find room
+    for height in heights:  # largest first: small ones fit into the gaps
         source = deck.draw()
         alpha = enlarge(images[source], height, rng.uniform(-12, 12))
         corner = _free_corner(alpha.shape, boxes, spec.image_size, rng)
@@ -182,7 +182,7 @@ def render_single(spec: DigitsSpec, image: np.ndarray, rng: np.random.Generator)
 
 
 def background(rng: np.random.Generator, side: int) -> np.ndarray:
-    """An uneven background: a slope of brightness and soft blotches over a muted colour, ``(side, side, 3)``."""
+    """An uneven background: a brightness gradient and soft blotches over a muted colour, ``(side, side, 3)``."""
     colour = rng.uniform(25, 150, size=3) * 0.35 + rng.uniform(25, 150) * 0.65
     blotches = cv2.resize(rng.normal(0, 9, (5, 5, 3)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
     rows, columns = np.mgrid[-1:1:side * 1j, -1:1:side * 1j]
@@ -191,7 +191,7 @@ def background(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def enlarge(image: np.ndarray, height: float, degrees: float) -> np.ndarray:
-    """Enlarge an 8x8 digit until 8 rows are ``height`` pixels, turn it, cut it to its strokes.
+    """Enlarge an 8x8 digit so that 8 rows are ``height`` pixels, rotate it, and crop it to its strokes.
 
     Returns:
         Coverage of each pixel, ``(h, w)`` in [0, 1]; the outermost rows and columns reach 0.5.
@@ -201,13 +201,13 @@ def enlarge(image: np.ndarray, height: float, degrees: float) -> np.ndarray:
     matrix[:, 2] += (side - SOURCE_SIDE) / 2
     smooth = cv2.warpAffine(image, matrix, (side, side), flags=cv2.INTER_CUBIC)
     ramp = np.clip((smooth - 0.2) / 0.5, 0, 1)
-    alpha = ramp * ramp * (3 - 2 * ramp)  # smoothstep: clear edges instead of the blur of the enlargement
+    alpha = ramp * ramp * (3 - 2 * ramp)  # smoothstep: sharpens the edges that the enlargement blurred
     rows, columns = np.flatnonzero((alpha >= 0.5).any(1)), np.flatnonzero((alpha >= 0.5).any(0))
     return alpha[rows[0]:rows[-1] + 1, columns[0]:columns[-1] + 1]
 
 
 def paint(canvas: np.ndarray, alpha: np.ndarray, corner: Tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Lay a digit in a lighter colour on ``canvas`` (changed in place); returns its mask, ``(H, W)`` bool."""
+    """Draw a digit in a lighter colour on ``canvas`` in place; return its mask, ``(H, W)`` bool."""
     top, left = corner
     window = canvas[top:top + alpha.shape[0], left:left + alpha.shape[1]]
     colour = np.clip(rng.uniform(window.mean() + 80, 255) + rng.normal(0, 25, 3), 0, 255)
@@ -218,7 +218,7 @@ def paint(canvas: np.ndarray, alpha: np.ndarray, corner: Tuple[int, int], rng: n
 
 
 class _Deck:
-    """Source digits in random order, each one used before any is used again."""
+    """Source digits in random order; each is used once before any is repeated."""
 
     def __init__(self, sources: np.ndarray, rng: np.random.Generator):
         self.sources, self.rng, self.left = sources, rng, []
@@ -231,7 +231,7 @@ class _Deck:
 
 def _free_corner(shape: Sequence[int], boxes: List[tuple], side: int,
                  rng: np.random.Generator) -> Optional[Tuple[int, int]]:
-    """A random top left corner where a digit of ``shape`` keeps its distance from ``boxes``; None if none is found."""
+    """A random top left corner at which a digit of ``shape`` keeps its distance from ``boxes``, or None."""
     for _ in range(PLACING_TRIES):
         top, left = (int(rng.integers(0, side - extent + 1)) for extent in shape)
         bottom, right = top + shape[0], left + shape[1]
@@ -249,7 +249,7 @@ def _annotation(number: int, image_id: int, label: int, source: int, mask: np.nd
 
 
 def run_lengths(mask: np.ndarray) -> dict:
-    """COCO's run lengths, column by column and beginning with background (digits have holes: no polygon fits)."""
+    """COCO's run-length encoding, column by column from background (polygons cannot have the holes of digits)."""
     flat = np.concatenate([[False], mask.ravel(order='F')])
     changes = np.flatnonzero(flat[1:] != flat[:-1])
     counts = np.diff(np.concatenate([[0], changes, [mask.size]]))

@@ -1,4 +1,4 @@
-"""Transforms of images that the hosts lack."""
+"""Image transforms that mmpretrain lacks."""
 from typing import Dict, Optional
 
 import numpy as np
@@ -9,14 +9,14 @@ from mmrev.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class LightingNoise(BaseTransform):
-    """Add to all pixels a colour along the principal components of ImageNet's (Krizhevsky et al. 2012, section 4.1).
+    """Add a random colour along the principal components of ImageNet's pixels (Krizhevsky et al. 2012, section 4.1).
 
-    mmpretrain's ``Lighting`` does the same without keeping to the range: what it takes above 255 begins again at 0.
+    mmpretrain's ``Lighting`` does the same without clipping: values above 255 wrap around to 0.
 
     Required and modified key: ``img``, ``(H, W, 3)``, uint8 or float in [0, 255], in the order BGR.
 
     Args:
-        std: Deviation of the normal factor of each component.
+        std: Standard deviation of the factor of each component.
     """
     components = np.array([[-0.5675, 0.7192, 0.4009], [-0.5808, -0.0045, -0.8140], [-0.5836, -0.6948, 0.4203]])  # RGB
     deviations = 255 * np.array([0.2175, 0.0188, 0.0045])
@@ -42,15 +42,15 @@ class LightingNoise(BaseTransform):
 
 @TRANSFORMS.register_module()
 class TenCrop(BaseTransform):
-    """The four corners and the centre of an image, and their mirror images: ten inputs of one sample.
+    """Crop the four corners and the centre of an image, and mirror them: ten inputs of one sample.
 
-    It ends a ``tta_pipeline``, as mmcv's ``TestTimeAug`` does.
+    It is the last step of a ``tta_pipeline``, like mmcv's ``TestTimeAug``.
 
-    Required key: ``img``, ``(H, W, 3)``. Added keys: those of ``pack``, each with a list of ten.
+    Required key: ``img``, ``(H, W, 3)``. Added keys: those of ``pack``, each a list of ten.
 
     Args:
         crop_size: Side of the crops, in pixels.
-        pack: The transform that makes inputs of a crop; None for mmpretrain's ``PackInputs``.
+        pack: Transform that packs a crop; None for mmpretrain's ``PackInputs``.
 
     Raises:
         ValueError: If an image is smaller than a crop.

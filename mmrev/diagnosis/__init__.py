@@ -1,19 +1,19 @@
-"""What can be wrong, looked for before anything is written: the lists of checks, in the order in which they run.
+"""The checks that run before anything is written, in their order.
 
-A check is a function in one of the files of this folder. It takes what is checked and yields a `Problem` for each thing
-that is wrong, or raises `ProblemError`. A new check is a function, and a line here.
+A check is a function in a file of this folder. It yields a `Problem` for everything that is wrong with its argument, or
+raises `ProblemError`. To add a check, add a function and a line here.
 """
 import importlib
 from typing import Any, Iterator, Sequence
 
 from mmrev.problems import Problem, ProblemError, one_line
 
-MACHINE = (  # causes before consequences; each takes `machine.Facts`
+MACHINE = (  # each takes `machine.Facts`; causes before consequences
     'machine.imports',
     'machine.gpu',
     'machine.versions',
 )
-CONFIG = (  # what others need comes first; each takes `config.Plan`
+CONFIG = (  # each takes a `plan.Plan`; a check comes after those whose results it needs
     'config.sections',
     'config.scope',
     'config.environment',
@@ -35,13 +35,13 @@ CONFIG = (  # what others need comes first; each takes `config.Plan`
 
 
 def problems(checks: Sequence[str], subject: Any) -> Iterator[Problem]:
-    """Everything that these checks find, in their order.
+    """Yield everything that these checks find, in their order.
 
-    A check that fails after another one has found something is not counted: it may rely on what was found to be wrong.
+    An exception in a check is ignored if another check has found a problem, because the problem may be its cause.
 
     Args:
         checks: `MACHINE` or `CONFIG`.
-        subject: What they take.
+        subject: Argument of the checks.
     """
     found = 0
     for name in checks:

@@ -1,4 +1,4 @@
-"""Checks of the checkpoints that a run starts from: they can be read, and are of this model."""
+"""Checks of the checkpoints that a run starts from: they can be read, and belong to the model."""
 from pathlib import Path
 from typing import Any, Dict, Iterator
 
@@ -8,11 +8,11 @@ from mmrev.problems import Problem, ProblemError
 
 from .plan import Plan, walk
 
-_RESUMED = ('state_dict', 'meta', 'message_hub', 'optimizer')  # what a checkpoint to resume from must have
+_RESUMED = ('state_dict', 'meta', 'message_hub', 'optimizer')  # keys that a checkpoint to resume from must have
 
 
 def start(plan: Plan) -> Iterator[Problem]:
-    """The checkpoint that the command starts from holds this model; mmengine would go on with random weights."""
+    """The checkpoint that the command starts from holds this model; mmengine would continue with random weights."""
     file, latest = plan.cfg.get('load_from'), Path(plan.cfg.work_dir, 'last_checkpoint')
     named = not file and plan.cfg.get('resume') and latest.exists()
     file = latest.read_text().strip() if named else file
@@ -36,10 +36,10 @@ def start(plan: Plan) -> Iterator[Problem]:
 
 
 def unfit(plan: Plan, checkpoint: Dict[str, Any], file: str) -> Iterator[Problem]:
-    """Why a checkpoint is not of the plan's model: all of it where that is tested or resumed, else something of it."""
+    """Why a checkpoint does not fit the model. To test or resume it must hold all weights, to train some of them."""
     state = checkpoint.get('state_dict', checkpoint)
     weights = {key.removeprefix('module.') for key in state if isinstance(key, str)}
-    known = {key.removeprefix('module.') for key in plan.model.state_dict()}  # of a model with augmentation around it
+    known = {key.removeprefix('module.') for key in plan.model.state_dict()}  # test-time augmentation adds it
     other = mismatch(plan.model, checkpoint) if plan.cfg.get('resume') or 'train' not in plan.splits else ''
     if not weights & known:
         yield Problem(f'checkpoint `{file}` holds no weight of this config\'s {type(plan.model).__name__}',
@@ -51,7 +51,7 @@ def unfit(plan: Plan, checkpoint: Dict[str, Any], file: str) -> Iterator[Problem
 
 
 def pretrained(plan: Plan) -> Iterator[Problem]:
-    """The local checkpoints that an ``init_cfg`` names can be read, and are of that part of the model."""
+    """Local checkpoints in an ``init_cfg`` can be read, and belong to that part of the model."""
     for path, entry in walk(plan.cfg.model, 'model') if 'train' in plan.splits else ():
         if not isinstance(entry, dict) or 'init_cfg' not in path or not starts_from_weights(entry):
             continue

@@ -1,4 +1,4 @@
-"""Checks of a config by itself: its sections, the classes that it names, and what mmengine builds without data."""
+"""Checks of a config alone: its sections, the classes that it names, and what mmengine builds without data."""
 import copy
 import functools
 import inspect
@@ -26,7 +26,7 @@ from .signature import alternatives, hints, parameters, takes_text
 _TOGETHER = dict(train=('train_dataloader', 'train_cfg', 'optim_wrapper'),
                  val=('val_dataloader', 'val_cfg', 'val_evaluator'),
                  test=('test_dataloader', 'test_cfg', 'test_evaluator'))
-# Where a config names classes, as a regular expression of paths, and their registries.
+# Regular expressions of the paths at which a config names classes, and the registries of these classes.
 _REGISTRIES = {
     r'model(\..+)?': (MODELS, TASK_UTILS), r'SPLIT_dataloader\.dataset': (DATASETS, ),
     r'SPLIT_dataloader\.sampler': (DATA_SAMPLERS, ), r'SPLIT_dataloader\.dataset\.pipeline\.\d+': (TRANSFORMS, ),
@@ -36,17 +36,17 @@ _REGISTRIES = {
     r'visualizer': (VISUALIZERS, ), r'visualizer\.vis_backends\.\d+': (VISBACKENDS, ),
     r'log_processor': (LOG_PROCESSORS, )}
 _NEED_A_TYPE = (DATASETS, DATA_SAMPLERS, TRANSFORMS, OPTIMIZERS, HOOKS, VISBACKENDS)
-_OF_MMCV = ('norm_cfg', 'act_cfg', 'conv_cfg')  # which does not say what it did not find
-_REWRITTEN = ('optim_wrapper', 'param_scheduler')  # by mmengine, before the class sees their keys
-_PASSED_ON = {'CheckpointHook': Runner.save_checkpoint}  # a class's other keys, and what takes them late in the run
+_OF_MMCV = ('norm_cfg', 'act_cfg', 'conv_cfg')  # mmcv does not say what it did not find there
+_REWRITTEN = ('optim_wrapper', 'param_scheduler')  # mmengine changes their keys before it calls the class
+_PASSED_ON = {'CheckpointHook': Runner.save_checkpoint}  # class: the function that gets its other keys late in the run
 _PARAMWISE = ('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult',
               'flat_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate')
-_MANY = 10 ** 8  # iterations of an epoch, for a schedule in iterations to end within it
+_MANY = 10 ** 8  # iterations; more than any schedule has
 _ABOVE_ZERO = ('train_cfg.max_epochs', 'train_cfg.max_iters', 'train_cfg.val_interval', 'auto_scale_lr.base_batch_size')
 
 
 def sections(plan: Plan) -> Iterator[Problem]:
-    """The sections are there that the command needs, and each is what `Runner` takes."""
+    """The sections that the command needs exist and have the types that `Runner` takes."""
     cfg, file = plan.cfg, plan.cfg.filename
     if cfg.get('model') is None:
         yield Problem(f'{file} has no `model`', 'Add it, or inherit it from a base of mmdet::_base_')
@@ -69,7 +69,7 @@ def sections(plan: Plan) -> Iterator[Problem]:
 
 
 def scope(plan: Plan) -> Iterator[Problem]:
-    """Some package has the default scope; to mmengine an unknown one is as good as none."""
+    """The default scope exists; mmengine ignores an unknown one."""
     name = plan.cfg.get('default_scope') or 'mmengine'
     with MODELS.switch_scope_and_registry(name) as registry:
         if registry.scope != name:
@@ -79,7 +79,7 @@ def scope(plan: Plan) -> Iterator[Problem]:
 
 
 def environment(plan: Plan) -> Iterator[Problem]:
-    """Seed, log level, and how workers are started can be set."""
+    """Seed, log level and start method of workers are valid."""
     processes = (plan.cfg.get('env_cfg') or {}).get('mp_cfg') or {}
     yield from misused(plan, set_random_seed, plan.cfg.get('randomness') or {}, 'randomness')
     yield from building(plan, 'log_level', logging.Handler().setLevel, plan.cfg.get('log_level') or 'INFO')
@@ -87,7 +87,7 @@ def environment(plan: Plan) -> Iterator[Problem]:
 
 
 def entries(plan: Plan) -> Iterator[Problem]:
-    """Every class that is named is known, and takes the keys and values beside it."""
+    """Every class exists and takes the keys and values of its entry."""
     for path, entry, among in named_classes(plan):
         name, built = entry.get('type'), find(entry.get('type'), *among, scope=entry.get('_scope_'))
         section, last, in_model = path.split('.')[0], path.split('.')[-1], among[0] is MODELS
@@ -98,15 +98,15 @@ def entries(plan: Plan) -> Iterator[Problem]:
             yield unknown_type(plan, name, among[0], path)
         elif built is not None:
             yield from misused(plan, built, entry, path, keys=not in_model and section not in _REWRITTEN)
-            if among[0] is HOOKS and built.__module__.startswith('mmengine.hooks.'):  # others may do more than that
+            if among[0] is HOOKS and built.__module__.startswith('mmengine.hooks.'):  # others may have side effects
                 yield from building(plan, path, HOOKS.build, copy.deepcopy(entry))
 
 
 def misused(plan: Plan, built: Callable, entry: dict, path: str, keys: bool = True, besides: Sequence[str] = ()
             ) -> Iterator[Problem]:
-    """What the signature says against an entry: keys that are no arguments, texts where numbers stand.
+    """Compare an entry with a signature: keys that are no arguments, strings in place of numbers.
 
-    A misspelling on the command line is a text; to a flag it would be a truth.
+    A misspelt value on the command line is a string, which counts as true where a bool is expected.
     """
     name = getattr(built, '__name__', str(built))
     late = _PASSED_ON.get(name)
@@ -124,7 +124,7 @@ def misused(plan: Plan, built: Callable, entry: dict, path: str, keys: bool = Tr
 
 
 def numbers(plan: Plan) -> Iterator[Problem]:
-    """Numbers that must be above zero are."""
+    """Numbers that must be positive are positive."""
     for path in _ABOVE_ZERO:
         section, _, key = path.partition('.')
         value = (plan.cfg.get(section) or {}).get(key, 1)
@@ -133,12 +133,12 @@ def numbers(plan: Plan) -> Iterator[Problem]:
 
 
 def training(plan: Plan) -> Iterator[Problem]:
-    """Optimizer and schedules can be built, and none of their keys is left unread."""
+    """Optimizer and schedules can be built, and read all their keys."""
     cfg = copy.deepcopy(plan.cfg)
     if 'train' not in plan.splits or plan.model is None:
         return
     for key in cfg.optim_wrapper.get('paramwise_cfg') or () if 'constructor' not in cfg.optim_wrapper else ():
-        if key not in _PARAMWISE and closest(key, _PARAMWISE):  # mmengine's constructor leaves it unread
+        if key not in _PARAMWISE and closest(key, _PARAMWISE):  # mmengine's constructor ignores it
             yield Problem(f'`optim_wrapper.paramwise_cfg.{key}`: mmengine reads no `{key}` there',
                           f'{closest(key, _PARAMWISE)}Fix it in {cfg.filename}')
     if find(cfg.optim_wrapper.get('type'), OPTIM_WRAPPERS) is AmpOptimWrapper and get_device() == 'cpu':
@@ -148,7 +148,7 @@ def training(plan: Plan) -> Iterator[Problem]:
     wrapper = yield from building(plan, 'optim_wrapper', build_optim_wrapper, plan.model, cfg.optim_wrapper)
     schedules = cfg.get('param_scheduler') or []
     if not isinstance(wrapper, OptimWrapper):
-        return  # of the user's own kind
+        return  # a custom wrapper
     if wrapper.clip_grad_kwargs:
         yield from misused(plan, wrapper.clip_func, wrapper.clip_grad_kwargs, 'optim_wrapper.clip_grad')
     for index, entry in enumerate([schedules] if isinstance(schedules, dict) else schedules):
@@ -161,7 +161,7 @@ def training(plan: Plan) -> Iterator[Problem]:
 
 
 def named_classes(plan: Plan) -> Iterator[Tuple[str, dict, Tuple[Registry, ...]]]:
-    """Every entry that names a class, or should, with the registries of that class."""
+    """Yield every entry that names a class, or should, with the registries of that class."""
     for path, entry in walk(plan.cfg._cfg_dict, ''):
         for pattern, among in _REGISTRIES.items() if isinstance(entry, dict) else ():
             if re.fullmatch(pattern.replace('SPLIT', f'({"|".join(plan.splits)})'), path):

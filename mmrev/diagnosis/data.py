@@ -1,7 +1,7 @@
-"""Checks of the data: the files are there, data sets and metrics can be built, and classes agree with the model.
+"""Checks of the data: files exist, data sets and metrics can be built, and classes match the model.
 
-mmdet notices late and obscurely: an empty data set fails in ``np.concatenate``, a head with too many classes trains an
-epoch and then fails in the evaluation.
+mmdet's own errors come late and are obscure: an empty data set fails in ``np.concatenate``, and a head with too many
+classes trains for an epoch before the evaluation fails.
 """
 import copy
 import inspect
@@ -21,12 +21,12 @@ from mmrev.registry import find
 from .config import misused, named_classes
 from .plan import Plan, building, walk
 
-_TAKEN_BY_MMENGINE = ('num_batch_per_epoch', 'disable_subprocess_warning')  # keys of a dataloader besides torch's
-_SECONDS_TO_ANSWER = 10  # for a server that a data set would be downloaded from
+_TAKEN_BY_MMENGINE = ('num_batch_per_epoch', 'disable_subprocess_warning')  # keys of a dataloader that torch lacks
+_SECONDS_TO_ANSWER = 10  # timeout of the server that a data set would be downloaded from
 
 
 def files(plan: Plan) -> Iterator[Problem]:
-    """Annotation files and image folders are there, and no annotation file is cut off."""
+    """Annotation files and image folders exist, and no annotation file is truncated."""
     for path, entry in _sets(plan):
         root, where = entry.get('data_root') or '', f'Put the data there, or say where it is: --cfg-options {path}'
         if isinstance(entry.get('ann_file'), str) and entry['ann_file']:
@@ -46,11 +46,11 @@ def _annotation(file: str, path: str, where: str) -> Iterator[Problem]:
     if _is_local(file) and not osp.exists(file):
         yield Problem(f'annotation file `{file}` does not exist ({path}.ann_file)', where)
     elif file.endswith('.json') and _is_local(file) and not is_whole(file):
-        yield Problem(f'annotation file `{file}` is empty or cut off ({path}.ann_file)', 'Copy or download it again')
+        yield Problem(f'annotation file `{file}` is empty or truncated ({path}.ann_file)', 'Copy or download it again')
 
 
 def pipelines(plan: Plan) -> Iterator[Problem]:
-    """Data sets can be built, as far as that goes without reading data: their pipelines above all."""
+    """Data sets and their pipelines can be built, without reading data."""
     for path, entry in _sets(plan):
         built = find(entry['type'], DATASETS, scope=entry.get('_scope_'))
         bases = built.__mro__ if inspect.isclass(built) else ()
@@ -60,7 +60,7 @@ def pipelines(plan: Plan) -> Iterator[Problem]:
 
 
 def _download(dataset: Any, path: str) -> Iterator[Problem]:
-    """A data set that fetches its own archive (mmpretrain's CIFAR) is there whole, or can be fetched."""
+    """A data set that downloads itself (mmpretrain's CIFAR) is complete, or can be downloaded."""
     if not all(hasattr(dataset, name) for name in ('url', 'filename', 'tgz_md5', 'download', '_check_integrity')) \
             or not isinstance(get_file_backend(dataset.data_prefix['root']), LocalBackend):
         return
@@ -82,7 +82,7 @@ def _download(dataset: Any, path: str) -> Iterator[Problem]:
 
 
 def dataloaders(plan: Plan) -> Iterator[Problem]:
-    """Dataloaders can be built, of a list in place of the data set."""
+    """Dataloaders can be built, with a list in place of the data set."""
     for path in (f'{split}_dataloader' for split in plan.splits if plan.cfg.get(f'{split}_dataloader') is not None):
         config = copy.deepcopy(plan.cfg[path])
         for key in ('dataset', 'sampler'):
@@ -95,7 +95,7 @@ def dataloaders(plan: Plan) -> Iterator[Problem]:
 
 
 def metrics(plan: Plan) -> Iterator[Problem]:
-    """Metrics can be built, without the annotations that they would read if they can do without them."""
+    """Metrics can be built, if possible without reading their annotations."""
     for path, entry in _metrics(plan):
         built, config = find(entry.get('type'), METRICS, scope=entry.get('_scope_')), copy.deepcopy(entry)
         if 'ann_file' in config:
@@ -103,12 +103,12 @@ def metrics(plan: Plan) -> Iterator[Problem]:
             if parameter is None or parameter.default is not None:
                 continue
             config['ann_file'] = None
-        if not config.get('outfile_prefix'):  # it would write
+        if not config.get('outfile_prefix'):  # building it may write
             yield from building(plan, path, METRICS.build, config)
 
 
 def classes(plan: Plan) -> Iterator[Problem]:
-    """The classes of config, annotations (in COCO's format) and heads agree."""
+    """The classes of the config, the annotations (in COCO's format) and the heads match."""
     for path, entry in _sets(plan):
         built = find(entry['type'], DATASETS, scope=entry.get('_scope_'))
         named = (entry.get('metainfo') or {}).get('classes', getattr(built, 'METAINFO', {}).get('classes'))
@@ -131,7 +131,7 @@ def classes(plan: Plan) -> Iterator[Problem]:
 
 
 def _sets(plan: Plan) -> Iterator[Tuple[str, dict]]:
-    """The data sets that read this machine's files, in whatever they are wrapped."""
+    """The data sets that read local files, inside any wrappers."""
     for split in plan.splits:
         root = f'{split}_dataloader.dataset'
         for path, entry in walk((plan.cfg.get(f'{split}_dataloader') or {}).get('dataset'), root):
@@ -148,7 +148,7 @@ def _metrics(plan: Plan) -> Iterator[Tuple[str, dict]]:
 
 
 def _reads_files(entry: dict) -> bool:
-    """Whether an entry reads this machine's files, not those of a store behind one of mmengine's backends."""
+    """Whether an entry reads local files, not those of another backend of mmengine."""
     return (entry.get('backend_args') or {}).get('backend', 'local') == 'local'
 
 

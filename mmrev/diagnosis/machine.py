@@ -1,7 +1,7 @@
-"""What is installed, and whether it works together.
+"""What is installed, and whether it is compatible.
 
-Nothing is imported here but the standard library: packages are imported by `_probe.py` in another process, because a
-broken one may raise anything or take the process with it.
+This module imports only the standard library. `_probe.py` imports packages in another process, because a broken package
+may raise anything or crash.
 """
 import json
 import os
@@ -30,10 +30,10 @@ OPTIONAL = {  # module: its purpose, its distribution
 
 @dataclass
 class Facts:
-    """What was found on a machine; of a module that was not asked for, nothing is known."""
+    """What was found on a machine."""
 
     modules: dict  # answers of the probe by module name
-    distributions: dict = field(default_factory=dict)  # names of the distributions that provide each import name
+    distributions: dict = field(default_factory=dict)  # distributions that provide each import name
     torchvision_needs: str = ''  # requirement such as `torch==2.11.0` in torchvision's metadata
     gpus: tuple = ()  # lines of `nvidia-smi -L`
     nvcc: str = ''  # path of the CUDA compiler
@@ -55,7 +55,7 @@ class Facts:
         return str(self.modules.get(name, {}).get('version', ''))
 
     def distribution(self, name: str) -> str:
-        """Name under which pip knows the package that provides a module."""
+        """Name of the package that provides a module, as pip knows it."""
         return (self.distributions.get(name) or [name])[0]
 
     def torch_alone(self) -> bool:
@@ -82,7 +82,7 @@ def _metadata(read, distribution: str):
 
 
 def _probe(left: list[str]) -> dict:
-    """Import modules in another process, and in a further one what is left when a module kills it."""
+    """Import modules in another process, and start a new one after a module has crashed it."""
     found: dict = {}
     code = (Path(__file__).parents[1] / '_probe.py').read_text(encoding='utf-8')
     while left:
@@ -107,13 +107,13 @@ def _visible_gpus() -> tuple[str, ...]:
 
 
 def imports(facts: Facts) -> Iterator[Problem]:
-    """Every package can be imported; a consequence of another one's error is left out."""
+    """Every package can be imported; errors that follow from another one are left out."""
     seen = set()
     for name in (*REQUIRED, *OPTIONAL):
         error, missing = facts.error(name), facts.missing(name)
         lacking = re.search(r'No module named .?(\w+)', error)
         follows = error in seen or lacking and lacking.group(1) != name and facts.missing(lacking.group(1))
-        spare = name in OPTIONAL or facts.torch_alone() and name != 'torch'  # engine and layers need nothing else
+        spare = name in OPTIONAL or facts.torch_alone() and name != 'torch'  # engine and layers need torch alone
         if error and not follows and not (missing and spare):
             yield Problem(f'{name} is not installed' if missing else f'{name} cannot be imported: {error}',
                           _reinstall(facts, name))
@@ -121,13 +121,13 @@ def imports(facts: Facts) -> Iterator[Problem]:
 
 
 def _reinstall(facts: Facts, name: str) -> str:
-    """The command for a package that is missing or broken."""
+    """The command that repairs a missing or broken package."""
     if name in OPTIONAL:
         return pip('uninstall', '-y', OPTIONAL[name][1])
     if name in ('mmcv', 'mmcv.ops'):
         return build_mmcv(facts, exactly(facts.version('mmcv')) or '>=2.1.0,<2.2.0')
     refused = re.search(r'^AssertionError.*[Ii]nstall\s+(mmcv|mmengine)\s*([<>=!~][^\'"]*[\w*])', facts.error(name))
-    if refused:  # by the version check of a host
+    if refused:  # by the version check of mmdet or mmpretrain
         host, fit = refused.group(1), refused.group(2).replace(' ', '')
         return build_mmcv(facts, fit) if host == 'mmcv' else pip('install', facts.distribution(host) + fit)
     fresh = () if facts.missing(name) else ('--force-reinstall', )
@@ -135,7 +135,7 @@ def _reinstall(facts: Facts, name: str) -> str:
         'torch': pip('install', *fresh, f'torch{exactly(facts.version("torch"))}', 'torchvision'),
         'torchvision': _fitting_torchvision(facts),
         'cv2': _one_opencv(facts),
-        'pkg_resources': pip('install', 'setuptools<81'),  # which dropped it; mmengine imports it while it runs
+        'pkg_resources': pip('install', 'setuptools<81'),  # version 81 dropped it; mmengine imports it while it runs
         'mmrev.registry': pip('install', *fresh, '--no-deps', 'mmrev') + ', or `-e .` in a clone',
     }.get(name) or pip('install', *fresh, *(['--no-deps'] if fresh else []), facts.distribution(name))
 
@@ -162,7 +162,7 @@ def gpu(facts: Facts) -> Iterator[Problem]:
 
 
 def versions(facts: Facts) -> Iterator[Problem]:
-    """torch, NumPy and torchvision were compiled for each other, and there is one OpenCV."""
+    """torch, NumPy and torchvision are compatible, and there is only one OpenCV."""
     installed, opencvs = facts.version('torch').split('+')[0], facts.distributions.get('cv2', [])
     misfit = facts.modules.get('torch', {}).get('numpy_error')
     needed = re.search(r'==\s*\(?([\d.]+)', facts.torchvision_needs)
@@ -189,10 +189,10 @@ def _one_opencv(facts: Facts) -> str:
 
 
 def build_mmcv(facts: Facts, versions: str, cuda: bool = False) -> str:
-    """Command that compiles mmcv for the installed torch.
+    """The command that compiles mmcv for the installed torch.
 
-    Without build isolation, because mmcv's build leaves the ops out when it cannot import torch; without pip's cache,
-    because that keeps wheels that were built for another torch.
+    It disables build isolation, because mmcv's build omits the ops if it cannot import torch, and pip's cache, which
+    may contain wheels for another torch.
     """
     installed = facts.distribution('mmcv')
     name = installed.removesuffix('-lite')
@@ -204,12 +204,12 @@ def build_mmcv(facts: Facts, versions: str, cuda: bool = False) -> str:
 
 
 def exactly(version: str) -> str:
-    """`==version`, or nothing for an unknown one."""
+    """``==version``, or an empty string for an unknown version."""
     return f'=={version.split("+")[0]}' if version else ''
 
 
 def pip(*arguments: str) -> str:
-    """A pip command of this interpreter, ready to be pasted."""
+    """A pip command for this interpreter that can be pasted."""
     python = shutil.which('python')  # in the user's shell
     active = python is not None and os.path.abspath(python) == os.path.abspath(sys.executable)
     return ' '.join(['python' if active else shlex.quote(sys.executable), '-m pip', *map(shlex.quote, arguments)])

@@ -1,4 +1,4 @@
-"""Checks of the model: it can be built, and its parts fit each other."""
+"""Checks of the model: it can be built, and the channels of its parts match."""
 import copy
 from typing import Iterator
 
@@ -20,8 +20,8 @@ from .plan import Plan, building
 
 
 def build(plan: Plan) -> Iterator[Problem]:
-    """The model can be built; no norm and activation module activate twice."""
-    config = copy.deepcopy(plan.cfg.model)  # some models write into the config
+    """The model can be built, and no activation follows a norm that includes one."""
+    config = copy.deepcopy(plan.cfg.model)  # some models change their config
     if plan.cfg.get('data_preprocessor'):
         config.setdefault('data_preprocessor', copy.deepcopy(plan.cfg.data_preprocessor))  # as the runner does
     plan.model = yield from building(plan, 'model', MODELS.build, config)
@@ -40,12 +40,12 @@ def norm_decay(plan: Plan) -> Iterator[Problem]:
 
 
 def channels(plan: Plan) -> Iterator[Problem]:
-    """Every layer gets as many channels as it takes, as far as the model can be run on an empty image."""
+    """Every layer gets as many channels as it takes, as far as the model runs on a blank image."""
     model, given = plan.model, {}
     if not isinstance(model, BaseModel):
         return
     takes, gives = image_channels(model)
-    if gives == 3 and takes not in (None, 3):  # a mean of one value is subtracted from all channels
+    if gives == 3 and takes not in (None, 3):  # a mean of one value applies to all channels
         yield Problem(f'model.backbone takes images of {takes} channels, and model.data_preprocessor gives 3',
                       f'Make model.backbone.in_channels and model.data_preprocessor.mean agree in {plan.cfg.filename}')
         return
@@ -63,14 +63,14 @@ def channels(plan: Plan) -> Iterator[Problem]:
 
 
 def bfloat16_on_cpu(plan: Plan) -> Iterator[Problem]:
-    """A model that is trained in bfloat16 on the CPU runs there, if it can be run on an empty image at all."""
+    """A model that trains in bfloat16 on the CPU runs there, if it runs on a blank image at all."""
     wrapper = find((plan.cfg.get('optim_wrapper') or {}).get('type'), OPTIM_WRAPPERS)
     if plan.model is not None and wrapper is BFloat16OptimWrapper and 'train' in plan.splits and get_device() == 'cpu':
         yield from without_bfloat16(plan.model)
 
 
 def without_bfloat16(model: nn.Module) -> Iterator[Problem]:
-    """The reason why a model cannot be run in bfloat16, if it can be run otherwise."""
+    """Why a model does not run in bfloat16, if it runs in float32."""
     size, sample = SIZES[0], _sample(SIZES[0])
     error = failure(model, size, sample, bfloat16(model)) if failure(model, size, sample) is None else None
     if error is not None:

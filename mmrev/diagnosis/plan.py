@@ -1,4 +1,4 @@
-"""What a command is about to do with a config, and how to try parts of it without a trace."""
+"""What a command is about to do with a config, and how to try parts of it without side effects."""
 import contextlib
 import copy
 import io
@@ -27,18 +27,18 @@ from .signature import parameters
 
 @dataclass
 class Plan:
-    """What a command is about to do; the checks that build a part of it keep it here."""
+    """What a command is about to do. Checks store the parts that they build here."""
 
-    cfg: Config  # with the command line merged in
-    splits: Tuple[str, ...]  # of ``train``, ``val`` and ``test``, those that it goes through
-    model: Optional[nn.Module] = None  # without weights
+    cfg: Config  # including the options of the command line
+    splits: Tuple[str, ...]  # those of ``train``, ``val`` and ``test`` that the command runs
+    model: Optional[nn.Module] = None  # without trained weights
 
     def fix(self, path: str, value: str = 'VALUE') -> str:
-        """Where an entry of the config can be set."""
+        """A hint that says where to set an entry of the config."""
         return f'Fix it in {self.cfg.filename}, or override it with --cfg-options {path}={value}'
 
     def problems(self) -> Iterator[Problem]:
-        """Everything that is wrong; it is looked for in silence, and leaves config, disk and random numbers alone."""
+        """Yield everything that is wrong, without output or changes of config, disk and random state."""
         init_default_scope(str(self.cfg.get('default_scope') or 'mmengine'))
         found = problems(CONFIG, self)
         while True:
@@ -49,16 +49,16 @@ class Plan:
             yield problem
 
     def require_none(self) -> None:
-        """Raise the first problem, if there is one, as `ProblemError`. What was built is released."""
+        """Raise the first problem, if any, as `ProblemError`. Release what was built."""
         for problem in self.problems():
             raise ProblemError(problem.what, problem.fix) from problem.cause
         self.model = None
 
 
 def building(plan: Plan, path: str, build: Callable, *arguments: Any) -> Generator[Problem, None, Any]:
-    """Build what is at `path` of the config; where that fails, yield why, in the builder's own words.
+    """Build what is at `path` of the config. If that fails, yield a problem with the builder's message.
 
-    Used as ``built = yield from building(...)``, which is None then.
+    Used as ``built = yield from building(...)``; ``built`` is None after a failure.
     """
     try:
         return build(*arguments)
@@ -90,7 +90,7 @@ def _explain(plan: Plan, error: Exception, path: str, config: Any) -> Problem:
 
 
 def _fails_alike(entry: dict, words: str) -> bool:
-    """Whether an entry of a model or pipeline, built by itself, fails with the same words."""
+    """Whether an entry of a model or pipeline, built alone, fails with the same message."""
     for registry in (MODELS, TRANSFORMS):
         if find(entry['type'], registry):
             try:
@@ -101,13 +101,13 @@ def _fails_alike(entry: dict, words: str) -> bool:
 
 
 def unknown_type(plan: Plan, name: str, registry: Registry, path: str) -> Problem:
-    """Say that neither mmengine's `registry` nor those below it have a class `name`, and what is near."""
+    """Report that neither `registry` nor its children have a class `name`, and suggest similar names."""
     return Problem(f'there is no {registry.name} `{name}` ({path}.type)', f'{closest(name, names(registry))}Fix it in '
                    f'{plan.cfg.filename}, or import your own class there: custom_imports=dict(imports=[...])')
 
 
 def walk(node: Any, path: str) -> Iterator[Tuple[str, Any]]:
-    """A config's node at `path` and all nodes below it, each with its path."""
+    """Yield the node of a config at `path` and all nodes below it, each with its path."""
     yield path, node
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
     for key, child in children:
@@ -116,8 +116,8 @@ def walk(node: Any, path: str) -> Iterator[Tuple[str, Any]]:
 
 @contextlib.contextmanager
 def _unnoticed() -> Iterator[None]:
-    """Say nothing meanwhile, and leave the random generators as they were."""
-    MMLogger.get_current_instance()  # mmengine's logger keeps the stream that it finds when it is made
+    """Suppress all output, and restore the random state afterwards."""
+    MMLogger.get_current_instance()  # created now, because it keeps the stream that it finds at its creation
     python, numpy, disabled = random.getstate(), np.random.get_state(), logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""What a signature says about the keys and values of the config entry that is passed to it."""
+"""What a signature says about the keys and values of a config entry."""
 import inspect
 import types
 import typing
@@ -12,7 +12,7 @@ _WITHOUT_TEXT = (int, float, tuple, list, type(None), torch.Tensor)
 
 
 def parameters(built: Callable) -> Dict[str, inspect.Parameter]:
-    """The parameters of a class or function; none where that is written in C."""
+    """The parameters of a class or function; empty if it is written in C."""
     try:
         return dict(inspect.signature(built).parameters)
     except (ValueError, TypeError):
@@ -20,25 +20,25 @@ def parameters(built: Callable) -> Dict[str, inspect.Parameter]:
 
 
 def hints(built: Callable) -> Dict[str, Any]:
-    """What an argument may be; where that is not written, a number where its default is one."""
+    """The type hints of the arguments; an argument without one is a number if its default is."""
     defaults = {name: type(parameter.default) for name, parameter in parameters(built).items()
                 if isinstance(parameter.default, (int, float))}
     try:
         return {**defaults, **typing.get_type_hints(built.__init__ if inspect.isclass(built) else built)}
-    except (NameError, TypeError, AttributeError):  # names that only a type checker can see
+    except (NameError, TypeError, AttributeError):  # names that exist only for a type checker
         return defaults
 
 
 def alternatives(hint: Any) -> Tuple[Any, ...]:
-    """What a hint such as ``Optional[Union[Hook, Dict]]`` names."""
+    """The alternatives of a hint such as ``Optional[Union[Hook, Dict]]``."""
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint, )
 
 
 def takes_text(hint: Any, text: str) -> bool:
-    """Whether a text may be meant; False only for numbers, and for tuples and lists of what is no text."""
+    """Whether a string may be meant; False only for numbers, and for tuples and lists of other types."""
     inner = typing.get_args(hint) if typing.get_origin(hint) in (tuple, list) else alternatives(hint)
     if inner != (hint, ):
         return any(takes_text(each, text) for each in inner if each is not ...)
-    if hint is bool:  # some classes of the hosts take names as well: bias='qv_bias'
+    if hint is bool:  # some classes of mmdet take names as well: bias='qv_bias'
         return not closest(text.lower(), ('true', 'false', 'yes', 'no', 'on', 'off'))
     return hint not in _WITHOUT_TEXT

@@ -1,4 +1,4 @@
-"""Hooks of a run: a sign of life, the curves, where everything lies, what failed; InPlace-ABN and less memory."""
+"""Hooks: progress, curves, a report of the run's files, the phase of a failure; InPlace-ABN and memory saving."""
 from .inplace_abn_hook import InPlaceABNHook, check_activations, watch_activations
 from .phase_hook import PhaseHook
 from .progress_hook import ProgressHook

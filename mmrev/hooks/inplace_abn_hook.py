@@ -1,4 +1,4 @@
-"""InPlace-ABN for any model of the hosts, by config alone."""
+"""InPlace-ABN for any model of mmdet, mmpretrain or mmseg, by config alone."""
 import copy
 from typing import Dict, List, Optional, Tuple
 
@@ -12,65 +12,65 @@ from mmrev.registry import HOOKS
 from mmrev.surgery import activated_twice, convert_batchnorm, to_batchnorm
 from mmrev.surgery.find import ACTIVATED, is_activation
 
-Negative = Dict[str, List[int]]  # channels, by the name of the weight
+Negative = Dict[str, List[int]]  # negative channels, by the name of the weight
 
 
 @HOOKS.register_module()
 class InPlaceABNHook(Hook):
-    """Turn the model's batch norms into InPlace-ABN when training, validation or test starts, and log what was done.
+    """Convert the model's batch norms to InPlace-ABN when training, validation or testing starts, and log the changes.
 
-    The weights are loaded before, so checkpoints of the model with batch norms serve as they are; and what is saved is
-    such a checkpoint again: it loads with or without this hook (without, a ReLU that became leaky is a ReLU again).
-    Weights that became negative in training are noted beside it, under ``inplace_abn_negative``: with the hook, a
-    resumed training goes on as the interrupted one would have. An exponential moving average (``EMAHook``) is converted
-    with the model.
+    The weights are loaded before the conversion, so checkpoints of the model with batch norms load unchanged. Saved
+    checkpoints have the same form: they load with or without this hook (without it, a ReLU that became leaky is a ReLU
+    again). Channels whose weight became negative in training are recorded under ``inplace_abn_negative``, so that a
+    resumed training continues exactly like the interrupted one. An exponential moving average (``EMAHook``) is
+    converted with the model.
 
     Args:
-        relu: ``'leaky'`` turns ReLUs after statistics of the batch into leaky ones, which changes the function; by
-            default such pairs are left alone (:func:`mmrev.surgery.convert_batchnorm`).
-        slope: Of these.
+        relu: ``'leaky'`` replaces each ReLU after a norm in training mode by a leaky ReLU, which changes the function;
+            by default such pairs are not converted (:func:`mmrev.surgery.convert_batchnorm`).
+        slope: Negative slope of the leaky ReLUs.
 
     Raises:
-        ValueError: When a run starts, or in its first iteration, if an activation follows a norm that holds one
-            already.
+        ValueError: When a run starts, or in its first iteration, if an activation follows a norm that already
+            includes one.
 
     Example:
         >>> custom_hooks = [dict(type='mmrev.InPlaceABNHook')]
     """
 
-    priority = 'LOW'  # after EMAHook has put the averaged weights into the checkpoint
+    priority = 'LOW'  # runs after EMAHook has put the averaged weights into the checkpoint
 
     def __init__(self, relu: Optional[str] = None, slope: float = 0.01):
         self.relu = relu
         self.slope = slope
-        self._watched: Optional[list] = None  # handles of what watches the first iteration
-        self._eps: Optional[Dict[str, float]] = None  # of the rewritten layers, by the name of their weight
+        self._watched: Optional[list] = None  # handles of the hooks that watch the first iteration
+        self._eps: Optional[Dict[str, float]] = None  # rewritten layers, by the name of their weight
         self._negative: Tuple[Negative, Negative] = {}, {}  # in the checkpoint for the model, for its average
 
     def before_train(self, runner) -> None:
-        """Convert the model, with the weights that training begins with."""
+        """Convert the model with its initial weights."""
         self._convert(runner)
 
     def before_val(self, runner) -> None:
-        """Convert it, unless training did."""
+        """Convert the model unless training did."""
         self._convert(runner)
 
     def before_test(self, runner) -> None:
-        """Convert it, with the weights to be tested."""
+        """Convert the model with the weights to be tested."""
         self._convert(runner)
 
     def before_train_epoch(self, runner) -> None:
-        """Watch the first iteration for activations that nothing but a forward shows."""
+        """Watch the first iteration for activations that only a forward shows."""
         if self._watched is None:
             self._watched = watch_activations(_unwrapped(runner.model))
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Watch no longer."""
+        """Stop watching."""
         while self._watched:
             self._watched.pop().remove()
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Note the signs that a resumed training needs; convert weights that are loaded into a converted model."""
+        """Record the signs that a resumed training needs; convert weights that are loaded into a converted model."""
         negative = checkpoint.get('inplace_abn_negative', {})
         swapped = runner._resume and 'ema_state_dict' in checkpoint and _averages(runner)  # as EMAHook does
         self._negative = negative.get('ema_state_dict' if swapped else 'state_dict', {}), negative.get('state_dict', {})
@@ -83,7 +83,7 @@ class InPlaceABNHook(Hook):
         checkpoint['state_dict'] = plain.state_dict()
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Give the weights as those of batch norms, and note which were negative."""
+        """Save the weights as those of batch norms, and record which were negative."""
         for states in ('state_dict', 'ema_state_dict'):
             for name, weight in list(checkpoint.get(states, {}).items()):
                 plain_name = name[len('module.'):] if name.startswith('module.') else name
@@ -113,20 +113,20 @@ class InPlaceABNHook(Hook):
         runner.logger.info(f'InPlaceABNHook: {conversion}')
 
 
-_APART = ('InPlaceABNHook: the moving average was converted in another way than the model, for its weights have other '
-          'signs; averaging the two changes its function: {}. To begin it anew, `load_from` the checkpoint instead of '
-          'resuming from it')
+_APART = ('InPlaceABNHook: the weights of the moving average have other signs than those of the model, so the two were '
+          'converted differently, and averaging them changes the function: {}. To restart the average, use `load_from` '
+          'instead of resuming')
 
 
 def _averages(runner) -> List[nn.Module]:
-    """The models of the moving averages."""
+    """The averaged models."""
     averaged = [getattr(hook, 'ema_model', None) for hook in runner.hooks]
     return [_unwrapped(a.module) for a in averaged if isinstance(a, nn.Module)]
 
 
 @torch.no_grad()
 def _negate(model: nn.Module, negative: Negative) -> None:
-    """Give weights their sign, which the function does not see but the state of an optimizer has."""
+    """Restore the signs of weights, on which the function does not depend but the optimizer state does."""
     layers = dict(model.named_modules())
     for name, channels in negative.items():
         layer = layers.get(name.rpartition('.')[0])
@@ -135,13 +135,13 @@ def _negate(model: nn.Module, negative: Negative) -> None:
 
 
 def check_activations(model: nn.Module) -> None:
-    """Check that no activation follows a norm that holds one.
+    """Check that no activation follows a norm that includes one.
 
     Args:
-        model: Any.
+        model: The model to check.
 
     Raises:
-        ValueError: If one does.
+        ValueError: If an activation does.
     """
     twice = activated_twice(model)
     if twice:
@@ -155,13 +155,13 @@ _TWICE = ('an activation follows a norm that is activated already: {}. Set `act_
 
 
 def watch_activations(model: nn.Module) -> list:
-    """Raise in the forward where an activation module gets what an activated norm just gave.
+    """Raise in the forward if an activation module gets the output of a norm that includes an activation.
 
     Args:
-        model: Any.
+        model: The model to watch.
 
     Returns:
-        Handles; ``remove()`` of each ends it.
+        Handles; call ``remove()`` on each to stop watching.
     """
     names, given = {m: name for name, m in model.named_modules()}, WeakIdKeyDictionary()
 

@@ -12,7 +12,7 @@ from mmrev.registry import HOOKS
 
 @HOOKS.register_module()
 class PhaseHook(Hook):
-    """Have an exception say in which phase of the run it was raised, as `mmrev.problems.ProblemError`.
+    """Turn exceptions into `mmrev.problems.ProblemError` that name the phase of the run.
 
     The phases are: initializing the weights, loading a checkpoint, reading a sample, iteration, evaluating with a
     metric, writing a checkpoint.
@@ -21,7 +21,7 @@ class PhaseHook(Hook):
     priority = 'HIGHEST'
 
     def before_run(self, runner) -> None:
-        """Name the phases; loops and what they hold are built by now."""
+        """Name the phases; by now the loops have been built."""
         _name(runner, '_init_model_weights', lambda: 'initializing the weights', 2)
         _name(runner, 'load_or_resume', lambda: f'loading `{runner._load_from or runner.work_dir}`', 2)
         _name(runner, 'save_checkpoint', lambda folder, filename, *_, **__: f'writing `{filename}` in `{folder}`')
@@ -41,7 +41,7 @@ class PhaseHook(Hook):
 
 
 def _name(owner: Any, method: str, name: Callable[..., str], status: int = 1) -> None:
-    """Have a method of an object run in a phase, whose name depends on its arguments."""
+    """Run a method of an object in a phase whose name may depend on the arguments."""
     run = getattr(owner, method)
 
     @functools.wraps(run)
@@ -53,7 +53,7 @@ def _name(owner: Any, method: str, name: Callable[..., str], status: int = 1) ->
 
 
 def _innermost(dataset: Any) -> Iterator[BaseDataset]:
-    """The data sets in whatever they are wrapped."""
+    """The innermost data sets of any wrappers."""
     if isinstance(dataset, BaseDataset):
         yield dataset
         return
@@ -63,7 +63,7 @@ def _innermost(dataset: Any) -> Iterator[BaseDataset]:
 
 
 def _read_sample(dataset: BaseDataset, index: int) -> Any:
-    """`BaseDataset.prepare_data`, in a phase; a function of this module, so that data workers can be sent it."""
+    """`BaseDataset.prepare_data` in a phase; a module-level function, so that it can be pickled for data workers."""
     try:
         return type(dataset).prepare_data(dataset, index)
     except Exception as error:

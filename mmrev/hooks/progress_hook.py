@@ -1,4 +1,4 @@
-"""A line with the time left, also where mmengine's logger stays silent for long."""
+"""A progress line with the time left when mmengine's logger is silent for long."""
 import datetime
 import time
 
@@ -9,14 +9,14 @@ from mmrev.registry import HOOKS
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Print progress and the time left whenever nothing was printed for a while.
+    """Print progress and the time left if nothing was printed for a while.
 
-    mmengine's `LoggerHook` prints every so many iterations. On a slow machine that is minutes of silence, in a short
-    epoch it is never. This hook looks at the clock instead. It logs what this process knows, no value that other
-    processes would have to contribute: clocks differ between them.
+    mmengine's `LoggerHook` prints every few iterations: on a slow machine once in minutes, in a short epoch never. This
+    hook uses the clock instead. It logs values of this process only, because the clocks of processes differ and a
+    collective would deadlock.
 
     Args:
-        seconds: The longest silence.
+        seconds: The longest time without output.
     """
 
     priority = 'VERY_LOW'  # after IterTimerHook, which estimates the time left, and after LoggerHook

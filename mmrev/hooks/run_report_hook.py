@@ -1,4 +1,4 @@
-"""The end of a run: a picture of its curves, and a line that says where everything lies."""
+"""At the end of a run, a picture of its curves and a line that lists its files."""
 import os.path as osp
 from typing import Dict, List, Optional
 
@@ -8,18 +8,18 @@ from mmengine.hooks import CheckpointHook, Hook
 
 from mmrev.registry import HOOKS
 
-_METRICS = 'mmrev_metrics'  # in the message hub, hence in checkpoints: name -> [[iteration, value], ...]
+_METRICS = 'mmrev_metrics'  # key in the message hub, hence in checkpoints: name -> [[iteration, value], ...]
 Curves = Dict[str, List[List[float]]]
 
 
 @HOOKS.register_module()
 class RunReportHook(Hook):
-    """Draw losses and metrics over the iterations, and say at the end where checkpoints, logs and pictures are.
+    """Draw losses and metrics over the iterations, and log the paths of checkpoints, logs and pictures.
 
-    The curves survive ``--resume``: losses and metrics are kept in the message hub, which checkpoints hold.
+    The curves survive ``--resume``: losses and metrics are stored in the message hub, which checkpoints contain.
 
     Args:
-        images: Folder that a test draws into, relative ones in the log folder of the run.
+        images: Folder that a test draws into; a relative path lies in the log folder of the run.
         predictions: File that a test writes its predictions to.
     """
 
@@ -35,7 +35,7 @@ class RunReportHook(Hook):
         self.trained = True
 
     def after_val_epoch(self, runner, metrics: Optional[Dict[str, float]] = None) -> None:
-        """Keep the metrics of a validation along with the iteration."""
+        """Store the metrics of a validation with the iteration."""
         curves: Curves = runner.message_hub.get_info(_METRICS, {})
         step = runner.iter if runner._train_loop is not None else 0
         for name, value in (metrics or {}).items():
@@ -65,12 +65,12 @@ def draw_curves(losses: np.ndarray, metrics: Curves, last_iter: int, file: str) 
     """Draw the loss of every iteration and the metrics of every validation into a picture.
 
     Args:
-        losses: The total loss of the latest iterations, the last one being `last_iter`.
-        metrics: For each metric its ``[iteration, value]``; those of single object sizes are left out.
-        last_iter: How many iterations were trained.
-        file: The picture.
+        losses: Total loss of the latest iterations, up to `last_iter`.
+        metrics: ``[iteration, value]`` pairs by metric; metrics for single object sizes are left out.
+        last_iter: Number of iterations trained.
+        file: Picture to write.
     """
-    from matplotlib.figure import Figure  # without pyplot: nothing global, no display
+    from matplotlib.figure import Figure  # without pyplot, which has global state and may need a display
     shown = {name: np.array(points) for name, points in metrics.items() if not name.endswith(('_s', '_m', '_l'))}
     figure = Figure(figsize=(11 if shown else 6, 4), layout='constrained')
     axes = figure.subplots(1, 2 if shown else 1, squeeze=False)[0]
@@ -92,7 +92,7 @@ def draw_curves(losses: np.ndarray, metrics: Curves, last_iter: int, file: str) 
 
 
 def _checkpoints(runner) -> str:
-    """The last checkpoint and the best one, as far as there are any."""
+    """The last and the best checkpoint, if any."""
     hook = next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
     last, best = getattr(hook, 'last_ckpt', None), getattr(hook, 'best_ckpt_path', None)
     named = _shown(last) if last else f'none saved in {_shown(runner.work_dir)}'
@@ -100,6 +100,6 @@ def _checkpoints(runner) -> str:
 
 
 def _shown(path: str) -> str:
-    """A path as short as it can be typed here."""
+    """The shorter of the relative and the absolute path."""
     relative = osp.relpath(path)
     return path if relative.startswith('..') else relative

@@ -1,4 +1,4 @@
-"""Less memory for any model of the hosts, by config alone."""
+"""Less memory for any model of mmdet, mmpretrain or mmseg, by config alone."""
 from typing import Optional, Sequence
 
 from mmengine.hooks import Hook
@@ -10,14 +10,14 @@ from mmrev.surgery.recomputation import MemoryReport, save_memory
 
 @HOOKS.register_module()
 class SaveMemoryHook(Hook):
-    """Have autograd keep less of the model's forward, with the same function, gradients and checkpoints.
+    """Make autograd keep less of the model's forward. Outputs, gradients and checkpoints stay the same.
 
-    The first iteration logs what is kept for backward and what would have been, with a warning where that is little
-    less.
+    The first iteration logs the bytes that are kept for backward and that would have been kept, with a warning if the
+    saving is small.
 
     Args:
         level: ``'cheap'`` or ``'blocks'``, see :func:`mmrev.save_memory`.
-        modules: Names of the blocks, if not those that are found.
+        modules: Names of the blocks; found automatically by default.
 
     Raises:
         ValueError: When training starts, as :func:`mmrev.save_memory` does.
@@ -26,7 +26,7 @@ class SaveMemoryHook(Hook):
         >>> custom_hooks = [dict(type='mmrev.SaveMemoryHook')]
     """
 
-    # Of what autograd would have kept, from which on the log warns.
+    # Fraction of what autograd would have kept, above which the log warns.
     LITTLE = 0.9
 
     def __init__(self, level: str = 'cheap', modules: Optional[Sequence[str]] = None):
@@ -36,12 +36,12 @@ class SaveMemoryHook(Hook):
         self._logged = False
 
     def before_train(self, runner) -> None:
-        """Prepare the model as the other hooks and the wrapper have left it."""
+        """Prepare the model after all other hooks and the wrapper."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.report = save_memory(model, self.level, self.modules)
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Log what the first iteration kept."""
+        """Log the bytes that the first iteration kept."""
         if self._logged:
             return
         self._logged = True

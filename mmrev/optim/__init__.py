@@ -1,4 +1,4 @@
-"""Optimizer wrappers of our own and a constructor of theirs; mmengine's are found here as well."""
+"""Optimizer wrappers of mmrev and their constructor. The import registers mmengine's as well."""
 import mmengine.optim  # noqa: F401  (mmengine imports the location of the first registry that is asked, and no other)
 
 from .bfloat16_optim_wrapper import BFloat16OptimWrapper

@@ -1,4 +1,4 @@
-"""Mixed precision in bfloat16, on the CPU as well."""
+"""Mixed precision in bfloat16, including on the CPU."""
 import contextlib
 from typing import Any, Iterator
 
@@ -8,18 +8,18 @@ from torch import nn
 
 from mmrev.registry import OPTIM_WRAPPERS
 
-_PARTS = ('backbone', 'neck', 'head')  # how the hosts' names of a model's parts end: rpn_head, roi_head.mask_head, ...
+_PARTS = ('backbone', 'neck', 'head')  # endings of the names of a model's parts: rpn_head, roi_head.mask_head, ...
 
 
 @OPTIM_WRAPPERS.register_module()
 class BFloat16OptimWrapper(OptimWrapper):
     """Train under autocast in bfloat16, on the device that the model is on.
 
-    mmengine's `AmpOptimWrapper` needs an accelerator. bfloat16 has the range of float32, so nothing has to scale the
-    loss, and gradients, weights and the optimizer stay float32.
+    mmengine's `AmpOptimWrapper` needs an accelerator. bfloat16 has the range of float32, so the loss is not scaled.
+    Gradients, weights and the optimizer state stay float32.
 
-    What the parts of a model (backbone, neck, heads) hand to each other is float32 again: mmcv's operators between
-    them, as RoIAlign and NMS, have no bfloat16 kernels on the CPU.
+    Outputs of the parts of a model (backbone, neck, heads) are cast back to float32: mmcv's operators between them,
+    such as RoIAlign and NMS, have no bfloat16 kernels on the CPU.
     """
 
     @contextlib.contextmanager
@@ -43,11 +43,11 @@ def bfloat16(model: nn.Module) -> Iterator[None]:
 
 
 def _parts(module: nn.Module, name: str = '') -> Iterator[nn.Module]:
-    """The parts of a model; what lies within a backbone or neck is none, so that these are not walked.
+    """The parts of a model. Backbones and necks have no parts and are not searched.
 
     Args:
-        module: The model, or a module within.
-        name: Of the module; entries of a list go by that of the list.
+        module: The model, or a module within it.
+        name: Name of the module; entries of a list use the name of the list.
     """
     for child_name, child in module.named_children():
         if child_name.isdigit():

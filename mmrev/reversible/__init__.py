@@ -1,6 +1,6 @@
 """The engine: reversible networks as lists of additive steps. Needs torch alone."""
 from .check import ReconstructionReport, StepError, check_reconstruction
-from .coupling import NewStream, RevSilo, TwoStreamCoupling
+from .coupling import Coupling, NewStream, RevSilo, TwoStreamCoupling
 from .errors import ReversibilityError
 from .plan import Keep
 from .sequence import ReversibleSequence
@@ -8,6 +8,6 @@ from .step import AdditiveStep, unread
 from .streams import StreamPart
 
 __all__ = [
-    'AdditiveStep', 'Keep', 'NewStream', 'ReconstructionReport', 'ReversibilityError', 'ReversibleSequence', 'RevSilo',
-    'StepError', 'StreamPart', 'TwoStreamCoupling', 'check_reconstruction', 'unread'
+    'AdditiveStep', 'Coupling', 'Keep', 'NewStream', 'ReconstructionReport', 'ReversibilityError', 'ReversibleSequence',
+    'RevSilo', 'StepError', 'StreamPart', 'TwoStreamCoupling', 'check_reconstruction', 'unread'
 ]

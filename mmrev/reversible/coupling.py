@@ -2,15 +2,36 @@
 
 A coupling knows forward and inverse only through its list of :class:`AdditiveStep`; the engine does the rest.
 """
-from typing import Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
 
-from torch import nn
+from torch import Tensor, nn
+
+from mmrev import compat
 
 from .step import AdditiveStep
 from .streams import StreamPart, as_part
 
 
-class TwoStreamCoupling(nn.Module):
+class Coupling(nn.Module):
+    """Base class of couplings: a module that says its steps, in their order, by :meth:`steps`."""
+
+    def steps(self) -> List[AdditiveStep]:
+        raise NotImplementedError
+
+    def forward(self, run: Callable[..., Any], *tensors: Tensor) -> Any:
+        """``run(*tensors)``, which runs the steps, so that a hook on the coupling surrounds them."""
+        return run(*tensors)
+
+
+def surrounded(coupling: nn.Module, run: Callable[..., Any], *tensors: Tensor) -> Any:
+    """``run(*tensors)``; within the hooks of ``fully_shard`` where that was applied to the coupling.
+
+    They gather its weights before, release them after, and do so again around the backward of what ``run`` returns.
+    """
+    return coupling(run, *tensors) if compat.is_fully_sharded(coupling) else run(*tensors)
+
+
+class TwoStreamCoupling(Coupling):
     """The reversible block of RevNet (Gomez et al. 2017, eq. 6), also RevViT's (Mangalam et al. 2022, eq. 4)::
 
         x[a] += f(x[b])
@@ -33,7 +54,7 @@ class TwoStreamCoupling(nn.Module):
         return [AdditiveStep(self.f, a, (b, )), AdditiveStep(self.g, b, (a, ))]
 
 
-class NewStream(nn.Module):
+class NewStream(Coupling):
     """A stream that starts as a function of others: ``x[target] = f(x[sources])``."""
 
     def __init__(self, f: nn.Module, target: int, sources: Sequence = (0, )):
@@ -46,7 +67,7 @@ class NewStream(nn.Module):
         return [AdditiveStep(self.f, StreamPart(self.target), self.sources, creates=True)]
 
 
-class RevSilo(nn.Module):
+class RevSilo(Coupling):
     r"""Reversible bidirectional multi-scale fusion (RevBiFPN, Chiley et al. 2022, section 3.1 and appendix).
 
     Streams are pyramid levels, fine to coarse. Going down, :math:`u_j = x_j + \sum_{i<j} f_{ij}(x_i)`; going up,

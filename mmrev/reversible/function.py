@@ -52,8 +52,11 @@ class Weights:
         return self.are_installed() and list(map(_requires_grad, self._present)) == self._flags
 
     def state(self) -> List[int]:
-        """Versions and addresses; they change when a value is written or a tensor's ``data`` is replaced."""
-        return [*map(_version, self._versioned), *map(Tensor.data_ptr, self._present)]
+        """Versions and storages; they change when a value is written or a tensor's ``data`` is replaced.
+
+        A storage may be freed in between and filled again at another address, as FSDP2's are.
+        """
+        return [*map(_version, self._versioned), *[p.untyped_storage()._cdata for p in self._present]]
 
     def changed(self, before: List[int]) -> Tuple[str, Tensor]:
         """Name and parameter of the first whose :meth:`state` is not as before."""

@@ -4,6 +4,7 @@ So gradients of late weights reach their hooks (DDP's buckets) before early step
 gradients on through the :class:`Call` that they share; autograd itself sees an empty tensor between them, which says
 their order. The last node has no steps: it takes the outputs' gradients over, so that autograd can release its copies.
 """
+from functools import partial
 from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
@@ -13,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from mmrev import compat
 
 from .call import Call
+from .coupling import surrounded
 from .undo import Undo
 
 
@@ -71,11 +73,15 @@ def run_reversible(call: Call, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
     """Run ``call`` as a chain of nodes, one per segment of its plan."""
     end = len(call.plan.steps)
     num_streams, tensors = len(streams), streams
-    for start, stop in call.plan.segments:
-        weights = call.gather(start, stop)
-        tensors = _apply(call, start, stop, list(weights), num_streams, *tensors, *weights.values()),
+    for coupling, start, stop in call.plan.segments:
+        tensors = surrounded(coupling, partial(_run_segment, call, start, stop, num_streams), *tensors),
         num_streams = 0
     return _apply(call, end, end, (), num_streams, *tensors)
+
+
+def _run_segment(call: Call, start: int, stop: int, num_streams: int, *tensors: Tensor) -> Tensor:
+    weights = call.gather(start, stop)
+    return _apply(call, start, stop, list(weights), num_streams, *tensors, *weights.values())
 
 
 # Without what `Function.apply` does for transforms of torch.func, under which a sequence takes the plain path.

@@ -1,10 +1,13 @@
 """The steps of a sequence, worked out once: segments, what each step keeps, and what the undo must bring back."""
+import sys
 from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Sequence, Tuple, Union
 
-import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from mmrev import compat
+
+from .coupling import Coupling
 from .errors import ReversibilityError
 from .function import Function, is_training, walk
 from .step import AdditiveStep
@@ -28,15 +31,19 @@ class Plan:
         self.root = root
         self.settings = (keep, cache_every)
         self.steps: List[AdditiveStep] = []
-        self.segments: List[Tuple[int, int]] = []  # the steps of each coupling: one node of autograd's graph
+        self.segments: List[Tuple[nn.Module, int, int]] = []  # a coupling's steps: one node of autograd's graph
         states = []
         for i, coupling in enumerate(couplings):
             start = len(self.steps)
             if cache_every and i and i % cache_every == 0:
                 states.append(start)
             self.steps += steps_of(coupling)
+            if compat.is_fully_sharded(coupling) and not isinstance(coupling, Coupling):
+                raise ReversibilityError(
+                    f'`fully_shard` was applied to coupling {i}, a {type(coupling).__name__}, which it can surround '
+                    f'only where the class derives from `mmrev.reversible.Coupling`')
             if len(self.steps) > start:
-                self.segments.append((start, len(self.steps)))
+                self.segments.append((coupling, start, len(self.steps)))
         self.functions = [Function(step.f, lock) for step in self.steps]
         self.names = _names(root, self.steps)
         for i, function in enumerate(self.functions):
@@ -130,8 +137,11 @@ def _refuse_modules(function: Function, step: str) -> None:
         if isinstance(owner[name], UninitializedParameter):
             raise ReversibilityError(f'the parameter `{name}` of {step} is not initialized yet; run the network once '
                                      f'under `torch.no_grad()` first, so that lazy modules learn their shapes')
-    fsdp = getattr(torch.distributed, 'fsdp', None) if torch.distributed.is_available() else None
+    fsdp = sys.modules.get('torch.distributed.fsdp')
     wrapper = getattr(fsdp, 'FullyShardedDataParallel', None)
     if wrapper is not None and any(isinstance(m, wrapper) for m in function.modules):
         raise ReversibilityError(f'{step} is wrapped by FullyShardedDataParallel, which hides its parameters from the '
-                                 f'reversible backward; wrap the whole network instead')
+                                 f'reversible backward; wrap the whole network, or apply `fully_shard` to couplings')
+    if any(compat.is_fully_sharded(m) for m in function.modules):
+        raise ReversibilityError(f'`fully_shard` was applied within {step}, and would release its parameters before '
+                                 f'the backward; apply it to the coupling that has the step, or to the whole network')

@@ -1,7 +1,8 @@
 """The module that runs couplings reversibly or, with the same modules and state dict, under plain autograd."""
 import threading
 import warnings
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from functools import partial
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch import Tensor, nn
 from mmrev import compat
 
 from .call import Call
+from .coupling import surrounded
 from .errors import ReversibilityError
 from .generators import refusing_captured_draws
 from .node import run_reversible
@@ -73,8 +75,8 @@ class ReversibleSequence(nn.Module):
         if needs_graph or plain and self.reversible or compat.is_compiling():
             if self.overlap and not self.reversible:
                 self._tell('with `reversible=False` nothing is undone')
-            return run_plain(self._steps(), streams)
-        return _run_without_graph(self._steps(), streams)
+            return self._run(run_plain, streams)
+        return self._run(_run_without_graph, streams)
 
     def train(self, mode: bool = True) -> 'ReversibleSequence':
         self._plan = None  # the next call looks at the functions afresh
@@ -86,7 +88,7 @@ class ReversibleSequence(nn.Module):
     @torch.compiler.disable  # a graph break: a compiled graph would keep what this is here to release
     def _run_reversible(self, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         if compat.is_exporting():
-            return run_plain(self._steps(), streams)
+            return self._run(run_plain, streams)
         settle()
         plan = self._current_plan()
         reason = self._obstacle(plan, streams[0].device) if self.overlap else None
@@ -109,11 +111,21 @@ class ReversibleSequence(nn.Module):
             self._own_lock = threading.RLock()
         return self._own_lock
 
+    def _run(self, run: Callable, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+        """``run(steps, streams)``, one coupling at a time where their weights are gathered for that."""
+        if not any(map(compat.is_fully_sharded, self.couplings)):
+            return run(self._steps(), streams)
+        for coupling in self.couplings:
+            streams = surrounded(coupling, partial(_spread, run, steps_of(coupling)), *streams)
+        return tuple(streams)
+
     def _steps(self) -> List[AdditiveStep]:
         return [step for coupling in self.couplings for step in steps_of(coupling)]
 
     @staticmethod
     def _obstacle(plan: Plan, device: torch.device) -> Optional[str]:
+        if any(map(compat.is_fully_sharded, plan.root.modules())):
+            return 'the weights of the step before are not gathered yet'
         for i, function in enumerate(plan.functions):
             if any(isinstance(m, ReversibleSequence) for m in function.modules):
                 return f'{plan.describe(i)} holds a reversible sequence itself, and the two would share random state'
@@ -141,6 +153,10 @@ class ReversibleSequence(nn.Module):
 def _is_transformed() -> bool:
     """Whether a transform of ``torch.func`` or forward-mode AD is active; both need a graph that they can transform."""
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
+def _spread(run: Callable, steps: Sequence[AdditiveStep], *streams: Tensor) -> Tuple[Tensor, ...]:
+    return run(steps, streams)
 
 
 def _run_without_graph(steps: Sequence[AdditiveStep], streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:

@@ -4,12 +4,13 @@ from typing import Dict, List, Optional, Sequence, Union
 import torch
 from torch import Tensor
 
-from .call import Call, Evaluated
+from .call import Call
 from .errors import ReversibilityError, captured
 from .gradients import add_weight_gradients, differentiate
 from .observe import Observer, refuse_captured, refuse_survivors
 from .overlap import AheadOnStreams, AheadOnThread, run_ahead
 from .plan import GRAPH
+from .record import Evaluated
 from .streams import StreamBuffers, version
 
 

@@ -1,4 +1,4 @@
-"""Proofs for reversible modules, to be used in tests. Needs torch alone."""
+"""Assertions for tests of reversible modules. Needs torch alone."""
 from .assertions import assert_invertible, assert_same_gradients, set_reversible
 from .memory import PeakMemory, bytes_per_sample
 

@@ -1,4 +1,4 @@
-"""Comparisons of a reversible module with itself under plain autograd."""
+"""Compare a reversible module with itself under plain autograd."""
 import copy
 from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -9,7 +9,7 @@ from mmrev.reversible import ReversibleSequence, check_reconstruction
 
 
 def set_reversible(module: nn.Module, reversible: bool) -> nn.Module:
-    """Switch every :class:`ReversibleSequence` within ``module``; returns ``module``."""
+    """Set ``reversible`` of every :class:`ReversibleSequence` in ``module``; return ``module``."""
     found = [m for m in module.modules() if isinstance(m, ReversibleSequence)]
     if not found:
         raise ValueError(f'{type(module).__name__} holds no ReversibleSequence')
@@ -19,11 +19,11 @@ def set_reversible(module: nn.Module, reversible: bool) -> nn.Module:
 
 
 def assert_invertible(module: nn.Module, *inputs: Tensor, tolerance: float = 1e-10) -> None:
-    """Check that a backward of ``module(*inputs)`` reconstructs every stream to ``tolerance`` (relative).
+    """Check that the backward of ``module(*inputs)`` reconstructs every stream to a relative ``tolerance``.
 
     Raises:
-        AssertionError: If nothing was reconstructed.
-        ReversibilityError: Naming the first step beyond ``tolerance``.
+        AssertionError: If the backward reconstructed nothing.
+        ReversibilityError: If a step exceeds ``tolerance``; the message names the first one.
     """
     with check_reconstruction(tolerance) as report:
         outputs = _as_tuple(module(*inputs))
@@ -37,19 +37,19 @@ def assert_same_gradients(module: nn.Module,
                           rtol: float = 1e-9,
                           seed: int = 0,
                           forward: Optional[Callable] = None) -> None:
-    """Check that ``module`` computes the same reversibly and under plain autograd, in outputs, all gradients, buffers
-    and the random state that it leaves, on the CPU and on each device.
+    """Check that ``module`` computes the same with and without ``reversible``: outputs, all gradients, buffers, and
+    the random state afterwards, on the CPU and on each device.
 
     Args:
         module: Holds one or more :class:`ReversibleSequence`; copied, not changed.
-        inputs: Its inputs; compared in their gradients where they require one.
-        rtol: Largest difference, relative to the largest value of the tensor, and where that is next to nothing
-            (a gradient that a following norm removes) to 1e-5 of the largest of its kind.
-        seed: Of the random numbers, before each forward.
-        forward: ``forward(module, *inputs)`` in place of ``module(*inputs)``.
+        inputs: Its inputs; the gradients of those that require one are compared.
+        rtol: Largest difference relative to the largest value of the tensor, or to 1e-5 of the largest of its kind
+            if that is more (a gradient that a following norm cancels is almost zero).
+        seed: Random seed that is set before each forward.
+        forward: Called as ``forward(module, *inputs)`` in place of ``module(*inputs)``.
 
     Raises:
-        AssertionError: Naming the first tensor that differs.
+        AssertionError: If a tensor differs; the message names the first one.
     """
     ours, plain = (_run(module, inputs, reversible, seed, forward) for reversible in (True, False))
     for kind in plain:
@@ -72,13 +72,13 @@ def _run(module, inputs, reversible: bool, seed: int, forward) -> Dict[str, Dict
 
 
 def _devices(module: nn.Module, inputs: Sequence[Tensor]) -> List[torch.device]:
-    """The CPU, and those of inputs and parameters: each has a generator."""
+    """The CPU and the devices of inputs and parameters, each of which has a generator."""
     found = {x.device for x in (*inputs, *module.parameters()) if x.device.type not in ('cpu', 'meta')}
     return [torch.device('cpu'), *sorted(found, key=str)]
 
 
 def _weighted_sum(outputs: Sequence[Tensor]) -> Tensor:
-    """A scalar in which every element has a weight of its own."""
+    """A scalar in which every element has its own weight."""
     total = torch.zeros(())
     for i, x in enumerate(outputs):
         weights = torch.linspace(-1, 1, x.numel(), dtype=x.dtype, device=x.device).add(0.1 * i).view_as(x)

@@ -1,4 +1,4 @@
-"""Bytes of tensors alive, measured on any device."""
+"""Bytes of live tensors, on any device."""
 import threading
 from functools import partial
 from typing import Any, Callable, Dict
@@ -13,11 +13,11 @@ from mmrev.compat import notice_freed, when_freed
 class PeakMemory(TorchDispatchMode):
     """Counts the bytes of every tensor made within the context, from the operator that made it until it is freed.
 
-    What an operator allocates and frees within itself is not seen, nor what an allocator keeps in reserve; so the
-    figure does not depend on device, allocator or library, and repeats exactly.
+    Neither the workspace within an operator nor the reserve of an allocator is counted. The figure therefore does not
+    depend on device, allocator or library, and is reproducible.
 
     Attributes:
-        peak: Most bytes alive at once since the context began, or since :meth:`reset_peak`.
+        peak: Most bytes alive at the same time since the context began, or since :meth:`reset_peak`.
 
     Example:
         >>> with PeakMemory() as memory:
@@ -70,9 +70,9 @@ class PeakMemory(TorchDispatchMode):
 
 
 def bytes_per_sample(step: Callable[[int], Any], small: int = 1, large: int = 2) -> float:
-    """Peak bytes per sample of a training step, as the slope between two batch sizes.
+    """Peak bytes per sample of a training step: the slope between two batch sizes.
 
-    What does not depend on the batch (weights, their gradients, workspaces) cancels.
+    Whatever does not depend on the batch (weights, their gradients) cancels.
 
     Args:
         step: Runs forward and backward on a batch of the given size.

@@ -93,7 +93,7 @@ BACKBONES = {
         pyramid(8, 16, 64),
         {-1: (), 0: ('patch_embed.', ), 2: ('patch_embed.', *(f'blocks.couplings.{i}.' for i in range(3)))}),
     'RevViT': Backbone(
-        REVVIT, dict.fromkeys(range(3), (32, 8, 12)), {-1: (), 0: (), 1: (*STEM, 'layers.couplings.0.')}),
+        REVVIT, dict.fromkeys(range(3), (32, 8, 12)), {-1: (), 0: STEM, 1: (*STEM, 'layers.couplings.0.')}),
     'RevViT, class token': Backbone(
         dict(REVVIT, with_cls_token=True), dict.fromkeys(range(3), (32, 8, 12)),
         {1: (*STEM, 'cls_token', 'layers.couplings.0.')}),

@@ -9,7 +9,7 @@ from support.commands import option
 MISTAKES = {
     'annotations that are not there': (option('train_dataloader.dataset.ann_file=x.json'), 'x.json` does not exist',
                                        'train_dataloader.dataset.data_root'),
-    'annotations cut off': (option('train_dataloader.dataset.ann_file=cut.json'), 'cut.json` is empty or cut off',
+    'annotations cut off': (option('train_dataloader.dataset.ann_file=cut.json'), 'cut.json` is empty or truncated',
                             'again'),
     'annotations of the metric not there': (option('val_evaluator.ann_file=x.json'), '`x.json` does not exist',
                                             'val_evaluator.ann_file'),

@@ -134,7 +134,7 @@ def test_an_average_of_other_signs_than_the_model_is_named(tmp_path):
     torch.save(checkpoint, tmp_path / 'epoch_1.pth')
     train_regression(tmp_path, 2, [dict(type='mmrev.InPlaceABNHook'), average], resume=True)
     log = ''.join(path.read_text() for path in tmp_path.rglob('*.log'))
-    assert 'moving average was converted in another way' in log and 'changes its function: body.1.' in log
+    assert 'converted differently' in log and 'changes its function: body.1.' in log
 
 
 class Toy(BaseModel):

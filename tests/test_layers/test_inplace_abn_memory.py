@@ -36,6 +36,7 @@ def inplace_abn(**kwargs):
     return lambda: (InPlaceABN(CHANNELS, **kwargs), )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last], ids=str)
 @pytest.mark.parametrize('activation', ['leaky_relu', 'elu', 'identity'])
 def test_a_stack_of_convolutions_keeps_half(activation, memory_format):
@@ -52,6 +53,7 @@ def test_half_precision_keeps_half_too():
     assert peak <= 0.60 * peak_before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('trained', [True, False])
 @pytest.mark.parametrize('activation', ['leaky_relu', 'relu'])
 def test_frozen_statistics_save_memory_too(activation, trained):

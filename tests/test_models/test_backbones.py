@@ -1,6 +1,6 @@
 """What a host expects of a backbone, asked of every registered one; and that every config and metafile entry fits.
 
-A new backbone needs an entry in `tests/backbones.py`, nothing here.
+A new backbone needs an entry in `tests/support/backbones.py`, nothing here.
 """
 import copy
 import importlib
@@ -19,12 +19,13 @@ from mmengine.registry import DefaultScope
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrev.models import backbones
+from mmrev.models.backbone import Backbone
 from mmrev.registry import MODELS
 from support.backbones import BACKBONES, HEIGHT, WIDTH, build, kind
 from support.images import image
 
 ROOT = Path(__file__).parents[2]
-CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'configs').glob('*/*.py')
+CONFIGS = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'configs').glob('*/[!_]*.py')
                  if path.parent.name != '_base_')
 METAFILES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / 'configs').glob('*/metafile.yml'))
 
@@ -61,7 +62,7 @@ def registered():
 
 def test_every_registered_backbone_is_asked_and_exported():
     missing = registered() - {kind(name).__name__ for name in BACKBONES}
-    assert not missing, f'no small form of {sorted(missing)}: add cfg, levels and frozen parts to tests/backbones.py'
+    assert not missing, f'no small form of {sorted(missing)}: add it to tests/support/backbones.py'
     assert registered() == set(backbones.__all__)
 
 
@@ -77,6 +78,39 @@ def test_levels_follow_out_indices(name):
             assert not alone.load_state_dict(model.state_dict(), strict=False).missing_keys
             output, = alone(image(2, HEIGHT, WIDTH))
             assert torch.equal(output, expected) and alone.channels == (levels[i][0], )
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_out_indices_may_be_negative_or_one_number(name):
+    model, last = build(name).eval(), max(BACKBONES[name].levels)
+    with torch.no_grad():
+        *_, expected = model(image())
+        for out_indices in (-1, (-1, ), [last], last):
+            other = build(name, seed=1, out_indices=out_indices).eval()
+            other.load_state_dict(model.state_dict(), strict=False)
+            output, = other(image())
+            assert other.out_indices == (last, ) and torch.equal(output, expected)
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+@pytest.mark.parametrize('argument, value, message', [
+    ('out_indices', (99, ), r'`out_indices` must lie in \[-\d+, \d+\), got \(99,\)'),
+    ('out_indices', (1, 0), '`out_indices` must ascend'), ('out_indices', (), '`out_indices` must lie in'),
+    ('frozen_stages', -2, r'`frozen_stages` must lie in \[-1, \d+\], got -2'),
+    ('frozen_stages', 99, r'`frozen_stages` must lie in \[-1, \d+\], got 99')])
+def test_a_level_or_a_stage_that_is_not_there_is_refused(name, argument, value, message):
+    with pytest.raises(ValueError, match=message):
+        build(name, **{argument: value})
+
+
+@pytest.mark.parametrize('name', BACKBONES)
+def test_weights_are_initialized_once(name):
+    model = build(name)
+    assert isinstance(model, Backbone)
+    model.init_weights()
+    before = state(model)
+    model.init_weights()
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize('name, kwargs', modes('reversible', [False]))
@@ -150,6 +184,7 @@ def load(config):
     return Config.fromfile(ROOT / config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('config', CONFIGS)
 def test_a_config_builds_its_model(config):
     cfg = load(config)

@@ -32,6 +32,7 @@ def gradients(model, images, reversible, amp):
     return torch.cat([p.grad.flatten() for p in model.parameters()])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('depth', [12, 24])
 @pytest.mark.parametrize('build', [vit, swin, mvit])
 def test_gradients_are_at_most_a_fifth_further_from_float32_than_plain_ones(build, depth):

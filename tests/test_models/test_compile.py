@@ -23,6 +23,7 @@ def losses(model, step):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('config', CONFIGS)
 def test_a_compiled_training_step_trains_as_an_eager_one(config):
     config = Config.fromfile(mmrev.config_path(config))

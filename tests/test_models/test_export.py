@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from support.backbones import BACKBONES, build
 from torch import nn
+
+from support.backbones import BACKBONES, build
 
 TEXT = (Path(__file__).parents[2] / 'docs/export.md').read_text(encoding='utf-8')
 TABLE = [[cell.strip() for cell in line.split('|')[1:-1]] for line in TEXT.splitlines() if line.startswith('|')]

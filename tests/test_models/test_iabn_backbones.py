@@ -46,6 +46,7 @@ class Classifier(nn.Module):
         return self.head.fc(self.backbone(x)[-1].mean((2, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('record, cfg', [
     ('iabn_resnet50', dict(type='mmrev.IABNResNet', depth=50)),
     ('iabn_wider_resnet16', dict(type='mmrev.WiderResNet', depth=16)),
@@ -99,6 +100,7 @@ def loss(outputs) -> Tensor:
     return sum((x * torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)).sum() for x in outputs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('norm_eval', [False, True])
 @pytest.mark.parametrize('name', [name for name in SMALL if name != 'wider_a2'])
 def test_gradients_with_inplace_abn_equal_those_with_abn(name, norm_eval):
@@ -161,7 +163,7 @@ def test_inplace_abn_keeps_about_half_of_what_abn_keeps():
 
 @pytest.mark.parametrize('change, message', [
     (dict(depth=20), '`depth` must be one of .*got 20'),
-    (dict(out_indices=(4, )), r'`out_indices` must be numbers in \[-4, 4\), got \(4,\)'),
+    (dict(out_indices=(4, )), r'`out_indices` must lie in \[-4, 4\), got \(4,\)'),
     (dict(out_indices=(1, 0)), '`out_indices` must ascend'),
     (dict(frozen_stages=5), r'`frozen_stages` must lie in \[-1, 4\], got 5'),
     (dict(norm_cfg=dict(type='BN')), '`norm_cfg` must name a norm that holds its activation.*mmrev.BatchNormAct'),

@@ -39,6 +39,7 @@ def train_once(name, amp, **kwargs):
     return tensors, threads
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('amp', [False, True])
 @pytest.mark.parametrize('name', BACKBONES)
 def test_overlap_in_a_config_changes_no_bit_of_a_training_step(name, amp):

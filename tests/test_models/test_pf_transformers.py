@@ -40,6 +40,7 @@ class Classifier(nn.Module):
         return self.head.fc(self.backbone(x)[-1].mean((2, 3)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name, kind', [('pf_vit_s_max', PFViT), ('pf_pit_s_max', PiT)])
 def test_golden_record(name, kind):
     record = GoldenRecord(name)

@@ -115,6 +115,7 @@ def test_no_base_has_weights_to_start_from_but_a_place_for_them(name, tmp_path):
     assert 'pretrained' not in cfg
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', BASES)
 def test_the_weights_are_in_the_model_by_a_child_config_and_by_an_option(name, trained, tmp_path):
     file = trained(name)
@@ -125,6 +126,7 @@ def test_the_weights_are_in_the_model_by_a_child_config_and_by_an_option(name, t
             assert same(build(cfg), file, part)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['revbifpn/faster_rcnn_revbifpn_s0_digits', 'revvit/revvit_digits'])
 @pytest.mark.parametrize('part', PARTS)
 def test_digits_configs_take_them_the_same_way(name, part, trained, tmp_path):
@@ -156,6 +158,7 @@ def address(tmp_path, monkeypatch):
     server.server_close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('part', PARTS)
 def test_an_address_gives_the_weights(part, address, tmp_path, trained):
     name = 'revbifpn/_faster_rcnn_revbifpn'
@@ -163,6 +166,7 @@ def test_an_address_gives_the_weights(part, address, tmp_path, trained):
     assert same(build(child(name, tmp_path, {PARTS[part]: f'{address}/trained.pth'})), trained(name), part)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('part', PARTS)
 @pytest.mark.parametrize('name', ['revbifpn/_faster_rcnn_revbifpn', 'revbifpn/revbifpn-s0_8xb128_in1k'])
 def test_the_name_of_published_weights_gives_them_converted(name, part, address, tmp_path, monkeypatch):
@@ -249,6 +253,7 @@ assert torch.equal(runner.model.state_dict()[name], state[name])
 '''
 
 
+@pytest.mark.subprocess
 def test_tools_of_mmdet_that_know_nothing_of_mmrev_start_from_the_weights(tmp_path, trained):
     name = 'revbifpn/_faster_rcnn_revbifpn'
     (tmp_path / 'run.py').write_text(RUN)
@@ -267,6 +272,7 @@ def test_tools_of_mmdet_that_know_nothing_of_mmrev_start_from_the_weights(tmp_pa
     assert done.returncode != 0 and '`other.pth` holds no weight of this RevBiFPN' in done.stderr
 
 
+@pytest.mark.slow
 def test_the_first_command_of_the_readme_trains_from_imagenet_weights(tmp_path, monkeypatch):
     """With a file in place of the download, and two small images in place of COCO."""
     text = (CONFIGS.parent / 'README.md').read_text(encoding='utf-8')
@@ -326,6 +332,7 @@ def test_the_log_says_where_a_backbone_starts_from_random_weights(monkeypatch, t
     assert '--cfg-options model.backbone.init_cfg.checkpoint=' in said[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('content, message', [
     (dict(state_dict=dict(other=torch.zeros(1))), 'other.pth` holds no weight of this RevBiFPN'),
     (dict(epoch=3), 'other.pth` holds no weights'),

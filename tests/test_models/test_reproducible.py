@@ -62,6 +62,7 @@ def losses(name, reversible, folder, monkeypatch):
     return [float(loss) for loss in runner.message_hub.get_scalar('train/loss').data[0]]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', BACKBONES)
 def test_a_seed_gives_the_same_losses_again_and_those_of_plain_autograd(name, algorithms, tmp_path, monkeypatch):
     first, again, plain = (losses(name, reversible, tmp_path / f'{name}_{run}', monkeypatch)

@@ -44,6 +44,7 @@ def head(**kwargs) -> RevBiFPNClsHead:
     return RevBiFPNClsHead(7, CHANNELS, feat_channels=24, **kwargs).double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arch', ['s0', 's1'])
 @pytest.mark.parametrize('reversible', [True, False])
 def test_golden_record(arch, reversible):
@@ -53,6 +54,7 @@ def test_golden_record(arch, reversible):
     assert_agrees(model, GoldenRecord(f'revbifpn_{arch}'), convert_state_dict)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('arch', NUM_PARAMS)
 def test_configs_build_the_published_sizes_at_their_resolution(arch):
     cfg = config(arch)

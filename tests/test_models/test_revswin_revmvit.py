@@ -87,6 +87,7 @@ def test_converter_refuses_a_foreign_key(key):
         convert_state_dict({key: torch.zeros(1)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('build', [swin, mvit])
 @pytest.mark.parametrize('drops', [dict(drop_path_rate=0.), DROPS])
 def test_gradients_equal_plain_autograd(build, drops):
@@ -132,6 +133,7 @@ def test_backward_reconstructs_every_stream(build):
     assert_invertible(build(drop_rate=0.1).double(), image(dtype=torch.float64), tolerance=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('build', [swin, mvit])
 def test_two_forwards_accumulation_and_retained_graphs(build):
     gradients = []
@@ -202,6 +204,7 @@ def test_bf16_autocast_trains(build):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_depth_of_a_stage():
 
     def per_image(depth, build):
@@ -226,7 +229,7 @@ def test_memory_does_not_grow_with_the_depth_of_a_stage():
 @pytest.mark.parametrize('kwargs, message', [
     (dict(arch='huge'), "`arch` must be one of .*got 'huge'"),
     (dict(arch=dict(embed_dims=8)), 'must have the keys'),
-    (dict(out_indices=(0, 4)), r'`out_indices` must be numbers in \[-4, 4\), got \(0, 4\)'),
+    (dict(out_indices=(0, 4)), r'`out_indices` must lie in \[-4, 4\), got \(0, 4\)'),
     (dict(out_type='raw'), "`out_type` must be one of .*got 'raw'"),
     (dict(frozen_stages=5), r'`frozen_stages` must lie in \[-1, 4\], got 5'),
 ])

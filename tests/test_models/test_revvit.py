@@ -56,6 +56,7 @@ class _Name(str):
     shape = (1, 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('reversible', [True, False])
 def test_golden_record_of_mmpretrain(reversible):
     model = MODELS.build(dict(type='mmrev.RevViT', arch='deit-small', img_size=64, reversible=reversible))
@@ -242,7 +243,7 @@ def test_memory_does_not_grow_with_depth():
     (dict(arch='giant'), "`arch` must be one of .*got 'giant'"),
     (dict(arch=dict(embed_dims=8)), 'must have the keys'),
     (dict(arch=dict(TINY, num_heads=3)), '`embed_dims` must be a multiple of `num_heads`, got 16 and 3'),
-    (dict(out_indices=3), r'`out_indices` must be numbers in \[-3, 3\), got 3'),
+    (dict(out_indices=3), r'`out_indices` must lie in \[-3, 3\), got 3'),
     (dict(out_indices=(1, 0)), '`out_indices` must ascend'),
     (dict(out_type='map'), "`out_type` must be one of .*got 'map'"),
     (dict(out_type='cls_token'), 'needs `with_cls_token=True`'),

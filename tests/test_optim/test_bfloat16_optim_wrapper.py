@@ -2,6 +2,7 @@
 import contextlib
 import re
 
+import pytest
 import torch
 from mmcv.ops import RoIAlign
 from mmengine.model import BaseModel
@@ -97,6 +98,7 @@ def gradient_of_a_backbone(reversible, context):
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 
 
+@pytest.mark.slow
 def test_a_reversible_backbone_is_as_near_to_float32_as_plain_autograd():
     exact = gradient_of_a_backbone(False, contextlib.nullcontext)
     plain, reversible = (gradient_of_a_backbone(kind, bfloat16) for kind in (False, True))

@@ -62,6 +62,7 @@ def test_cached_states_change_no_gradient(name, cache_every):
     assert_same_gradients(module, *inputs(name))
 
 
+@pytest.mark.slow
 @every_network
 def test_gradcheck_accepts_the_node(name):
     module = build(name).eval()
@@ -432,6 +433,7 @@ def test_compiled_module_stays_reversible(name):
     assert len(report.errors) == 6
 
 
+@pytest.mark.slow
 @every_network
 def test_export_and_trace_take_the_plain_path(name):
     module = build(name).eval()

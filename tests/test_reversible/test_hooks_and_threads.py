@@ -315,6 +315,7 @@ def test_no_values_are_compared(name):
     assert not mode.found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['two_stream', 'pyramid'])
 def test_fake_tensors(name):
     module, shapes = NETWORKS[name](), [x.shape for x in inputs(name, requires_grad=False)]

@@ -300,6 +300,7 @@ def test_hooks_training_flags_and_copies():
             torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('batch_statistics', [True, False])
 def test_memory_of_resnet50(batch_statistics):
     """The bounds of the paper's idea, last norms of blocks included; byte for byte, on the meta device."""
@@ -339,6 +340,7 @@ class Scripted(nn.Module):
         return self.body(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('make', [Scripted, mmdet_resnet18, torchvision.models.resnet18])
 def test_exports(make, tmp_path):
     import onnxruntime

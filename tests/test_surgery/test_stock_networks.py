@@ -16,6 +16,7 @@ KEPT = {  # shares at level 'cheap', of the bytes of the stock network
     'ResNet-50': 0.65, 'VGG-11 BN': 0.55, 'DenseNet-121': 0.35, 'Swin-T': 0.68, 'ConvNeXt-T': 0.61, 'DeiT-S': 0.65}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', KEPT)
 def test_no_more_is_kept_than_promised(name):
     network = NETWORKS[name]
@@ -25,6 +26,7 @@ def test_no_more_is_kept_than_promised(name):
     assert report.kept <= KEPT[name] * report.plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('form', ['cheap', 'blocks'])
 @pytest.mark.parametrize('name', ['YOLOX-s CSPDarknet', 'MobileNetV2', 'EfficientNet-B0', 'ResNet-18', 'DenseNet-121',
                                   'ShuffleNetV2', 'Swin-T', 'ConvNeXt-T', 'DeiT-S'])

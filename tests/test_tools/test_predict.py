@@ -9,11 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from .conftest import forked, mmrev, succeed
+from support.commands import forked, mmrev, succeed
 
 pytest.importorskip('mmpretrain')
 from mmengine.config import Config  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
+
+pytestmark = pytest.mark.subprocess
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 pytestmark = pytest.mark.subprocess

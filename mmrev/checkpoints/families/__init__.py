@@ -1,4 +1,4 @@
-"""The published checkpoints that mmrev converts. A new family is a file beside this one, and a line here."""
+"""Published checkpoints that mmrev converts. To add a family, add a file to this folder and a line here."""
 from . import inplace_abn, minrev, parameter_free, revbifpn, revvit
 
 FAMILIES = {family.name: family for family in (
@@ -8,4 +8,4 @@ FAMILIES = {family.name: family for family in (
     revvit.FAMILY,
     minrev.FAMILY,
 )}
-CONVERTED_ON_LOAD = (revbifpn.FAMILY, )  # whatever the file; of the others only the published files are
+CONVERTED_ON_LOAD = (revbifpn.FAMILY, )  # any file of these families; of the others, only published files

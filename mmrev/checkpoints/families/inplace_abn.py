@@ -1,4 +1,4 @@
-"""Names of the published networks with InPlace-ABN (Mapillary, BSD 3-Clause) to mmrev's, and their norms' weights."""
+"""Published networks with InPlace-ABN (Mapillary, BSD 3-Clause): names and the weights of norms."""
 import re
 from typing import Any, Dict, List, Tuple
 
@@ -12,20 +12,20 @@ _BLOCK = re.compile(r'mod(\d+)\.block(\d+)\.(.+)')
 _DENSE = re.compile(r'mod(\d+)\.convs([13])\.(\d+)\.(bn|conv)\.(.+)')
 _TRANSITION = re.compile(r'tra(\d+)\.(bn|conv)\.(.+)')
 _STEM = re.compile(r'mod1\.((?:conv|bn)\d\..+)')
-_SHORTCUT = (('proj_conv.', 'downsample.0.'), ('proj_bn.', 'downsample.1.'))  # of ResNet
+_SHORTCUT = (('proj_conv.', 'downsample.0.'), ('proj_bn.', 'downsample.1.'))  # stages of ResNet
 
 
 def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """A published state dict under the names of an mmpretrain classifier with mmrev's backbone.
+    """Rename a published state dict for an mmpretrain classifier with a backbone of mmrev.
 
     Args:
-        state_dict: Keys as published, of ResNet, ResNeXt, WiderResNet or DenseNet; with a classifier or without.
+        state_dict: Published weights of a ResNet, ResNeXt, WiderResNet or DenseNet, with or without classifier.
 
     Returns:
-        The same tensors as ``backbone.*`` and ``head.fc.*``.
+        The same tensors, named ``backbone.*`` and ``head.fc.*``.
 
     Raises:
-        KeyError: For a key that is of none of these networks.
+        KeyError: If a key belongs to none of these networks.
     """
     rename = {'resnet': _resnet, 'pre_activation': _pre_activation, 'densenet': _densenet}[family(state_dict)]
     last = max([int(match.group(1)) for match in (re.match(r'mod(\d+)\.', key) for key in state_dict) if match] or [0])
@@ -33,7 +33,7 @@ def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
 
 
 def is_published_name(key: str) -> bool:
-    """Whether a key is one of the network's body as it is published."""
+    """Whether a key is a published name of the body of the network."""
     return bool(re.match(r'mod\d+\.(block\d+\.|convs[13]\.\d+\.(bn|conv)\.)', key))
 
 
@@ -45,27 +45,27 @@ def family(state_dict: Dict[str, Tensor]) -> str:
 
 
 def to_batch_norm(state_dict: Dict[str, Tensor], eps: float = 1e-5) -> Dict[str, Tensor]:
-    """From the scale ``|weight| + eps`` of InPlace-ABN to the ``weight`` of a batch norm: the same function.
+    """Convert the scale ``|weight| + eps`` of InPlace-ABN to the ``weight`` of a batch norm with the same function.
 
     Args:
-        state_dict: Under the published names.
-        eps: What the norms add.
+        state_dict: Weights with published names.
+        eps: ``eps`` of the norms.
     """
     return {key: value.abs() + eps if _is_norm_weight(state_dict, key) else value for key, value in state_dict.items()}
 
 
 def fold_signs(state_dict: Dict[str, Tensor], eps: float = 1e-5) -> Tuple[Dict[str, Tensor], List[str]]:
-    """From the scale ``weight`` of a batch norm to ``|weight| + eps`` of InPlace-ABN: the same function.
+    """Convert the ``weight`` of a batch norm to the scale ``|weight| + eps`` of InPlace-ABN with the same function.
 
-    The sign of a channel goes into the convolution that feeds the norm and nothing else, and into its running mean. A
-    weight nearer to 0 than ``eps`` becomes ``eps``.
+    The sign of a channel moves into the convolution whose only consumer is the norm, and into the running mean. A
+    weight closer to 0 than ``eps`` becomes ``eps``.
 
     Args:
-        state_dict: Under the published names.
-        eps: What the norms add.
+        state_dict: Weights with published names.
+        eps: ``eps`` of the norms.
 
     Returns:
-        The new state dict, and the norms with a negative weight that no convolution alone feeds, whose sign stays.
+        The new state dict, and the names of norms that keep negative weights because no such convolution exists.
     """
     result, left = dict(state_dict), []
     for key in [key for key in state_dict if _is_norm_weight(state_dict, key)]:
@@ -88,11 +88,11 @@ def _is_norm_weight(state_dict: Dict[str, Tensor], key: str) -> bool:
 
 
 def _feeding_convolution(state_dict: Dict[str, Tensor], norm: str):
-    """Name of the weight of the convolution that feeds this norm and nothing else, or None.
+    """Name of the weight of the convolution whose only consumer is this norm, or None.
 
-    ``convs.bn1`` of a ResNet follows ``convs.conv1``; before the activated blocks the same number follows the norm, so
-    there ``convs.bn2`` is fed by ``convs.conv1``. The other norms of those, and of a DenseNet's ``convs1``, take sums
-    and concatenations.
+    In a ResNet ``convs.bn1`` follows ``convs.conv1``. In pre-activation blocks the convolution of the same number
+    follows the norm, so ``convs.bn2`` follows ``convs.conv1``. The other norms of these blocks, and those of a
+    DenseNet's ``convs1``, take sums and concatenations.
     """
     path, _, name = norm.rpartition('.')
     if name == 'proj_bn':
@@ -160,13 +160,13 @@ def _densenet(key: str, last: int):
 
 
 def adapt(weights: Dict[str, Tensor], request: Request) -> Tuple[Dict[str, Tensor], Dict[str, Any]]:
-    """The weights for norms of the kind that is asked for, with the same function, and what to record about them.
+    """Convert weights to the requested kind of norm with the same function; return them with metadata.
 
-    The activation is of the config alone: weights that were trained with ReLU load into a network with leaky ReLU.
+    The config alone determines the activation: weights trained with ReLU load into a network with leaky ReLU.
 
     Raises:
-        ProblemError: If the file is none of the published ones and need be; or if there is no such function: a
-            negative weight, where nothing takes its sign.
+        ProblemError: If the file must be a published one and is not, or if a negative weight has a sign that no
+            convolution can take.
     """
     model, file = request.model, request.file
     if model is None and not request.any_hash:

@@ -1,4 +1,4 @@
-"""Names of a state dict of minREV's RevViT, Rev-Swin or Rev-MViT to mmrev's."""
+"""State dicts of minREV's RevViT, Rev-Swin and Rev-MViT."""
 import re
 from typing import Dict, List, Tuple
 
@@ -9,7 +9,7 @@ from ..family import Family
 _Rules = Tuple[Tuple[str, str], ...]
 
 _SWIN_KEY, _MVIT_KEY = 'layers.0.blocks.0.norm1.weight', 'blocks.0.norm1.weight'
-FIRST_KEYS = ('layers.0.F.norm.weight', _SWIN_KEY, _MVIT_KEY)  # each of one network alone
+FIRST_KEYS = ('layers.0.F.norm.weight', _SWIN_KEY, _MVIT_KEY)  # each of exactly one network
 
 _VIT: _Rules = (
     (r'layers\.(\d+)\.F\.norm\.', r'layers.couplings.\1.f.norm.'),
@@ -35,16 +35,16 @@ _END: _Rules = (
 
 
 def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """A state dict of minREV under the names of an mmpretrain classifier with mmrev's backbone and ``LinearClsHead``.
+    """Rename a state dict of minREV for an mmpretrain classifier with a backbone of mmrev and ``LinearClsHead``.
 
     Args:
-        state_dict: Keys as minREV has them. What can be computed, Swin's ``relative_position_index``, is left out.
+        state_dict: Weights with minREV's names. Swin's ``relative_position_index``, which is computed, is left out.
 
     Returns:
-        The same tensors as ``backbone.*`` and ``head.fc.*``.
+        The same tensors, named ``backbone.*`` and ``head.fc.*``.
 
     Raises:
-        KeyError: For a key that is not of minREV.
+        KeyError: If a key is not one of minREV's.
     """
     rename = _swin if _SWIN_KEY in state_dict else _mvit if _MVIT_KEY in state_dict else _vit
     converted = {}
@@ -57,7 +57,7 @@ def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
 
 
 def _first(rules: _Rules, key: str) -> str:
-    """The key by the first rule that fits its beginning."""
+    """The key, renamed by the first rule that matches its beginning."""
     for pattern, ours in rules:
         if re.match(pattern, key):
             return re.sub(pattern, ours, key, count=1)
@@ -96,12 +96,12 @@ def _mvit(key: str, state_dict: Dict[str, Tensor]) -> str:
         return _first(((r'patch_embed\.proj\.', 'patch_embed.projection.'), (r'norm\.', 'pooled_norms.0.')), key)
     block, rest = match.groups()
     widths = [state_dict[f'blocks.{max(0, i)}.norm1.weight'].shape for i in (int(block), int(block) - 1)]
-    begins = widths[0] != widths[1]  # a stage, by a block that is not reversible
+    begins = widths[0] != widths[1]  # a stage begins with a block that is not reversible
     return f'blocks.couplings.{block}.' + (f'f.{rest}' if begins else _first(_BLOCK, rest))
 
 
 def is_published_name(key: str) -> bool:
-    """Whether a key is one that each of the networks has alone."""
+    """Whether a key occurs in exactly one of the networks."""
     return key in FIRST_KEYS
 
 

@@ -1,4 +1,4 @@
-"""Names of the published networks with parameter-free layers (naver-ai/PfLayer, Apache 2.0) to mmrev's."""
+"""Published networks with parameter-free layers (naver-ai/PfLayer, Apache 2.0)."""
 import re
 from typing import Dict, Set
 
@@ -15,7 +15,7 @@ _BLOCK = re.compile(
 _TRANSFORMER_OTHER = {'pos_embed': 'pos_embed', 'patch_embed.proj': 'patch_embed.projection',
                       'patch_embed.conv': 'patch_embed.projection', 'norm': 'norm'}
 
-# Of our names: a block's, then the stages, their numbers of blocks, and what else each published network has.
+# In mmrev's names: a block, then the stages, their numbers of blocks, and the other weights of each network.
 _OUR_BLOCK = re.compile(r'backbone\.(layer\d+|stages\.\d+|blocks)\.(\d+)\.(.+)')
 _LAYERS, _STAGES = [f'layer{i}' for i in (1, 2, 3, 4)], [f'stages.{i}' for i in range(3)]
 _NORM = ['weight', 'bias', 'running_mean', 'running_var']
@@ -28,29 +28,29 @@ _NETWORKS = [(_LAYERS, (3, 4, 6, 3), _STEM), (_LAYERS, (3, 4, 23, 3), _STEM), ([
 
 
 def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """A published state dict under the names of an mmpretrain classifier with mmrev's backbone.
+    """Rename a published state dict for an mmpretrain classifier with a backbone of mmrev.
 
     Args:
-        state_dict: Keys as published, of R50, R50-max, R50-hybrid, or a ViT or PiT with max pooling; with a classifier
-            or without.
+        state_dict: Published weights of R50, R50-max, R50-hybrid, or a ViT or PiT with max pooling, with or without
+            classifier.
 
     Returns:
-        The same tensors, in the same order, as ``backbone.*`` and ``head.fc.*``.
+        The same tensors in the same order, named ``backbone.*`` and ``head.fc.*``.
 
     Raises:
-        KeyError: For a key that is of none of these networks.
+        KeyError: If a key belongs to none of these networks.
     """
     return {_convert_key(key, state_dict): value for key, value in state_dict.items()}
 
 
 def check_complete(weights: Dict[str, Tensor]) -> None:
-    """Check that a network has all its blocks, all blocks of a kind the same parts, and what stands before them.
+    """Check that a network has its stem and all its blocks, and that blocks of a kind have the same weights.
 
     Args:
-        weights: What `convert_state_dict` gave.
+        weights: Result of `convert_state_dict`.
 
     Raises:
-        KeyError: If not.
+        KeyError: If a weight is missing.
     """
     stages: Dict[str, Dict[int, Set[str]]] = {}
     for stage, number, part in (match.groups() for match in map(_OUR_BLOCK.fullmatch, weights) if match):
@@ -61,7 +61,7 @@ def check_complete(weights: Dict[str, Tensor]) -> None:
         raise KeyError(f'it has these numbers of blocks, which no such network has: {depths}')
     missing = [name for name in others if f'backbone.{name}' not in weights]
     for stage, blocks in stages.items():
-        resnet = stage.startswith('layer')  # there the first block has more; elsewhere two kinds take turns
+        resnet = stage.startswith('layer')  # the first block of a ResNet stage has more; elsewhere two kinds alternate
         for number in range(len(blocks)):
             kin = [parts for n, parts in blocks.items() if (n > 0 if resnet else n % 2 == number % 2)]
             missing += [f'{stage}.{number}.{part}' for part in sorted(set().union(*kin) - blocks.get(number, set()))]
@@ -70,7 +70,7 @@ def check_complete(weights: Dict[str, Tensor]) -> None:
 
 
 def is_published_name(key: str) -> bool:
-    """Whether a key is one of the network's body as it is published."""
+    """Whether a key is a published name of the body of the network."""
     return bool(_RESNET_BLOCK.fullmatch(key) or _BLOCK.fullmatch(key))
 
 
@@ -108,7 +108,7 @@ def _transformer(key: str, state_dict: Dict[str, Tensor]):
 
 
 def _spatial(key: str, part: str, state_dict: Dict[str, Tensor]) -> str:
-    """Attention projects as many channels as it gets, max pooling three times as many, under the same names."""
+    """Name of a projection: attention keeps the number of channels, max pooling triples it under the same name."""
     if not part.startswith('attn.'):
         return part
     before = key.partition('.attn.')[0]

@@ -1,4 +1,4 @@
-"""Names of a published RevBiFPN state dict (Cerebras, BSD 3-Clause) to mmrev's."""
+"""Published RevBiFPN (Cerebras, BSD 3-Clause)."""
 import re
 from typing import Dict, List, Tuple
 
@@ -15,16 +15,16 @@ _LAYERS = (('exp_conv.', 'expand_conv.'), ('dw_conv.', 'depthwise_conv.'), ('.no
 
 
 def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """A published state dict under the names of an mmpretrain classifier with mmrev's backbone, neck and head.
+    """Rename a published state dict for an mmpretrain classifier with backbone, neck and head of mmrev.
 
     Args:
-        state_dict: Keys as published: ``rev_stack.*``, and those of neck and head where it has them.
+        state_dict: Published weights: ``rev_stack.*``, and optionally those of neck and head.
 
     Returns:
-        The same tensors as ``backbone.*``, ``neck.*``, ``head.*``.
+        The same tensors, named ``backbone.*``, ``neck.*`` and ``head.*``.
 
     Raises:
-        KeyError: For a key that is not of a RevBiFPN, or where a layer is missing.
+        KeyError: If a key does not belong to a RevBiFPN, or if a layer is missing.
     """
     places = _stage_of_each_layer(state_dict)
     silo_levels = _silo_levels(state_dict)
@@ -33,13 +33,13 @@ def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
 
 
 def check_complete(weights: Dict[str, Tensor]) -> None:
-    """Check that every convolution of a block has its norm, every block its convolutions, and that they fit.
+    """Check that blocks have all convolutions, convolutions have norms, and all shapes match.
 
     Args:
-        weights: What `convert_state_dict` gave.
+        weights: Result of `convert_state_dict`.
 
     Raises:
-        KeyError: If not.
+        KeyError: If something is missing or does not match.
     """
     convs = {key.removesuffix('.conv.weight'): value for key, value in weights.items() if key.endswith('.conv.weight')}
     for name, conv in convs.items():
@@ -56,7 +56,7 @@ def check_complete(weights: Dict[str, Tensor]) -> None:
 
 
 def is_published_name(key: str) -> bool:
-    """Whether a key is one of the reversible body, which nothing but a published RevBiFPN has."""
+    """Whether a key belongs to the reversible body, which only a published RevBiFPN has."""
     return key.startswith('rev_stack.')
 
 
@@ -69,7 +69,7 @@ def _convert_key(key: str, places: Dict[int, Tuple[int, int]], silo_levels: Dict
     elif silo:
         layer, function, i, j, rest = silo.groups()
         stage, _ = places[int(layer)]
-        if function == 'g':  # published with levels counted from the coarsest
+        if function == 'g':  # the published code counts levels from the coarsest
             coarsest = silo_levels[int(layer)] - 1
             i, j = coarsest - int(i), coarsest - int(j)
         direction = 'down' if function == 'f' else 'up'
@@ -89,10 +89,10 @@ def _convert_key(key: str, places: Dict[int, Tuple[int, int]], silo_levels: Dict
 
 
 def _stage_of_each_layer(state_dict) -> Dict[int, Tuple[int, int]]:
-    """``{layer: (stage, row of blocks)}``; a silo ends a stage."""
+    """Return ``{layer: (stage, row of blocks)}``; a silo ends a stage."""
     silos = set(_silo_levels(state_dict))
     layers: List[int] = sorted({int(m.group(1)) for m in map(_BLOCK.fullmatch, state_dict) if m} | silos)
-    missing = next((i for i in range(1, max(layers, default=1)) if i not in layers), None)  # 0 holds no weights
+    missing = next((i for i in range(1, max(layers, default=1)) if i not in layers), None)  # layer 0 has no weights
     if missing is not None:
         raise KeyError(f'layer {missing} of `rev_stack` is missing, the last is {layers[-1]}')
     places, stage, row = {}, 0, 0
@@ -103,7 +103,7 @@ def _stage_of_each_layer(state_dict) -> Dict[int, Tuple[int, int]]:
 
 
 def _silo_levels(state_dict) -> Dict[int, int]:
-    """``{layer: number of levels}`` of the silos."""
+    """Return ``{layer: number of levels}`` of the silos."""
     levels: Dict[int, int] = {}
     for match in filter(None, map(_SILO.fullmatch, state_dict)):
         layer = int(match.group(1))

@@ -1,4 +1,4 @@
-"""Names of a published RevViT state dict, of PySlowFast or of mmpretrain, to mmrev's."""
+"""Published RevViT, of PySlowFast and of mmpretrain."""
 import re
 from typing import Dict, Tuple
 
@@ -32,15 +32,15 @@ _FINAL_NORM = re.compile(r'(?:norm|backbone\.ln1)\.(\w+)')
 
 
 def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
-    """A published state dict under the names of an mmpretrain classifier with mmrev's backbone and ``LinearClsHead``.
+    """Rename a published state dict for an mmpretrain classifier with a backbone of mmrev and ``LinearClsHead``.
 
-    Queries', keys' and values' weights, separate in PySlowFast, become one.
+    The weights of queries, keys and values, separate in PySlowFast, are concatenated.
 
     Args:
         state_dict: Keys of PySlowFast (``rev_backbone.layers.*``) or of mmpretrain (``backbone.layers.*.ln1``).
 
     Raises:
-        KeyError: For a key that is not of a RevViT, and for attention that lacks one of queries, keys and values.
+        KeyError: If a key does not belong to a RevViT, or if attention lacks queries, keys or values.
     """
     rules = _SLOWFAST if any(key.startswith('rev_backbone.') for key in state_dict) else _MMPRETRAIN
     layers = [int(match.group(1)) for match in map(_LAYER.match, state_dict) if match]
@@ -53,7 +53,7 @@ def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
 
 
 def is_published_name(key: str) -> bool:
-    """Whether a key is one of the reversible body, of PySlowFast's or mmpretrain's."""
+    """Whether a key belongs to the reversible body in PySlowFast or mmpretrain."""
     return key.startswith('rev_backbone.') or re.match(r'backbone\.layers\.\d+\.ln1\.', key) is not None
 
 

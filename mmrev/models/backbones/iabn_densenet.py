@@ -80,10 +80,8 @@ class IABNDenseNet(ActivatedBackbone):
                  norm_cfg: Optional[dict] = None,
                  norm_eval: Optional[bool] = False,
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(in_channels, out_indices, frozen_stages, norm_eval, norm_cfg, init_cfg)
-        if depth not in self.arch_zoo:
-            raise ValueError(f'`depth` must be one of {list(self.arch_zoo)}, got {depth!r}')
-        growth, num_layers = self.arch_zoo[depth]
+        growth, num_layers = self._resolve_arch(depth, 'depth')
+        super().__init__(len(num_layers), in_channels, out_indices, frozen_stages, norm_eval, norm_cfg, init_cfg)
         self.stem = image_stem(in_channels, 2 * growth, deep_stem, self.norm_cfg)
         self.stages, self.norms, self.transitions = nn.ModuleList(), nn.ModuleList(), nn.ModuleList()
         before, channels = 2 * growth, []
@@ -97,8 +95,7 @@ class IABNDenseNet(ActivatedBackbone):
             if len(channels) < len(num_layers):
                 self.transitions.append(nn.Conv2d(before, before // 2, 1, bias=False))
                 before //= 2
-        self._check_levels(channels)
-        self._freeze_stages()
+        self._finish(channels)
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         x = self.stem(x)
@@ -111,6 +108,6 @@ class IABNDenseNet(ActivatedBackbone):
                 x = F.avg_pool2d(self.transitions[i](z), 2)
         return tuple(levels)
 
-    def _frozen(self) -> List[nn.Module]:
-        k = self.frozen_stages
-        return [self.stem, *self.stages[:k], *self.norms[:k], *self.transitions[:k]]
+    def _stages(self) -> List[List[nn.Module]]:
+        ends = zip(self.stages, self.norms, [*self.transitions, nn.Identity()])
+        return [[self.stem], *([stage, norm, transition] for stage, norm, transition in ends)]

@@ -3,13 +3,14 @@
 As published ("v1"): the activation of a block follows the sum, and the stride lies in the first 3x3 convolution. The
 last norm of a block takes the shortcut, so that a block keeps its output alone.
 """
-from typing import List, Optional, Sequence, Tuple, Type, Union
+from typing import List, Optional, Sequence, Type, Union
 
 from torch import Tensor, nn
 
 from mmrev.registry import MODELS
 
-from ..blocks.activated_backbone import ActivatedBackbone, activated_norm
+from ..blocks.activated_backbone import activated_norm
+from ..blocks.resnet import ResNetBackbone
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int, norm_cfg: dict) -> Optional[nn.Sequential]:
@@ -81,7 +82,7 @@ class Bottleneck(nn.Module):
 
 
 @MODELS.register_module()
-class IABNResNet(ActivatedBackbone):
+class IABNResNet(ResNetBackbone):
     """ResNet whose norms hold their activation. Names of weights are those of torchvision and the OpenMMLab packages.
 
     Args:
@@ -121,10 +122,8 @@ class IABNResNet(ActivatedBackbone):
                  norm_cfg: Optional[dict] = None,
                  norm_eval: Optional[bool] = False,
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(in_channels, out_indices, frozen_stages, norm_eval, norm_cfg, init_cfg)
-        if depth not in self.arch_zoo:
-            raise ValueError(f'`depth` must be one of {list(self.arch_zoo)}, got {depth!r}')
-        block, num_blocks = self.arch_zoo[depth]
+        block, num_blocks = self._resolve_arch(depth, 'depth')
+        super().__init__(len(num_blocks), in_channels, out_indices, frozen_stages, norm_eval, norm_cfg, init_cfg)
         self.conv1 = nn.Conv2d(in_channels, 64, 7, 2, 3, bias=False)
         self.bn1 = activated_norm(self.norm_cfg, 64)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
@@ -134,8 +133,7 @@ class IABNResNet(ActivatedBackbone):
             self.add_module(f'layer{i + 1}', self._stage(block, number, before, planes, stride, dilation))
             before = planes * block.expansion
             channels.append(before)
-        self._check_levels(channels)
-        self._freeze_stages()
+        self._finish(channels)
 
     def _stage(self, block: Type[nn.Module], number: int, in_channels: int, planes: int, stride: int,
                dilation: int) -> nn.Sequential:
@@ -143,14 +141,5 @@ class IABNResNet(ActivatedBackbone):
         others = (block(planes * block.expansion, planes, 1, dilation, self.norm_cfg) for _ in range(1, number))
         return nn.Sequential(first, *others)
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        x = self.maxpool(self.bn1(self.conv1(x)))
-        levels = []
-        for i, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
-            x = stage(x)
-            if i in self.out_indices:
-                levels.append(x)
-        return tuple(levels)
-
-    def _frozen(self) -> List[nn.Module]:
-        return [self.conv1, self.bn1, *(getattr(self, f'layer{i + 1}') for i in range(self.frozen_stages))]
+    def _stem(self, x: Tensor) -> Tensor:
+        return self.maxpool(self.bn1(self.conv1(x)))

@@ -53,11 +53,10 @@ class IABNResNeXt(PreActivationBackbone):
                  norm_cfg: Optional[dict] = None,
                  norm_eval: Optional[bool] = False,
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(in_channels, out_indices, frozen_stages, norm_eval, norm_cfg, init_cfg)
-        if depth not in self.arch_zoo:
-            raise ValueError(f'`depth` must be one of {list(self.arch_zoo)}, got {depth!r}')
+        num_blocks = self._resolve_arch(depth, 'depth')
+        super().__init__(len(num_blocks), in_channels, out_indices, frozen_stages, norm_eval, norm_cfg, init_cfg)
         stages = [
             Stage(number, tuple(c * 2**i for c in base_channels), stride, dilation, groups)
-            for i, (number, stride, dilation) in enumerate(zip(self.arch_zoo[depth], strides, dilations))
+            for i, (number, stride, dilation) in enumerate(zip(num_blocks, strides, dilations))
         ]
         self._build(image_stem(in_channels, 64, deep_stem, self.norm_cfg), 64, stages)

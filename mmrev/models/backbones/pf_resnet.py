@@ -17,7 +17,7 @@ from mmrev.registry import MODELS
 
 from ...layers import ABN, BatchNormAct, MaxPool3x3, conv_norm, convolve, max_pool3x3
 from ...layers.fused.guard import may_fuse
-from ..blocks.activated_backbone import ActivatedBackbone
+from ..blocks.resnet import ResNetBackbone
 
 # Of channels, stride, dilation, and whether the block begins a stage of another resolution: a pooling, then a
 # convolution of as many channels, which a norm and an activation follow. Either may be left out.
@@ -120,7 +120,7 @@ def conv_norm_act(x: Tensor, conv: nn.Conv2d, norm: nn.Module, shortcut: Optiona
 
 
 @MODELS.register_module()
-class PFResNet(ActivatedBackbone):
+class PFResNet(ResNetBackbone):
     """ResNet whose bottlenecks take any spatial operation. Names of weights are those of torchvision and OpenMMLab's.
 
     Args:
@@ -163,21 +163,21 @@ class PFResNet(ActivatedBackbone):
                  norm_cfg: Optional[dict] = None,
                  norm_eval: Optional[bool] = False,
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(in_channels, out_indices, frozen_stages, norm_eval, norm_cfg or dict(type='BN'), init_cfg)
-        if depth not in self.arch_zoo:
-            raise ValueError(f'`depth` must be one of {list(self.arch_zoo)}, got {depth!r}')
+        num_blocks = self._resolve_arch(depth, 'depth')
         if not callable(operation) and operation not in self.operations:
             raise ValueError(f'`operation` must be one of {list(self.operations)} or a function, got {operation!r}')
-        if not len(strides) == len(dilations) == len(self.arch_zoo[depth]):
+        if not len(strides) == len(dilations) == len(num_blocks):
             raise ValueError('`strides` and `dilations` must have a number for each of the '
-                             f'{len(self.arch_zoo[depth])} stages, got {strides} and {dilations}')
+                             f'{len(num_blocks)} stages, got {strides} and {dilations}')
+        super().__init__(len(num_blocks), in_channels, out_indices, frozen_stages, norm_eval,
+                         norm_cfg or dict(type='BN'), init_cfg)
         operation = operation if callable(operation) else self.operations[operation]
         kernel = (3, 1, 1) if small_stem else (7, 2, 3)  # size, stride, padding
         self.conv1 = nn.Conv2d(in_channels, 64, *kernel, bias=False)
         self.bn1 = build_norm(self.norm_cfg, 64)
         self.maxpool = nn.Identity() if small_stem else MaxPool3x3(stride=2)
         before, channels = 64, []
-        for i, (number, stride, dilation) in enumerate(zip(self.arch_zoo[depth], strides, dilations)):
+        for i, (number, stride, dilation) in enumerate(zip(num_blocks, strides, dilations)):
             planes = int(64 * 2**i * width)
             blocks = []
             for j in range(number):
@@ -187,22 +187,12 @@ class PFResNet(ActivatedBackbone):
                 before = planes * Bottleneck.expansion
             self.add_module(f'layer{i + 1}', nn.Sequential(*blocks))
             channels.append(before)
-        self._check_levels(channels)
-        self._freeze_stages()
+        self._finish(channels)
 
     @staticmethod
     def _default_init(norm_cfg: dict) -> List[dict]:
         return [dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu'),
                 dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1)]
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        x = conv_norm_act(x, self.conv1, self.bn1, pool=self.maxpool)
-        levels = []
-        for i, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
-            x = stage(x)
-            if i in self.out_indices:
-                levels.append(x)
-        return tuple(levels)
-
-    def _frozen(self) -> List[nn.Module]:
-        return [self.conv1, self.bn1, *(getattr(self, f'layer{i + 1}') for i in range(self.frozen_stages))]
+    def _stem(self, x: Tensor) -> Tensor:
+        return conv_norm_act(x, self.conv1, self.bn1, pool=self.maxpool)

@@ -9,14 +9,15 @@ incomplete patches are padded with zeros.
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
+from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from mmrev.registry import MODELS
 
 from ...layers import PatchEmbed, resize_pos_embed
 from ...layers.patch_embed import loaded_grid, state_grid
-from ..blocks.pf_transformer import PFTransformer, as_pair
-from ..blocks.two_stream import level_indices, token_norm
+from ..blocks.pf_transformer import PFTransformer
+from ..blocks.tokens import TRANSFORMER_INIT, token_norm
 
 
 @MODELS.register_module()
@@ -52,8 +53,7 @@ class PFViT(PFTransformer):
         's': dict(embed_dims=384, num_layers=12, num_heads=6),
         'b': dict(embed_dims=768, num_layers=12, num_heads=12),
     }
-    default_init = [dict(type='TruncNormal', layer='Linear', std=0.02),
-                    dict(type='Constant', layer='LayerNorm', val=1.)]
+    default_init = TRANSFORMER_INIT
 
     def __init__(self,
                  arch: Union[str, dict] = 's',
@@ -70,12 +70,11 @@ class PFViT(PFTransformer):
                  norm_cfg: Optional[dict] = None,
                  interpolate_mode: str = 'bicubic',
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(operation, norm_cfg, frozen_stages, init_cfg)
         arch = self._resolve_arch(arch)
         dims, depth = arch['embed_dims'], arch['num_layers']
-        self.out_indices = level_indices(out_indices, depth)
+        super().__init__(depth, out_indices, operation, norm_cfg, frozen_stages, init_cfg)
         self.interpolate_mode = interpolate_mode
-        self.grid = tuple(-(-side // patch_size) for side in as_pair(img_size))
+        self.grid = tuple(-(-side // patch_size) for side in to_2tuple(img_size))
         self.patch_embed = PatchEmbed(in_channels, dims, patch_size)
         self.pos_embed = nn.Parameter(torch.zeros(1, self.grid[0] * self.grid[1], dims))
         self.drop_after_pos = nn.Dropout(drop_rate)
@@ -85,7 +84,6 @@ class PFViT(PFTransformer):
                                    attn_drop_rate=attn_drop_rate)
         self.norm = token_norm(self.norm_cfg, dims)
         self.channels = (dims, ) * len(self.out_indices)
-        self._check_frozen_stages(depth)
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
@@ -104,5 +102,5 @@ class PFViT(PFTransformer):
         grid = loaded_grid(position.shape[1], local_metadata, self.grid)
         return position if grid is None else resize_pos_embed(position, grid, self.grid, mode=self.interpolate_mode)
 
-    def _frozen(self) -> List[nn.Module]:
-        return [self.patch_embed, self.drop_after_pos, *self.blocks[:self.frozen_stages]]
+    def _stages(self) -> List[List[Union[nn.Module, Tensor]]]:
+        return [[self.patch_embed, self.pos_embed, self.drop_after_pos], *([block] for block in self.blocks)]

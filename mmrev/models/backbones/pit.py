@@ -12,13 +12,14 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
+from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from mmrev.registry import MODELS
 
 from ...layers import PatchEmbed
-from ..blocks.pf_transformer import PFTransformer, as_pair
-from ..blocks.two_stream import level_indices, token_norm
+from ..blocks.pf_transformer import PFTransformer
+from ..blocks.tokens import token_norm
 
 
 @MODELS.register_module()
@@ -72,14 +73,13 @@ class PiT(PFTransformer):
                  norm_cfg: Optional[dict] = None,
                  interpolate_mode: str = 'bicubic',
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(operation, norm_cfg, frozen_stages, init_cfg)
         arch = self._resolve_arch(arch)
         dims, depths = arch['embed_dims'], arch['num_layers']
-        self.out_indices = level_indices(out_indices, len(dims))
+        super().__init__(len(dims), out_indices, operation, norm_cfg, frozen_stages, init_cfg)
         self.interpolate_mode = interpolate_mode
         patch_size, stride = arch['patch_size'], arch['stride']
         self.patch_embed = PatchEmbed(in_channels, dims[0], patch_size, stride)
-        grid = [(-(-side // stride) * stride - patch_size) // stride + 1 for side in as_pair(img_size)]
+        grid = [(-(-side // stride) * stride - patch_size) // stride + 1 for side in to_2tuple(img_size)]
         self.pos_embed = nn.Parameter(torch.zeros(1, dims[0], *grid))
         self.drop_after_pos = nn.Dropout(drop_rate)
         self.stages, self.pools = nn.ModuleList(), nn.ModuleList()
@@ -92,7 +92,6 @@ class PiT(PFTransformer):
                                             drop_rate=drop_rate, attn_drop_rate=attn_drop_rate))
         self.norm = token_norm(self.norm_cfg, dims[-1])
         self.channels = tuple(dims[i] for i in self.out_indices)
-        self._check_frozen_stages(len(dims))
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
@@ -120,6 +119,6 @@ class PiT(PFTransformer):
         align = None if self.interpolate_mode in ('nearest', 'area') else False
         return F.interpolate(position, tuple(grid), mode=self.interpolate_mode, align_corners=align)
 
-    def _frozen(self) -> List[nn.Module]:
-        k = self.frozen_stages
-        return [self.patch_embed, self.drop_after_pos, *self.stages[:k], *self.pools[:max(0, k - 1)]]
+    def _stages(self) -> List[List[Union[nn.Module, Tensor]]]:
+        stem = [self.patch_embed, self.pos_embed, self.drop_after_pos]
+        return [stem, [self.stages[0]], *([pool, stage] for pool, stage in zip(self.pools, self.stages[1:]))]

@@ -11,18 +11,17 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrev.registry import MODELS
-from mmrev.reversible import AdditiveStep, Keep, RevSilo, ReversibleSequence, StreamPart, TwoStreamCoupling, unread
+from mmrev.reversible import (AdditiveStep, Coupling, Keep, ReversibleSequence, RevSilo, StreamPart, TwoStreamCoupling,
+                              unread)
 
+from ..backbone import Backbone
 from ..blocks import MBConv
-from ..pretrained import initialization, starts_from_weights
 
 
-class RevBiFPNStage(nn.Module):
+class RevBiFPNStage(Coupling):
     """Blocks on every level, then the fusion of all levels; with ``new_channels`` a coarser level begins here.
 
     Args:
@@ -95,15 +94,15 @@ class RevBiFPNStage(nn.Module):
 
 
 @MODELS.register_module()
-class RevBiFPN(BaseModule):
+class RevBiFPN(Backbone):
     """Backbone and feature pyramid in one, whose training memory does not grow with depth.
 
     Args:
         arch: ``'s0'`` ... ``'s6'``, or a dict with the keys of :attr:`arch_zoo`'s entries; ``channels`` (per level,
             fine to coarse, even, the first a multiple of 16) and ``num_extra_stages`` are required.
         in_channels: Channels of the image.
-        out_indices: Levels to return, of 0 (stride 4) ... 3 (stride 32). What none of them needs is not computed, and
-            its weights are frozen.
+        out_indices: Levels to return, of 0 (stride 4) ... 3 (stride 32), or from -1, the coarsest, backwards. What none
+            of them needs is not computed, and its weights are frozen.
         frozen_stages: Stages 1 ... ``frozen_stages`` get no gradient and stay in eval mode; 0 and -1 freeze nothing,
             for the stem has no weights. There is one stage per level after the first, and the extra stages.
         norm_eval: Keep the statistics of batch norms frozen in training; None does where ``init_cfg`` names weights.
@@ -152,6 +151,7 @@ class RevBiFPN(BaseModule):
         expand_ratios=(1, 1, 2, 2),
         se_ratios=(0.25, 0.25, 0.125, 0.),
         drop_path_rate=0.)
+    default_init = MBConv.default_init_cfg
     stem_stride = 4
 
     def __init__(self,
@@ -169,14 +169,12 @@ class RevBiFPN(BaseModule):
                  drop_path_rate: Optional[float] = None,
                  zero_init_residual: bool = True,
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(initialization(init_cfg, MBConv.default_init_cfg))
         arch = self._resolve_arch(arch)
+        super().__init__(len(arch['channels']), out_indices, frozen_stages, norm_eval, init_cfg)
         self.level_channels = tuple(arch.pop('channels'))
         self.in_channels = in_channels
-        self.out_indices = out_indices
-        self.norm_eval = starts_from_weights(init_cfg) if norm_eval is None else norm_eval
         self.zero_init_residual = zero_init_residual
-        self.frozen_stages = frozen_stages
+        self._check_image()
         self.size_divisor = self.stem_stride * 2**(len(self.level_channels) - 1)
         extra = arch.pop('num_extra_stages')
         max_drop = arch.pop('drop_path_rate') if drop_path_rate is None else drop_path_rate
@@ -191,22 +189,13 @@ class RevBiFPN(BaseModule):
                 drop_path_rate=max_drop * (k + 1) / num_stages,
                 **arch) for k in range(num_stages)
         ], reversible, cache_every, overlap, keep)
-        self._check_indices(num_stages)
         self.channels = tuple(self.level_channels[i] for i in self.out_indices)
         self._leave_out_unread()
         self._freeze_stages()
 
     @classmethod
     def _resolve_arch(cls, arch: Union[str, dict]) -> dict:
-        if isinstance(arch, str):
-            arch = cls.arch_zoo.get(arch.lower(), arch)
-        if not isinstance(arch, dict):
-            raise ValueError(f'`arch` must be one of {list(cls.arch_zoo)} or a dict, got {arch!r}')
-        required = {'channels', 'num_extra_stages'}
-        allowed = required | set(cls.arch_defaults)
-        if not required <= set(arch) <= allowed:
-            raise ValueError(f'a dict `arch` must have the keys {sorted(required)} and may have '
-                             f'{sorted(cls.arch_defaults)}, got {sorted(arch)}')
+        arch = super()._resolve_arch(arch)
         channels = arch['channels']
         if not isinstance(channels, Sequence) or len(channels) < 2:
             raise ValueError(f'`channels` must be a list of the channels of at least two levels, got {channels!r}')
@@ -214,7 +203,6 @@ class RevBiFPN(BaseModule):
             raise ValueError(f'`channels` must be even and begin with a multiple of 16, got {tuple(channels)}')
         if arch['num_extra_stages'] < 0:
             raise ValueError(f'`num_extra_stages` must not be negative, got {arch["num_extra_stages"]}')
-        arch = {**cls.arch_defaults, **arch}
         if arch['num_blocks'] < 0:
             raise ValueError(f'`num_blocks` must not be negative, got {arch["num_blocks"]}')
         even = [k for key in ('kernel_sizes', 'up_kernel_sizes') for k in arch[key] if k % 2 == 0]
@@ -225,17 +213,11 @@ class RevBiFPN(BaseModule):
                 raise ValueError(f'`{key}` must have an entry for each of the {len(channels)} levels, got {arch[key]}')
         return arch
 
-    def _check_indices(self, num_stages: int) -> None:
-        levels, fit = len(self.level_channels), self.level_channels[0] // self.stem_stride**2
+    def _check_image(self) -> None:
+        fit = self.level_channels[0] // self.stem_stride**2
         if not 1 <= self.in_channels <= fit:
             raise ValueError(f'`in_channels` must lie in [1, {fit}], what fits into the first level, got '
                              f'{self.in_channels}')
-        if not isinstance(self.out_indices, (tuple, list)):
-            raise ValueError(f'`out_indices` must be a tuple of levels, got {self.out_indices!r}')
-        if not all(0 <= i < levels for i in self.out_indices):
-            raise ValueError(f'`out_indices` must lie in [0, {levels}), got {self.out_indices}')
-        if not -1 <= self.frozen_stages <= num_stages:
-            raise ValueError(f'`frozen_stages` must lie in [-1, {num_stages}], got {self.frozen_stages}')
 
     def _leave_out_unread(self) -> None:
         """Leave out the last additions to levels that are not returned: no later step reads them.
@@ -246,10 +228,8 @@ class RevBiFPN(BaseModule):
         for stage in self.stages.couplings:
             stage.unread = [f.requires_grad_(False) for f in functions]
 
-    def init_weights(self) -> None:
-        begun = self.is_init
-        super().init_weights()
-        if begun or starts_from_weights(self.init_cfg) or not self.zero_init_residual:
+    def _init_parameters(self) -> None:
+        if not self.zero_init_residual:
             return
         first = {id(f) for stage in self.stages.couplings for f in stage.begins()}
         for block in self.modules():
@@ -274,16 +254,5 @@ class RevBiFPN(BaseModule):
         x = x.reshape(b, c, h // s, s, w // s, s).permute(0, 3, 5, 1, 2, 4)  # (B, s, s, c, H / s, W / s)
         return x.reshape(b, s * s * c, h // s, w // s)
 
-    def train(self, mode: bool = True) -> 'RevBiFPN':
-        super().train(mode)
-        self._freeze_stages()
-        if mode and self.norm_eval:
-            for m in self.modules():
-                if isinstance(m, _BatchNorm):
-                    m.eval()
-        return self
-
-    def _freeze_stages(self) -> None:
-        for stage in self.stages.couplings[:max(0, self.frozen_stages)]:
-            stage.eval()
-            stage.requires_grad_(False)
+    def _stages(self) -> List[List[nn.Module]]:
+        return [[], *([stage] for stage in self.stages.couplings)]

@@ -9,16 +9,16 @@ from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
-from mmengine.model import BaseModule
+from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from mmrev.registry import MODELS
 from mmrev.reversible import Keep, NewStream, ReversibleSequence
 
 from ...layers import MLP, DropPath, PatchEmbed, PoolingAttention
-from ..blocks.two_stream import (Fork, FusedStreams, TwoStreamBlock, check_choice, freeze, freeze_unread, level_indices,
-                                  pre_norm, token_norm)
-from ..pretrained import initialization
+from ..backbone import Backbone, check_choice
+from ..blocks.tokens import TRANSFORMER_INIT, pre_norm, token_norm
+from ..blocks.two_stream import Fork, FusedStreams, TwoStreamBlock, freeze_unread
 
 
 class StageTransition(nn.Module):
@@ -49,7 +49,7 @@ class StageTransition(nn.Module):
 
 
 @MODELS.register_module()
-class RevMViT(BaseModule):
+class RevMViT(Backbone):
     """Multiscale transformer whose training memory does not grow with the depth of its stages.
 
     Args:
@@ -73,8 +73,7 @@ class RevMViT(BaseModule):
         attn_drop_rate: Dropout of the attention weights.
         qkv_bias: Whether queries, keys and values have a bias.
         norm_cfg: Norm of the tokens.
-        frozen_stages: The patch embedding, if not negative, and stages 1 ... ``frozen_stages`` get no gradient and stay
-            in eval mode.
+        frozen_stages: 0 freezes the patch embedding, ``k`` also stages 1 ... ``k``; -1 freezes nothing.
         reversible: False trains under plain autograd, same weights, same results.
         cache_every: Keep the streams before every ``cache_every``-th block, see
             :class:`~mmrev.reversible.ReversibleSequence`.
@@ -102,6 +101,7 @@ class RevMViT(BaseModule):
         **dict.fromkeys(['b', 'base'],
                         dict(embed_dims=96, num_layers=24, num_heads=1, downscale_indices=(2, 5, 21))),
     }
+    default_init = TRANSFORMER_INIT
     out_types = ('featmap', 'avg_featmap')
 
     def __init__(self,
@@ -129,27 +129,22 @@ class RevMViT(BaseModule):
                  overlap: bool = False,
                  keep: Keep = None,
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(initialization(init_cfg, [
-            dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.)]))
         arch = self._resolve_arch(arch)
+        begins = (0, *arch['downscale_indices'], arch['num_layers'])  # of each stage, and the end
+        num_stages = len(begins) - 1
+        super().__init__(num_stages, out_indices, frozen_stages, init_cfg=init_cfg)
+        self._begins = begins
         check_choice('out_type', out_type, self.out_types)
         if norm_pooled and out_type != 'avg_featmap':
             raise ValueError(f"`norm_pooled` needs `out_type='avg_featmap'`, got {out_type!r}")
         self.out_type, self.norm_pooled = out_type, norm_pooled
-        self._begins = (0, *arch['downscale_indices'], arch['num_layers'])  # of each stage, and the end
-        num_stages = len(self._begins) - 1
-        self.out_indices = level_indices(out_indices, num_stages)
-        if not -1 <= frozen_stages <= num_stages:
-            raise ValueError(f'`frozen_stages` must lie in [-1, {num_stages}], got {frozen_stages}')
-        self.frozen_stages = frozen_stages
         self._norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
         self._mlp_ratio, self._drop_rate = mlp_ratio, drop_rate
         self._attention = dict(
             kernel_size=pool_kernel, residual_pooling=residual_pooling, norm_eps=self._norm_cfg.get('eps', 1e-5),
             qkv_bias=qkv_bias, attn_drop_rate=attn_drop_rate, drop_rate=drop_rate)
         self.patch_embed = PatchEmbed(in_channels, arch['embed_dims'], patch_kernel, patch_stride, patch_kernel // 2)
-        sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        size = tuple(side // patch_stride for side in sides)
+        size = tuple(side // patch_stride for side in to_2tuple(img_size))
 
         rates = [drop_path_rate * i / max(1, arch['num_layers'] - 1) for i in range(arch['num_layers'])]
         blocks, streams, count, self._levels, self.channels = [], (0, 1), 2, [], ()
@@ -184,12 +179,7 @@ class RevMViT(BaseModule):
 
     @classmethod
     def _resolve_arch(cls, arch: Union[str, dict]) -> dict:
-        if isinstance(arch, str):
-            arch = cls.arch_zoo.get(arch.lower(), arch)
-        if not isinstance(arch, dict):
-            raise ValueError(f'`arch` must be one of {list(cls.arch_zoo)} or a dict, got {arch!r}')
-        if set(arch) != set(cls.arch_zoo['tiny']):
-            raise ValueError(f'a dict `arch` must have the keys {sorted(cls.arch_zoo["tiny"])}, got {sorted(arch)}')
+        arch = super()._resolve_arch(arch)
         begins = list(arch['downscale_indices'])
         far = all(b - a > 1 for a, b in zip(begins, begins[1:]))
         if not far or any(not 0 < i < arch['num_layers'] for i in begins):
@@ -217,12 +207,6 @@ class RevMViT(BaseModule):
         means = [x.mean(dim=(1, 2)) for x in levels]
         return tuple(norm(x) for norm, x in zip(self.pooled_norms, means)) if self.norm_pooled else tuple(means)
 
-    def train(self, mode: bool = True) -> 'RevMViT':
-        super().train(mode)
-        self._freeze_stages()
-        return self
-
-    def _freeze_stages(self) -> None:
-        if self.frozen_stages >= 0:
-            for module in (self.patch_embed, *self.blocks.couplings[:self._begins[self.frozen_stages]]):
-                freeze(module)
+    def _stages(self) -> List[List[nn.Module]]:
+        blocks = list(self.blocks.couplings)
+        return [[self.patch_embed], *(blocks[i:j] for i, j in zip(self._begins, self._begins[1:]))]

@@ -10,16 +10,15 @@ it stays shifted. ``shift_back=False`` does the same, for weights that were trai
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from mmrev.registry import MODELS
 from mmrev.reversible import AdditiveStep, Keep, NewStream, ReversibleSequence
 
 from ...layers import MLP, PatchEmbed, PatchMerging, WindowAttention
-from ..blocks.two_stream import (Copy, FusedStreams, TwoStreamBlock, check_choice, freeze, freeze_unread, level_indices,
-                                  pre_norm, token_norm)
-from ..pretrained import initialization
+from ..backbone import Backbone, check_choice
+from ..blocks.tokens import TRANSFORMER_INIT, pre_norm, token_norm
+from ..blocks.two_stream import Copy, FusedStreams, TwoStreamBlock, freeze_unread
 
 
 class FusedMLP(MLP):
@@ -76,7 +75,7 @@ class StageEnd(nn.Module):
 
 
 @MODELS.register_module()
-class RevSwin(BaseModule):
+class RevSwin(Backbone):
     """Hierarchical transformer whose training memory does not grow with the depth of its stages.
 
     Args:
@@ -93,8 +92,7 @@ class RevSwin(BaseModule):
         drop_path_rate: Stochastic depth of the last block, growing linearly from 0 of the first.
         qkv_bias: Whether queries, keys and values have a bias.
         norm_cfg: Norm of the tokens.
-        frozen_stages: The patch embedding, if not negative, and stages 1 ... ``frozen_stages`` get no gradient and stay
-            in eval mode.
+        frozen_stages: 0 freezes the patch embedding, ``k`` also stages 1 ... ``k``; -1 freezes nothing.
         reversible: False trains under plain autograd, same weights, same results.
         cache_every: Keep the streams before every ``cache_every``-th block, see
             :class:`~mmrev.reversible.ReversibleSequence`.
@@ -118,6 +116,7 @@ class RevSwin(BaseModule):
         **dict.fromkeys(['s', 'small'], dict(embed_dims=96, depths=(2, 2, 18, 2), num_heads=(3, 6, 12, 24))),
         **dict.fromkeys(['b', 'base'], dict(embed_dims=128, depths=(2, 2, 18, 2), num_heads=(4, 8, 16, 32))),
     }
+    default_init = TRANSFORMER_INIT
     out_types = ('featmap', 'avg_featmap')
 
     def __init__(self,
@@ -140,16 +139,11 @@ class RevSwin(BaseModule):
                  overlap: bool = False,
                  keep: Keep = None,
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(initialization(init_cfg, [
-            dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.)]))
         arch = self._resolve_arch(arch)
+        super().__init__(len(arch['depths']), out_indices, frozen_stages, init_cfg=init_cfg)
         check_choice('out_type', out_type, self.out_types)
         self.depths = tuple(arch['depths'])
-        self.out_indices = level_indices(out_indices, len(self.depths))
         self.out_type = out_type
-        if not -1 <= frozen_stages <= len(self.depths):
-            raise ValueError(f'`frozen_stages` must lie in [-1, {len(self.depths)}], got {frozen_stages}')
-        self.frozen_stages = frozen_stages
         self._norm_cfg = norm_cfg or dict(type='LN', eps=1e-5)
         self._mlp_ratio, self._drop_rate = mlp_ratio, drop_rate
         self._attention = dict(window_size=window_size, shift_back=shift_back, qkv_bias=qkv_bias,
@@ -172,12 +166,7 @@ class RevSwin(BaseModule):
 
     @classmethod
     def _resolve_arch(cls, arch: Union[str, dict]) -> dict:
-        if isinstance(arch, str):
-            arch = cls.arch_zoo.get(arch.lower(), arch)
-        if not isinstance(arch, dict):
-            raise ValueError(f'`arch` must be one of {list(cls.arch_zoo)} or a dict, got {arch!r}')
-        if set(arch) != set(cls.arch_zoo['tiny']):
-            raise ValueError(f'a dict `arch` must have the keys {sorted(cls.arch_zoo["tiny"])}, got {sorted(arch)}')
+        arch = super()._resolve_arch(arch)
         if len(arch['depths']) != len(arch['num_heads']) or not arch['depths'] or min(arch['depths']) < 1:
             raise ValueError(f'`depths` and `num_heads` must have a positive number per stage, got {arch["depths"]} '
                              f'and {arch["num_heads"]}')
@@ -216,13 +205,7 @@ class RevSwin(BaseModule):
             return tuple(x.mean(dim=(1, 2)) for x in levels)
         return tuple(x.permute(0, 3, 1, 2).contiguous() for x in levels)  # (B, C, H, W)
 
-    def train(self, mode: bool = True) -> 'RevSwin':
-        super().train(mode)
-        self._freeze_stages()
-        return self
-
-    def _freeze_stages(self) -> None:
-        if self.frozen_stages >= 0:
-            for module in (self.patch_embed, self.drop_after_pos,
-                           *self.blocks.couplings[:sum(self.depths[:self.frozen_stages])]):
-                freeze(module)
+    def _stages(self) -> List[List[nn.Module]]:
+        begins = [sum(self.depths[:i]) for i in range(len(self.depths) + 1)]
+        blocks = list(self.blocks.couplings)
+        return [[self.patch_embed, self.drop_after_pos], *(blocks[i:j] for i, j in zip(begins, begins[1:]))]

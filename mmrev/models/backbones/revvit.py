@@ -11,7 +11,7 @@ import re
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
-from mmengine.model import BaseModule
+from mmengine.utils import to_2tuple
 from torch import Tensor, nn
 
 from mmrev.registry import MODELS
@@ -19,10 +19,10 @@ from mmrev.reversible import Keep, NewStream, ReversibleSequence
 
 from ...layers import MLP, PatchEmbed, resize_pos_embed
 from ...layers.patch_embed import loaded_grid, state_grid
+from ..backbone import Backbone, check_choice
 from ..blocks.pf_transformer import OPERATIONS, token_mixer
-from ..blocks.two_stream import (FUSION_MODES, FusedStreams, TwoStreamBlock, check_choice, freeze, freeze_unread,
-                                  level_indices, pre_norm, token_norm)
-from ..pretrained import initialization, starts_from_weights
+from ..blocks.tokens import TRANSFORMER_INIT, pre_norm, token_norm
+from ..blocks.two_stream import FUSION_MODES, FusedStreams, TwoStreamBlock, freeze_unread
 
 _MMPRETRAIN = re.compile(r'layers\.(\d+)\.(ln1|ln2|attn|ffn\.layers\.0\.0|ffn\.layers\.1)\.(.+)')
 _PARTS = {'ln1': 'f.norm', 'attn': 'f.layer', 'ln2': 'g.norm', 'ffn.layers.0.0': 'g.layer.fc1',
@@ -30,7 +30,7 @@ _PARTS = {'ln1': 'f.norm', 'attn': 'f.layer', 'ln2': 'g.norm', 'ffn.layers.0.0':
 
 
 @MODELS.register_module()
-class RevViT(BaseModule):
+class RevViT(Backbone):
     """Vision transformer whose training memory does not grow with depth.
 
     Args:
@@ -52,8 +52,7 @@ class RevViT(BaseModule):
         drop_path_rate: Stochastic depth of the last layer, growing linearly from 0 of the first.
         qkv_bias: Whether queries, keys and values have a bias.
         norm_cfg: Norm of the tokens.
-        frozen_stages: If positive, what comes before the layers, and that many layers, get no gradient and stay in eval
-            mode.
+        frozen_stages: 0 freezes what comes before the layers, ``k`` also ``k`` layers; -1 freezes nothing.
         interpolate_mode: For resizing the position embedding.
         operation: Of the odd blocks: ``'attention'``, or ``'max'``; even blocks attend.
         reversible: False trains under plain autograd, same weights, same results.
@@ -88,6 +87,7 @@ class RevViT(BaseModule):
         **dict.fromkeys(['h', 'huge'],
                         dict(embed_dims=1280, num_layers=32, num_heads=16, feedforward_channels=5120)),
     }
+    default_init = TRANSFORMER_INIT
     out_types = ('raw', 'cls_token', 'featmap', 'avg_featmap')
 
     def __init__(self,
@@ -114,22 +114,16 @@ class RevViT(BaseModule):
                  overlap: bool = False,
                  keep: Keep = None,
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(initialization(init_cfg, [
-            dict(type='TruncNormal', layer='Linear', std=0.02), dict(type='Constant', layer='LayerNorm', val=1.)]))
         arch = self._resolve_arch(arch)
         dims, depth = arch['embed_dims'], arch['num_layers']
-        self.out_indices = level_indices(out_indices, depth)
+        super().__init__(depth, out_indices, frozen_stages, init_cfg=init_cfg)
         self.out_type, self.norm_pooled = out_type, norm_pooled
         self.interpolate_mode = interpolate_mode
         self.operation = operation
         self._check_choices(fusion_mode, with_cls_token)
-        if not -1 <= frozen_stages <= depth:
-            raise ValueError(f'`frozen_stages` must lie in [-1, {depth}], got {frozen_stages}')
-        self.frozen_stages = frozen_stages
         norm_cfg = norm_cfg or dict(type='LN', eps=1e-6)
 
-        sides = (img_size, img_size) if isinstance(img_size, int) else tuple(img_size)
-        self.grid = tuple(-(-side // patch_size) for side in sides)
+        self.grid = tuple(-(-side // patch_size) for side in to_2tuple(img_size))
         self.patch_embed = PatchEmbed(in_channels, dims, patch_size)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dims)) if with_cls_token else None
         self.num_extra_tokens = int(with_cls_token)
@@ -155,16 +149,6 @@ class RevViT(BaseModule):
         self._register_load_state_dict_pre_hook(self._adapt_state_dict)
         self._freeze_stages()
 
-    @classmethod
-    def _resolve_arch(cls, arch: Union[str, dict]) -> dict:
-        if isinstance(arch, str):
-            arch = cls.arch_zoo.get(arch.lower(), arch)
-        if not isinstance(arch, dict):
-            raise ValueError(f'`arch` must be one of {list(cls.arch_zoo)} or a dict, got {arch!r}')
-        if set(arch) != set(cls.arch_zoo['base']):
-            raise ValueError(f'a dict `arch` must have the keys {sorted(cls.arch_zoo["base"])}, got {sorted(arch)}')
-        return arch
-
     def _check_choices(self, fusion_mode: str, with_cls_token: bool) -> None:
         check_choice('out_type', self.out_type, self.out_types)
         check_choice('fusion_mode', fusion_mode, FUSION_MODES)
@@ -176,11 +160,7 @@ class RevViT(BaseModule):
         if self.norm_pooled and self.out_type != 'avg_featmap':
             raise ValueError(f"`norm_pooled` needs `out_type='avg_featmap'`, got {self.out_type!r}")
 
-    def init_weights(self) -> None:
-        begun = self.is_init
-        super().init_weights()
-        if begun or starts_from_weights(self.init_cfg):
-            return
+    def _init_parameters(self) -> None:
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
         if self.cls_token is not None:
             nn.init.trunc_normal_(self.cls_token, std=0.02)
@@ -228,16 +208,6 @@ class RevViT(BaseModule):
                 state_dict[name] = resize_pos_embed(state_dict[name], grid, self.grid, self.num_extra_tokens,
                                                     self.interpolate_mode)
 
-    def train(self, mode: bool = True) -> 'RevViT':
-        super().train(mode)
-        self._freeze_stages()
-        return self
-
-    def _freeze_stages(self) -> None:
-        if self.frozen_stages <= 0:
-            return
-        for module in (self.patch_embed, self.drop_after_pos, *self.layers.couplings[:self.frozen_stages]):
-            freeze(module)
-        for tokens in (self.pos_embed, self.cls_token):
-            if tokens is not None:
-                tokens.requires_grad_(False)
+    def _stages(self) -> List[List[Union[nn.Module, Tensor]]]:
+        stem = [self.patch_embed, self.pos_embed, self.cls_token, self.drop_after_pos]
+        return [[part for part in stem if part is not None], *([layer] for layer in self.layers.couplings)]

@@ -49,9 +49,8 @@ class WiderResNet(PreActivationBackbone):
                  norm_cfg: Optional[dict] = None,
                  norm_eval: Optional[bool] = False,
                  init_cfg: Union[dict, List[dict], None] = None):
-        super().__init__(in_channels, out_indices, frozen_stages, norm_eval, norm_cfg, init_cfg)
-        if depth not in self.arch_zoo:
-            raise ValueError(f'`depth` must be one of {list(self.arch_zoo)}, got {depth!r}')
+        num_blocks = self._resolve_arch(depth, 'depth')
+        super().__init__(len(num_blocks), in_channels, out_indices, frozen_stages, norm_eval, norm_cfg, init_cfg)
         if dilated and not a2:
             raise ValueError('`dilated=True` is of the A2 variant; give `a2=True` as well')
         stem = nn.Sequential()
@@ -62,6 +61,6 @@ class WiderResNet(PreActivationBackbone):
         dropouts = (0., 0., 0., 0., 0.3, 0.5) if a2 else (0., ) * 6
         stages = [
             Stage(number, channels, 2 if i in strided else 1, dilations[i], dropout=dropouts[i], pool=i in pooled)
-            for i, (number, channels) in enumerate(zip(self.arch_zoo[depth], self.stage_channels))
+            for i, (number, channels) in enumerate(zip(num_blocks, self.stage_channels))
         ]
         self._build(stem, 64, stages)

@@ -1,17 +1,13 @@
 """What the backbones with activated norms have in common."""
 import math
-from abc import abstractmethod
-from typing import List, Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Union
 
 from mmcv.cnn import build_norm_layer
-from mmengine.model import BaseModule
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmrev.layers import ABN, BatchNormAct
 
-from ..pretrained import initialization, starts_from_weights
-from .two_stream import level_indices
+from ..backbone import Backbone
 
 DEFAULT_NORM = dict(type='mmrev.InPlaceABN', activation='leaky_relu', activation_param=0.01)
 
@@ -62,32 +58,26 @@ def image_stem(in_channels: int, channels: int, deep: bool, norm_cfg: dict) -> n
     return layers
 
 
-class ActivatedBackbone(BaseModule):
-    """Levels to return, frozen stages and frozen statistics of a backbone of several stages.
-
-    A subclass builds its modules, then calls :meth:`_check_levels` and :meth:`_freeze_stages`.
+class ActivatedBackbone(Backbone):
+    """Backbone whose norms hold their activation, with a level per stage.
 
     Args:
+        num_levels: Stages.
         in_channels: Channels of the image.
-        out_indices: Stages whose outputs are returned, from 0, or from -1, the last, backwards.
-        frozen_stages: 0 freezes the stem, ``k`` also stages 1 ... ``k``: no gradient, eval mode; -1 freezes nothing.
-        norm_eval: Keep the statistics of norms frozen in training; None does where ``init_cfg`` names weights.
+        out_indices: Stages whose outputs are returned.
+        frozen_stages: See :class:`~mmrev.models.backbone.Backbone`.
+        norm_eval: See there.
         norm_cfg: Norm with activation; None for :data:`DEFAULT_NORM`.
-        init_cfg: Initialisation; by default Xavier's, normal, with the gain of the activation, as published.
-
-    Attributes:
-        channels: Channels of the levels that are returned.
+        init_cfg: Initialization; by default Xavier's, normal, with the gain of the activation, as published.
     """
-    channels: Tuple[int, ...]
 
-    def __init__(self, in_channels: int, out_indices: Sequence[int], frozen_stages: int, norm_eval: Optional[bool],
-                 norm_cfg: Optional[dict], init_cfg: Union[dict, List[dict], None]):
-        self.norm_cfg = dict(DEFAULT_NORM if norm_cfg is None else norm_cfg)
-        super().__init__(initialization(init_cfg, self._default_init(self.norm_cfg)))
+    def __init__(self, num_levels: int, in_channels: int, out_indices: Union[int, Sequence[int]], frozen_stages: int,
+                 norm_eval: Optional[bool], norm_cfg: Optional[dict], init_cfg: Union[dict, List[dict], None]):
+        norm_cfg = dict(DEFAULT_NORM if norm_cfg is None else norm_cfg)
+        self.default_init = self._default_init(norm_cfg)
+        super().__init__(num_levels, out_indices, frozen_stages, norm_eval, init_cfg)
+        self.norm_cfg = norm_cfg
         self.in_channels = in_channels
-        self.out_indices = out_indices
-        self.frozen_stages = frozen_stages
-        self.norm_eval = starts_from_weights(init_cfg) if norm_eval is None else norm_eval
 
     @staticmethod
     def _default_init(norm_cfg: dict) -> List[dict]:
@@ -96,28 +86,7 @@ class ActivatedBackbone(BaseModule):
         gain = math.sqrt(2 / (1 + (0.01 if slope is None else slope)**2)) if leaky else math.sqrt(2)
         return [dict(type='Xavier', layer='Conv2d', distribution='normal', gain=gain)]
 
-    def _check_levels(self, channels: Sequence[int]) -> None:
-        """Take the channels of all stages."""
-        stages = len(channels)
-        self.out_indices = level_indices(self.out_indices, stages)
-        if not -1 <= self.frozen_stages <= stages:
-            raise ValueError(f'`frozen_stages` must lie in [-1, {stages}], got {self.frozen_stages}')
+    def _finish(self, channels: Sequence[int]) -> None:
+        """End a constructor, given the channels of all stages."""
         self.channels = tuple(channels[i] for i in self.out_indices)
-
-    @abstractmethod
-    def _frozen(self) -> List[nn.Module]:
-        """The modules that ``frozen_stages`` >= 0 freezes."""
-
-    def train(self, mode: bool = True) -> 'ActivatedBackbone':
-        super().train(mode)
         self._freeze_stages()
-        if mode and self.norm_eval:
-            for m in self.modules():
-                if isinstance(m, _BatchNorm):
-                    m.eval()
-        return self
-
-    def _freeze_stages(self) -> None:
-        for module in self._frozen() if self.frozen_stages >= 0 else ():
-            module.eval()
-            module.requires_grad_(False)

@@ -1,21 +1,15 @@
 """What vision transformers with parameter-free layers share (Han et al. 2022, arXiv:2202.02777)."""
 from abc import abstractmethod
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import List, Optional, Sequence, Union
 
-from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ...layers import MLP, DropPath, MultiheadAttention, TokenPooling
-from ..pretrained import initialization, starts_from_weights
-from .two_stream import check_choice, freeze, token_norm
+from ..backbone import Backbone, check_choice
+from .tokens import token_norm
 
 OPERATIONS = ('attention', 'max')
 DEFAULT_NORM = dict(type='LN', eps=1e-6)
-
-
-def as_pair(size: Union[int, Sequence[int]]) -> Tuple[int, int]:
-    """Height and width of a size that one number may state."""
-    return (size, size) if isinstance(size, int) else tuple(size)
 
 
 def token_mixer(operation: str, embed_dims: int, num_heads: int, qkv_bias: bool = True, attn_drop_rate: float = 0.,
@@ -62,26 +56,18 @@ class PFBlock(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
-class PFTransformer(BaseModule):
-    """Operation, levels and frozen stages of the transformers with parameter-free layers.
+class PFTransformer(Backbone):
+    """Operation and position embedding of the transformers with parameter-free layers.
 
     Even blocks attend, from 0; odd ones do what ``operation`` says.
-
-    Attributes:
-        default_init: Initialisation that is published; what it does not name keeps PyTorch's.
-        channels: Channels of the levels that are returned.
     """
-    arch_zoo: Dict[str, dict]
-    default_init: List[dict]
-    channels: Tuple[int, ...]
 
-    def __init__(self, operation: str, norm_cfg: Optional[dict], frozen_stages: int,
-                 init_cfg: Union[dict, List[dict], None]):
-        super().__init__(initialization(init_cfg, self.default_init))
+    def __init__(self, num_levels: int, out_indices: Union[int, Sequence[int]], operation: str,
+                 norm_cfg: Optional[dict], frozen_stages: int, init_cfg: Union[dict, List[dict], None]):
+        super().__init__(num_levels, out_indices, frozen_stages, init_cfg=init_cfg)
         check_choice('operation', operation, OPERATIONS)
         self.operation = operation
         self.norm_cfg = norm_cfg or DEFAULT_NORM
-        self.frozen_stages = frozen_stages
         self._register_load_state_dict_pre_hook(self._fit_position)
 
     def _blocks(self, embed_dims: int, num_heads: int, drop_path_rates: Sequence[float], **kwargs) -> nn.Sequential:
@@ -90,11 +76,8 @@ class PFTransformer(BaseModule):
             PFBlock(embed_dims, num_heads, self.operation if i % 2 else 'attention', drop_path_rate=rate,
                     norm_cfg=self.norm_cfg, **kwargs) for i, rate in enumerate(drop_path_rates)))
 
-    def init_weights(self) -> None:
-        begun = self.is_init
-        super().init_weights()
-        if not begun and not starts_from_weights(self.init_cfg):
-            nn.init.trunc_normal_(self.pos_embed, std=0.02)
+    def _init_parameters(self) -> None:
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
 
     @abstractmethod
     def _resized(self, position: Tensor, local_metadata: dict) -> Tensor:
@@ -104,33 +87,3 @@ class PFTransformer(BaseModule):
         key = f'{prefix}pos_embed'
         if key in state_dict:
             state_dict[key] = self._resized(state_dict[key], local_metadata)
-
-    @abstractmethod
-    def _frozen(self) -> List[nn.Module]:
-        """The modules that ``frozen_stages`` freezes, but for the position embedding."""
-
-    @classmethod
-    def _resolve_arch(cls, arch: Union[str, dict]) -> dict:
-        if isinstance(arch, str):
-            arch = cls.arch_zoo.get(arch.lower(), arch)
-        if not isinstance(arch, dict):
-            raise ValueError(f'`arch` must be one of {list(cls.arch_zoo)} or a dict, got {arch!r}')
-        if set(arch) != set(cls.arch_zoo['s']):
-            raise ValueError(f'a dict `arch` must have the keys {sorted(cls.arch_zoo["s"])}, got {sorted(arch)}')
-        return arch
-
-    def _check_frozen_stages(self, stages: int) -> None:
-        if not -1 <= self.frozen_stages <= stages:
-            raise ValueError(f'`frozen_stages` must lie in [-1, {stages}], got {self.frozen_stages}')
-
-    def train(self, mode: bool = True) -> 'PFTransformer':
-        super().train(mode)
-        self._freeze_stages()
-        return self
-
-    def _freeze_stages(self) -> None:
-        if self.frozen_stages < 0:
-            return
-        self.pos_embed.requires_grad_(False)
-        for module in self._frozen():
-            freeze(module)

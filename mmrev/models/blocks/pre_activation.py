@@ -80,8 +80,7 @@ class PreActivationBackbone(ActivatedBackbone):
         channels = [stem_channels, *(stage.channels[-1] for stage in stages)]
         self.norms = nn.ModuleList(activated_norm(self.norm_cfg, c) for c in channels)
         self.stages = nn.ModuleList(self._stage(c, stage) for c, stage in zip(channels, stages))
-        self._check_levels(channels[1:])
-        self._freeze_stages()
+        self._finish(channels[1:])
 
     def _stage(self, in_channels: int, stage: Stage) -> nn.Sequential:
         common = dict(channels=stage.channels, dilation=stage.dilation, groups=stage.groups, dropout=stage.dropout,
@@ -100,8 +99,7 @@ class PreActivationBackbone(ActivatedBackbone):
             levels.append(x if pooled else z)
             x = stage(z)
         levels.append(self.norms[-1](x))
-        return tuple(levels[1 + i] for i in sorted(self.out_indices))
+        return tuple(levels[1 + i] for i in self.out_indices)
 
-    def _frozen(self) -> List[nn.Module]:
-        k = self.frozen_stages
-        return [self.stem, *self.norms[:k + 1], *self.stages[:k]]
+    def _stages(self) -> List[List[nn.Module]]:
+        return [[self.stem, self.norms[0]], *([stage, norm] for stage, norm in zip(self.stages, self.norms[1:]))]

@@ -4,9 +4,7 @@ from typing import Iterable, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor, nn
 
-from mmrev.reversible import AdditiveStep, ReversibleSequence, TwoStreamCoupling, unread
-
-from ...layers import DropPath, PreNorm
+from mmrev.reversible import AdditiveStep, Coupling, ReversibleSequence, TwoStreamCoupling, unread
 
 FUSION_MODES = ('concat', 'add', 'max', 'min', 'avg')
 
@@ -53,7 +51,7 @@ class TwoStreamBlock(TwoStreamCoupling):
         return super().steps() + steps_of(self.after)
 
 
-class Fork(nn.Module):
+class Fork(Coupling):
     """Two streams that begin alike, ``x[a] = x[b] = f(x[sources])``; then what comes in ``after``.
 
     Args:
@@ -97,49 +95,3 @@ class Copy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clone()
-
-
-def token_norm(norm_cfg: dict, channels: int) -> nn.Module:
-    """A norm of tokens ``(B, ..., C)`` from a config such as ``dict(type='LN', eps=1e-6)``.
-
-    Raises:
-        ValueError: If the norm is not over the last dimension.
-    """
-    from mmcv.cnn import build_norm_layer
-    norm = build_norm_layer(norm_cfg, channels)[1]
-    if not isinstance(norm, (nn.LayerNorm, getattr(nn, 'RMSNorm', nn.LayerNorm))):
-        raise ValueError(f"`norm_cfg` must name a norm of tokens, such as dict(type='LN'), got {norm_cfg}")
-    return norm
-
-
-def pre_norm(norm_cfg: dict, channels: int, layer: nn.Module, drop_path_rate: float) -> PreNorm:
-    """``drop_path(layer(norm(x)))``."""
-    return PreNorm(token_norm(norm_cfg, channels), layer, DropPath(drop_path_rate))
-
-
-def level_indices(out_indices, num_levels: int) -> Tuple[int, ...]:
-    """``out_indices`` as a tuple, counted from the first.
-
-    Raises:
-        ValueError: If one is out of range.
-    """
-    given = (out_indices, ) if isinstance(out_indices, int) else out_indices
-    if not isinstance(given, (tuple, list)) or not given or not all(
-            isinstance(i, int) and -num_levels <= i < num_levels for i in given):
-        raise ValueError(f'`out_indices` must be numbers in [{-num_levels}, {num_levels}), got {out_indices!r}')
-    indices = tuple(i % num_levels for i in given)
-    if list(indices) != sorted(set(indices)):
-        raise ValueError(f'`out_indices` must ascend, got {out_indices!r}')
-    return indices
-
-
-def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
-    """Raises ``ValueError`` where ``value`` is none of the choices."""
-    if value not in choices:
-        raise ValueError(f'`{name}` must be one of {tuple(choices)}, got {value!r}')
-
-
-def freeze(module: nn.Module) -> None:
-    """Eval mode and no gradients."""
-    module.eval()
-    module.requires_grad_(False)

@@ -6,12 +6,12 @@ from mmpretrain.models.heads import LinearClsHead
 from torch import Tensor, nn
 
 from mmrev.registry import MODELS
-from mmrev.reversible import AdditiveStep, NewStream, ReversibleSequence
+from mmrev.reversible import AdditiveStep, Coupling, NewStream, ReversibleSequence
 
 from ..blocks import ConvNormAct, MBConv
 
 
-class DownFusion(nn.Module):
+class DownFusion(Coupling):
     """``x[level + 1] += f(x[level])``, the coarser level at half the resolution."""
 
     def __init__(self, f: nn.Module, level: int):

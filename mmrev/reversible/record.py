@@ -1,0 +1,35 @@
+"""What a call notes of each step, for the backward."""
+from typing import List, Optional
+
+from torch import Tensor
+
+from mmrev import compat
+
+from .observe import Observer
+from .replay import Replay
+
+
+class Evaluated:
+    """A step's function evaluated with a graph (or, where no gradient is needed, without)."""
+    __slots__ = ('edge', 'dtype', 'sources', 'likes', 'observer')
+
+    def __init__(self, out: Tensor, sources: List[Tensor], likes: List[Optional[Tensor]],
+                 observer: Optional[Observer]):
+        self.edge = compat.output_edge(out) if out.requires_grad else None
+        self.dtype = out.dtype
+        self.sources = sources
+        self.likes = likes  # the streams that the sources are parts of
+        self.observer = observer
+
+
+class Record:
+    """What the backward must know of one step's forward."""
+    __slots__ = ('replay', 'source_needs_grad', 'trains', 'before', 'kept', 'out')
+
+    def __init__(self, replay: Replay, source_needs_grad: List[bool]):
+        self.replay = replay
+        self.source_needs_grad = source_needs_grad
+        self.trains = bool(replay.weights.trained) or True in source_needs_grad
+        self.before: Optional[Tensor] = None  # the target before the step, where reconstruction is checked
+        self.kept: Optional[Evaluated] = None  # where the step keeps its graph
+        self.out: Optional[Tensor] = None  # of a kept graph, where the undo needs it
