@@ -76,7 +76,7 @@ class SafeCheckpointHook(Hook):
                                meta=dict(epoch=runner.epoch, iter=iteration))
         if is_main_process():
             Path(runner.work_dir, 'last_checkpoint').write_text(str(Path(runner.work_dir, INTERRUPTED)))
-        raise Terminated(f'Iteration {iteration} is in {Path(runner.work_dir, INTERRUPTED)}.')
+        raise Terminated(f'Iteration {iteration} is in {os.path.relpath(Path(runner.work_dir, INTERRUPTED))}.')
 
     def _write(self, runner, save, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
         with phase(f'writing `{filename}` in `{out_dir}`', status=1):

@@ -224,7 +224,8 @@ def test_sigterm_saves_a_checkpoint_and_resume_skips_a_damaged_one(toy, tmp_path
             break
     status, rest, _ = ended(process)
     assert status == 143 and 'Traceback' not in rest
-    assert re.search(r'terminated. Iteration \d is in run/interrupted.pth. Resume: mmrev train .* --resume$', rest.strip())
+    last = rest.strip().splitlines()[-1]
+    assert re.fullmatch(r'mmrev train: terminated. Iteration \d is in run/interrupted.pth. Resume: .* --resume', last)
     checkpoint = load(tmp_path / 'run/interrupted.pth')
     assert checkpoint['meta']['iter'] in (3, 4)
     damaged = tmp_path / 'run/epoch_7.pth'
@@ -252,8 +253,8 @@ def test_help_is_quick_and_names_the_flags():
     output = succeed(sys.executable, '-c', code, cwd=ROOT)
     top, train, test = output.replace('usage: mmrev train', '@').replace('usage: mmrev test', '@').split('@')
     assert all(command in top for command in ('train', 'test', 'doctor'))
-    for flag in ('--work-dir --resume --overwrite --amp --auto-scale-lr --cfg-options --launcher --local_rank --local-rank '
-                 '--traceback').split():
+    for flag in ('--work-dir --resume --overwrite --amp --auto-scale-lr --cfg-options --launcher --local_rank '
+                 '--local-rank --traceback').split():
         assert flag in train
     for flag in ('--work-dir --out --show --show-dir --tta --cfg-options --launcher --local_rank --local-rank '
                  '--traceback').split():
