@@ -66,7 +66,9 @@ QUICK = ('RevViT', 'RevSwin')  # of what PyTorch's newer exporter takes, which n
 
 
 @pytest.mark.parametrize('name, how', [
-    pytest.param(name, how, marks=[pytest.mark.slow] * (how.endswith('`dynamo=True`') and name not in QUICK)) for name in ROWS for how in EXPORTERS])
+    pytest.param(name, how, marks=[pytest.mark.slow] * (how.endswith('`dynamo=True`') and name not in QUICK))
+    for name in ROWS for how in EXPORTERS
+])
 def test_a_backbone_exports_as_the_table_says(name, how, tmp_path):
     model = Last(build(FORMS.get(name, name))).eval()
     for p in model.parameters():
