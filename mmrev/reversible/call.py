@@ -1,6 +1,6 @@
 """One forward through the steps of a sequence: without a graph, in place on buffers of its own."""
 from contextlib import nullcontext
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ class Call:
     def __init__(self, plan: Plan, overlap: bool = False):
         self.plan = plan
         self.records: List[Record] = []
-        self.states: Dict[int, List[Optional[Tensor]]] = {}
+        self.states: Dict[int, List[Tuple[Optional[Tensor], int]]] = {}  # with versions
         self.report: Optional[ReconstructionReport] = active_report()
         self.streams: Optional[StreamBuffers] = None
         self.communicates: Optional[str] = None  # the first step that does, noticed where steps are to overlap
@@ -78,8 +78,10 @@ class Call:
         with function.lock:
             record = Record(Replay(function, self._weights[index], self._autocast, self._observes), needs)
             with_graph = keep == GRAPH and record.trains and self.report is None
-            inputs = [x.detach().requires_grad_(n) for x, n in zip(sources, needs)] if with_graph else sources
-            observer = Observer() if self._observes else None
+            inputs = [x.detach().requires_grad_(n and with_graph) for x, n in zip(sources, needs)]
+            observer = Observer() if self._observes or with_graph and index not in plan.observed else None
+            if with_graph and observer:
+                observer.watch(inputs)
             begun = collectives() if self.overlap else 0
             # Where nothing known needs a gradient, a graph costs nothing and shows a captured tensor that does.
             if with_graph or not record.trains or observer:
@@ -93,13 +95,17 @@ class Call:
             if draws or observer or function.buffers:
                 record.replay.finish(draws, observer, lambda: plan.describe(index))
         self._check_output(index, sources, before, out, with_graph)
-        if with_graph:
+        if keep == GRAPH and self.report is None:
             out = self._keep_graph(index, record, out, inputs, observer)
         self._apply(index, record, out)
+        del sources, inputs
+        for stream in plan.read[index]:
+            streams.share_if_held(stream)
 
     def _keep_state(self, index: int, streams: StreamBuffers) -> None:
         wanted = self.plan.needed[index] | {part.stream for part in self.plan.steps[index].sources}
-        self.states[index] = [x if self.report or i in wanted else None for i, x in enumerate(streams.tensors)]
+        self.states[index] = [(x, x._version) if x is not None and (self.report or i in wanted) else (None, 0)
+                              for i, x in enumerate(streams.tensors)]
         streams.disown()
 
     def _keep_graph(self, index: int, record: Record, out: Tensor, inputs: List[Tensor],

@@ -13,13 +13,16 @@ from .streams import StreamPart, as_part
 
 
 class Coupling(nn.Module):
-    """Base class of couplings: a module that says its steps, in their order, by :meth:`steps`."""
+    """Base class of couplings: a module that says its steps, in their order, by :meth:`steps`.
+
+    A sequence asks for them once, and again after ``train()``, ``eval()`` or a change of its modules or their hooks.
+    """
 
     def steps(self) -> List[AdditiveStep]:
         raise NotImplementedError
 
     def forward(self, run: Callable[..., Any], *tensors: Tensor) -> Any:
-        """``run(*tensors)``, which runs the steps, so that a hook on the coupling surrounds them."""
+        """``run(*tensors)``, which runs the steps, so that the hooks of ``fully_shard`` surround them."""
         return run(*tensors)
 
 

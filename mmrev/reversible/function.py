@@ -51,18 +51,22 @@ class Weights:
         """Whether the same parameters are there, and the same of them require grad."""
         return self.are_installed() and list(map(_requires_grad, self._present)) == self._flags
 
-    def state(self) -> List[int]:
+    def state(self) -> Tuple[List[int], List[torch.UntypedStorage]]:
         """Versions and storages; they change when a value is written or a tensor's ``data`` is replaced.
 
-        A storage may be freed in between and filled again at another address, as FSDP2's are.
+        A storage is kept, so that no other takes its place; its memory may be freed and filled again, as FSDP2 does.
         """
-        return [*map(_version, self._versioned), *[p.untyped_storage()._cdata for p in self._present]]
+        return list(map(_version, self._versioned)), [p.untyped_storage() for p in self._present]
 
-    def changed(self, before: List[int]) -> Tuple[str, Tensor]:
+    def changed(self, before: Tuple[List[int], List[torch.UntypedStorage]]) -> Optional[Tuple[str, Tensor]]:
         """Name and parameter of the first whose :meth:`state` is not as before."""
-        owners = [*self._versioned, *self._present]
-        changed = next(p for p, was, now in zip(owners, before, self.state()) if was != now)
-        return next(name for (_, name), p in zip(self.places, self.found) if p is changed), changed
+        if before[0] == list(map(_version, self._versioned)):
+            if [x._cdata for x in before[1]] == [p.untyped_storage()._cdata for p in self._present]:
+                return None
+        kept = dict(zip(map(id, self._present), before[1]))
+        versions = dict(zip(map(id, self._versioned), before[0]))
+        return next((name, p) for (_, name), p in zip(self.places, self.found) if p is not None and (
+            p._version != versions.get(id(p), p._version) or p.untyped_storage()._cdata != kept[id(p)]._cdata))
 
 
 class Function:
@@ -82,9 +86,20 @@ class Function:
         self.buffers: List[Place] = [(m._buffers, name) for m in self.modules if id(m) not in skipped
                                      for name in m._buffers]
         self.written: Set[int] = set()  # indices of buffers that a forward writes
-        self.generators: List[torch.Generator] = []  # those that are given to operators by name
+        self.generators: List[torch.Generator] = []  # those that were seen given to operators
+        self._generator_places: List[Place] = [(m.__dict__, name) for m in self.modules for name, x in vars(m).items()
+                                               if isinstance(x, torch.Generator)]
         self.parameters: List[Place] = [(m._parameters, name) for m in self.modules for name in m._parameters]
         self._weights: Optional[Weights] = None
+
+    def own_generators(self) -> List[torch.Generator]:
+        """Those seen, and those that are attributes of modules."""
+        if not self._generator_places:
+            return self.generators
+        found = {id(g): g for g in self.generators}
+        found.update((id(g), g) for g in [owner.get(name) for owner, name in self._generator_places]
+                     if isinstance(g, torch.Generator))
+        return list(found.values())
 
     def weights(self) -> Weights:
         """The parameters as they are now; the same object as long as they are the same."""

@@ -42,6 +42,6 @@ def add_weight_gradients(weights: Sequence[Tensor], found: Sequence[Optional[Ten
         earlier = total.get(id(weight))
         if earlier is not None:
             g = earlier + g
-        elif g.layout is torch.strided and start <= g.data_ptr() < end:
+        elif g.layout is not torch.strided or start <= g.data_ptr() < end:
             g = g.clone()  # it lies within the stream's gradient, which is written to later
         total[id(weight)] = g

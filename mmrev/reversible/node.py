@@ -9,12 +9,11 @@ from typing import Any, Dict, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
-
 from mmrev import compat
 
 from .call import Call
 from .coupling import surrounded
+from .errors import ReversibilityError
 from .undo import Undo
 
 
@@ -40,11 +39,27 @@ class ReversibleNode(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *gradients: Optional[Tensor]) -> Tuple[Any, ...]:
         # Else a compiler that is active where `backward` was called would trace the engine.
         run = torch.compiler.disable(_backward) if compat.is_compiler_active() else _backward
-        return (None, None, None, None, None, *run(ctx, gradients))
+        with torch.no_grad():
+            found = run(ctx, gradients)
+        if torch.is_grad_enabled():  # create_graph=True
+            found = tuple(g if g is None else _Once.apply(g, g.new_zeros(0, requires_grad=True)) for g in found)
+        return (None, None, None, None, None, *found)
+
+
+class _Once(torch.autograd.Function):
+    """A gradient that cannot be differentiated itself."""
+
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, _: Tensor) -> Tensor:
+        return gradient.view_as(gradient) if gradient.layout is torch.strided else gradient.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        raise ReversibilityError('second derivatives of a reversible sequence are not defined: its backward recomputes '
+                                 'activations and records no graph; set `reversible=False` for them')
 
 
 def _backward(ctx: Any, gradients: Sequence[Optional[Tensor]]) -> Tuple[Optional[Tensor], ...]:

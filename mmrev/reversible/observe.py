@@ -43,8 +43,12 @@ class Observer(TorchDispatchMode):
         if 'batch_norm' in name and 'backward' not in name:
             self.updated.update(x.untyped_storage()._cdata for x in args if isinstance(x, Tensor))
         out = func(*args, **kwargs)
-        self._made += [weakref.ref(x) for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
+        self.watch(tree_flatten(out)[0])
         return out
+
+    def watch(self, values: Sequence[Any]) -> None:
+        """Look for the tensors among ``values`` later."""
+        self._made += [weakref.ref(x) for x in values if isinstance(x, Tensor)]
 
     def survivors(self) -> List[Tensor]:
         """Tensors made under this observer that are still alive and need a gradient."""

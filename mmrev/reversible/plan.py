@@ -1,7 +1,8 @@
 """The steps of a sequence, worked out once: segments, what each step keeps, and what the undo must bring back."""
 import sys
-from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
+import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -28,7 +29,6 @@ class Plan:
 
     def __init__(self, root: nn.Module, couplings: Iterable[nn.Module], keep: Keep, cache_every: Optional[int],
                  lock: Any):
-        self.root = root
         self.settings = (keep, cache_every)
         self.steps: List[AdditiveStep] = []
         self.segments: List[Tuple[nn.Module, int, int]] = []  # a coupling's steps: one node of autograd's graph
@@ -44,8 +44,12 @@ class Plan:
                     f'only where the class derives from `mmrev.reversible.Coupling`')
             if len(self.steps) > start:
                 self.segments.append((coupling, start, len(self.steps)))
-        self.functions = [Function(step.f, lock) for step in self.steps]
         self.names = _names(root, self.steps)
+        for i, step in enumerate(self.steps):
+            if not isinstance(step.f, nn.Module) or isinstance(step.f, torch.jit.ScriptModule):
+                raise ReversibilityError(f'the function of {self.describe(i)} must be a module of Python, so that it '
+                                         f'can be replayed; wrap a function in a module, and do not script it')
+        self.functions = [Function(step.f, lock) for step in self.steps]
         for i, function in enumerate(self.functions):
             _refuse_modules(function, self.describe(i))
         self.keep = _resolve(keep, self.steps)
@@ -53,8 +57,10 @@ class Plan:
             if i < len(self.steps) and self.keep[i] == UNDO:
                 self.keep[i] = STATE
         self._work_out_undo()
-        self.forward_observed = self.backward_observed = False
-        self._signature = _Signature(walk(root))
+        self.forward_observed = False
+        self.observed: Set[int] = set()  # steps that a backward has observed
+        self.is_sharded = any(map(compat.is_fully_sharded, root.modules()))
+        self._signature = _Signature(walk(root)[1:])
 
     def is_current(self) -> bool:
         """Whether the modules are as they were, but for the values of parameters and buffers."""
@@ -85,6 +91,7 @@ class Plan:
             if keep != GRAPH:
                 needed |= sources
         self.needed.append(needed)
+        self.read = [sorted({part.stream for part in step.sources}) for step in self.steps]
         self.released: List[List[int]] = []  # streams that nothing reads once step i is undone
         for i, step in enumerate(self.steps):
             touched = {part.stream for part in step.sources} | ({step.target.stream} if not step.creates else set())
@@ -110,7 +117,7 @@ class _Signature:
         return self._now() == self._before
 
     def _now(self) -> Tuple[Any, ...]:
-        return (list(map(is_training, self._modules)), list(map(len, self._tables)),
+        return (compat.has_global_hooks(), list(map(is_training, self._modules)), list(map(len, self._tables)),
                 [list(hooks) for hooks in self._hooks if hooks], [list(m._modules.values()) for m in self._parents])
 
 
@@ -122,6 +129,9 @@ def _names(root: nn.Module, steps: Sequence[AdditiveStep]) -> List[str]:
 def _resolve(keep: Keep, steps: Sequence[AdditiveStep]) -> List[str]:
     if keep is None or isinstance(keep, str):
         found = [keep or UNDO] * len(steps)
+    elif not callable(keep) and not isinstance(keep, (list, tuple)):
+        raise TypeError("`keep` must be 'undo', 'state' or 'graph', a list of these, or a function of a step; got "
+                        f'{keep!r}')
     else:
         found = [keep(step) for step in steps] if callable(keep) else list(keep)
     if len(found) != len(steps):

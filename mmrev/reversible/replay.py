@@ -59,7 +59,8 @@ class Replay:
         self._autocast = autocast
         self.weights = weights
         self._state = weights.state()
-        self._draws: List[Tuple[torch.Generator, Any, Any]] = [(g, None, g.get_state()) for g in function.generators]
+        self._draws: List[Tuple[torch.Generator, Any, Any]] = [
+            (g, None, g.get_state()) for g in function.own_generators()]
         self._found: Sequence[Optional[Tensor]] = []
         self._before: Dict[int, Tensor] = {}
         if function.buffers:
@@ -86,15 +87,19 @@ class Replay:
         """
         function = self._function
         if observer is not None:
-            known = {id(g) for g in function.generators} | {id(g) for g, _, _ in draws}
+            known = {id(g) for g, _, _ in (*self._draws, *draws)}
             function.generators += [g for g in observer.generators if id(g) not in known]
             self._draws += [(g, None, state) for g, state in observer.generators.items() if id(g) not in known]
         self._draws += draws
+        changed = self.weights.changed(self._state) if observer is not None else None
+        if changed is not None:
+            raise ReversibilityError(f'{step()} changes its parameter `{changed[0]}` itself, so it cannot be evaluated '
+                                     f'again as it was; change it outside of the function')
         for i, b in enumerate(self._found):
             if b is None:
                 continue
             owner, name = function.buffers[i]
-            updated = observer is not None and b.untyped_storage()._cdata in observer.updated
+            updated = observer is not None and (b.untyped_storage()._cdata in observer.updated or self._differs(i))
             replaced = owner.get(name) is not b
             if not (updated or replaced or version(b) != self._versions[i]):
                 continue
@@ -104,19 +109,27 @@ class Replay:
                     f'call `train()` on the network when its functions begin to behave in another way')
             function.written.add(i)
 
+    def _differs(self, i: int) -> bool:
+        """Whether a buffer's value changed although its version does not tell, as by ``data`` or NumPy; on the CPU."""
+        b, before = self._found[i], self._before.get(i)
+        if b is None or before is None or not type(b) is type(before) is Tensor or b.device.type != 'cpu':
+            return False  # fake tensors have no value
+        with torch._C._DisableTorchDispatch():  # a dispatch mode does not see our own bookkeeping
+            return not torch.equal(b, before)
+
     def settle(self) -> None:
         """Keep copies only of buffers that some function has changed since; once per forward that is observed."""
         self._before = {i: before for i, before in self._before.items()
                         for b in [self._found[i]]
                         if i in self._function.written or b is not None and version(b) != self._versions[i]}
 
-    def run(self, f: Callable[..., Tensor], sources: Sequence[Tensor], step: str) -> Tensor:
+    def run(self, f: Callable[..., Tensor], sources: Sequence[Tensor], step: Callable[[], str]) -> Tensor:
         """``f(*sources)`` with the function's surroundings as they were; afterwards they are as they are now.
 
         Raises:
             ReversibilityError: If a weight or a buffer was changed in place in the meantime.
         """
-        self._check(step)
+        self.check(step)
         with self._function.lock:
             undo = self._install()
             try:
@@ -128,16 +141,18 @@ class Replay:
                 for owner, name, value in undo:
                     owner[name] = value
 
-    def _check(self, step: str) -> None:
-        if self.weights.state() != self._state:
-            name, p = self.weights.changed(self._state)
+    def check(self, step: Callable[[], str]) -> None:
+        """Raise an error if a weight or a buffer was changed in place since this was constructed."""
+        changed = self.weights.changed(self._state)
+        if changed is not None:
+            name, p = changed
             raise ReversibilityError(
-                f'the parameter `{name}` of {step}, shape {tuple(p.shape)}, was modified in place between forward '
-                f'and backward; run the backward before the optimizer steps')
+                f'the parameter `{name}` of {step()}, shape {tuple(p.shape)}, was modified in place, or its `data` '
+                f'replaced, between forward and backward; run the backward before the optimizer steps')
         for i, b in enumerate(self._found):
             if b is not None and i not in self._before and version(b) != self._versions[i]:
                 raise ReversibilityError(
-                    f'the buffer `{self._function.buffers[i][1]}` of {step}, shape {tuple(b.shape)}, was modified in '
+                    f'the buffer `{self._function.buffers[i][1]}` of {step()}, shape {tuple(b.shape)}, was modified in '
                     f'place between forward and backward; run the backward first, or replace the buffer')
 
     def _install(self) -> List[Tuple[Dict[str, Any], str, Any]]:

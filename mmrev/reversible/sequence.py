@@ -6,6 +6,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses import FakeTensor
 
 from mmrev import compat
 
@@ -18,7 +19,7 @@ from .overlap import obstacle, settle
 from .plain import run_plain
 from .plan import Keep, Plan, steps_of
 from .step import AdditiveStep
-from .streams import StreamBuffers
+from .streams import StreamBuffers, shares_memory
 
 
 class ReversibleSequence(nn.Module):
@@ -76,7 +77,7 @@ class ReversibleSequence(nn.Module):
             if self.overlap and not self.reversible:
                 self._tell('with `reversible=False` nothing is undone')
             return self._run(run_plain, streams)
-        return self._run(_run_without_graph, streams)
+        return self._run(partial(_run_without_graph, self._lock()), streams)
 
     def train(self, mode: bool = True) -> 'ReversibleSequence':
         self._plan = None  # the next call looks at the functions afresh
@@ -89,9 +90,12 @@ class ReversibleSequence(nn.Module):
     def _run_reversible(self, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         if compat.is_exporting():
             return self._run(run_plain, streams)
+        if torch.nn.utils.parametrize._cache_enabled:
+            raise ReversibilityError('a reversible sequence cannot be trained within `parametrize.cached()`, whose '
+                                     'weights of the forward carry no graph for the backward')
         settle()
         plan = self._current_plan()
-        reason = self._obstacle(plan, streams[0].device) if self.overlap else None
+        reason = self._obstacle(plan, streams[0]) if self.overlap else None
         call = Call(plan, self.overlap and reason is None)
         with refusing_captured_draws(streams):
             outputs = run_reversible(call, streams)
@@ -123,13 +127,15 @@ class ReversibleSequence(nn.Module):
         return [step for coupling in self.couplings for step in steps_of(coupling)]
 
     @staticmethod
-    def _obstacle(plan: Plan, device: torch.device) -> Optional[str]:
-        if any(map(compat.is_fully_sharded, plan.root.modules())):
+    def _obstacle(plan: Plan, x: Tensor) -> Optional[str]:
+        if isinstance(x, FakeTensor):
+            return 'fake tensors are computed by no device'
+        if plan.is_sharded:
             return 'the weights of the step before are not gathered yet'
         for i, function in enumerate(plan.functions):
             if any(isinstance(m, ReversibleSequence) for m in function.modules):
                 return f'{plan.describe(i)} holds a reversible sequence itself, and the two would share random state'
-        return obstacle(len(plan.steps), device)
+        return obstacle(len(plan.steps), x.device)
 
     def _tell(self, reason: str) -> None:
         if reason not in self._told:
@@ -159,15 +165,19 @@ def _spread(run: Callable, steps: Sequence[AdditiveStep], *streams: Tensor) -> T
     return run(steps, streams)
 
 
-def _run_without_graph(steps: Sequence[AdditiveStep], streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
-    """Inference: in place on buffers of our own."""
+def _run_without_graph(lock: Any, steps: Sequence[AdditiveStep], streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+    """Inference: in place on buffers of our own; ``lock`` waits for a replay, which changes flags for a moment."""
     buffers = StreamBuffers(streams)
     for step in steps:
-        sources = [buffers.get(part) for part in step.sources]
-        out = step.f(*sources)
+        sources = [buffers.get(part).detach() for part in step.sources]
+        with lock:
+            out = step.f(*sources)
         if step.creates:
-            buffers.create(step.target, out.to(sources[0].dtype))
+            held = any(shares_memory(out, x) for x in sources)
+            buffers.create(step.target, (out.clone() if held else out).to(sources[0].dtype))
         else:
             buffers.add(step.target, out)
-        del out  # not alive while the next function runs
+        del out, sources  # not alive while the next function runs
+        for part in step.sources:
+            buffers.share_if_held(part.stream)
     return tuple(buffers.aliases())

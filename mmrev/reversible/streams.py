@@ -107,6 +107,12 @@ class StreamBuffers:
             self._replace(part.stream, copied)
         self._owned[part.stream] = True
 
+    def share_if_held(self, stream: int) -> None:
+        """As :meth:`share`, where a function, or a hook on it, kept what it was given of this stream."""
+        x = self.tensors[stream] if stream < len(self.tensors) else None
+        if x is not None and self._owned[stream] and _holders(x) > 1:
+            self._owned[stream] = False
+
     def _replace(self, stream: int, value: Optional[Tensor]) -> None:
         x = self.tensors[stream]
         if self.replaced is not None and x is not None:
@@ -155,6 +161,11 @@ def _dense(x: Tensor) -> Tensor:
             return x.clone()
         expected *= size
     return x
+
+
+def _holders(x: Tensor) -> int:
+    """How many tensors share the storage of ``x``."""
+    return torch._C._storage_Use_Count(x.untyped_storage()._cdata) - 1  # this call holds it, too
 
 
 def shares_memory(a: Tensor, b: Optional[Tensor]) -> bool:

@@ -1,4 +1,6 @@
 """A backward: undoes steps one by one; the evaluation of ``f`` that the undo needs also gives the gradient."""
+import weakref
+from functools import partial
 from typing import Dict, List, Optional, Sequence, Union
 
 import torch
@@ -38,10 +40,9 @@ class Undo:
                     f'output {i} of the reversible sequence, shape {tuple(x.shape)}, was modified in place after the '
                     f'forward (version {version(x)}, expected {expected}); the steps cannot be undone from it. Use an '
                     f'out-of-place operation or clone the output first')
-        self._call = call
+        self._call = weakref.proxy(call)  # which holds this one
         self._plan = call.plan
         self._retain_graph = retain_graph
-        self._observes = not call.plan.backward_observed
         self.streams = StreamBuffers(call.final)
         if not retain_graph:
             call.final = None
@@ -65,10 +66,11 @@ class Undo:
             self._differentiate(index, evaluated, weight_gradients)
             observer = evaluated.observer if evaluated else None
             del evaluated  # before the next one is made
+            for stream in self._plan.read[index]:
+                self.streams.share_if_held(stream)
             if observer is not None and not (self._retain_graph and self._call.records[index].kept):
                 refuse_survivors(observer, self._plan.describe(index))
-        if start <= first:
-            self._plan.backward_observed = True
+                self._plan.observed.add(index)
         return weight_gradients
 
     def _evaluate(self, index: int) -> Optional[Evaluated]:
@@ -101,8 +103,12 @@ class Undo:
         state = self._call.states.get(index)
         if state is None:
             return
-        for stream, x in enumerate(state):
+        for stream, (x, expected) in enumerate(state):
             if x is not None:
+                if x._version != expected:
+                    raise ReversibilityError(
+                        f'stream {stream}, kept as it was before {self._plan.describe(index)}, shape {tuple(x.shape)}, '
+                        f'was modified in place after the forward; use an out-of-place operation, or clone it first')
                 self.streams.put(stream, x)
         if not self._retain_graph:
             del self._call.states[index]
@@ -111,6 +117,7 @@ class Undo:
         step, record = self._plan.steps[index], self._call.records[index]
         kept = record.kept
         assert kept is not None
+        record.replay.check(partial(self._plan.describe, index))
         if undo:
             assert record.out is not None
             if self._ahead is not None:
@@ -130,18 +137,20 @@ class Undo:
         # A detached tensor shares its version counter with the buffer that the undo writes to; `.data` does not.
         sources = [self.streams.get(part).data for part in step.sources]
         likes = [None if part.whole else self.streams.tensors[part.stream] for part in step.sources]
-        observer = Observer() if self._observes and needs_graph else None
+        describe = partial(self._plan.describe, index)
+        observer = Observer() if needs_graph and index not in self._plan.observed else None
         if needs_graph:
             for x, needed in zip(sources, record.source_needs_grad):
                 x.requires_grad_(needed)
             with torch.enable_grad():
                 if observer is None:
-                    out = record.replay.run(step.f, sources, self._plan.names[index])
+                    out = record.replay.run(step.f, sources, describe)
                 else:
+                    observer.watch(sources)
                     with observer:
-                        out = record.replay.run(step.f, sources, self._plan.names[index])
+                        out = record.replay.run(step.f, sources, describe)
         else:
-            out = record.replay.run(step.f, sources, self._plan.names[index])
+            out = record.replay.run(step.f, sources, describe)
         if undo:
             if self._ahead is not None:
                 self.streams.disown()

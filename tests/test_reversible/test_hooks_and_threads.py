@@ -199,7 +199,7 @@ def test_new_data_of_a_weight_before_the_backward_is_refused():
     module = network()
     loss = loss_of(module(*inputs('two_stream')))
     module.couplings[0].f[0].weight.data = torch.zeros(12, 6, dtype=torch.float64)
-    with pytest.raises(ReversibilityError, match='`weight` of couplings.0.f.*modified'):
+    with pytest.raises(ReversibilityError, match='`weight` of step 0 .`couplings.0.f`.*modified'):
         loss.backward()
 
 
