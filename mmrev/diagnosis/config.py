@@ -11,13 +11,13 @@ from typing import Callable, Iterator, Sequence, Tuple
 
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
-from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, _ParamScheduler, build_optim_wrapper
 from mmengine.registry import (DATA_SAMPLERS, DATASETS, EVALUATOR, HOOKS, LOG_PROCESSORS, LOOPS, METRICS, MODELS,
                                OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS, TASK_UTILS, TRANSFORMS, VISBACKENDS,
                                VISUALIZERS, Registry)
 from mmengine.runner import Runner, set_random_seed
 
-from mmrev.problems import Problem, closest
+from mmrev.problems import Problem, closest, one_line
 from mmrev.registry import find
 
 from .plan import Plan, building, unknown_type, walk
@@ -41,6 +41,7 @@ _REWRITTEN = ('optim_wrapper', 'param_scheduler')  # mmengine changes their keys
 _PASSED_ON = {'CheckpointHook': Runner.save_checkpoint}  # class: the function that gets its other keys late in the run
 _PARAMWISE = ('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult',
               'flat_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate')
+_STEPS = 200  # of each schedule that is tried
 _MANY = 10 ** 8  # iterations; more than any schedule has
 _ABOVE_ZERO = ('train_cfg.max_epochs', 'train_cfg.max_iters', 'train_cfg.val_interval', 'auto_scale_lr.base_batch_size')
 
@@ -133,7 +134,7 @@ def numbers(plan: Plan) -> Iterator[Problem]:
 
 
 def training(plan: Plan) -> Iterator[Problem]:
-    """Optimizer and schedules can be built, and read all their keys."""
+    """Optimizer and schedules can be built and stepped, and read all their keys."""
     cfg = copy.deepcopy(plan.cfg)
     if 'train' not in plan.splits or plan.model is None:
         return
@@ -157,7 +158,12 @@ def training(plan: Plan) -> Iterator[Problem]:
             last = cfg.train_cfg.get('max_epochs' if entry.get('by_epoch', True) else 'max_iters')
             entry.setdefault('end', last or _MANY)
         build = functools.partial(PARAM_SCHEDULERS.build, default_args=dict(optimizer=wrapper, epoch_length=_MANY))
-        yield from building(plan, path, build, entry)
+        schedule = yield from building(plan, path, build, entry)
+        try:
+            for _ in range(_STEPS if isinstance(schedule, _ParamScheduler) else 0):
+                schedule.step()
+        except Exception as error:  # arguments are used at the first step, in a run after the first epoch
+            yield Problem(f'`{path}` fails when it is stepped: {one_line(error)}', plan.fix(f'{path}.KEY'), error)
 
 
 def named_classes(plan: Plan) -> Iterator[Tuple[str, dict, Tuple[Registry, ...]]]:

@@ -1,15 +1,17 @@
 """Checkpoints that survive a kill at any moment, a full disk and SIGTERM."""
+import contextlib
 import errno
 import functools
 import os
 import signal
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Callable, List
 
-from mmengine.dist import is_main_process
+from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
-from mmengine.runner import EpochBasedTrainLoop
+from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from mmengine.utils import apply_to
+from torch.nn.parallel import DistributedDataParallel
 
 from mmrev.problems import ProblemError, Terminated, phase
 from mmrev.registry import HOOKS
@@ -23,7 +25,8 @@ class SafeCheckpointHook(Hook):
     """Write checkpoints under a temporary name, and delete older ones only when the new one is complete.
 
     SIGTERM, with which clusters announce the end of a job, writes ``interrupted.pth`` after the current iteration and
-    ends the run. Resumed from there, an epoch goes on with the batch that comes next.
+    ends the run. An exception that ends the training writes it, too. Resumed from there, an epoch goes on with the
+    batch that comes next.
 
     Raises:
         ProblemError: If the disk is full; the older checkpoints are kept.
@@ -34,11 +37,14 @@ class SafeCheckpointHook(Hook):
 
     def __init__(self) -> None:
         self._outdated: List[Path] = []
+        self._saved = 0  # iterations in the newest checkpoint
         self._terminated = False
 
     def before_run(self, runner) -> None:
-        """Take over how the runner writes checkpoints."""
+        """Take over how the runner writes checkpoints, and save one when an exception ends the training."""
         runner.save_checkpoint = functools.partial(self._write, runner, runner.save_checkpoint)
+        if isinstance(runner._train_loop, BaseLoop):
+            runner._train_loop.run = functools.partial(self._run, runner, runner._train_loop.run)
 
     def before_train(self, runner) -> None:
         """Take over how older checkpoints are deleted, skip the batches that an interrupted epoch has done."""
@@ -49,6 +55,7 @@ class SafeCheckpointHook(Hook):
             for part in Path(runner.work_dir).glob('*.part'):
                 part.unlink()
         self._outdated += Path(runner.work_dir).glob(INTERRUPTED)
+        self._saved = runner.iter
         loop = runner.train_loop
         if isinstance(loop, EpochBasedTrainLoop):
             _skip(loop, loop.iter - loop.epoch * len(loop.dataloader))
@@ -70,13 +77,30 @@ class SafeCheckpointHook(Hook):
         self._end(runner, runner.iter)
 
     def _end(self, runner, iteration: int) -> None:
-        if not self._terminated:
-            return
+        if self._terminated:
+            raise Terminated(f'Iteration {iteration} is in {self._interrupt(runner, iteration)}.')
+
+    def _run(self, runner, run: Callable[[], Any]) -> Any:
+        try:
+            return run()
+        except Exception as error:
+            # Sharded weights would have to be gathered from processes that may not be there.
+            whole = get_world_size() == 1 or isinstance(runner.model, DistributedDataParallel)
+            if whole and runner.iter > self._saved:
+                with contextlib.suppress(Exception):  # the error that ended the run is the one to report
+                    file = self._interrupt(runner, runner.iter)
+                    if isinstance(error, ProblemError):
+                        error.fix = f'{error.fix}{". " * bool(error.fix)}Iteration {runner.iter} is in {file}'
+            raise
+
+    def _interrupt(self, runner, iteration: int) -> str:
+        """Save what was trained, for ``--resume``; the path as one types it."""
+        file = Path(runner.work_dir, INTERRUPTED)
         runner.save_checkpoint(runner.work_dir, INTERRUPTED, by_epoch=False,
                                meta=dict(epoch=runner.epoch, iter=iteration))
         if is_main_process():
-            Path(runner.work_dir, 'last_checkpoint').write_text(str(Path(runner.work_dir, INTERRUPTED)))
-        raise Terminated(f'Iteration {iteration} is in {os.path.relpath(Path(runner.work_dir, INTERRUPTED))}.')
+            Path(runner.work_dir, 'last_checkpoint').write_text(str(file))
+        return os.path.relpath(file)
 
     def _write(self, runner, save, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
         with phase(f'writing `{filename}` in `{out_dir}`', status=1):
@@ -98,6 +122,8 @@ class SafeCheckpointHook(Hook):
                     f'writing `{whole}` (about {_megabytes(runner):,.0f} MB): {error.strerror}',
                     f'Free some space, then go on with --resume. {", ".join(kept)} in that folder are complete' if kept
                     else 'Free some space, or train into another --work-dir', 1) from error
+            if kwargs.get('save_optimizer', True):  # the best checkpoint has none
+                self._saved = (kwargs.get('meta') or {}).get('iter', self._saved)
             self._delete_outdated(whole)
 
     def _delete_outdated(self, written: Path) -> None:

@@ -25,6 +25,10 @@ def folder(tmp_path_factory):
         (folder / name).write_text("_base_ = './good.py'\ntrain_dataloader = dict(dataset=dict(metainfo=dict(classes="
                                    f'{classes!r})))\n')
     (folder / 'no_checkpoint.pth').write_text('some text')
+    for name, entry in (('text.py', "type='CosineAnnealingLR', T_max=2, eta_min='x'"),
+                        ('zero.py', "type='StepLR', step_size=0")):
+        (folder / f'schedule_{name}').write_text(f"_base_ = './good.py'\nparam_scheduler = [dict({entry})]\n"
+                                                'train_cfg = dict(max_epochs=3)\n')
     (folder / 'old.py').write_text("_base_ = './good.py'\npretrained = 'other.pth'\n")
     torch.save(dict(state_dict=dict(other=torch.zeros(1))), folder / 'other.pth')
     torch.save(dict(state_dict=dict(weight=3.), epoch=3), folder / 'numbers.pth')

@@ -42,6 +42,11 @@ MISTAKES = {
                                   '`auto_scale_lr.base_batch_size` is 0', 'NUMBER'),
     'a schedule that is no list of dicts': (option("param_scheduler=[dict(type='StepLR')]"),
                                             '`param_scheduler.0` cannot be built', 'good.py'),
+    'a schedule with a text that it computes with': (
+        ['train', 'schedule_text.py'],
+        '`param_scheduler.0` fails when it is stepped: ', 'param_scheduler.0.KEY=VALUE'),
+    'a schedule that divides by zero': (['train', 'schedule_zero.py'], '`param_scheduler.0` fails when it is stepped: ',
+                                        'param_scheduler.0.KEY'),
     'a text for the epochs': (option('train_cfg.max_epochs=two'), '`train_cfg.max_epochs` is the text `two`', 'VALUE'),
     'no epoch': (option('train_cfg.max_epochs=0'), '`train_cfg.max_epochs` is 0', 'train_cfg.max_epochs=NUMBER'),
     'no interval': (option('train_cfg.val_interval=0'), '`train_cfg.val_interval` is 0', 'NUMBER'),

@@ -127,3 +127,19 @@ def test_sigterm_saves_a_checkpoint_from_which_the_same_weights_result(tmp_path,
 def test_after_a_training_sigterm_ends_the_process_as_before(tmp_path):
     train(tmp_path, epochs=1)
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize('iteration', [3, 4, 5])
+def test_an_exception_that_ends_a_training_saves_what_was_trained(tmp_path, iteration):
+    """Unless a checkpoint has just been saved; and the exception is the one that is reported."""
+
+    def fail():
+        raise ProblemError('reading a sample', 'Fix it', 1)
+
+    with pytest.raises(ProblemError, match='reading a sample') as caught:
+        train(tmp_path, hooks=[At(iteration, fail)])
+    done = iteration - 1  # the failing one is done again
+    newest, _ = find_resumable(str(tmp_path))
+    assert torch.load(newest, weights_only=False)['meta']['iter'] == done
+    assert newest.endswith('interrupted.pth' if done == 3 else f'epoch_{done // 2}.pth')
+    assert (f'Iteration {done} is in' in caught.value.fix) is (done == 3)

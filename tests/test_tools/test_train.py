@@ -195,7 +195,7 @@ def test_a_sample_that_cannot_be_read_is_named(workers, toy, tmp_path):
     what, fix = said(errors)
     assert status == 2
     assert f'reading sample 2 of `{data}/images/2.png`: ' in what
-    assert 'Fix or remove that sample. The traceback is in' in fix
+    assert 'Fix or remove that sample. Iteration 1 is in work_dirs/config/interrupted.pth. The traceback is in' in fix
 
 
 def test_a_checkpoint_that_cannot_be_written_is_named(toy, tmp_path):
