@@ -31,6 +31,7 @@ CLASSIFIER = 'mmrev::revbifpn/revbifpn-s0_8xb128_in1k.py'
 # Programs that need published weights or a trained checkpoint; test_pretrained.py and test_predict.py run their lines
 # with files in place of those.
 NEED_WEIGHTS = {
+    'docs/export.md': ('get_model(', ),
     'docs/pretrained.md': ('get_model(', 'DetInferencer('),
 }
 
