@@ -16,7 +16,7 @@ def register(name: str) -> None:
         for i in range(3):
             torch.cuda.synchronize(on.device)
             try:
-                torch.cuda.set_sync_debug_mode('error' if i else 'default')  # the first call initialises libraries
+                torch.cuda.set_sync_debug_mode('error' if i else 'default')  # the first call initializes libraries
                 sum(y.sum() for y in tree_flatten(model(x))[0]).backward()
             finally:
                 torch.cuda.set_sync_debug_mode('default')

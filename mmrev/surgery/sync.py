@@ -14,7 +14,7 @@ def convert_sync(module: nn.Module, group: Any = None) -> nn.Module:
 
     Args:
         module: Changed in place, unless it is such a layer itself.
-        group: Processes to synchronise with; ``None`` for all.
+        group: Processes to synchronize with; ``None`` for all.
 
     Returns:
         ``module``, or its replacement.

@@ -1,4 +1,4 @@
-"""InPlace-ABN computes what batch normalisation and an activation compute, in every mode."""
+"""InPlace-ABN computes what batch normalization and an activation compute, in every mode."""
 import copy
 import pickle
 

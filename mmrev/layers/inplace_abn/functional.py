@@ -24,7 +24,7 @@ def abn(x: Tensor,
         activation: str = 'leaky_relu',
         activation_param: Optional[float] = None,
         residual: Optional[Tensor] = None) -> Tensor:
-    """Batch normalisation with the scale ``|weight| + eps``, then an activation, by PyTorch's own operators.
+    """Batch normalization with the scale ``|weight| + eps``, then an activation, by PyTorch's own operators.
 
     The reference for :func:`inplace_abn` (arXiv:1712.02616), of which it has the arguments, the shapes and the errors;
     ``relu`` is allowed with any statistics.
@@ -47,7 +47,7 @@ def inplace_abn(x: Tensor,
                 activation_param: Optional[float] = None,
                 backend: str = 'auto',
                 residual: Optional[Tensor] = None) -> Tensor:
-    """Batch normalisation and activation that keep their output alone for backward (Rota Bulò et al. 2018).
+    """Batch normalization and activation that keep their output alone for backward (Rota Bulò et al. 2018).
 
     ``z = act((|weight| + eps) * (x - mean) / sqrt(var + eps) + bias + residual)``. The input is left as it is.
 
@@ -57,7 +57,7 @@ def inplace_abn(x: Tensor,
         bias: ``(C,)``; ``None`` with ``weight``.
         running_mean: ``(C,)``; updated with ``training``, if given.
         running_var: ``(C,)``, likewise; takes the unbiased variance.
-        training: Whether to normalise by the statistics of the batch instead of the running ones.
+        training: Whether to normalize by the statistics of the batch instead of the running ones.
         momentum: Share of the batch in the running statistics.
         eps: Added to the variance, and to the absolute weight.
         activation: ``leaky_relu``, ``elu`` or ``identity``; without ``training`` also ``relu``.

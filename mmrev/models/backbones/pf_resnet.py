@@ -138,7 +138,7 @@ class PFResNet(ResNetBackbone):
         norm_cfg: Any norm, followed by a ReLU; or ``mmrev.InPlaceABN``, ``mmrev.InPlaceABNSync``, ``mmrev.ABN`` or
             ``mmrev.BatchNormAct`` with an activation of their own. None for batch norm.
         norm_eval: Keep the statistics of norms frozen in training; None does where ``init_cfg`` names weights.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
 
     Shape:
         Input: ``(B, in_channels, H, W)``.
