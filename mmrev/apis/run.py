@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # Keys that mmengine, mmdet and mmpretrain read from a config in addition to the arguments of the runner.
 _READ_BESIDES = ('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
-                 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline',
-                 'pretrained')  # for which `diagnosis.config.sections` names a replacement
+                 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn',
+                 'tta_model', 'tta_pipeline', 'pretrained')  # for which `diagnosis.config.sections` names a replacement
 
 
 def load_config(file: str, options: Optional[Dict[str, Any]] = None) -> 'Config':
@@ -87,12 +87,13 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = ()) -> 'Runner':
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
-    from mmrev.hooks import PhaseHook
+    from mmrev.hooks import FiniteLossHook, PhaseHook, SafeCheckpointHook
     with phase('building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
         prepare_cpu_processes(cfg)
         pin_memory(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        for hook in (PhaseHook(), *hooks):
+        own = [] if any(isinstance(hook, FiniteLossHook) for hook in runner.hooks) else [FiniteLossHook()]
+        for hook in (PhaseHook(), SafeCheckpointHook(), *own, *hooks):
             runner.register_hook(hook)
     return runner
 

@@ -91,6 +91,8 @@ class Training:
 
     def _make_state(self) -> None:
         optimizer = self.optim_wrapper.optimizer
+        for group in optimizer.param_groups:
+            group['lr'] = 0.  # several steps on images without content do not diverge
         for weight in self.weights():
             weight.grad = torch.zeros_like(weight)
         optimizer.step()
