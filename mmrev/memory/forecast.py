@@ -132,7 +132,9 @@ class Counter:
 
     def __call__(self, batch: Batch) -> Forecast:
         """Run a step."""
-        return _run(self.training, batch, self.training.data(batch), Timeline(self.training.model), {})
+        data = self.training.data(batch)
+        data['inputs'] = tree_map_only(Tensor, lambda x: x.random_(256), data['inputs'])
+        return _run(self.training, batch, data, Timeline(self.training.model), {})
 
 
 def describe(batch: Batch) -> str:
