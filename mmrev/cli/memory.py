@@ -16,6 +16,7 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev memory') -> int:
     parser.add_argument('--amp', action='store_true', help='mixed precision, as mmrev train --amp')
     parser.add_argument('--processes', type=int, default=1, metavar='N', help='of data-parallel training (default 1)')
     parser.add_argument('--depth', type=int, default=2, help='levels of modules in the table (default 2)')
+    parser.add_argument('--what-if', action='store_true', help='the same with each means that needs less memory')
     parser.add_argument('--gpu-memory', metavar='SIZE', help='such as 12GB: does it fit, and the largest that does')
     parser.add_argument('--margin', metavar='SIZE', default='1GB',
                         help='what CUDA, cuDNN and the allocator take besides (default 1GB; not measured)')
@@ -31,4 +32,4 @@ def memory(args: argparse.Namespace) -> None:
     from mmrev.memory.command import run
     if args.amp or 'Amp' in str((cfg.get('optim_wrapper') or {}).get('type')):
         use_mixed_precision(cfg)
-    run(cfg, args)
+    run(cfg, args, use_mixed_precision)

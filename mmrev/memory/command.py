@@ -1,7 +1,7 @@
 """What the command ``mmrev memory`` does with its arguments."""
 import argparse
 import contextlib
-from typing import Dict
+from typing import Callable, Dict, List
 
 from mmengine.config import Config
 from mmengine.logging import MMLogger
@@ -12,13 +12,14 @@ from .forecast import Forecast, Forecaster, describe
 from .report import as_data, as_text, draw, mib, parse_bytes, write_json
 from .search import Fit, largest
 from .training import Batch, default_batch
+from .what_if import Row, what_if
 
 _SIDE = 32  # pixels by which sides of images are changed
 
 
-def run(cfg: Config, args: argparse.Namespace) -> None:
+def run(cfg: Config, args: argparse.Namespace, use_mixed_precision: Callable[[Config], None]) -> None:
     """Foretell, print and write what the arguments ask for."""
-    MMLogger.get_current_instance().setLevel('WARNING')
+    MMLogger.get_current_instance().setLevel('ERROR')
     memory, margin = args.gpu_memory and parse_bytes(args.gpu_memory), parse_bytes(args.margin)
     for key in ('model', 'optim_wrapper'):
         if cfg.get(key) is None:
@@ -35,8 +36,13 @@ def run(cfg: Config, args: argparse.Namespace) -> None:
     if memory:
         fits = largest(forecaster, forecast, memory - margin)
         print(_verdict(forecast, fits, memory, margin))
+    found: List[Row] = []
+    for row in what_if(cfg, forecast, use_mixed_precision, args.processes) if args.what_if else ():
+        print(_line(row, first=not found), flush=True)
+        found.append(row)
     if args.json:
         write_json(dict(as_data(forecast, args.depth), config=args.config, slopes=rates,
+                        what_if=[row._asdict() for row in found],
                         largest={name: fit._asdict() for name, fit in fits.items()}), args.json)
     if args.picture:
         draw(forecast, args.picture, args.depth, f'{args.config}\n', memory and memory - margin)
@@ -69,3 +75,11 @@ def _verdict(forecast: Forecast, fits: Dict[str, Fit], memory: int, margin: int)
     for name, fit in fits.items():
         lines.append(f'Largest {name}: ' + (f'{describe(fit.batch)}, {mib(fit.peak)}' if fit.batch else 'none'))
     return '\n'.join(lines)
+
+
+def _line(row: Row, first: bool) -> str:
+    head = f'{"what if":28s}{"peak":>14s}{"MACs":>7s}{"made":>7s}  function\n' if first else ''
+    if row.peak is None:
+        return f'{head}{row.means:28s}{"":28s}  {row.function}'
+    return (f'{head}{row.means:28s}{mib(row.peak):>14s}{row.macs:7.2f}{row.made:7.2f}  {row.function}' +
+            f'  [{row.setting}]' * bool(row.setting))

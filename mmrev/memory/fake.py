@@ -1,9 +1,9 @@
 """A training step without its arithmetic: tensors have shapes, and values only where the step asks for them.
 
-What a network computes from images and weights has no values here (they are `FakeTensor` of PyTorch). Anchors, boxes,
-labels and whatever else follows from the data have theirs, so target assignment and sampling really run. Where code asks
-for a value that depends on the network, as the selection of proposals does, that value is computed from stand-ins: small
-random numbers for the outputs of convolutions and products of matrices, and the real operators after them.
+What a network computes from images and weights has no values here: those are `FakeTensor` of PyTorch. Anchors, boxes,
+labels and whatever else follows from the data have values, so target assignment and sampling really run. Where code
+asks for a value that depends on the network, as the selection of proposals does, that value is computed from stand-ins:
+small random numbers for the outputs of convolutions and products of matrices, and the real operators after them.
 """
 import contextlib
 import importlib
@@ -155,7 +155,7 @@ class FakeStep(Timeline):
 
     def _ref(self, x: Any) -> Any:
         if isinstance(x, FakeTensor):
-            return _Ref(self._number(x), x.dtype, tuple(x.shape), tuple(x.stride()), x.storage_offset())
+            return _Ref(self._number(x), x.dtype, tuple(x.shape), tuple(x.stride()), int(x.storage_offset()))
         return x.detach().clone() if isinstance(x, Tensor) else x
 
     def _record(self, func: Any, args: tuple, kwargs: dict, out: Any) -> None:

@@ -1,6 +1,6 @@
 """Peak bytes of a training step, foretold without its arithmetic or counted in a real one."""
 import contextlib
-from collections import Counter
+from collections import defaultdict
 from typing import Any, Dict, Iterator, List, Sequence
 
 import torch
@@ -28,6 +28,9 @@ class Forecast:
         activations: Most bytes alive at once besides these and what is fixed.
         peak: Most bytes alive at once, everything counted.
         peak_at: Number of the allocation with which the peak was reached.
+        gradients_at_peak: Bytes of the weights' gradients that are alive then.
+        macs: Multiply-accumulates of convolutions, products of matrices and attention.
+        made: Bytes of all tensors that were made.
     """
 
     def __init__(self, batch: Batch, fixed: Dict[str, int], timeline: Timeline, gradients: Sequence[Allocation]):
@@ -39,6 +42,9 @@ class Forecast:
         alive = self.alive(self.allocations)
         self.peak_at = max(range(len(alive)), key=alive.__getitem__)
         self.peak = sum(fixed.values()) + alive[self.peak_at]
+        self.gradients_at_peak = sum(self.at_peak(0)['gradients'].values())
+        self.macs = timeline.macs
+        self.made = sum(a.bytes for a in self.allocations)
 
     def alive(self, allocations: Sequence[Allocation]) -> List[int]:
         """Bytes of some allocations that are alive after each allocation of the step."""
@@ -74,7 +80,7 @@ class Forecast:
 
 
 def _by_path(allocations: Any, depth: int) -> Dict[str, int]:
-    sums: Dict[str, int] = Counter()
+    sums: Dict[str, int] = defaultdict(int)
     for a in allocations:
         sums['.'.join(a.path.split('.')[:depth])] += a.bytes
     return dict(sums)
@@ -104,6 +110,8 @@ class Forecaster:
         Raises:
             ProblemError: If the model does not train on such a batch.
         """
+        if self.training.kind != 'mmdet':
+            batch = batch._replace(objects=0)
         data = self.training.data(batch)
         data['inputs'] = tree_map_only(Tensor, self._fake.from_tensor, data['inputs'])
         with phase(f'a training step with {describe(batch)}', 'Try another --image; --traceback shows where it ended'):
@@ -112,10 +120,21 @@ class Forecaster:
             return _run(self.training, batch, data, step, more)
 
 
-def count(cfg: Config, batch: Batch) -> Forecast:
-    """Run a real step on the CPU, with random weights, and count."""
-    training = Training(cfg)
-    return _run(training, batch, training.data(batch), Timeline(training.model), {})
+class Counter:
+    """Runs real steps of a config on the CPU, with random weights, and counts.
+
+    Args:
+        cfg: The config.
+    """
+
+    def __init__(self, cfg: Config):
+        self.training = Training(cfg)
+
+    def __call__(self, batch: Batch) -> Forecast:
+        """Run a step."""
+        data = self.training.data(batch)
+        data['inputs'] = tree_map_only(Tensor, lambda x: x.random_(256), data['inputs'])
+        return _run(self.training, batch, data, Timeline(self.training.model), {})
 
 
 def describe(batch: Batch) -> str:
@@ -129,6 +148,12 @@ def _run(training: Training, batch: Batch, data: Dict[str, Any], timeline: Timel
     images = data['inputs'] if isinstance(data['inputs'], list) else [data['inputs']]
     fixed = {**training.fixed_bytes(), 'batch': sum(x.nbytes for x in images), **more}
     del images
+    counts = training.optim_wrapper._accumulative_counts
+    if counts > 1:  # the last of the steps that accumulate: its gradients are added to those of the others
+        training.optim_wrapper.initialize_count_status(training.model, counts - 1, counts * 2)
+        for weight in training.weights():
+            weight.grad = torch.zeros_like(weight)
+        fixed['accumulated gradients'] = sum(w.nbytes for w in training.weights())
     torch.manual_seed(0)
     with _marked(training, timeline, gradients), timeline.following():
         training.model.train_step(data, training.optim_wrapper)
@@ -151,7 +176,7 @@ def _marked(training: Training, timeline: Timeline, gradients: List[Allocation])
         gradients.extend({id(a): a for a in found if a is not None}.values())
         timeline.begin('optimizer')
 
-    wrapper.backward = marked  # type: ignore[method-assign]
+    wrapper.backward = marked
     try:
         yield
     finally:

@@ -38,8 +38,8 @@ def as_text(forecast: Forecast, depth: int) -> str:
     alive, fixed = forecast.at_peak(depth), forecast.fixed
     rows = [(kind, nbytes) for kind, nbytes in fixed.items()]
     rows += [(kind, sum(parts.values())) for kind, parts in alive.items()]
-    lines = [f'{describe(forecast.batch)}, {forecast.batch.objects} objects each: {mib(forecast.peak)} at the peak, '
-             f'{_moment(forecast)}']
+    objects = f', {forecast.batch.objects} objects each' * bool(forecast.batch.objects)
+    lines = [f'{describe(forecast.batch)}{objects}: {mib(forecast.peak)} at the peak, {_moment(forecast)}']
     lines += [f'  {kind:30s}{mib(nbytes):>16s}' for kind, nbytes in rows]
     kept, parts = forecast.kept(depth), alive['kept for backward']
     lines.append(f'{"kept for backward by":32s}{"after forward":>16s}{"at the peak":>16s}')
@@ -84,7 +84,7 @@ def write_json(content: Dict[str, Any], file: str) -> None:
 
 
 def draw(forecast: Forecast, file: str, depth: int = 2, title: str = '', memory: Optional[int] = None) -> None:
-    """Draw the bytes alive over the step, by part; a line where `memory` ends."""
+    """Draw the bytes alive over the step, by part; a line where `memory` ends, if that is near."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     curves = _curves(forecast, depth)
@@ -93,13 +93,13 @@ def draw(forecast: Forecast, file: str, depth: int = 2, title: str = '', memory:
     rows = [[fixed] * len(forecast.allocations), *curves.values()]
     figure = Figure(figsize=(11, 5), layout='constrained')
     axes = figure.subplots()
-    colours = ['#bdbdbd', *(colormaps['tab20'](i % 20) for i in range(len(curves)))]
+    colours: Any = ['#bdbdbd', *(colormaps['tab20'](i % 20) for i in range(len(curves)))]
     axes.stackplot(range(len(forecast.allocations)), [[x / MIB for x in row] for row in rows], labels=labels,
                    colors=colours, step='post', linewidth=0)
     for name, mark in forecast.marks.items():
         axes.axvline(mark, color='black', linewidth=0.8, linestyle=':')
-        axes.text(mark, axes.get_ylim()[1], f' {name}', va='top')
-    if memory is not None:
+        axes.annotate(f' {name}', (mark, 1), xycoords=('data', 'axes fraction'), va='top')
+    if memory is not None and memory < 1.5 * forecast.peak:
         axes.axhline(memory / MIB, color='red', linewidth=1)
     axes.set(xlabel='tensors made since the step began', ylabel='MiB alive', xlim=(0, len(forecast.allocations)),
              title=f'{title}{describe(forecast.batch)}: {mib(forecast.peak)}')
@@ -117,7 +117,7 @@ def _curves(forecast: Forecast, depth: int) -> Dict[str, List[int]]:
     largest = set(sorted(most, key=lambda name: -most[name])[:_PARTS]) | {_GRADIENTS}
     shown: Dict[str, List[Allocation]] = {}
     for name, allocations in groups.items():  # in the order of the forward
-        name = name if name in largest else f'{name.split(".")[0]}, rest'.lstrip(', ')
+        name = name if name in largest or not name else f'{name.split(".")[0]}, rest'
         shown.setdefault(name or 'elsewhere', []).extend(allocations)
     gradients = shown.pop(_GRADIENTS, [])
     return {name: forecast.alive(allocations) for name, allocations in [*shown.items(), (_GRADIENTS, gradients)]}

@@ -3,7 +3,7 @@ from typing import Callable, Dict, NamedTuple, Optional
 
 from mmrev.problems import ProblemError
 
-from .forecast import Forecast, Forecaster
+from .forecast import Forecast
 from .training import Batch
 
 _SIDE = 32  # pixels
@@ -16,7 +16,7 @@ class Fit(NamedTuple):
     peak: int
 
 
-def largest(forecaster: Forecaster, forecast: Forecast, memory: int) -> Dict[str, Fit]:
+def largest(forecaster: Callable[[Batch], Forecast], forecast: Forecast, memory: int) -> Dict[str, Fit]:
     """The most images of this size, and the largest images in this number, for that many bytes."""
     batch = forecast.batch
     found = {'batch': _search(lambda n: batch._replace(images=n), batch.images, forecaster, memory)}
@@ -33,20 +33,23 @@ def largest(forecaster: Forecaster, forecast: Forecast, memory: int) -> Dict[str
     return found
 
 
-def _search(batch_of: Callable[[int], Batch], start: int, forecaster: Forecaster, memory: int) -> Fit:
+def _search(batch_of: Callable[[int], Batch], start: int, forecaster: Callable[[Batch], Forecast], memory: int) -> Fit:
     """The largest number whose batch fits; the peak grows with it, nearly along a line."""
     peaks: Dict[int, int] = {}
     low, high, guess = 0, _MOST, start
     while high - low > 1:
+        width = high - low
         peaks[guess] = forecaster(batch_of(guess)).peak
         low, high = (guess, high) if peaks[guess] <= memory else (low, guess)
-        guess = min(max(_crossing(peaks, low, high, memory), low + 1), high - 1)
+        slow = len(peaks) > 3 and high - low > width // 2
+        guess = (low + high) // 2 if slow else min(max(_crossing(peaks, memory), low + 1), high - 1)
     return Fit(batch_of(low), peaks[low]) if low else Fit(None, 0)
 
 
-def _crossing(peaks: Dict[int, int], low: int, high: int, memory: int) -> int:
-    """Where the line through two of the points nearest to the bound meets it."""
+def _crossing(peaks: Dict[int, int], memory: int) -> int:
+    """Where the line through the two points nearest to the bound meets it."""
     if len(peaks) == 1:
-        return 2 * low or high // 2
-    (a, y), (b, z) = sorted((n, peaks[n]) for n in sorted(peaks, key=lambda n: abs(peaks[n] - memory))[:2])
-    return int(a + (memory - y) * (b - a) / (z - y)) if z > y else (low + high) // 2
+        (n, peak), = peaks.items()
+        return 2 * n if peak <= memory else n // 2
+    (a, y), (b, z) = sorted(sorted(peaks.items(), key=lambda point: abs(point[1] - memory))[:2])
+    return a + int((memory - y) * (b - a) / (z - y)) if z > y else b + 1

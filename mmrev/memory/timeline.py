@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 
-from mmrev.compat import notice_freed, when_freed
+from mmrev.compat import flop_registry, notice_freed, when_freed
 
 # What mmdet's parts are run by, besides their call.
-_METHODS = ('loss', 'loss_and_predict', 'loss_and_target', 'loss_by_feat', 'predict', 'predict_by_feat', 'forward_train')
+_METHODS = ('loss', 'loss_and_predict', 'loss_and_target', 'loss_by_feat', 'predict', 'predict_by_feat')
+
+_OPERATIONS = flop_registry()
 
 
 class Allocation:
@@ -46,6 +48,7 @@ class Timeline(TorchDispatchMode):
     Attributes:
         allocations: In the order in which they were made.
         marks: Number of allocations made when each phase after the forward began.
+        macs: Multiply-accumulates of convolutions, products of matrices and attention so far.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -53,6 +56,7 @@ class Timeline(TorchDispatchMode):
         self.model = model
         self.allocations: List[Allocation] = []
         self.marks: Dict[str, int] = {}
+        self.macs = 0
         self._phase = 'forward'
         self._names = {module: name for name, module in model.named_modules()}
         self._running = ['']
@@ -120,6 +124,9 @@ class Timeline(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         out = self._call(func, args, kwargs or {})
+        count = _OPERATIONS.get(func.overloadpacket)
+        if count is not None:
+            self.macs += count(*args, **(kwargs or {}), out_val=out) // 2
         returns = func._schema.returns
         made = (out, ) if len(returns) == 1 else out or ()
         path = self._path()

@@ -62,11 +62,23 @@ class Training:
         if cfg.get('data_preprocessor'):
             config.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
         with phase('`model` cannot be built', f'Fix it in {cfg.filename}; `mmrev check` says more'):
-            self.model: nn.Module = revert_sync_batchnorm(MODELS.build(config))
+            self.model: Any = revert_sync_batchnorm(MODELS.build(config))
         self.kind = _kind(self.model)
         self._masks = _loads(cfg, 'with_mask')
         self._stuff = _loads(cfg, 'with_seg')
         self._classes = _num_classes(cfg.model)
+        with phase('what the config changes in the model', f'Fix it in {cfg.filename}; --traceback shows where'):
+            self._change(cfg)
+        self._averaged = any(_name(hook) == 'EMAHook' for hook in cfg.get('custom_hooks') or ())
+        self.model.train()
+        prepare(self.model)
+        with phase('`optim_wrapper` cannot be built', f'Fix it in {cfg.filename}; `mmrev check` says more'):
+            self.optim_wrapper: OptimWrapper = build_optim_wrapper(self.model, copy.deepcopy(cfg.optim_wrapper))
+        if hasattr(self.model, 'rpn_head'):
+            _add_good_proposals(self.model.rpn_head)
+        self._make_state()
+
+    def _change(self, cfg: Config) -> None:
         if cfg.get('activation_checkpointing') is not None:
             turn_on_activation_checkpointing(self.model, cfg.activation_checkpointing)
         if cfg.get('efficient_conv_bn_eval') is not None:
@@ -76,17 +88,11 @@ class Training:
         for name in _HOOKS:
             if name in hooks:
                 HOOKS.build(hooks[name]).before_train(runner)
-        self._averaged = 'EMAHook' in hooks
-        self.model.train()
-        prepare(self.model)
-        with phase('`optim_wrapper` cannot be built', f'Fix it in {cfg.filename}; `mmrev check` says more'):
-            self.optim_wrapper: OptimWrapper = build_optim_wrapper(self.model, copy.deepcopy(cfg.optim_wrapper))
-        if hasattr(self.model, 'rpn_head'):
-            _add_good_proposals(self.model.rpn_head)
-        self._make_state()
 
     def _make_state(self) -> None:
         optimizer = self.optim_wrapper.optimizer
+        for group in optimizer.param_groups:
+            group['lr'] = 0.  # several steps on images without content do not diverge
         for weight in self.weights():
             weight.grad = torch.zeros_like(weight)
         optimizer.step()
@@ -211,7 +217,7 @@ def _add_good_proposals(rpn_head: nn.Module) -> None:
             proposals[i] = InstanceData.cat([good, proposals[i]])
         return losses, proposals
 
-    rpn_head.loss_and_predict = with_good_proposals
+    rpn_head.__dict__['loss_and_predict'] = with_good_proposals
 
 
 def default_batch(cfg: Config) -> Batch:
