@@ -22,7 +22,7 @@ PARTS = (
     ('models', ),
     ('surgery', ),
     ('memory', 'analysis'),
-    ('hooks', 'optim', 'datasets'),
+    ('hooks', 'optim', 'datasets', 'strategies'),
     ('apis', ),
     ('diagnosis', ),
     ('doctor', 'cli'),

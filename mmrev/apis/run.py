@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # Keys that mmengine, mmdet and mmpretrain read from a config in addition to the arguments of the runner.
 _READ_BESIDES = ('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
-                 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'sync_bn', 'tta_model', 'tta_pipeline',
-                 'pretrained')  # for which `diagnosis.config.sections` names a replacement
+                 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn',
+                 'tta_model', 'tta_pipeline', 'pretrained')  # for which `diagnosis.config.sections` names a replacement
 
 
 def load_config(file: str, options: Optional[Dict[str, Any]] = None) -> 'Config':

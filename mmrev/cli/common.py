@@ -1,5 +1,6 @@
 """What the commands share: arguments, reading the config, reporting errors."""
 import argparse
+import gc
 import json
 import os
 import os.path as osp
@@ -53,6 +54,7 @@ def _leave_process_group() -> None:
     """Destroy the process group: a process that exits with one may abort, because its threads still run."""
     distributed = sys.modules.get('torch.distributed')
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        gc.collect()  # sharded weights refer to the group, in circles
         distributed.destroy_process_group()
 
 

@@ -4,7 +4,7 @@ from typing import Any, Callable, Iterator
 
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
-from mmengine.runner import BaseLoop
+from mmengine.runner import BaseLoop, Runner
 
 from mmrev.problems import phase
 from mmrev.registry import HOOKS
@@ -22,7 +22,8 @@ class PhaseHook(Hook):
 
     def before_run(self, runner) -> None:
         """Name the phases; by now the loops have been built."""
-        _name(runner, '_init_model_weights', lambda: 'initializing the weights', 2)
+        if isinstance(runner, Runner):  # a FlexibleRunner has initialized them
+            _name(runner, '_init_model_weights', lambda: 'initializing the weights', 2)
         _name(runner, 'load_or_resume', lambda: f'loading `{runner._load_from or runner.work_dir}`', 2)
         for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
             if isinstance(loop, BaseLoop):

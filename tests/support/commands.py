@@ -1,6 +1,7 @@
 """Commands in processes of their own, and what they say of a mistake."""
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -37,27 +38,44 @@ def succeed(*command, cwd) -> str:
     return output
 
 
-def forked(*arguments, cwd):
+def forked(*arguments, cwd, processes=1):
     """`mmrev` in a fork of this process, which has imported everything: exit status and standard error.
 
     A run within this process would find the visualizers and loggers that mmengine keeps of another one.
+
+    Args:
+        arguments: Of the command.
+        cwd: Where it runs.
+        processes: How many run it, as a launcher starts them for ``--launcher pytorch``. The status is that of the
+            first that failed, in the order of their ranks.
     """
-    with tempfile.TemporaryFile('w+') as errors, tempfile.TemporaryFile('w+') as output:
-        child = os.fork()
-        if child == 0:
-            status = 99
-            try:
-                os.chdir(cwd)
-                os.dup2(output.fileno(), 1)
-                os.dup2(errors.fileno(), 2)
-                sys.stdout, sys.stderr = os.fdopen(1, 'w'), os.fdopen(2, 'w')
-                status = main([str(argument) for argument in arguments])
-                sys.stderr.flush()
-            finally:
-                os._exit(status)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with tempfile.TemporaryFile('w+') as errors, tempfile.TemporaryFile('w+') as output, socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        environment = dict(WORLD_SIZE=str(processes), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free.getsockname()[1]))
+        free.close()
+        children = [_fork(arguments, cwd, output, errors, dict(environment, RANK=str(rank), LOCAL_RANK=str(rank)))
+                    for rank in range(processes)]
+        statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         errors.seek(0)
-        return status, errors.read()
+        return next(filter(None, statuses), 0), errors.read()
+
+
+def _fork(arguments, cwd, output, errors, environment) -> int:
+    """Start `mmrev` in a fork of this process; its id."""
+    child = os.fork()
+    if child == 0:
+        status = 99
+        try:
+            os.chdir(cwd)
+            os.environ.update(environment)
+            os.dup2(output.fileno(), 1)
+            os.dup2(errors.fileno(), 2)
+            sys.stdout, sys.stderr = os.fdopen(1, 'w'), os.fdopen(2, 'w')
+            status = main([str(argument) for argument in arguments])
+            sys.stderr.flush()
+        finally:
+            os._exit(status)
+    return child
 
 
 def mmrev(*arguments) -> tuple:

@@ -29,8 +29,9 @@ def train(work_dir, *hooks):
     train_regression(work_dir, 3, [SafeCheckpointHook(), *hooks], default_hooks=KEPT)
 
 
-@pytest.mark.parametrize('patience, reason', [(2, '2 iterations in a row'),
-                                              (20, 'a checkpoint would hold useless weights')])
+@pytest.mark.parametrize('patience, reason', [
+    (2, '2 iterations in a row'), (20, 'a checkpoint would hold useless weights')
+])
 def test_it_stops_and_keeps_the_last_finite_checkpoint(tmp_path, patience, reason):
     with pytest.raises(ProblemError) as caught:
         train(tmp_path, FiniteLossHook(patience), Spoil([3], weights=True))
