@@ -1,9 +1,9 @@
 """A training step without its arithmetic: tensors have shapes, and values only where the step asks for them.
 
 What a network computes from images and weights has no values here (they are `FakeTensor` of PyTorch). Anchors, boxes,
-labels and whatever else follows from the data have theirs, so target assignment and sampling really run. Where code asks
-for a value that depends on the network, as the selection of proposals does, that value is computed from stand-ins: small
-random numbers for the outputs of convolutions and products of matrices, and the real operators after them.
+labels and whatever else follows from the data have theirs, so target assignment and sampling really run. Where code
+asks for a value that depends on the network, as the selection of proposals does, that value is computed from stand-ins:
+small random numbers for the outputs of convolutions and products of matrices, and the real operators after them.
 """
 import contextlib
 import importlib

@@ -12,7 +12,8 @@ from torch.utils._pytree import tree_map_only
 from mmrev.compat import notice_freed, when_freed
 
 # What mmdet's parts are run by, besides their call.
-_METHODS = ('loss', 'loss_and_predict', 'loss_and_target', 'loss_by_feat', 'predict', 'predict_by_feat', 'forward_train')
+_METHODS = ('loss', 'loss_and_predict', 'loss_and_target', 'loss_by_feat', 'predict', 'predict_by_feat',
+            'forward_train')
 
 
 class Allocation:
