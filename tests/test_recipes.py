@@ -120,6 +120,7 @@ def test_the_ten_lines_for_folders_fit_any_of_our_classifiers(base, tmp_path):
     assert cfg.custom_hooks == [] and cfg.optim_wrapper.keys() - {'_scope_'} == {'type', 'optimizer'}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('base', TRAINED)
 def test_the_ten_lines_for_folders_train_and_validate(base, tmp_path, monkeypatch):
     for split, count in (('train', 2), ('val', 1)):

@@ -1,6 +1,6 @@
 """Layers that need torch alone.
 
-Each file shows a formula; :mod:`mmrev.layers.fused` has the forms that are faster or keep less for backward.
+Each file shows a formula; :mod:`mmrev.layers.fused` has forms that are faster or store less for backward.
 """
 from typing import Any
 

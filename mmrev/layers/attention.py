@@ -89,12 +89,13 @@ class MultiheadAttention(nn.Module):
 class WindowAttention(MultiheadAttention):
     """Attention within (shifted) windows, with a bias by relative position (Swin, Liu et al. 2021, eq. 4).
 
-    A map whose sides are no multiples of the window is padded with zeros, which take part, as published.
+    A map whose sides are not multiples of the window is padded with zeros, which take part in the attention as
+    published.
 
     Args:
         window_size: Side of a window, in tokens.
-        shift: By how many tokens the windows are shifted down and right, cyclically.
-        shift_back: Whether what was attended returns to its place. minREV's code leaves it shifted.
+        shift: Number of tokens by which the windows are shifted down and right, cyclically.
+        shift_back: Whether to shift the output back. minREV's code leaves it shifted.
         **kwargs: ``embed_dims``, ``num_heads``, ``qkv_bias``, ``attn_drop_rate``, ``drop_rate``: See
             :class:`MultiheadAttention`.
 
@@ -161,21 +162,21 @@ def apart_in_windows(height: int, width: int, window_size: int, shift: int, devi
 class PoolingAttention(MultiheadAttention):
     """Attention between pooled queries, keys and values (MViTv2, Li et al. 2022, eqs. 1 to 6).
 
-    Queries, keys and values are pooled by depthwise convolutions that all heads share, then normed; the pooled query
-    is added to the output, and the relative position enters as one term per axis. Within windows the pooled maps are
-    divided, so that a window sees its own share of the keys.
+    Queries, keys and values are pooled by depthwise convolutions that all heads share, then normalized; the pooled
+    query is added to the output, and the relative position enters as one term per axis. Within windows the pooled maps
+    are divided, so that a window sees its own share of the keys.
 
     Args:
         embed_dims: Channels; a multiple of ``num_heads``.
         num_heads: Heads.
         input_size: Height and width, in tokens, that the tables of relative positions are made for. Others resize
             them.
-        kernel_size: Of the pooling convolutions; odd.
-        stride_q: Of the queries' pooling, and so of the output.
-        stride_kv: Of the keys' and values' pooling.
+        kernel_size: Kernel size of the pooling convolutions; odd.
+        stride_q: Stride of the pooling of queries, and so of the output.
+        stride_kv: Stride of the pooling of keys and values.
         window_size: Side of a window before pooling, in tokens; 0 attends to the whole map.
         residual_pooling: Whether to add the pooled query.
-        norm_eps: Of the norms after pooling.
+        norm_eps: ``eps`` of the norms after pooling.
         **kwargs: ``qkv_bias``, ``attn_drop_rate``, ``drop_rate``: See :class:`MultiheadAttention`.
 
     Shape:
@@ -220,7 +221,7 @@ class PoolingAttention(MultiheadAttention):
         return self.drop(self.proj(y))
 
     def _pool(self, name: str, x: Tensor) -> Tensor:
-        """``(B * heads, d, H, W)`` into the pooled and normed ``(B * heads, H', W', d)``."""
+        """``(B * heads, d, H, W)`` into the pooled and normalized ``(B * heads, H', W', d)``."""
         pool, norm = getattr(self, f'pool_{name}'), getattr(self, f'norm_{name}')
         return norm(pool(x).permute(0, 2, 3, 1))
 

@@ -5,7 +5,7 @@ from .fused.conv_norm import can_fold, folded, is_product, product
 
 
 def convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """``conv(x)``, as a product of matrices where that is faster on a CPU.
+    """``conv(x)``, as a matrix product where that is faster on a CPU.
 
     Shape:
         Input: ``(B, C, H, W)``; output: that of ``conv``.

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 class DropPath(nn.Module):
     """In training, zeroes whole samples with probability ``drop_prob`` and scales the others by its complement.
 
-    One product with a mask of one number per sample: nothing is kept for backward but the mask.
+    One product with a mask of one number per sample; only the mask is stored for backward.
 
     Args:
         drop_prob: Probability in ``[0, 1)``.

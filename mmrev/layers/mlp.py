@@ -11,14 +11,14 @@ from .fused.guard import may_fuse
 class MLP(nn.Module):
     """``fc2(gelu(fc1(x)))``.
 
-    In training the output of ``fc1`` is all that is kept of the wide layer, where autograd keeps GELU's input and
-    output. It can be differentiated once.
+    In training, only the output of ``fc1`` is stored of the wide layer, where autograd would store input and output of
+    GELU. It can be differentiated once.
 
     Args:
         embed_dims: Channels of the input.
         hidden_dims: Channels in between.
         out_dims: Channels of the output; None is ``embed_dims``.
-        drop_rate: Dropout after GELU and after the last layer. With dropout autograd keeps what it keeps.
+        drop_rate: Dropout after GELU and after the last layer. With dropout, autograd stores both.
 
     Shape:
         Input: ``(..., embed_dims)``; output: ``(..., out_dims)``.

@@ -1,4 +1,4 @@
-"""From the image to tokens, from tokens to fewer, and what tells tokens their place."""
+"""From images to tokens, from tokens to fewer tokens, and position embeddings."""
 import math
 from typing import Optional, Tuple
 

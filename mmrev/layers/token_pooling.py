@@ -1,4 +1,4 @@
-"""The parameter-free layer that takes the place of self-attention (Han et al. 2022, arXiv:2202.02777)."""
+"""The parameter-free layer that replaces self-attention (Han et al. 2022, arXiv:2202.02777)."""
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -10,8 +10,8 @@ from .max_pool import max_pool_tokens
 class TokenPooling(nn.Module):
     """Expand, pool the tokens' map by 3x3 maxima, project: ``fc2(gelu(max(gelu(fc1(x)))))``.
 
-    The tokens stay as they lie in memory, channels last. Both activations are the published ones. In training the
-    output of ``fc1`` is all that is kept of the wide layer; it can be differentiated once.
+    The tokens stay as they lie in memory, channels last. Both activations are the published ones. In training,
+    only the output of ``fc1`` is stored of the wide layer; it can be differentiated once.
 
     Args:
         embed_dims: Channels of input and output.

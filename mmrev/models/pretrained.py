@@ -1,7 +1,7 @@
-"""Start from weights: ``init_cfg=dict(type='mmrev.Pretrained', checkpoint=FILE)``, the initializer of our configs.
+"""Load weights: ``init_cfg=dict(type='mmrev.Pretrained', checkpoint=FILE)``, the initializer in mmrev's configs.
 
-mmengine's ``Pretrained`` cannot be written down before there is a checkpoint, and mmengine refuses to merge a dict into
-``init_cfg=None``. Ours does nothing while its checkpoint is None, so a config carries the entry, and a child config or
+mmengine's ``Pretrained`` needs a checkpoint, and mmengine refuses to merge a dict into ``init_cfg=None``. This one does
+nothing while its checkpoint is None, so a config contains the entry, and a child config or
 ``--cfg-options model.backbone.init_cfg.checkpoint=FILE`` sets this one value.
 """
 import re
@@ -21,16 +21,16 @@ _OTHER_SHAPE = re.compile(r'size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.
 
 @WEIGHT_INITIALIZERS.register_module(name='Pretrained')
 class Pretrained:
-    """Initialize the parts of a module as they do by themselves, then load a checkpoint's weights, if one is given.
+    """Initialize the parts of a module with their own defaults, then load the weights of a checkpoint, if given.
 
     Args:
         checkpoint: Path, ``http(s)://`` address, ``mmrev://NAME``, or whatever else mmengine loads; None loads nothing.
-        prefix: What the module's names begin with in a checkpoint of a whole model. If no name there begins with it,
-            the checkpoint is taken for one of the module alone.
+        prefix: Prefix of the module's names in a checkpoint of a whole model. If no name has it, the checkpoint is
+            taken as one of the module alone.
         map_location: See `torch.load`.
 
     Raises:
-        ProblemError: When called, if the checkpoint gives the module no parameter, or most in another shape.
+        ProblemError: When called, if the checkpoint has no parameter of the module, or most in another shape.
     """
 
     def __init__(self, checkpoint: Optional[str] = None, prefix: Optional[str] = None, map_location: Any = 'cpu'):
@@ -55,7 +55,7 @@ class Pretrained:
                 child.init_weights()
                 child.is_init = True
         print_log(load_weights(module, content, self.checkpoint, self.prefix), logger='current')
-        if hasattr(module, '_params_init_info'):  # mmengine's record of who initialized what
+        if hasattr(module, '_params_init_info'):  # mmengine's record of initializations
             update_init_info(module, init_info=f'Pretrained: load from {self.checkpoint}')
 
 
@@ -76,26 +76,26 @@ def initialization(init_cfg: InitCfg, default: Iterable[dict]) -> List[dict]:
 
 
 def starts_from_weights(init_cfg: InitCfg) -> bool:
-    """Whether an ``init_cfg`` names a checkpoint, by mmengine's initializer or by ours."""
+    """Whether an ``init_cfg`` names a checkpoint, with the initializer of mmengine or mmrev."""
     entries = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {}]
     kinds = ('mmrev.Pretrained', Pretrained, 'Pretrained', PretrainedInit)
     return any(entry.get('type', kinds[0]) in kinds and entry.get('checkpoint') is not None for entry in entries)
 
 
 def load_weights(module: nn.Module, content: Any, source: str, prefix: Optional[str] = None) -> str:
-    """Load into a module what a checkpoint holds of it.
+    """Load the weights of a module from a checkpoint.
 
     Args:
         module: The module.
-        content: What the checkpoint holds: a state dict, or a dict with one as ``state_dict``.
-        source: Where it is from.
+        content: Content of the checkpoint: a state dict, or a dict with one as ``state_dict``.
+        source: Path or address of the checkpoint.
         prefix: See `Pretrained`.
 
     Returns:
-        How many tensors were loaded, and what is missing or left over, in a line.
+        One line with the number of loaded tensors, and those that are missing or unused.
 
     Raises:
-        ProblemError: If it gives the module no parameter, or most in another shape.
+        ProblemError: If it has no parameter of the module, or most in another shape.
     """
     kind = type(module).__name__
     weights = _tensors(content)

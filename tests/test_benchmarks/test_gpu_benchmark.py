@@ -13,6 +13,7 @@ from mmrev.reversible import ReversibleSequence
 CPU = On(torch.device('cpu'), is_small=True)
 
 
+@pytest.mark.slow
 def test_the_logic_runs_on_the_cpu(monkeypatch, tmp_path):
     out = tmp_path / 'found' / 'table.md'
     monkeypatch.setattr(sys, 'argv', ['gpu_benchmark.py', '--device', 'cpu', '--tiny', '--rounds', '1', '--only', 'R50',

@@ -22,6 +22,7 @@ def report(monkeypatch, tmp_path, *arguments):
     return status, re.findall(r'^\| (.*?) \| (pass|fail|skipped) \| (.*) \| [\d.]+ \|$', text, re.M), text
 
 
+@pytest.mark.slow
 def test_the_logic_of_the_checks_runs_on_the_cpu(monkeypatch, tmp_path):
     status, lines, _ = report(monkeypatch, tmp_path, '--device', 'cpu', '--small', '--only', *QUICK)
     assert [line for line in lines if line[1] == 'fail'] == [] and status == 0

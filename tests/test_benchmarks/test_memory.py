@@ -20,6 +20,7 @@ def peak(network, device, batch):
     return memory.peak
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('network', [
     networks.classifier(0),
     networks.classifier(0, 'plain'),
@@ -37,6 +38,7 @@ NARROW = {  # few channels, so that the activations decide where the peak is
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mode', networks.MODES)
 @pytest.mark.parametrize('name', NARROW)
 def test_an_image_takes_the_same_of_a_transformer_on_the_meta_device_and_on_the_cpu(name, mode):
@@ -67,6 +69,7 @@ def test_dropout_and_drop_path_count_the_same_on_the_meta_device():
     assert peak(network, 'meta', 3) == peak(network, 'cpu', 3)
 
 
+@pytest.mark.slow
 def test_the_parts_of_the_peak_are_all_of_it():
     network = networks.backbone('s0', *SMALL)
     parts = peak_parts.find_parts(network, batch=5)
@@ -88,6 +91,7 @@ def test_the_parts_of_the_peak_are_named():
     }
 
 
+@pytest.mark.slow
 def test_the_streams_are_found_among_the_parts():
     network = networks.backbone('s0', *SMALL)
     parts = peak_parts.find_parts(network, batch=2)

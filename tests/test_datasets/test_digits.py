@@ -42,6 +42,7 @@ def hashes(folder):
             for path in sorted(folder.rglob('*')) if path.is_file()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('task', ['detection', 'classification'])
 def test_same_options_give_the_same_bytes_and_another_seed_gives_others(task, tmp_path):
     for name, seed in (('a', '3'), ('b', '3'), ('c', '4')):

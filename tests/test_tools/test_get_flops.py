@@ -92,6 +92,7 @@ def test_counting_leaves_the_model_as_it_was():
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('size', range(7))
 def test_the_classifiers_have_the_published_parameters_and_macs(tool, size):
     cfg = Config.fromfile(ROOT / 'configs' / 'revbifpn' / f'revbifpn-s{size}_8xb128_in1k.py')
@@ -101,6 +102,7 @@ def test_the_classifiers_have_the_published_parameters_and_macs(tool, size):
     assert (counts[''].parameters, counts[''].published) == (parameters, macs)
 
 
+@pytest.mark.slow
 def test_a_detector_is_counted_with_all_its_proposals(tool, capsys):
     assert tool.main([str(ROOT / 'configs' / 'revbifpn' / 'faster_rcnn_revbifpn_s0.py')]) == 0
     rows = {row.split()[0]: row.split()[1:] for row in capsys.readouterr().out.splitlines()}

@@ -31,7 +31,7 @@ class PFViT(PFTransformer):
         patch_size: Side of a patch, in pixels.
         in_channels: Channels of the image.
         out_indices: Blocks after which the map of tokens is returned, from 0, or from -1, the last, backwards. The
-            last block's is normed.
+            last block's is normalized.
         mlp_ratio: Factor of the MLPs' channels.
         drop_rate: Dropout after the position embedding and in all blocks.
         attn_drop_rate: Dropout of the attention weights.

@@ -32,7 +32,7 @@ class PiT(PFTransformer):
         operation: Of the odd blocks: ``'attention'`` for PiT, or ``'max'`` for PiT-max.
         img_size: Height and width, in pixels, that the position embedding is made for. Others resize it.
         in_channels: Channels of the image.
-        out_indices: Stages whose maps of tokens are returned, of 0 ... 2. The last one's is normed.
+        out_indices: Stages whose maps of tokens are returned, of 0 ... 2. The last one's is normalized.
         mlp_ratio: Factor of the MLPs' channels.
         drop_rate: Dropout after the position embedding and in all blocks.
         attn_drop_rate: Dropout of the attention weights.

@@ -64,7 +64,7 @@ class RevMViT(Backbone):
         window_size: Side of the first stage's windows, in tokens, halved with each stage. The last block of each stage
             but the first attends to the whole map.
         residual_pooling: Whether attention adds the pooled queries (MViTv2, eq. 6).
-        out_indices: Stages after which a normed level leaves, from 0, or from -1, the last, backwards.
+        out_indices: Stages after which a normalized level leaves, from 0, or from -1, the last, backwards.
         out_type: ``'featmap'``, maps; or ``'avg_featmap'``, their means.
         norm_pooled: Norm the mean of a level instead of its tokens (minREV); of ``'avg_featmap'``.
         mlp_ratio: Channels in an MLP over those of a stream.

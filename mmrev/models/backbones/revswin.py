@@ -84,7 +84,7 @@ class RevSwin(Backbone):
         in_channels: Channels of the image.
         window_size: Side of a window, in tokens.
         shift_back: False leaves what was attended in shifted windows shifted, as minREV does.
-        out_indices: Stages after which a normed level leaves, from 0, or from -1, the last, backwards.
+        out_indices: Stages after which a normalized level leaves, from 0, or from -1, the last, backwards.
         out_type: ``'featmap'``, maps; or ``'avg_featmap'``, their means.
         mlp_ratio: Channels in an MLP over those of a stream.
         drop_rate: Dropout after the patch embedding and in all blocks.

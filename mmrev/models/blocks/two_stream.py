@@ -10,7 +10,7 @@ FUSION_MODES = ('concat', 'add', 'max', 'min', 'avg')
 
 
 class FusedStreams(nn.Module):
-    """A level that leaves the streams: their channels are concatenated, normed, and fused.
+    """A level that leaves the streams: their channels are concatenated, normalized, and fused.
 
     Args:
         norm: Of all channels; None has no norm.
