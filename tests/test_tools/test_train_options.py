@@ -1,10 +1,13 @@
 """`mmrev train --cfg-options` of what the engine can do: each option ends with the weights of the run without it."""
+import re
+from importlib.util import find_spec
+
 import pytest
 import torch
 
 from mmrev.checkpoints import allow_mmengine_checkpoints
 from support import toy_classification
-from support.commands import forked, mmrev, succeed
+from support.commands import forked, mmrev, said, succeed
 
 for part in ('datasets', 'engine', 'evaluation', 'models', 'visualization'):  # before the forks
     pytest.importorskip(f'mmpretrain.{part}')
@@ -57,3 +60,17 @@ def test_an_option_changes_how_a_run_trains_but_not_what_it_learns(options, fold
 def test_so_does_a_whole_compiled_step(folder, plain):
     succeed(*mmrev('train', 'tiny.py', '--work-dir', 'compiled', '--cfg-options', 'compile=True'), cwd=folder)
     torch.testing.assert_close(weights(folder / 'compiled'), plain, **ROUNDING)
+
+
+@pytest.mark.parametrize('options, words', [
+    (('activation_checkpointing=backbone.stem', ), '`activation_checkpointing` cannot be .* no attribute `stem`'),
+    (('activation_checkpointing=[backbone,nek]', ), '`activation_checkpointing` cannot be .* no attribute `nek`'),
+    (('runner_type=FlexibleRunner', 'strategy.type=FSDPStrategy'), 'FSDPStrategy cannot .* with --launcher none: '),
+    (('runner_type=FlexibleRunner', 'strategy.type=FSDP2'), 'FSDP2 is not in the mmengine::strategy registry'),
+    (('runner_type=FlexibleRunner', 'strategy.type=DeepSpeedStrategy'), 'DeepSpeed is not installed'),
+], ids=lambda value: ' '.join(value) if isinstance(value, tuple) else '')
+def test_what_cannot_be_prepared_ends_in_two_lines(options, words, folder):
+    if find_spec('deepspeed') and 'DeepSpeed' in words:
+        pytest.skip('DeepSpeed is installed')
+    status, errors = forked('train', 'tiny.py', '--work-dir', 'refused', '--cfg-options', *options, cwd=folder)
+    assert status == 2 and re.search(words, said(errors)[0])
