@@ -90,6 +90,10 @@ class Replay:
             function.generators += [g for g in observer.generators if id(g) not in known]
             self._draws += [(g, None, state) for g, state in observer.generators.items() if id(g) not in known]
         self._draws += draws
+        if self._draws and observer is None and not function.draws and function.is_compiled():
+            raise ReversibilityError(f'{step()} is compiled and drew random numbers, which it had not done before; '
+                                     f'call `train()` on the network when its functions begin to behave in another way')
+        function.draws = function.draws or bool(self._draws)
         for i, b in enumerate(self._found):
             if b is None:
                 continue
@@ -121,7 +125,7 @@ class Replay:
             undo = self._install()
             try:
                 if self._draws or self._autocast.matters():
-                    with rewound(self._draws), self._autocast.active():
+                    with rewound(self._draws), self._autocast.active(), self._function.running():
                         return f(*sources)
                 return f(*sources)
             finally:
