@@ -15,7 +15,7 @@ SERIES = {  # name: its networks, small to large
     'EfficientNet': [networks.efficientnet(size) for size in range(8)],
 }
 ABOVE, BELOW = (-5, 8), (5, -14)  # where a point's label is, in points from it
-LOOKS = {  # colour, marker, places of the labels; the two upper lines cross after S2 and B2
+LOOKS = {  # color, marker, places of the labels; the two upper lines cross after S2 and B2
     'RevBiFPN, reversible': ('#0b6e4f', 'o', [BELOW] * 7),
     'RevBiFPN, plain autograd': ('#c8553d', 's', [ABOVE] * 3 + [BELOW] * 4),
     'EfficientNet': ('#4a5899', '^', [BELOW] * 3 + [ABOVE] * 5),

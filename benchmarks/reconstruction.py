@@ -97,7 +97,7 @@ def main(argv=None):
     parser.add_argument('--seeds', type=int, default=3)
     parser.add_argument('--out', type=Path, default='work_dirs/benchmark_reconstruction.json')
     args = parser.parse_args(argv)
-    MMLogger.get_current_instance().setLevel('WARNING')  # initialisation is logged weight by weight
+    MMLogger.get_current_instance().setLevel('WARNING')  # initialization is logged weight by weight
     print(f'RevViT, {args.width} channels, {args.batch} images of 64 tokens, median of {args.seeds}')
     print(f'{"":10s}{"layers":>8s}{"cache_every":>13s}{"reconstruction":>16s}{"gradient":>11s}{"plain":>11s}'
           f'{"ratio":>7s}')

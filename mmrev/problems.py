@@ -39,6 +39,10 @@ class ProblemError(ValueError):
         self.status = status
 
 
+class Terminated(KeyboardInterrupt):
+    """Raised when SIGTERM ends a run, after it has saved a checkpoint."""
+
+
 @contextlib.contextmanager
 def phase(name: str, fix: str = '', status: int = 2) -> Iterator[None]:
     """Name what the block does, for the message of an exception that leaves it. The innermost of nested phases counts.

@@ -88,6 +88,7 @@ def loss_of(model, inner=None):
         return inner.parse_losses(model(**data, mode='loss'))[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', BLOCKS)
 def test_a_recipe_builds_and_trains_and_each_weight_gets_a_gradient(name, tmp_path):
     model = build(config(name, tmp_path))
@@ -102,6 +103,7 @@ def test_a_recipe_builds_and_trains_and_each_weight_gets_a_gradient(name, tmp_pa
     assert any((p != before[key]).any() for key, p in model.backbone.named_parameters() if key in before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('detector', ['RetinaNet', 'DETR'])
 def test_the_reversible_network_has_the_gradients_of_the_plain_one(detector, tmp_path):
     gradients = []
@@ -116,6 +118,7 @@ def test_the_reversible_network_has_the_gradients_of_the_plain_one(detector, tmp
             assert (gradients[1][key] - plain).norm() <= 1e-3 * plain.norm() + 1e-5 * largest, key
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('detector', ['RetinaNet', 'DETR'])
 def test_several_steps_in_a_process_group_need_no_search_for_unused_parameters(detector, tmp_path):
     distributed.init_process_group('gloo', store=distributed.HashStore(), rank=0, world_size=1)

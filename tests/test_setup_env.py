@@ -41,6 +41,7 @@ def env(tmp_path):
     return tmp_path
 
 
+@pytest.mark.subprocess
 def test_an_environment_counts_as_ready_only_once_it_says_so(env):
     assert not setup_env.is_ready(str(env), ANY)
     setup_env.write_ready(str(env), ANY)
@@ -48,6 +49,7 @@ def test_an_environment_counts_as_ready_only_once_it_says_so(env):
     assert setup_env.is_ready(str(env), CHOSEN)
 
 
+@pytest.mark.subprocess
 def test_other_pins_or_another_folder_make_an_environment_unready(env, monkeypatch):
     setup_env.write_ready(str(env), ANY)
     monkeypatch.setattr(setup_env, 'stack_file', lambda stack: str(ROOT / 'requirements' / 'onedl.txt'))
@@ -58,6 +60,7 @@ def test_other_pins_or_another_folder_make_an_environment_unready(env, monkeypat
     assert not setup_env.is_ready(str(env), ANY)
 
 
+@pytest.mark.subprocess
 def test_a_chosen_python_of_another_version_makes_an_environment_unready(env, monkeypatch):
     setup_env.write_ready(str(env), ANY)
     monkeypatch.setattr(setup_env, 'running_version', lambda: '3.99')

@@ -3,7 +3,8 @@ import copy
 from typing import Dict, Optional
 
 import torch
-from backbones import BACKBONES, build, image
+from support.backbones import BACKBONES, HEIGHT, WIDTH, build
+from support.images import image
 from torch import Tensor, nn
 
 from mmrev.reversible import ReversibleSequence, TwoStreamCoupling, check_reconstruction
@@ -59,8 +60,8 @@ def register_gradients(name: str) -> None:
     @check(f'gradients in float32, {name}')
     def against_float64(on: On) -> str:
         model = network(name)
-        exact = gradients(copy.deepcopy(model).double(), image().double())
-        found = distance(gradients(model.to(on.device), image().to(on.device)), exact)
+        exact = gradients(copy.deepcopy(model).double(), image(2, HEIGHT, WIDTH).double())
+        found = distance(gradients(model.to(on.device), image(2, HEIGHT, WIDTH).to(on.device)), exact)
         assert found < 2e-2, f'{found:.2e} away from float64 on the CPU'
         return f'{found:.1e} away from float64 on the CPU'
 
@@ -73,7 +74,7 @@ for _name in BACKBONES:
 def against_plain(on: On) -> str:
     for name in REVERSIBLE:
         model = network(name).to(on.device)
-        assert_same_gradients(model, image().to(on.device), rtol=1e-2)
+        assert_same_gradients(model, image(2, HEIGHT, WIDTH).to(on.device), rtol=1e-2)
     return f'{", ".join(REVERSIBLE)}: the same, and the same random numbers afterwards'
 
 
@@ -82,7 +83,7 @@ def register_autocast(name: str, dtype: torch.dtype) -> None:
 
     @check(f'gradients under {kind} autocast, {name}')
     def under_autocast(on: On) -> str:
-        model, x = network(name).to(on.device), image().to(on.device)
+        model, x = network(name).to(on.device), image(2, HEIGHT, WIDTH).to(on.device)
         exact = gradients(set_reversible(model, False), x)
         plain = distance(gradients(model, x, dtype), exact)
         ours = distance(gradients(set_reversible(model, True), x, dtype), exact)
@@ -101,7 +102,7 @@ def reconstruction(on: On) -> str:
     for name in REVERSIBLE:
         for dtype, allowed in ((None, 1e-4), (torch.float16, 0.1)):
             with check_reconstruction() as report:
-                gradients(network(name).to(on.device), image().to(on.device), dtype)
+                gradients(network(name).to(on.device), image(2, HEIGHT, WIDTH).to(on.device), dtype)
             worst = largest(report)
             figures.append(f'{name} {"float32" if dtype is None else "float16"} {worst:.1e}')
             assert worst < allowed, figures[-1]

@@ -12,7 +12,7 @@ from mmrev.layers import InPlaceABN, InPlaceABNSync
 from mmrev.testing import assert_same_gradients
 
 from . import On, check, needs_gpus
-from .gradients import REVERSIBLE, gradients, image, network
+from .gradients import HEIGHT, REVERSIBLE, WIDTH, gradients, image, network
 
 SIZES = ((3, 5), (0, 4))  # samples of the two processes
 
@@ -79,7 +79,7 @@ def _ddp_worker(rank: int, on: On, folder: str) -> None:
     device = _join(rank, on, folder)
     model = network('RevViT').to(device)
     ddp = DistributedDataParallel(model, device_ids=[device] if on.is_cuda else None, static_graph=False)
-    found = gradients(ddp, image()[rank:rank + 1].to(device))
+    found = gradients(ddp, image(2, HEIGHT, WIDTH)[rank:rank + 1].to(device))
     torch.save({name.removeprefix('module.'): x for name, x in found.items()}, f'{folder}/{rank}.pt')
     dist.destroy_process_group()
 
@@ -88,7 +88,7 @@ def _ddp_worker(rank: int, on: On, folder: str) -> None:
 def distributed(on: On) -> str:
     first, second = _in_two_processes(_ddp_worker, on)
     assert all(torch.equal(x, second[name]) for name, x in first.items()), 'the two processes differ'
-    alone = [gradients(network('RevViT'), image()[i:i + 1]) for i in range(2)]
+    alone = [gradients(network('RevViT'), image(2, HEIGHT, WIDTH)[i:i + 1]) for i in range(2)]
     apart = max(float((x - (alone[0][name] + alone[1][name]) / 2).abs().max()) for name, x in first.items())
     largest = max(float(x.abs().max()) for x in first.values())
     assert apart < 1e-4 * largest, f'{apart / largest:.1e} away from the mean of both'
@@ -100,5 +100,5 @@ def second_gpu(on: On) -> str:
     needs_gpus(on, 2)
     torch.cuda.set_device(0)
     for name in REVERSIBLE:
-        assert_same_gradients(network(name).to('cuda:1'), image().to('cuda:1'), rtol=1e-2)
+        assert_same_gradients(network(name).to('cuda:1'), image(2, HEIGHT, WIDTH).to('cuda:1'), rtol=1e-2)
     return f'{", ".join(REVERSIBLE)}: as under plain autograd'

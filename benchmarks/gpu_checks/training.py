@@ -1,6 +1,6 @@
 """A training of some length in mixed precision."""
 import torch
-from backbones import build
+from support.backbones import build
 from torch import nn
 
 from . import On, check

@@ -21,7 +21,7 @@ class Request(NamedTuple):
 
 
 class Family(NamedTuple):
-    """Checkpoints of one publisher: how to recognise, convert and check them.
+    """Checkpoints of one publisher: how to recognize, convert and check them.
 
     ``convert`` raises `KeyError` for a foreign name, ``check_complete`` for a missing one.
     """

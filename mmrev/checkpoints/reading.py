@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 # Keys under which trainers store the weights; timm's averaged ones first, as timm prefers them.
 _PLACES = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state')
+NEEDED_TO_RESUME = ('state_dict', 'meta', 'message_hub', 'optimizer')  # keys of a checkpoint of mmengine
 _WRAPPERS = re.compile(r'^(?:module\.|_orig_mod\.)+')
 
 

@@ -6,6 +6,7 @@ from typing import List, Optional
 COMMANDS = dict(
     train=('mmrev.cli.train', 'train a model from a config'),
     test=('mmrev.cli.test', 'test a checkpoint, draw its predictions'),
+    memory=('mmrev.cli.memory', 'say how much memory a training step needs'),
     predict=('mmrev.cli.predict', 'predict on images and folders, draw what is found'),
     publish=('mmrev.cli.publish', 'write the weights of a checkpoint to a file with their hash'),
     check=('mmrev.cli.check', 'say everything that is wrong with a config'),

@@ -11,12 +11,13 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Callable, NoReturn, Optional, Sequence
 
-from mmrev.problems import ProblemError, phase
+from mmrev.problems import ProblemError, Terminated, phase
 
 if TYPE_CHECKING:
     from mmengine.config import Config
 
 EXIT_INTERRUPTED = 130
+EXIT_TERMINATED = 143
 
 
 def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], None],
@@ -29,7 +30,7 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
         argv: Arguments; those of the process by default. ``--traceback`` prints the traceback as well.
 
     Returns:
-        0, the status of a `ProblemError`, or `EXIT_INTERRUPTED`.
+        0, the status of a `ProblemError`, `EXIT_INTERRUPTED` or `EXIT_TERMINATED`.
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
@@ -38,8 +39,9 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
             _leave_process_group()
     except KeyboardInterrupt as stop:
         if os.environ.get('LOCAL_RANK', '0') == '0':
-            print(f'\n{parser.prog}: interrupted. {stop}'.rstrip(), file=sys.stderr, flush=True)
-        return EXIT_INTERRUPTED
+            how = 'terminated' if isinstance(stop, Terminated) else 'interrupted'
+            print(f'\n{parser.prog}: {how}. {stop}'.rstrip(), file=sys.stderr, flush=True)
+        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
     except ProblemError as error:
         if '--traceback' in argv:
             traceback.print_exc()

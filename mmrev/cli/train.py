@@ -13,6 +13,7 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev train') -> int:
     add_run_arguments(parser)
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
                         help='go on from this checkpoint; without one, from the latest in the work dir')
+    parser.add_argument('--overwrite', action='store_true', help='delete checkpoints of another run in the work dir')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision: float16 on a GPU, '
                         'bfloat16 without one')
     parser.add_argument('--auto-scale-lr', action='store_true',
@@ -26,6 +27,7 @@ def train(args: argparse.Namespace, prog: str) -> None:
     cfg = load_config(args)
     from mmrev.apis.modes import use_mixed_precision
     from mmrev.apis.run import build_runner, running
+    from mmrev.apis.work_dir import find_resumable, reserved
     from mmrev.diagnosis.plan import Plan
     from mmrev.hooks import ProgressHook, RunReportHook
     if args.amp:
@@ -37,13 +39,18 @@ def train(args: argparse.Namespace, prog: str) -> None:
         cfg.auto_scale_lr.enable = True
     if args.resume:
         cfg.update(resume=True, load_from=None if args.resume == 'auto' else args.resume)
+    if cfg.get('resume') and not cfg.get('load_from'):
+        cfg.load_from, skipped = find_resumable(cfg.work_dir)
+        if skipped:
+            print(f'{prog}: resuming from {cfg.load_from}; {", ".join(skipped)} cannot be read')
     Plan(cfg, ('train', 'val')).require_none()
     try:
-        runner = build_runner(cfg, [ProgressHook(), RunReportHook()])
-        with running(runner, 'train', 'val'):
-            runner.train()
+        with reserved(cfg.work_dir, bool(cfg.get('resume')), args.overwrite):
+            runner = build_runner(cfg, [ProgressHook(), RunReportHook()])
+            with running(runner, 'train', 'val'):
+                runner.train()
     except KeyboardInterrupt as stop:
         if not osp.exists(osp.join(cfg.work_dir, 'last_checkpoint')):
-            raise KeyboardInterrupt('There is no checkpoint yet to resume from.') from stop
+            raise type(stop)('There is no checkpoint yet to resume from.') from stop
         command = f'{prog} {args.config}' if args.launcher == 'none' else 'the same command with'
-        raise KeyboardInterrupt(f'Resume: {command} --work-dir {cfg.work_dir} --resume') from stop
+        raise type(stop)(f'{stop} Resume: {command} --work-dir {cfg.work_dir} --resume'.lstrip()) from stop

@@ -1,7 +1,7 @@
 """Detection, instance segmentation and classification data from scikit-learn's handwritten digits.
 
 scikit-learn ships 1,797 real handwritten digits of 8x8 pixels, so a detector can be trained on real handwriting without
-a download. Each digit is enlarged, slightly rotated and drawn in a light colour on an uneven, darker background; boxes
+a download. Each digit is enlarged, slightly rotated and drawn in a light color on an uneven, darker background; boxes
 and masks follow the strokes of the digit. A source digit is used in training or in validation images, never in both.
 The same :class:`DigitsSpec` gives the same bytes.
 
@@ -182,7 +182,7 @@ def render_single(spec: DigitsSpec, image: np.ndarray, rng: np.random.Generator)
 
 
 def background(rng: np.random.Generator, side: int) -> np.ndarray:
-    """An uneven background: a brightness gradient and soft blotches over a muted colour, ``(side, side, 3)``."""
+    """An uneven background: a brightness gradient and soft blotches over a muted color, ``(side, side, 3)``."""
     colour = rng.uniform(25, 150, size=3) * 0.35 + rng.uniform(25, 150) * 0.65
     blotches = cv2.resize(rng.normal(0, 9, (5, 5, 3)).astype(np.float32), (side, side), interpolation=cv2.INTER_CUBIC)
     rows, columns = np.mgrid[-1:1:side * 1j, -1:1:side * 1j]
@@ -207,7 +207,7 @@ def enlarge(image: np.ndarray, height: float, degrees: float) -> np.ndarray:
 
 
 def paint(canvas: np.ndarray, alpha: np.ndarray, corner: Tuple[int, int], rng: np.random.Generator) -> np.ndarray:
-    """Draw a digit in a lighter colour on ``canvas`` in place; return its mask, ``(H, W)`` bool."""
+    """Draw a digit in a lighter color on ``canvas`` in place; return its mask, ``(H, W)`` bool."""
     top, left = corner
     window = canvas[top:top + alpha.shape[0], left:left + alpha.shape[1]]
     colour = np.clip(rng.uniform(window.mean() + 80, 255) + rng.normal(0, 25, 3), 0, 255)

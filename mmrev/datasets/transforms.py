@@ -9,7 +9,7 @@ from mmrev.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class LightingNoise(BaseTransform):
-    """Add a random colour along the principal components of ImageNet's pixels (Krizhevsky et al. 2012, section 4.1).
+    """Add a random color along the principal components of ImageNet's pixels (Krizhevsky et al. 2012, section 4.1).
 
     mmpretrain's ``Lighting`` does the same without clipping: values above 255 wrap around to 0.
 
@@ -27,7 +27,7 @@ class LightingNoise(BaseTransform):
         self.std = std
 
     def _colour(self) -> np.ndarray:
-        """The colour to add, BGR."""
+        """The color to add, BGR."""
         return (self.components @ (np.random.normal(0, self.std, 3) * self.deviations))[::-1]
 
     def transform(self, results: Dict) -> Dict:
@@ -42,7 +42,7 @@ class LightingNoise(BaseTransform):
 
 @TRANSFORMS.register_module()
 class TenCrop(BaseTransform):
-    """Crop the four corners and the centre of an image, and mirror them: ten inputs of one sample.
+    """Crop the four corners and the center of an image, and mirror them: ten inputs of one sample.
 
     It is the last step of a ``tta_pipeline``, like mmcv's ``TestTimeAug``.
 

@@ -1,33 +1,20 @@
 """Checks of the checkpoints that a run starts from: they can be read, and belong to the model."""
-from pathlib import Path
 from typing import Any, Dict, Iterator
 
-from mmrev.checkpoints import load_local, mismatch
+from mmrev.checkpoints import NEEDED_TO_RESUME, load_local, mismatch
 from mmrev.models.pretrained import load_weights, starts_from_weights
 from mmrev.problems import Problem, ProblemError
 
 from .plan import Plan, walk
 
-_RESUMED = ('state_dict', 'meta', 'message_hub', 'optimizer')  # keys that a checkpoint to resume from must have
-
 
 def start(plan: Plan) -> Iterator[Problem]:
     """The checkpoint that the command starts from holds this model; mmengine would continue with random weights."""
-    file, latest = plan.cfg.get('load_from'), Path(plan.cfg.work_dir, 'last_checkpoint')
-    named = not file and plan.cfg.get('resume') and latest.exists()
-    file = latest.read_text().strip() if named else file
+    file = plan.cfg.get('load_from')
     if not file or '://' in file:
         return
-    try:
-        checkpoint = load_local(file)
-    except ProblemError as error:
-        if not named:
-            raise
-        others = sorted(latest.parent.glob('*.pth'), key=lambda path: -path.stat().st_mtime)
-        others = [path for path in others if path.absolute() != Path(file).absolute()]
-        raise ProblemError(f'{error.what} (named in {latest})', f'Try --resume {others[0]}' if others else
-                           f'Remove {latest.parent}, or train into another --work-dir') from error
-    missing = [key for key in _RESUMED if key not in checkpoint] if plan.cfg.get('resume') else []
+    checkpoint = load_local(file)
+    missing = [key for key in NEEDED_TO_RESUME if key not in checkpoint] if plan.cfg.get('resume') else []
     if missing:
         yield Problem(f'checkpoint `{file}` cannot be resumed: it has no {", ".join(f"`{key}`" for key in missing)}',
                       f'To start from its weights: --cfg-options load_from={file}')

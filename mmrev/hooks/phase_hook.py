@@ -15,7 +15,7 @@ class PhaseHook(Hook):
     """Turn exceptions into `mmrev.problems.ProblemError` that name the phase of the run.
 
     The phases are: initializing the weights, loading a checkpoint, reading a sample, iteration, evaluating with a
-    metric, writing a checkpoint.
+    metric. `SafeCheckpointHook` names one more, writing a checkpoint.
     """
 
     priority = 'HIGHEST'
@@ -32,7 +32,6 @@ class PhaseHook(Hook):
 
     def before_run(self, runner) -> None:
         """Name the phases of the run; by now the loops have been built."""
-        _name(runner, 'save_checkpoint', lambda folder, filename, *_, **__: f'writing `{filename}` in `{folder}`')
         for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
             if isinstance(loop, BaseLoop):
                 self._name_loop(runner, loop)

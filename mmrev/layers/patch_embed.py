@@ -37,7 +37,7 @@ class PatchEmbed(nn.Module):
 
 
 class PatchMerging(nn.Module):
-    """Four neighbours become one token of twice the channels (Swin, Liu et al. 2021, section 3.1).
+    """Four neighbors become one token of twice the channels (Swin, Liu et al. 2021, section 3.1).
 
     Shape:
         Input: ``(B, H, W, embed_dims)``; output: ``(B, ceil(H / 2), ceil(W / 2), 2 * embed_dims)``.

@@ -10,8 +10,10 @@ from .pretrained import InitCfg, initialization, starts_from_weights
 
 
 class Backbone(BaseModule):
-    """Base of all backbones. A subclass builds its modules, ends its constructor with :meth:`_freeze_stages`, and says
-    in :meth:`_stages` what ``frozen_stages`` counts.
+    """Base of all backbones.
+
+    A subclass builds its modules, ends its constructor with :meth:`_freeze_stages`, and says in :meth:`_stages` what
+    ``frozen_stages`` counts. CONTRIBUTING.md has an example.
 
     Args:
         num_levels: Levels that ``out_indices`` choose from.

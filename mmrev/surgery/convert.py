@@ -1,4 +1,4 @@
-"""Networks with batch norms to InPlace-ABN with the same function, and back."""
+"""Convert networks with batch norms to InPlace-ABN with the same function, and back."""
 from collections import Counter
 from typing import Dict, List, NamedTuple, Optional, Set
 
@@ -19,11 +19,11 @@ class Conversion(NamedTuple):
     """What :func:`convert_batchnorm` did; ``print`` shows it.
 
     Attributes:
-        converted: Activation that each new layer holds, by the layer's name.
-        kept: Why a batch norm is still there, by name.
-        changed: Names of layers whose ReLU became a leaky ReLU, which is another function.
-        folded: Channels whose sign went into the convolution before, by name.
-        small: Channels with ``|weight| <= eps``, whose scale is now ``eps``, by name.
+        converted: Activation of each new layer, by the name of the layer.
+        kept: Why a batch norm was not converted, by name.
+        changed: Names of layers whose ReLU became a leaky ReLU, which changes the function.
+        folded: Channels whose sign moved into the convolution before the norm, by name.
+        small: Channels with ``|weight| <= eps``, whose scale became ``eps``, by name.
     """
     converted: Dict[str, str]
     kept: Dict[str, str]
@@ -48,31 +48,31 @@ class Conversion(NamedTuple):
 
 
 def convert_batchnorm(model: nn.Module, relu: Optional[str] = None, slope: float = 0.01) -> Conversion:
-    """Turn batch norms with the activation after them into :class:`InPlaceABN`, in place, with the same function.
+    """Convert batch norms and the activations after them to :class:`InPlaceABN`, in place, with the same function.
 
-    Known are ``torch.nn.Sequential``, mmcv's ``ConvModule``, the residual blocks and stems of mmdet's, mmpretrain's and
-    torchvision's ResNets (and what inherits their forward: ResNeXt, RegNet's blocks, HRNet's; but not what adds methods
-    that might use the norms, as DetectoRS's blocks do). What is not known is left alone and listed. Parameters stay the
-    same objects under the same names, so an optimizer that holds them goes on. ``SyncBatchNorm`` becomes
-    :class:`InPlaceABNSync`. Load weights of the model with batch norms before, not after. The momentum of an optimizer
-    does not know of the signs that are folded.
+    It converts ``torch.nn.Sequential``, mmcv's ``ConvModule``, and the residual blocks and stems of the ResNets of
+    mmdet, mmpretrain and torchvision, including subclasses that inherit their forward (ResNeXt, blocks of RegNet and
+    HRNet) and add no methods that might use the norms (as DetectoRS does). Everything else stays unchanged and is
+    listed. Parameters remain the same objects under the same names, so an existing optimizer remains valid.
+    ``SyncBatchNorm`` becomes :class:`InPlaceABNSync`. Load weights of the model with batch norms before the conversion,
+    not after it. The momentum of an optimizer does not follow folded signs.
 
-    The scale of the new layers is ``|weight| + eps``. So ``eps`` is taken off the weights, and where a weight is
-    negative, the sign goes into the convolution that feeds this norm alone and into its running mean. Whether a norm
-    uses running statistics is looked up in training mode (``norm_eval`` and frozen stages take effect there); with them
-    a ReLU is exact, with those of the batch it cannot be inverted.
+    The scale of the new layers is ``|weight| + eps``. So ``eps`` is subtracted from the absolute weights, and the sign
+    of a negative weight moves into the convolution whose only consumer is the norm, and into the running mean. Whether
+    a norm uses running statistics is determined in training mode, where ``norm_eval`` and frozen stages take effect.
+    With running statistics ReLU is exact; with batch statistics it cannot be inverted.
 
     Args:
         model: Changed in place.
-        relu: ``'leaky'`` turns ReLUs after statistics of the batch into leaky ones, which changes the function; with
-            ``None`` such pairs are left alone.
-        slope: Of these.
+        relu: ``'leaky'`` replaces each ReLU after batch statistics by a leaky ReLU, which changes the function; with
+            ``None`` such pairs are not converted.
+        slope: Negative slope of the leaky ReLUs.
 
     Returns:
-        What was converted and what was not, and why.
+        What was converted, what was not, and why.
 
     Raises:
-        ValueError: For an unknown ``relu``, or a slope without an inverse.
+        ValueError: If ``relu`` is unknown, or if the slope has no inverse.
     """
     if relu not in (None, 'leaky'):
         raise ValueError(f"`relu` must be None or 'leaky'; got {relu!r}")
@@ -95,13 +95,13 @@ def convert_batchnorm(model: nn.Module, relu: Optional[str] = None, slope: float
 
 
 def to_batchnorm(model: nn.Module) -> nn.Module:
-    """Turn activated norms back into batch norms and activations of PyTorch, in place, with the same function.
+    """Convert activated norms back to batch norms and activations of PyTorch, in place, with the same function.
 
-    For export, and for tools that know nothing of these layers. What :func:`convert_batchnorm` rewrote has its own
-    classes and names again; any other layer with an activation becomes a :class:`BatchNormAct`.
+    Use it for export, and for tools that do not know these layers. Modules that :func:`convert_batchnorm` converted get
+    back their classes and names; any other layer with an activation becomes a :class:`BatchNormAct`.
 
     Args:
-        model: Changed in place, unless it is such a layer itself.
+        model: Changed in place, unless it is an activated norm itself.
 
     Returns:
         ``model``, or its replacement.
@@ -113,13 +113,13 @@ def to_batchnorm(model: nn.Module) -> nn.Module:
 
 
 def activated_twice(model: nn.Module) -> Dict[str, str]:
-    """Activations that follow a norm which holds one already, or that would overwrite the output of such a norm.
+    """Find activations that follow a norm which already includes one, or that would overwrite its output.
 
     Args:
-        model: Any; looked for is where :func:`convert_batchnorm` looks.
+        model: The model; the search covers what :func:`convert_batchnorm` converts.
 
     Returns:
-        Name of the activation by the name of the norm.
+        Names of the activations by the names of the norms.
     """
     names = {m: name for name, m in model.named_modules()}
     found = {}
@@ -134,18 +134,18 @@ def activated_twice(model: nn.Module) -> Dict[str, str]:
 
 
 class _Moved(nn.Identity):
-    """Stands where the activation stood that the norm before it holds now."""
+    """Placeholder for an activation that the norm before it now includes."""
 
     def __init__(self, activation: nn.Module):
         super().__init__()
-        self.__dict__['activation'] = activation  # no child: it does nothing here
+        self.__dict__['activation'] = activation  # not a child: it does nothing here
 
     def extra_repr(self) -> str:
         return f'{type(self.activation).__name__} is in the norm'
 
 
 class _Plan:
-    """What is to be known of the whole model before any of it is changed."""
+    """What must be known about the whole model before any of it changes."""
 
     def __init__(self, model: nn.Module, slope: Optional[float]):
         self._slope = slope
@@ -156,7 +156,7 @@ class _Plan:
         self._replaced = {m for owner in model.modules() if 'forward' in owner.__dict__ for m in owner.modules()}
 
     def obstacle(self, pair: Pair) -> Optional[str]:
-        """Why a pair cannot be converted."""
+        """Why a pair cannot be converted; empty if it can."""
         norm, act = pair.module, pair.activation
         if not is_known(norm):
             return f'a {type(norm).__name__} is no batch norm that is known'
@@ -196,7 +196,7 @@ class _Plan:
         return None
 
     def leaky(self, unit: Unit) -> bool:
-        """Whether the ReLUs of a unit, which may be one module, have to become leaky."""
+        """Whether the ReLUs of a unit, which may be one module, must become leaky."""
         return any(isinstance(pair.activation, nn.ReLU) and pair.module in self._by_batch for pair in unit.pairs)
 
     def leaky_form(self, act: nn.Module) -> nn.Module:
@@ -227,7 +227,7 @@ def _convert(unit: Unit, names: Dict[nn.Module, str], plan: _Plan, conversion: C
 
 
 def _held(act: nn.Module) -> Optional[tuple]:
-    """Name and parameter of an activation that a norm can hold."""
+    """Name and parameter of an activation that a norm can include."""
     kind = type(act)
     if kind is nn.ReLU:
         return 'relu', None
@@ -239,7 +239,7 @@ def _held(act: nn.Module) -> Optional[tuple]:
 
 
 def _normalising_by_batch(model: nn.Module) -> Set[nn.Module]:
-    """The batch norms that use the statistics of the batch when the model trains."""
+    """The batch norms that use batch statistics when the model is in training mode."""
     flags = {m: m.training for m in model.modules()}
     model.train()
     found = {m for m in flags if isinstance(m, BATCH_NORMS) and (m.training or m.running_mean is None)}
@@ -272,13 +272,13 @@ def _fold_sign(norm: nn.Module, conv: nn.Module) -> None:
 
 
 def _activated(norm: nn.Module, act: Optional[nn.Module]) -> InPlaceABN:
-    """A layer that holds the parameters, buffers and hooks of a batch norm, the weight less ``eps``."""
+    """A layer with the parameters, buffers and hooks of a batch norm, and ``eps`` subtracted from the weight."""
     sync = isinstance(norm, nn.SyncBatchNorm)
     name, param = _held(act) if act is not None else ('identity', None)
     layer = (InPlaceABNSync if sync else InPlaceABN)(
         norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats, name, param, device='meta',
         **dict(group=norm.process_group) if sync else {})
-    layer.rewritten = type(norm)  # the activation stands elsewhere too, see `to_batchnorm`
+    layer.rewritten = type(norm)  # the activation is used elsewhere too, see `to_batchnorm`
     _hand_over(norm, layer)
     with torch.no_grad():
         if norm.affine:
@@ -290,7 +290,7 @@ def _to_batchnorm(layer: ABN) -> nn.Module:
     rewritten = getattr(layer, 'rewritten', None)
     arguments = (layer.num_features, layer.eps, layer.momentum, layer.affine, layer.track_running_stats)
     if rewritten:
-        new = norm = rewritten.__new__(rewritten)  # whose own constructor may take other arguments
+        new = norm = rewritten.__new__(rewritten)  # its own constructor may take other arguments
         (nn.SyncBatchNorm if issubclass(rewritten, nn.SyncBatchNorm) else _BatchNorm).__init__(norm, *arguments)
     else:
         new = BatchNormAct(*arguments, layer.activation, layer.activation_param)
@@ -306,7 +306,7 @@ def _to_batchnorm(layer: ABN) -> nn.Module:
 
 
 def _hand_over(old: nn.Module, new: nn.Module) -> None:
-    """Parameters, buffers and hooks: the same objects."""
+    """Pass on parameters, buffers and hooks, the same objects."""
     new._parameters.update(old._parameters)
     new._buffers.update(old._buffers)
     new.__dict__.update({name: value for name, value in old.__dict__.items() if 'hooks' in name})

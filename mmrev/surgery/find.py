@@ -1,4 +1,4 @@
-"""Where norms stand in modules of a kind that is known, what feeds them and which activation follows."""
+"""Find the norms in known kinds of modules, the convolutions before them, and the activations after them."""
 import inspect
 import re
 from typing import Iterator, List, NamedTuple, Optional, Set, Tuple, Union
@@ -16,22 +16,22 @@ from .residual import depth, joins_shortcut, norm_name
 Kinds = Union[type, Tuple[type, ...]]
 BATCH_NORMS: Kinds = (_BatchNorm, )
 ACTIVATED: Kinds = (ABN, BatchNormAct)
-# What reads a norm's output and leaves it as it is.
+# Modules that read the output of a norm without changing it.
 _READERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, nn.Linear,
             nn.MaxPool1d, nn.MaxPool2d, nn.MaxPool3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d, nn.AdaptiveAvgPool1d,
             nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Upsample)
-# What a subclass of a known class may define without another way through its norms: what builds and prepares it.
+# Methods that a subclass of a known class may define without using its norms differently: those that build it.
 _BUILDS = re.compile('__init__|__repr__|train|get_layer_depth|_?(make|init|freeze|load|del)_.*')
 _UNKNOWN_READER = 'what follows it is not known and might change its output in place'
 
 
 class Pair(NamedTuple):
-    """A norm, by its name in its owner, with what stands before and after it."""
+    """A norm, by its name in its owner, with the modules before and after it."""
     owner: nn.Module
     norm: str
     conv: Optional[nn.Module] = None
     activation: Optional[nn.Module] = None
-    place: Optional[str] = None  # of the activation in its owner, if nothing else uses it there
+    place: Optional[str] = None  # name of the activation in its owner, if nothing else uses it there
     obstacle: Optional[str] = None
 
     @property
@@ -40,13 +40,13 @@ class Pair(NamedTuple):
 
 
 class Unit(NamedTuple):
-    """Pairs that are converted together or not at all."""
+    """Pairs that are converted all together or not at all."""
     pairs: List[Pair]
     block: Optional[nn.Module] = None
 
 
 def units(model: nn.Module, kinds: Kinds = BATCH_NORMS) -> Iterator[Unit]:
-    """The pairs, with norms of those kinds, of all modules whose forward is known, by the full name of that forward."""
+    """Yield the pairs with norms of these kinds in all modules whose forward is known."""
     taken: Set[nn.Module] = set()
     for m in list(model.modules()):
         find = _KNOWN.get(hosts.FORWARDS.get(f'{type(m).forward.__module__}.{type(m).forward.__qualname__}'))
@@ -58,7 +58,7 @@ def units(model: nn.Module, kinds: Kinds = BATCH_NORMS) -> Iterator[Unit]:
 
 
 def _own_method(kind: type) -> Optional[str]:
-    """What a class adds to the one that has the known forward, which may run the norms in another way."""
+    """A method that a class adds to the one with the known forward, and that may use the norms differently."""
     known = next(c for c in kind.__mro__ if 'forward' in c.__dict__)
     for c in kind.__mro__:
         for name, value in c.__dict__.items() if c not in known.__mro__ else ():
@@ -121,7 +121,7 @@ _KNOWN = {hosts.SEQUENTIAL: _in_sequential, hosts.CONV_MODULE: _in_conv_module, 
 
 
 def _feeding(m: Optional[nn.Module]) -> Optional[nn.Module]:
-    """A convolution whose output changes sign with its weight and bias, channel by channel; or nothing."""
+    """A convolution whose output changes sign with its weight and bias, channel by channel, or None."""
     plain = _forwards(type(m)) in _PLAIN_CONVOLUTIONS
     return m if plain or type(m).__module__ in hosts.CONVOLUTIONS and hasattr(m, 'out_channels') else None
 
@@ -135,12 +135,12 @@ _PLAIN_CONVOLUTIONS = [_forwards(kind) for kind in (nn.Conv1d, nn.Conv2d, nn.Con
 
 
 def overwritten(model: nn.Module) -> Set[nn.Module]:
-    """Modules whose output is changed in place by what follows in a ``Sequential``, their own or one around it."""
+    """Modules whose output is changed in place by the next module of their or an enclosing ``Sequential``."""
     found: Set[nn.Module] = set()
-    for m in model.modules():  # what holds a module comes before it
+    for m in model.modules():  # parents come before their children
         inplace = m in found
         for child in reversed(m._modules.values()) if type(m).forward is nn.Sequential.forward else ():
-            if inplace:  # the activation by which a ConvModule or a residual block ends included
+            if inplace:  # including the last activation of a ConvModule or a residual block
                 found.update((child, getattr(child, 'activate', child), getattr(child, 'relu', child)))
             if type(child) is not nn.Identity:
                 begins = next(leaf for leaf in child.modules() if not leaf._modules)
@@ -149,7 +149,7 @@ def overwritten(model: nn.Module) -> Set[nn.Module]:
 
 
 def is_known(norm: nn.Module) -> bool:
-    """Whether it is a batch norm that computes as PyTorch's."""
+    """Whether it is a batch norm that computes the same as PyTorch's."""
     if isinstance(norm, (LazyModuleMixin, BatchStatistics)):
         return False
     return type(norm).forward in (_BatchNorm.forward, nn.SyncBatchNorm.forward)

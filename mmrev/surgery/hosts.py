@@ -1,4 +1,4 @@
-"""What is known of other packages' classes, by name, so that none of them is imported."""
+"""Known classes of other packages, by name, so that none of them is imported."""
 from typing import Dict
 
 # Kinds of modules whose forward is known, by the full name of that forward.
@@ -15,7 +15,7 @@ FORWARDS: Dict[str, str] = {
         'mmpretrain.models.backbones.resnet_cifar.ResNet_CIFAR.forward', 'torchvision.models.resnet.ResNet.forward',
     ], STEM),
 }
-# Modules with convolutions that have a forward of their own, linear in the weight like any.
+# Convolutions with their own forward, which is linear in the weight as usual.
 CONVOLUTIONS = ('mmcv.cnn.bricks.wrappers', 'mmcv.cnn.bricks.conv2d_adaptive_padding', 'mmcv.ops.deform_conv',
                 'mmcv.ops.modulated_deform_conv')
 # Modules with activations.

@@ -1,4 +1,4 @@
-"""Less memory for a model that exists, by recomputation in backward."""
+"""Less memory for existing models by recomputation in backward."""
 import threading
 from collections import Counter
 from typing import Any, List, Optional, Sequence
@@ -19,13 +19,13 @@ MIB = 2**20
 
 
 class MemoryReport:
-    """What :func:`save_memory` did; figures come with the first forward that autograd records.
+    """What :func:`save_memory` did. The first forward that autograd records fills in the figures.
 
     Attributes:
-        images: Batch size of that forward; ``None`` before it.
-        plain: Bytes that autograd would have kept for backward, parameters not counted.
-        kept: Bytes that it kept.
-        by_function: Both, for each function of torch, most kept first.
+        images: Batch size of the first forward; ``None`` before it.
+        plain: Bytes that autograd would have stored for backward, without parameters.
+        kept: Bytes that autograd stored.
+        by_function: Both for each function of torch, in descending order of ``kept``.
     """
 
     def __init__(self, handles: List[RemovableHandle]):
@@ -53,25 +53,25 @@ class MemoryReport:
 
 
 def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequence[str]] = None) -> MemoryReport:
-    """Have autograd keep less of a model's forward; outputs and gradients stay the same.
+    """Make autograd store less of a model's forward. Outputs and gradients stay the same.
 
-    What norms, activations, concatenations, poolings and the like give is computed again in backward, where it follows
-    by cheap operations from tensors that are kept anyway; convolutions, products of matrices and attention are not.
-    The model keeps its modules, parameters and state dict; it gets hooks, so do this before ``torch.compile``, and
-    what is compiled is left as it is.
+    The backward recomputes the outputs of norms, activations, concatenations, poolings and similar functions if they
+    are cheap to compute from tensors that are stored anyway. Convolutions, matrix products and attention are not
+    recomputed. The model keeps its modules, parameters and state dict. It gets hooks, so call this before
+    ``torch.compile``; compiled parts are not changed.
 
     Args:
-        model: Any. Its forward is watched, and those of its children, where one is called alone.
-        level: ``'cheap'``; or ``'blocks'``: of each block nothing but its output is kept, and its convolutions and
-            products of matrices are computed again as well.
+        model: The model. Its forward is observed, and that of a child which is called alone.
+        level: ``'cheap'``, or ``'blocks'``, which stores only the output of each block and recomputes its convolutions
+            and matrix products as well.
         modules: Names of the blocks; by default those of :func:`find_blocks`.
 
     Returns:
-        A report that fills with the first forward.
+        A report that the first forward fills in.
 
     Raises:
-        RuntimeError: Before PyTorch 2.5.
-        ValueError: For an unknown level, a name that the model does not have, or names with ``level='cheap'``.
+        RuntimeError: If PyTorch is older than 2.5.
+        ValueError: If the level is unknown, if the model has no module of a name, or for names with ``level='cheap'``.
 
     Example:
         >>> report = mmrev.save_memory(model)
@@ -101,19 +101,19 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
 
 
 def find_blocks(model: nn.Module) -> List[nn.Module]:
-    """The innermost modules with layers and a norm that stand in a list or beside others of their class.
+    """Find the innermost modules with layers and a norm that are in a list or next to others of their class.
 
-    They have at least two layers with weights. Where no such module has a norm, those without are taken.
+    Blocks have at least two layers with weights. If no such module has a norm, those without one are returned.
 
     Args:
-        model: Any.
+        model: The model.
     """
     return _innermost(model, needs_norm=True) or _innermost(model, needs_norm=False)
 
 
 def _innermost(model: nn.Module, needs_norm: bool) -> List[nn.Module]:
     found: List[nn.Module] = []
-    for parent in reversed(list(model.modules())):  # what holds a module comes before it
+    for parent in reversed(list(model.modules())):  # parents come before their children
         children = [child for child in parent.children() if _is_block(child, needs_norm)]
         classes = Counter(map(type, children))
         for child in children:
@@ -139,26 +139,26 @@ def _named(model: nn.Module, names: Sequence[str]) -> List[nn.Module]:
 
 
 class _Call(threading.local):
-    """The forward that this thread is in."""
+    """The forward that this thread is running."""
     module: Optional[nn.Module] = None
     recorder: Optional[Recorder] = None
 
 
-_REPORTS = WeakIdKeyDictionary()  # by model, until they are filled
+_REPORTS = WeakIdKeyDictionary()  # by model, until the reports are filled
 _CALL = _Call()
 
 
 def _start(module: nn.Module, args: Any) -> None:
-    """Record what follows, unless a forward around this one does."""
+    """Start recording, unless an enclosing forward records."""
     if compat.is_compiling():
         return
-    if _CALL.module is module:  # what interrupted its last forward let no hook run
+    if _CALL.module is module:  # an exception in its last forward skipped the hooks
         _end()
     if _CALL.module is not None or not torch.is_grad_enabled() or is_staged():
         return
     if not torch._C._autograd._saved_tensors_hooks_is_enabled() or (
             torch._C._autograd._top_saved_tensors_default_hooks(True) is not None):
-        return  # somebody else handles what is saved, as checkpointing around this does
+        return  # other saved-tensor hooks are active, such as those of checkpointing
     report = _REPORTS.get(module)
     tally = None if report is None else Tally(module.parameters())
     _CALL.module, _CALL.recorder = module, Recorder(TABLE, tally)

@@ -1,4 +1,4 @@
-"""Residual blocks of the ResNet family as they run with activated norms."""
+"""Forward of residual blocks of the ResNet family with activated norms."""
 from functools import lru_cache
 from typing import List, Type
 
@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 
 class ResidualBlock:
-    """The forward of a ``BasicBlock`` or ``Bottleneck`` whose norms hold their activations.
+    """Forward of a ``BasicBlock`` or ``Bottleneck`` whose norms include their activations.
 
-    Placed before the block's own class: :func:`activated_class`. The last norm takes the shortcut and activates the
-    sum; where a plugin or an active drop path stands between the two, that norm has no activation, and the block's is
-    applied to the sum.
+    :func:`activated_class` puts it in front of the block's own class. The last norm adds the shortcut and activates the
+    sum. If a plugin or an active drop path lies between the norm and the sum, that norm has no activation, and the
+    block applies its own to the sum.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class ResidualBlock:
             x = getattr(self, name)(x)
         return x
 
-    def __reduce__(self):  # the class is made on the fly, so pickle finds it by the one it is made of
+    def __reduce__(self):  # pickle finds the class, which is created at run time, by the class that it extends
         return _new, (plain_class(type(self)), ), self.__dict__
 
 
@@ -49,7 +49,7 @@ def activated_class(kind: Type[nn.Module]) -> Type[nn.Module]:
 
 
 def plain_class(kind: Type[nn.Module]) -> Type[nn.Module]:
-    """:func:`activated_class` undone."""
+    """The inverse of :func:`activated_class`."""
     return kind.__bases__[1]
 
 
@@ -58,17 +58,17 @@ def _new(kind: Type[nn.Module]) -> nn.Module:
 
 
 def depth(block: nn.Module) -> int:
-    """Number of its convolutions."""
+    """Number of convolutions of the block."""
     return 3 if hasattr(block, 'conv3') else 2
 
 
 def norm_name(owner: nn.Module, i: int) -> str:
-    """Name of the norm after the i-th convolution, in the OpenMMLab packages and in torchvision."""
+    """Name of the norm after the i-th convolution in OpenMMLab's packages and torchvision."""
     return getattr(owner, f'norm{i}_name', f'bn{i}')
 
 
 def plugins(block: nn.Module, i: int) -> List[str]:
-    """Names of the modules that mmdet plugs in after the i-th convolution."""
+    """Names of mmdet's plugins after the i-th convolution."""
     return getattr(block, f'after_conv{i}_plugin_names', []) if getattr(block, 'with_plugins', False) else []
 
 

@@ -1,4 +1,4 @@
-"""Activated batch norms to synchronised ones and back, in the manner of ``SyncBatchNorm.convert_sync_batchnorm``."""
+"""Convert activated batch norms to synchronized ones and back, like ``SyncBatchNorm.convert_sync_batchnorm``."""
 from typing import Any, Callable, Dict, Optional, Type
 
 from torch import nn
@@ -9,12 +9,12 @@ from mmrev.layers.inplace_abn.modules import ABN, BatchStatistics, InPlaceABN, I
 def convert_sync(module: nn.Module, group: Any = None) -> nn.Module:
     """Replace every :class:`ABN` and :class:`InPlaceABN` within ``module`` by an :class:`InPlaceABNSync`.
 
-    Parameters, buffers, hooks and training flags are the same objects as before; a layer that is used at several places
-    stays one.
+    Parameters, buffers, hooks and training flags remain the same objects. A layer that is used at several places
+    remains one layer.
 
     Args:
         module: Changed in place, unless it is such a layer itself.
-        group: Processes to synchronise with; ``None`` for all.
+        group: Processes to synchronize with; ``None`` for all.
 
     Returns:
         ``module``, or its replacement.
@@ -29,9 +29,9 @@ def convert_sync(module: nn.Module, group: Any = None) -> nn.Module:
 
 
 def revert_sync(module: nn.Module, kind: Type[ABN] = InPlaceABN) -> nn.Module:
-    """Replace every :class:`InPlaceABNSync` within ``module`` by a layer of ``kind``: :func:`convert_sync` undone.
+    """Replace every :class:`InPlaceABNSync` within ``module`` by a layer of ``kind``; the inverse of `convert_sync`.
 
-    A layer that ``SyncBatchNorm.convert_sync_batchnorm`` made synchronise is of its own kind again.
+    A layer that ``SyncBatchNorm.convert_sync_batchnorm`` synchronized gets back its own kind.
     """
 
     def revert(layer: ABN) -> ABN:
@@ -46,7 +46,7 @@ def revert_sync(module: nn.Module, kind: Type[ABN] = InPlaceABN) -> nn.Module:
 
 
 def _recast(layer: ABN, kind: Type[ABN]) -> ABN:
-    """A layer of another class with everything that this one has."""
+    """A layer of another class with all attributes of this one."""
     new = kind.__new__(kind)
     new.__dict__ = {key: value.copy() if isinstance(value, dict) else value for key, value in layer.__dict__.items()}
     new.__dict__.pop('group', None)
@@ -58,14 +58,14 @@ def _recast(layer: ABN, kind: Type[ABN]) -> ABN:
 
 def replace(module: nn.Module, kind: Type[nn.Module], change: Callable[[nn.Module], nn.Module],
             done: Optional[Dict[nn.Module, nn.Module]] = None) -> nn.Module:
-    """Replace the modules of a kind within ``module``, one for one, and return it or its replacement."""
+    """Replace each module of a kind within ``module``; return ``module`` or its replacement."""
     done = {} if done is None else done
     if module not in done:
         done[module] = module
         if isinstance(module, kind):
             done[module] = change(module)
         else:
-            for name, child in module._modules.items():  # `named_children` leaves out what it has seen
+            for name, child in module._modules.items():  # `named_children` skips repeated modules
                 if child is not None:
                     module._modules[name] = replace(child, kind, change, done)
     return done[module]

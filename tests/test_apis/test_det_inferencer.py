@@ -50,6 +50,7 @@ def test_the_names_of_mmdet_stay_known():
     assert cfg.model.type == 'FasterRCNN' and 'faster_rcnn_r50_fpn_1x_coco' in weights
 
 
+@pytest.mark.slow
 def test_a_name_with_weights_of_ones_own_detects(tmp_path):
     cfg = Config.fromfile(ROOT / 'configs/revbifpn/faster_rcnn_revbifpn_s0.py')
     torch.manual_seed(0)

@@ -39,6 +39,7 @@ def test_every_entry_names_a_config_of_its_size(entry):
     assert cfg.model.backbone.arch == re.search(r'revbifpn[-_](s\d)', entry['Name']).group(1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('entry', CLASSIFIERS, ids=lambda entry: entry['Name'])
 def test_parameters_operations_and_resolution_are_those_of_the_config(entry):
     cfg, facts = Config.fromfile(ROOT / entry['Config']), entry['Metadata']

@@ -117,6 +117,7 @@ def converted(tool, file, *options):
     return torch.load(out, weights_only=True)['state_dict']
 
 
+@pytest.mark.slow
 def test_weights_move_between_kinds_of_norms_with_the_same_function(tool, file, weights):
     """Those of batch norm with negative weights into InPlace-ABN, and back."""
     assert (weights[f'{NORM}.weight'] < 0).any()

@@ -86,6 +86,7 @@ def plain(tool, folder):
     return folder / 'plain.pth'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ACCEPTED)
 def test_every_form_is_converted_into_a_file_that_mmengine_loads_strictly(tool, folder, name, converted, same_tensors,
                                                                           capsys):
@@ -104,6 +105,7 @@ def test_the_converted_file_states_its_origin(folder, plain):
     assert meta['converted_from'] == 'plain.pth.tar' and meta['converted_from_sha256'] == digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('checkpoint', ['plain.pth', 'plain.pth.tar', 'timm.pth.tar'])
 def test_a_detector_takes_the_backbone_of_a_classifier(plain, folder, checkpoint, converted, same_tensors):
     """Converted, or as it is published: mmengine then converts while it loads."""

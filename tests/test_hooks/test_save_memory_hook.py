@@ -36,6 +36,7 @@ def assert_equal(a, b):
         assert torch.equal(a[name], b[name]), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('hook', [HOOK, dict(HOOK, level='blocks')], ids=['cheap', 'blocks'])
 def test_a_detector_trains_to_the_same_weights_and_the_log_says_what_is_kept(tmp_path, hook):
     cfg = detector_config(tmp_path)
@@ -49,6 +50,7 @@ def test_a_detector_trains_to_the_same_weights_and_the_log_says_what_is_kept(tmp
     assert f'SaveMemoryHook: {report}' in log and 'MiB per image' in log
 
 
+@pytest.mark.slow
 def test_checkpoints_fit_both_ways_and_resuming_with_a_moving_average_goes_on_the_same(tmp_path):
     cfg = detector_config(tmp_path)
     cfg.train_cfg.max_epochs = 2
@@ -76,12 +78,14 @@ def test_a_model_of_which_little_is_cheap_gets_a_warning(tmp_path):
     assert 'WARNING' in log and "`level='blocks'`" in log
 
 
+@pytest.mark.slow
 def test_a_name_that_the_model_lacks_is_refused_before_the_first_iteration(tmp_path):
     hook = dict(HOOK, level='blocks', modules=['backbone.layer1', 'backbone.layer7'])
     with pytest.raises(ValueError, match="no 'backbone.layer7'"):
         train(detector_config(tmp_path), custom_hooks=[hook])
 
 
+@pytest.mark.slow
 def test_it_goes_with_inplace_abn(tmp_path):
     cfg = detector_config(tmp_path)
     cfg.train_cfg.max_epochs = 1

@@ -1,4 +1,4 @@
-"""InPlace-ABN computes what batch normalisation and an activation compute, in every mode."""
+"""InPlace-ABN computes what batch normalization and an activation compute, in every mode."""
 import copy
 import pickle
 
@@ -127,10 +127,8 @@ def test_on_a_gpu_blocks_are_large_and_consist_of_samples(shape, most):
     with FakeTensorMode():
         z = torch.empty(shape, device='cuda')
         blocks = list(function._blocks(z))
-        at_once = function._channels_at_once(z, batch=True)
     assert 1 <= len(blocks) <= most
     assert all(block.channels == slice(None) for block in blocks) or shape[0] == 1
-    assert at_once in (0, shape[1])
 
 
 @pytest.mark.parametrize('block_bytes', [2**20, 64])
@@ -269,3 +267,12 @@ def test_a_reversible_network_moves_running_statistics_once_and_copies_none():
     sum(x.sum() for x in module(*streams)).backward()
     buffers = [owner[name] for function in module._plan.functions for owner, name in function.buffers]
     assert all(buffer is None for buffer in buffers)
+
+
+def test_transforms_of_functions_see_operators_that_they_know():
+    layer, reference = (kind(4).double().eval() for kind in (InPlaceABN, ABN))
+    x, tangent = (torch.randn(3, 2, 4, 5, dtype=torch.float64) for _ in range(2))
+    torch.testing.assert_close(torch.func.vmap(layer)(x), torch.stack([reference(a) for a in x]))
+    ours, theirs = (torch.func.jvp(f, (x[0], ), (tangent[0], )) for f in (layer, reference))
+    torch.testing.assert_close(ours, theirs)
+    assert not torch.equal(ours[1], torch.zeros_like(ours[1]))

@@ -27,7 +27,7 @@ def make_norm(shape, mode):
         if norm.running_var is not None:
             norm.running_var.abs_().add_(0.5)
         if norm.affine:
-            norm.weight[0] = 0  # as an initialisation of residual scales leaves it
+            norm.weight[0] = 0  # as an initialization of residual scales leaves it
     return norm.train(mode != 'eval')
 
 

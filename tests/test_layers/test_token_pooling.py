@@ -1,4 +1,4 @@
-"""Values, gradients and memory of token pooling, ``fc2(gelu(max(gelu(fc1(x)))))``, and the perceptron without max."""
+"""Values, gradients and memory of token pooling, ``fc2(gelu(max(gelu(fc1(x)))))``, and the MLP without max."""
 import pytest
 import torch
 import torch.nn.functional as F

@@ -62,7 +62,7 @@ def registered():
 
 def test_every_registered_backbone_is_asked_and_exported():
     missing = registered() - {kind(name).__name__ for name in BACKBONES}
-    assert not missing, f'no small form of {sorted(missing)}: add cfg, levels and frozen parts to tests/support/backbones.py'
+    assert not missing, f'no small form of {sorted(missing)}: add it to tests/support/backbones.py'
     assert registered() == set(backbones.__all__)
 
 

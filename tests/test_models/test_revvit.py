@@ -149,7 +149,7 @@ def test_backward_reconstructs_both_streams(operation):
 
 
 def test_odd_blocks_pool_the_map_of_their_tokens():
-    """On a grid that is not square; the even blocks and all perceptrons are those of RevViT."""
+    """On a grid that is not square; the even blocks and all MLPs are those of RevViT."""
     model = tiny(operation='max')
     mixers = [block.f.layer for block in model.layers.couplings]
     assert [type(mixer) for mixer in mixers] == [MultiheadAttention, TokenPooling, MultiheadAttention]

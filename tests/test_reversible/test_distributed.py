@@ -25,7 +25,7 @@ CASES = [  # norm, find_unused_parameters, batches accumulated under no_sync
 
 
 class AllReduceNorm(nn.Module):
-    """Normalises by the mean over all processes: a collective inside a step."""
+    """Normalizes by the mean over all processes: a collective inside a step."""
 
     class Mean(torch.autograd.Function):
 

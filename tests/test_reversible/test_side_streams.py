@@ -3,9 +3,9 @@ import pytest
 import torch
 from torch import nn
 
-import mmrev.reversible.call as calling
 import mmrev.reversible.gradients as gradients_of_a_step
 import mmrev.reversible.overlap as overlapping
+import mmrev.reversible.record as recording
 import mmrev.reversible.undo as undoing
 from mmrev import compat
 from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
@@ -23,7 +23,7 @@ def accelerator(monkeypatch):
     monkeypatch.setattr(overlapping, '_sides', {})
     monkeypatch.setattr(overlapping, 'compat', _With(compat, get_device_module=lambda device: fake))
     monkeypatch.setattr(gradients_of_a_step, 'compat', _With(compat, differentiate=fake.differentiate))
-    monkeypatch.setattr(calling, 'compat', _With(compat, output_edge=fake.output_edge))
+    monkeypatch.setattr(recording, 'compat', _With(compat, output_edge=fake.output_edge))
     return fake
 
 

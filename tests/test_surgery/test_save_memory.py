@@ -504,12 +504,12 @@ def test_threads_do_not_disturb_each_other():
     torch.manual_seed(0)
     plain = stage().double()
     expected = train_once(copy.deepcopy(plain), images())
+    inputs = [images().requires_grad_() for _ in range(3)]  # made here: threads share the random state
     results = {}
 
     def run(i):
-        model = copy.deepcopy(plain)
+        model, x = copy.deepcopy(plain), inputs[i]
         mmrev.save_memory(model)
-        x = images().requires_grad_()
         for _ in range(5):
             model.zero_grad()
             model(x).sum().backward()

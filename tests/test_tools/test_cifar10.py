@@ -66,6 +66,7 @@ def test_a_damaged_file_is_noticed_where_nothing_may_be_downloaded(tmp_path, mon
     assert 'or not whole, and `train_dataloader.dataset.download` is False' in capfd.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('provide', [write, pack])
 def test_data_that_is_there_or_waits_as_an_archive_is_trained_with(provide, tmp_path, monkeypatch):
     monkeypatch.setattr(CIFAR10, 'url', NOBODY)

@@ -204,6 +204,38 @@ def test_a_checkpoint_that_cannot_be_written_is_named(toy, tmp_path):
     assert status == 1 and f'writing `epoch_1.pth` in `{tmp_path}/run`: ' in said(errors)[0]
 
 
+def test_checkpoints_of_another_run_are_not_overwritten_unasked(toy, tmp_path):
+    run = shutil.copytree(toy.run, tmp_path / 'run')
+    before = {path: path.read_bytes() for path in run.rglob('*') if path.is_file()}
+    status, errors = forked('train', toy.config, '--work-dir', 'run', cwd=tmp_path)
+    what, fix = said(errors)
+    assert status == 2 and 'holds checkpoints of another run: epoch_1.pth, epoch_2.pth' in what
+    assert '--resume' in fix and '--overwrite' in fix
+    assert before == {path: path.read_bytes() for path in run.rglob('*') if path.is_file()}
+
+
+@pytest.mark.subprocess
+def test_sigterm_saves_a_checkpoint_and_resume_skips_a_damaged_one(toy, tmp_path):
+    options = ['--work-dir', 'run', '--cfg-options', 'train_cfg.max_epochs=1000', 'default_hooks.logger.interval=1']
+    process = start(*mmrev('train', toy.config, *options), cwd=tmp_path, merge=True)
+    for line in process.stdout:
+        if 'Epoch(train) ' in line and '[2][1/2]' in line:
+            process.send_signal(signal.SIGTERM)
+            break
+    status, rest, _ = ended(process)
+    assert status == 143 and 'Traceback' not in rest
+    last = rest.strip().splitlines()[-1]
+    assert re.fullmatch(r'mmrev train: terminated. Iteration \d is in run/interrupted.pth. Resume: .* --resume', last)
+    checkpoint = load(tmp_path / 'run/interrupted.pth')
+    assert checkpoint['meta']['iter'] in (3, 4)
+    damaged = tmp_path / 'run/epoch_7.pth'
+    damaged.write_bytes((tmp_path / 'run/epoch_1.pth').read_bytes()[:1000])
+    output = succeed(*mmrev('train', toy.config, '--work-dir', 'run', '--resume'), cwd=tmp_path)
+    assert 'resuming from' in output and 'epoch_7.pth cannot be read' in output
+    assert load(tmp_path / 'run/epoch_2.pth')['meta']['iter'] == 4
+    assert not (tmp_path / 'run/interrupted.pth').exists()
+
+
 def test_a_metric_that_fails_is_named(toy, tmp_path, monkeypatch):
     def fails(*args):
         raise ZeroDivisionError('division by zero')
@@ -221,8 +253,8 @@ def test_help_is_quick_and_names_the_flags():
     output = succeed(sys.executable, '-c', code, cwd=ROOT)
     top, train, test = output.replace('usage: mmrev train', '@').replace('usage: mmrev test', '@').split('@')
     assert all(command in top for command in ('train', 'test', 'doctor'))
-    for flag in ('--work-dir --resume --amp --auto-scale-lr --cfg-options --launcher --local_rank --local-rank '
-                 '--traceback').split():
+    for flag in ('--work-dir --resume --overwrite --amp --auto-scale-lr --cfg-options --launcher --local_rank '
+                 '--local-rank --traceback').split():
         assert flag in train
     for flag in ('--work-dir --out --show --show-dir --tta --cfg-options --launcher --local_rank --local-rank '
                  '--traceback').split():

@@ -140,7 +140,7 @@ def draw_panel(axis: Axes, picture: np.ndarray, objects: List[Drawn], title: str
         picture: ``(H, W, 3)``, blue first.
         objects: What is drawn.
         title: Above the image.
-        masks_alone: Whether the masks are filled, each in another colour, instead of all that.
+        masks_alone: Whether the masks are filled, each in another color, instead of all that.
     """
     height, width = picture.shape[:2]
     axis.imshow(picture[..., ::-1], interpolation='nearest', extent=(0, width, height, 0))

@@ -1,4 +1,4 @@
-"""ImageNet-1k with random crops and colour jitter, timm's for ResNet; mmpretrain's at 224 pixels in tests."""
+"""ImageNet-1k with random crops and color jitter, timm's for ResNet; mmpretrain's at 224 pixels in tests."""
 _base_ = 'mmpretrain::_base_/datasets/imagenet_bs64_pil_resize.py'
 
 jitter = 0.4  # greatest relative change of brightness, contrast and saturation

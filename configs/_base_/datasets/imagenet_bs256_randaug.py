@@ -1,4 +1,4 @@
-"""ImageNet-1k with RandAugment, colour jitter and random erasing at 224 pixels, 256 images a step.
+"""ImageNet-1k with RandAugment, color jitter and random erasing at 224 pixels, 256 images a step.
 
 mmpretrain's file is called after 128 images, and has 256.
 """

@@ -1,4 +1,4 @@
-"""ImageNet-1k with random crops, colour jitter and lighting noise; single crop of 224 pixels in tests, or ten (--tta).
+"""ImageNet-1k with random crops, color jitter and lighting noise; single crop of 224 pixels in tests, or ten (--tta).
 
 The batch size is left to the configs.
 

@@ -1,4 +1,4 @@
-"""The autograd function: keeps the output, recovers from it what the backward of a batch normalisation needs.
+"""The autograd function: keeps the output, recovers from it what the backward of a batch normalization needs.
 
 With ``g = |weight| + eps`` and ``y = g * xhat + bias``, ``z = act(y)`` (Rota Bulò et al. 2018, section 3.1):
 
@@ -7,7 +7,7 @@ With ``g = |weight| + eps`` and ``y = g * xhat + bias``, ``z = act(y)`` (Rota Bu
     dx = g / std * (dy - sum(dy) / n - xhat * sum(dy * xhat) / n)    the batch's statistics, n values per channel
     dx = g / std * dy                                                 running statistics
 
-The backward of a batch normalisation that has input ``y``, mean ``bias``, deviation ``g`` and weight ``g^2 / std`` is
+The backward of a batch normalization that has input ``y``, mean ``bias``, deviation ``g`` and weight ``g^2 / std`` is
 the same three lines, so ATen's kernel does all of it. As published, the sign of a weight of 0 is +1; so a weight that
 starts at 0 can grow.
 
@@ -93,7 +93,7 @@ def _saved(ctx) -> Sequence[Optional[Tensor]]:
 
 
 class _Kept(NamedTuple):
-    """The output, vectors ``(C,)``, and what the normalised value is taken from: ``xhat = (value - center) * inverse``,
+    """The output, vectors ``(C,)``, and what the normalized value is taken from: ``xhat = (value - center) * inverse``,
     where the value is ``x`` if that was kept and else ``y``."""
     z: Tensor
     scale: Tensor

@@ -6,8 +6,7 @@ import torch.fx
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmrev import compat
-
+from ..fused.guard import is_staged, needs_gradient
 from . import compiled
 from .activations import get_activation
 from .function import InPlaceABNFunction
@@ -25,7 +24,7 @@ def abn(x: Tensor,
         activation: str = 'leaky_relu',
         activation_param: Optional[float] = None,
         residual: Optional[Tensor] = None) -> Tensor:
-    """Batch normalisation with the scale ``|weight| + eps``, then an activation, by PyTorch's own operators.
+    """Batch normalization with the scale ``|weight| + eps``, then an activation, by PyTorch's own operators.
 
     The reference for :func:`inplace_abn` (arXiv:1712.02616), of which it has the arguments, the shapes and the errors;
     ``relu`` is allowed with any statistics.
@@ -48,7 +47,7 @@ def inplace_abn(x: Tensor,
                 activation_param: Optional[float] = None,
                 backend: str = 'auto',
                 residual: Optional[Tensor] = None) -> Tensor:
-    """Batch normalisation and activation that keep their output alone for backward (Rota Bulò et al. 2018).
+    """Batch normalization and activation that keep their output alone for backward (Rota Bulò et al. 2018).
 
     ``z = act((|weight| + eps) * (x - mean) / sqrt(var + eps) + bias + residual)``. The input is left as it is.
 
@@ -58,7 +57,7 @@ def inplace_abn(x: Tensor,
         bias: ``(C,)``; ``None`` with ``weight``.
         running_mean: ``(C,)``; updated with ``training``, if given.
         running_var: ``(C,)``, likewise; takes the unbiased variance.
-        training: Whether to normalise by the statistics of the batch instead of the running ones.
+        training: Whether to normalize by the statistics of the batch instead of the running ones.
         momentum: Share of the batch in the running statistics.
         eps: Added to the variance, and to the absolute weight.
         activation: ``leaky_relu``, ``elu`` or ``identity``; without ``training`` also ``relu``.
@@ -113,21 +112,16 @@ def run(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: S
     if not torch.jit.is_tracing():
         check_input(x, weight, settings, residual)
         _check_invertible(x, settings)
-    if not settings.sync and (_is_exporting() or not x.numel()):
+    if not settings.sync and (is_staged() or not x.numel()):
         return plain(x, weight, bias, settings, residual)  # the compiler chooses what to keep by itself
     if residual is not None and (package is not None or residual.dtype != x.dtype):
         y = run(x, weight, bias, settings._replace(activation=get_activation('identity')), backend)
         return settings.activation.apply(y + residual, inplace=True)
-    trains = torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in (x, weight, bias, residual))
-    if not trains:
+    if not needs_gradient(x, weight, bias, residual):
         return normalise(x, weight, bias, settings, residual).z
     if package is not None:
         return compiled.run(package, x, weight, bias, settings)
     return InPlaceABNFunction.apply(x, weight, bias, residual, settings)
-
-
-def _is_exporting() -> bool:
-    return torch.jit.is_tracing() or compat.is_compiling()
 
 
 def plain(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], s: Settings,
@@ -137,7 +131,7 @@ def plain(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], s: Settin
     y = F.batch_norm(x, s.running_mean, s.running_var, scale, bias, s.batch, s.momentum, s.eps)
     if residual is not None:
         y = y + residual
-    return s.activation.apply(y, inplace=not _is_exporting())
+    return s.activation.apply(y, inplace=not is_staged())
 
 
 def check_input(x: Tensor, weight: Optional[Tensor], s: Settings, residual: Optional[Tensor] = None) -> None:

@@ -14,8 +14,8 @@ from .statistics import Settings, is_distributed
 class BatchStatistics(_BatchNorm):
     """Without parameters, buffers or a forward: the switch by which frameworks find a layer's statistics.
 
-    In eval mode (``norm_eval`` puts every batch norm there) the layer normalises by its running statistics. Where
-    ``SyncBatchNorm`` took its place, the layer synchronises.
+    In eval mode (``norm_eval`` puts every batch norm there) the layer normalizes by its running statistics. Where
+    ``SyncBatchNorm`` took its place, the layer synchronizes.
     """
 
     def __init__(self, num_features: int):
@@ -29,7 +29,7 @@ class BatchStatistics(_BatchNorm):
 
 
 class ABN(_NormBase):
-    """Activated batch norm: batch normalisation with the scale ``|weight| + eps``, then an activation.
+    """Activated batch norm: batch normalization with the scale ``|weight| + eps``, then an activation.
 
     Made of PyTorch's own operators; the reference for :class:`InPlaceABN`, with the same state dict, that of
     ``torch.nn.BatchNorm2d``. Checkpoints without ``num_batches_tracked``, like the published ones, load as well.
@@ -121,12 +121,12 @@ class ABN(_NormBase):
 class InPlaceABN(ABN):
     """:class:`ABN` that keeps its output alone for backward: half the memory of a convolutional network.
 
-    In backward the input's normalised values are recovered from the output (Rota Bulò et al. 2018, arXiv:1712.02616,
+    In backward the input's normalized values are recovered from the output (Rota Bulò et al. 2018, arXiv:1712.02616,
     section 3.1). The input is never written to; a change of the output before backward is an error that names the
     layer.
 
     With running statistics (eval, ``norm_eval``) memory is saved too, and ``relu`` is exact: the weight's gradient
-    needs normalised values only where the output is positive. With the batch's statistics ``relu`` is refused.
+    needs normalized values only where the output is positive. With the batch's statistics ``relu`` is refused.
 
     The last norm of a residual block takes the shortcut with it: ``bn3(x, residual=shortcut)`` is
     ``act(norm(x) + shortcut)`` and keeps output and shortcut, which the blocks keep anyway.

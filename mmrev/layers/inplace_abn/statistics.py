@@ -1,4 +1,4 @@
-"""Normalisation by the statistics of a batch, of a batch spread over processes, or of a whole training."""
+"""Normalization by the statistics of a batch, of a batch spread over processes, or of a whole training."""
 from typing import Any, NamedTuple, Optional, Tuple
 
 import torch
@@ -14,7 +14,7 @@ class Settings(NamedTuple):
     """All of a call but its input and its parameters."""
     running_mean: Optional[Tensor]
     running_var: Optional[Tensor]
-    batch: bool  # normalise by the batch's statistics, not by the running ones
+    batch: bool  # normalize by the batch's statistics, not by the running ones
     momentum: float
     eps: float
     activation: Activation
@@ -34,7 +34,7 @@ class Normalised(NamedTuple):
 
 
 def is_distributed(group: Any = None) -> bool:
-    """Whether there is anybody to synchronise with."""
+    """Whether there is anybody to synchronize with."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
 

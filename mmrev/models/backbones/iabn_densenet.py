@@ -53,7 +53,7 @@ class IABNDenseNet(ActivatedBackbone):
         norm_cfg: ``mmrev.InPlaceABN``, ``mmrev.InPlaceABNSync``, ``mmrev.ABN`` or ``mmrev.BatchNormAct``, with
             ``activation`` and ``activation_param``; None for InPlace-ABN with a leaky ReLU of slope 0.01.
         norm_eval: Keep the statistics of norms frozen in training; None does where ``init_cfg`` names weights.
-        init_cfg: Initialisation; by default Xavier's, normal, with the gain of the activation, as published.
+        init_cfg: Initialization; by default Xavier's, normal, with the gain of the activation, as published.
 
     Shape:
         Input: ``(B, in_channels, H, W)``.

@@ -3,13 +3,14 @@
 As published ("v1"): the activation of a block follows the sum, and the stride lies in the first 3x3 convolution. The
 last norm of a block takes the shortcut, so that a block keeps its output alone.
 """
-from typing import List, Optional, Sequence, Tuple, Type, Union
+from typing import List, Optional, Sequence, Type, Union
 
 from torch import Tensor, nn
 
 from mmrev.registry import MODELS
 
-from ..blocks.activated_backbone import ActivatedBackbone, activated_norm
+from ..blocks.activated_backbone import activated_norm
+from ..blocks.resnet import ResNetBackbone
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int, norm_cfg: dict) -> Optional[nn.Sequential]:
@@ -81,7 +82,7 @@ class Bottleneck(nn.Module):
 
 
 @MODELS.register_module()
-class IABNResNet(ActivatedBackbone):
+class IABNResNet(ResNetBackbone):
     """ResNet whose norms hold their activation. Names of weights are those of torchvision and the OpenMMLab packages.
 
     Args:
@@ -94,7 +95,7 @@ class IABNResNet(ActivatedBackbone):
         norm_cfg: ``mmrev.InPlaceABN``, ``mmrev.InPlaceABNSync``, ``mmrev.ABN`` or ``mmrev.BatchNormAct``, with
             ``activation`` and ``activation_param``; None for InPlace-ABN with a leaky ReLU of slope 0.01.
         norm_eval: Keep the statistics of norms frozen in training; None does where ``init_cfg`` names weights.
-        init_cfg: Initialisation; by default Xavier's, normal, with the gain of the activation, as published.
+        init_cfg: Initialization; by default Xavier's, normal, with the gain of the activation, as published.
 
     Shape:
         Input: ``(B, in_channels, H, W)``.
@@ -140,14 +141,5 @@ class IABNResNet(ActivatedBackbone):
         others = (block(planes * block.expansion, planes, 1, dilation, self.norm_cfg) for _ in range(1, number))
         return nn.Sequential(first, *others)
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        x = self.maxpool(self.bn1(self.conv1(x)))
-        levels = []
-        for i, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
-            x = stage(x)
-            if i in self.out_indices:
-                levels.append(x)
-        return tuple(levels)
-
-    def _stages(self) -> List[List[nn.Module]]:
-        return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
+    def _stem(self, x: Tensor) -> Tensor:
+        return self.maxpool(self.bn1(self.conv1(x)))

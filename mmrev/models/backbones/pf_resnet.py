@@ -17,7 +17,7 @@ from mmrev.registry import MODELS
 
 from ...layers import ABN, BatchNormAct, MaxPool3x3, conv_norm, convolve, max_pool3x3
 from ...layers.fused.guard import may_fuse
-from ..blocks.activated_backbone import ActivatedBackbone
+from ..blocks.resnet import ResNetBackbone
 
 # Of channels, stride, dilation, and whether the block begins a stage of another resolution: a pooling, then a
 # convolution of as many channels, which a norm and an activation follow. Either may be left out.
@@ -120,7 +120,7 @@ def conv_norm_act(x: Tensor, conv: nn.Conv2d, norm: nn.Module, shortcut: Optiona
 
 
 @MODELS.register_module()
-class PFResNet(ActivatedBackbone):
+class PFResNet(ResNetBackbone):
     """ResNet whose bottlenecks take any spatial operation. Names of weights are those of torchvision and OpenMMLab's.
 
     Args:
@@ -138,7 +138,7 @@ class PFResNet(ActivatedBackbone):
         norm_cfg: Any norm, followed by a ReLU; or ``mmrev.InPlaceABN``, ``mmrev.InPlaceABNSync``, ``mmrev.ABN`` or
             ``mmrev.BatchNormAct`` with an activation of their own. None for batch norm.
         norm_eval: Keep the statistics of norms frozen in training; None does where ``init_cfg`` names weights.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
 
     Shape:
         Input: ``(B, in_channels, H, W)``.
@@ -194,14 +194,5 @@ class PFResNet(ActivatedBackbone):
         return [dict(type='Kaiming', layer='Conv2d', mode='fan_out', nonlinearity='relu'),
                 dict(type='Constant', layer=['_BatchNorm', 'GroupNorm'], val=1)]
 
-    def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
-        x = conv_norm_act(x, self.conv1, self.bn1, pool=self.maxpool)
-        levels = []
-        for i, stage in enumerate((self.layer1, self.layer2, self.layer3, self.layer4)):
-            x = stage(x)
-            if i in self.out_indices:
-                levels.append(x)
-        return tuple(levels)
-
-    def _stages(self) -> List[List[nn.Module]]:
-        return [[self.conv1, self.bn1], [self.layer1], [self.layer2], [self.layer3], [self.layer4]]
+    def _stem(self, x: Tensor) -> Tensor:
+        return conv_norm_act(x, self.conv1, self.bn1, pool=self.maxpool)

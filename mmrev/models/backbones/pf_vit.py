@@ -32,14 +32,14 @@ class PFViT(PFTransformer):
         in_channels: Channels of the image.
         out_indices: Blocks after which the map of tokens is returned, from 0, or from -1, the last, backwards. The
             last block's is normed.
-        mlp_ratio: Factor of the perceptrons' channels.
+        mlp_ratio: Factor of the MLPs' channels.
         drop_rate: Dropout after the position embedding and in all blocks.
         attn_drop_rate: Dropout of the attention weights.
         drop_path_rate: Stochastic depth of the last block, growing linearly from 0 of the first.
         frozen_stages: 0 freezes patch and position embedding, ``k`` also ``k`` blocks; -1 freezes nothing.
         norm_cfg: Norm of the tokens.
         interpolate_mode: For resizing the position embedding.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
 
     Shape:
         Input: ``(B, in_channels, H, W)``.

@@ -33,7 +33,7 @@ class PiT(PFTransformer):
         img_size: Height and width, in pixels, that the position embedding is made for. Others resize it.
         in_channels: Channels of the image.
         out_indices: Stages whose maps of tokens are returned, of 0 ... 2. The last one's is normed.
-        mlp_ratio: Factor of the perceptrons' channels.
+        mlp_ratio: Factor of the MLPs' channels.
         drop_rate: Dropout after the position embedding and in all blocks.
         attn_drop_rate: Dropout of the attention weights.
         drop_path_rate: Stochastic depth that the blocks' rates grow towards, linearly from 0 of the first.
@@ -41,7 +41,7 @@ class PiT(PFTransformer):
             freezes nothing.
         norm_cfg: Norm of the tokens.
         interpolate_mode: For resizing the position embedding.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
 
     Shape:
         Input: ``(B, in_channels, H, W)``.

@@ -118,7 +118,7 @@ class RevBiFPN(Backbone):
         drop_path_rate: Stochastic depth of the last stage, growing linearly from the first; None is ``arch``'s.
         zero_init_residual: Begin training with a zero scale in the last norm of every function that adds to a level, so
             that the levels, which no norm holds, begin as what the stem and the first downsamplings make of the image.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
 
     Shape:
         Input: ``(B, in_channels, H, W)``; zeros are appended at the right and at the bottom up to multiples of 32, the

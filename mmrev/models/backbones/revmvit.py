@@ -27,7 +27,7 @@ class StageTransition(nn.Module):
     Args:
         norms: Two norms of tokens.
         attention: Pooling attention with ``stride_q`` 2.
-        mlp: Perceptron.
+        mlp: MLP.
         drop_path_rate: Stochastic depth.
 
     Shape:
@@ -67,7 +67,7 @@ class RevMViT(Backbone):
         out_indices: Stages after which a normed level leaves, from 0, or from -1, the last, backwards.
         out_type: ``'featmap'``, maps; or ``'avg_featmap'``, their means.
         norm_pooled: Norm the mean of a level instead of its tokens (minREV); of ``'avg_featmap'``.
-        mlp_ratio: Channels in a perceptron over those of a stream.
+        mlp_ratio: Channels in an MLP over those of a stream.
         drop_path_rate: Stochastic depth of the last block, growing linearly from 0 of the first.
         drop_rate: Dropout in all blocks.
         attn_drop_rate: Dropout of the attention weights.
@@ -81,7 +81,7 @@ class RevMViT(Backbone):
             :class:`~mmrev.reversible.ReversibleSequence`.
         keep: What each step keeps for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
             list, see :class:`~mmrev.reversible.ReversibleSequence`.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
 
     Shape:
         Input: ``(B, in_channels, H, W)``.

@@ -1,7 +1,7 @@
 """Rev-Swin: Swin (Liu et al. 2021, arXiv:2103.14030) with reversible blocks (PaReprop, Zhu and Mangalam 2023,
 arXiv:2306.09342).
 
-A stage is reversible; at its end a perceptron fuses the two streams and patch merging makes the next stage's (section
+A stage is reversible; at its end an MLP fuses the two streams and patch merging makes the next stage's (section
 3). In backward the steps between stages are computed again as well, so that nothing of them is kept but their input.
 
 Deviation from the published code (minREV): what was attended in shifted windows returns to its place, as in Swin; there
@@ -22,7 +22,7 @@ from ..blocks.two_stream import Copy, FusedStreams, TwoStreamBlock, freeze_unrea
 
 
 class FusedMLP(MLP):
-    """The perceptron that fuses two streams of ``(B, H, W, C)`` into one."""
+    """The MLP that fuses two streams of ``(B, H, W, C)`` into one."""
 
     def __init__(self, channels: int):
         super().__init__(2 * channels, 2 * channels, channels)
@@ -86,7 +86,7 @@ class RevSwin(Backbone):
         shift_back: False leaves what was attended in shifted windows shifted, as minREV does.
         out_indices: Stages after which a normed level leaves, from 0, or from -1, the last, backwards.
         out_type: ``'featmap'``, maps; or ``'avg_featmap'``, their means.
-        mlp_ratio: Channels in a perceptron over those of a stream.
+        mlp_ratio: Channels in an MLP over those of a stream.
         drop_rate: Dropout after the patch embedding and in all blocks.
         attn_drop_rate: Dropout of the attention weights.
         drop_path_rate: Stochastic depth of the last block, growing linearly from 0 of the first.
@@ -100,7 +100,7 @@ class RevSwin(Backbone):
             :class:`~mmrev.reversible.ReversibleSequence`.
         keep: What each step keeps for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
             list, see :class:`~mmrev.reversible.ReversibleSequence`.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
 
     Shape:
         Input: ``(B, in_channels, H, W)``; maps of odd sides are padded with zeros.

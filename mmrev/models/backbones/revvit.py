@@ -4,7 +4,7 @@ A vision transformer whose residual stream is split in two: ``x[0] += attention(
 and 5), and which is fused again at its end (section 3.3.2). With ``operation='max'`` every other block pools the map of
 its tokens by 3x3 maxima instead of attending, as ViT-S-max does (Han et al. 2022, ICLR; arXiv:2202.02777).
 
-Deviations from mmpretrain's RevVisionTransformer: attention and perceptron of a block drop their paths independently;
+Deviations from mmpretrain's RevVisionTransformer: attention and MLP of a block drop their paths independently;
 nothing is dropped in eval mode; random numbers are not reseeded. Its checkpoints are loaded as they are.
 """
 import re
@@ -62,7 +62,7 @@ class RevViT(Backbone):
             :class:`~mmrev.reversible.ReversibleSequence`.
         keep: What each step keeps for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
             list, see :class:`~mmrev.reversible.ReversibleSequence`.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
 
     Shape:
         Input: ``(B, in_channels, H, W)``; zeros are appended up to whole patches.
@@ -153,7 +153,7 @@ class RevViT(Backbone):
         check_choice('out_type', self.out_type, self.out_types)
         check_choice('fusion_mode', fusion_mode, FUSION_MODES)
         check_choice('operation', self.operation, OPERATIONS)
-        if self.operation != 'attention' and with_cls_token:  # which has no neighbours to be pooled with
+        if self.operation != 'attention' and with_cls_token:  # which has no neighbors to be pooled with
             raise ValueError(f'`operation={self.operation!r}` needs `with_cls_token=False`')
         if self.out_type == 'cls_token' and not with_cls_token:
             raise ValueError("`out_type='cls_token'` needs `with_cls_token=True`")
@@ -174,7 +174,7 @@ class RevViT(Backbone):
         x = x + resize_pos_embed(self.pos_embed, self.grid, grid, self.num_extra_tokens, self.interpolate_mode)
         x = self.drop_after_pos(x)
         if self.operation != 'attention':
-            x = x.unflatten(1, grid)  # (B, H, W, C): tokens are pooled with their neighbours
+            x = x.unflatten(1, grid)  # (B, H, W, C): tokens are pooled with their neighbors
         _, _, *levels = self.layers(x, x)
         return tuple(self._format(i, level.flatten(1, -2), grid) for i, level in enumerate(levels))
 

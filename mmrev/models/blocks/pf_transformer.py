@@ -32,7 +32,7 @@ class PFBlock(nn.Module):
         embed_dims: Channels.
         num_heads: Heads, where there is attention.
         operation: ``'attention'`` or ``'max'``.
-        mlp_ratio: Factor of the perceptron's channels.
+        mlp_ratio: Factor of the MLP's channels.
         drop_rate: Dropout of both functions.
         attn_drop_rate: Dropout of the attention weights.
         drop_path_rate: Stochastic depth of both functions.

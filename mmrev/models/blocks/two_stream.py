@@ -38,7 +38,7 @@ class FusedStreams(nn.Module):
 class TwoStreamBlock(TwoStreamCoupling):
     """A reversible transformer block, and what happens to the streams after it.
 
-    ``x[0] += f(x[1])``, attention; ``x[1] += g(x[0])``, perceptron (RevViT, Mangalam et al. 2022, eqs. 4 and 5). Then
+    ``x[0] += f(x[1])``, attention; ``x[1] += g(x[0])``, MLP (RevViT, Mangalam et al. 2022, eqs. 4 and 5). Then
     come the couplings in ``after``, such as a :class:`~mmrev.reversible.NewStream` for a level that leaves. They belong
     to the block, so that a block's names in a state dict do not depend on the levels.
     """

@@ -51,7 +51,7 @@ class RevBiFPNClsHead(LinearClsHead):
         norm_cfg: Norm of every convolution.
         act_cfg: Activation of every convolution but the projecting ones; None where the norm brings its own.
         reversible: False keeps every activation for the backward, as plain autograd does.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
         kwargs: ``loss``, ``topk``, ``cal_acc`` of mmpretrain's ``ClsHead``.
 
     Shape:

@@ -32,7 +32,7 @@ class HRFPN(BaseModule):
         norm_cfg: Norm after the fusion and after the 3x3 convolutions.
         with_cp: Compute the fused pyramid again in the backward instead of keeping it.
         stride: Of the 3x3 convolutions.
-        init_cfg: Initialisation; Caffe2's Xavier if not given.
+        init_cfg: Initialization; Caffe2's Xavier if not given.
 
     Shape:
         Input: a sequence of ``(B, in_channels[i], H / 2**i, W / 2**i)``.

@@ -23,7 +23,7 @@ class RevBiFPNNeck(BaseModule):
         norm_cfg: Norm of every convolution.
         act_cfg: Activation of every convolution but the projecting ones; None where the norm brings its own.
         reversible: False keeps every activation for the backward, as plain autograd does.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
 
     Shape:
         Input: a sequence of ``(B, in_channels[i], H_i, W_i)``.

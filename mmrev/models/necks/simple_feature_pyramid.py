@@ -23,7 +23,7 @@ class SimpleFeaturePyramid(BaseModule):
         scales: Of each level's sides, relative to the map's: 4, 2, 1 or 0.5.
         num_outs: Levels that come out; those beyond ``scales`` halve the last by taking every second point.
         norm_cfg: Norm of the convolutions; None for a bias in its place, which learns sooner from random weights.
-        init_cfg: Initialisation.
+        init_cfg: Initialization.
 
     Shape:
         Input: a sequence of one ``(B, in_channels[0], H, W)``.

@@ -13,13 +13,13 @@ from .table import changes_recipe, handles, in_place, pure
 
 aten = torch.ops.aten
 
-_NAMES = {  # of their arguments
+_NAMES = {  # names of their arguments
     F.relu: ('input', 'inplace'), F.relu6: ('input', 'inplace'), F.silu: ('input', 'inplace'),
     F.hardswish: ('input', 'inplace'), F.hardsigmoid: ('input', 'inplace'), F.mish: ('input', 'inplace'),
     F.selu: ('input', 'inplace'), F.elu: ('input', 'alpha', 'inplace'), F.celu: ('input', 'alpha', 'inplace'),
     F.leaky_relu: ('input', 'negative_slope', 'inplace'), F.hardtanh: ('input', 'min_val', 'max_val', 'inplace')}
 
-# Of those whose in-place form has autograd clone the input. These two have the output's sign and bounds:
+# Activations whose in-place form makes autograd clone the input. For these two, the output has its sign and bounds:
 _BY_OUTPUT: Dict[Callable, Derivative] = {
     F.relu6: lambda grad, z: aten.hardtanh_backward(grad, z, 0., 6.),
     F.hardtanh: lambda grad, z, min_val=-1., max_val=1.: aten.hardtanh_backward(grad, z, min_val, max_val)}

@@ -1,4 +1,4 @@
-"""Activations that are one node of autograd each, and whose backward needs less than that of torch's own."""
+"""Activations as single nodes of autograd whose backward needs less than that of torch's own."""
 from typing import Any, Callable, Tuple
 
 import torch
@@ -9,9 +9,9 @@ Derivative = Callable[[Tensor, Tensor], Tensor]
 
 
 class InPlace(torch.autograd.Function):
-    """``apply(x, stand_in, function, derivative)`` changes ``x``; PyTorch would save a clone of what it was.
+    """``apply(x, stand_in, function, derivative)`` changes ``x`` in place; PyTorch would save a clone of its input.
 
-    Autograd saves the stand-in, an empty tensor. Whoever calls this puts a recipe in its place.
+    Autograd saves the stand-in, an empty tensor, which the caller replaces by a recipe.
     """
 
     @staticmethod
@@ -29,7 +29,7 @@ class InPlace(torch.autograd.Function):
 
 
 class Swish(torch.autograd.Function):
-    """``apply(x, sigmoid)``: the product of ``x`` and its sigmoid, by one backward instead of four."""
+    """``apply(x, sigmoid)``: the product of ``x`` and its sigmoid, with one backward operator instead of four."""
 
     @staticmethod
     def forward(ctx, x: Tensor, sigmoid: Tensor) -> Tensor:

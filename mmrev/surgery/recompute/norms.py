@@ -1,4 +1,4 @@
-"""Norms: their outputs, from their inputs and the statistics that forward found."""
+"""Outputs of norms from their inputs and the statistics of the forward."""
 from functools import partial
 from typing import Optional
 
@@ -22,7 +22,7 @@ def _normalize(recorder: Recorder, input: Tensor, running_mean: Optional[Tensor]
     if training:
         F._verify_batch_size(input.size())
     recorder.begin()
-    out, mean, invstd, _, _ = torch._batch_norm_impl_index(  # what torch.batch_norm calls, which returns the first
+    out, mean, invstd, _, _ = torch._batch_norm_impl_index(  # torch.batch_norm calls this, and returns the first result
         input, weight, bias, running_mean, running_var, training, momentum, eps, torch.backends.cudnn.enabled)
     if out.requires_grad:
         source, cost = recorder.source(input)
@@ -33,9 +33,9 @@ def _normalize(recorder: Recorder, input: Tensor, running_mean: Optional[Tensor]
 
 
 def by_batch(x: Tensor, mean: Tensor, invstd: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) -> Tensor:
-    """Normalise by given statistics, on CPUs with the very bits of the first time.
+    """Normalize by given statistics, on CPUs to the bit as in the forward.
 
-    The variance given to the kernel is 1, so that what it multiplies by is ``weight * invstd``, as when it found them.
+    The kernel gets a variance of 1, so that it multiplies by ``weight * invstd``, as in the forward.
     """
     scale = invstd if weight is None else weight * invstd
     bias = torch.zeros_like(mean) if bias is None else bias.to(scale.dtype)
@@ -44,13 +44,13 @@ def by_batch(x: Tensor, mean: Tensor, invstd: Tensor, weight: Optional[Tensor], 
 
 def by_running(x: Tensor, mean: Tensor, var: Tensor, weight: Optional[Tensor], bias: Optional[Tensor],
                eps: float) -> Tensor:
-    """Normalise by running statistics."""
+    """Normalize by running statistics."""
     return torch.native_batch_norm(x, weight, bias, mean, var, False, 0., eps)[0]
 
 
 @handles(torch.batch_norm_elemt)
 def _synchronised(recorder, function, args, kwargs):
-    """Within SyncBatchNorm's function of autograd, which saves the input itself."""
+    """Inside the autograd function of SyncBatchNorm, which saves the input itself."""
     out = function(*args, **kwargs)
     if not torch.is_grad_enabled():
         made = [Kept(a.detach()) if isinstance(a, Tensor) else a for a in args]

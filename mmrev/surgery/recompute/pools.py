@@ -1,4 +1,4 @@
-"""What autograd saves besides activations: the indices of max pooling and the noise of dropout."""
+"""Other tensors that autograd saves: the indices of max pooling and the noise of dropout."""
 from functools import partial
 from operator import itemgetter
 from typing import Any, List, Optional
@@ -11,7 +11,7 @@ from .recipe import Kept, Recipe, Saved
 from .recorder import Recorder
 from .table import handles
 
-# Elements of a window up to which the pooling is done again; of larger ones the indices are kept, with fewer bits.
+# Largest window, in elements, whose pooling is recomputed; for larger ones the indices are stored with fewer bits.
 WINDOW = 9
 
 
@@ -69,7 +69,7 @@ def _noise(mask: Tensor, dtype: torch.dtype, p: float) -> Tensor:
 
 
 def _saved_new(recorder: Recorder, dtype: torch.dtype, like: Tensor) -> Optional[Saved]:
-    """What the operator saved that is neither its input nor its output, of this type and the size of a tensor."""
+    """A tensor of this type and size that the operator saved and that is neither its input nor its output."""
     found: List[Saved] = [
         saved for saved in recorder.recent if saved.tensor is not None and saved.tensor.dtype == dtype
         and saved.tensor.shape == like.shape

@@ -1,4 +1,4 @@
-"""Convolutions and products of matrices: computed again within blocks alone, and what autocast casts for them."""
+"""Convolutions and matrix products, which are recomputed only within blocks, and their casts by autocast."""
 from functools import partial
 from typing import Any, Callable
 
@@ -43,7 +43,7 @@ def _note(recorder: Recorder, function: Callable, args: Any, out: Tensor) -> Non
 
 
 def _is_copy(saved: Tensor, x: Tensor, in_batches: bool) -> bool:
-    """Whether this is a factor as the operator reshaped it: with one batch dimension, or with none for a linear map."""
+    """Whether this is a factor reshaped by the operator: to one batch dimension, or to none for a linear layer."""
     ndim = 3 if in_batches else 2
     return (x.ndim > ndim == saved.ndim and saved.numel() == x.numel() and saved.dtype == x.dtype
             and saved.shape[1:] == x.shape[x.ndim - ndim + 1:]

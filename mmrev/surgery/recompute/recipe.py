@@ -1,4 +1,4 @@
-"""How a tensor follows from tensors that are kept anyway, and what backward has computed again so far."""
+"""How to compute a tensor from tensors that are stored anyway, and the values that backward has recomputed so far."""
 from contextlib import ExitStack
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple, Union
 
@@ -9,19 +9,19 @@ Geometry = Tuple[Sequence[int], Sequence[int], int]  # size, stride, offset
 
 
 class Values:
-    """What backward has computed again and will read once more.
+    """Values that the backward has recomputed and will read again.
 
-    A backward visits operators in reverse order. So once it reads what an operator saved, it has done with the values
-    of all later operators: they are dropped, whether or not everybody came for them.
+    A backward visits operators in reverse order. Once it reads what an operator saved, the values of all later
+    operators are no longer needed, and are dropped even if not all of their readers have come.
 
     Attributes:
-        operator: Number of the operator that forward is at.
+        operator: Number of the current operator of the forward.
     """
 
     def __init__(self) -> None:
         self.operator = 0
         self._recipes = 0
-        self._alive: Dict[int, Tuple[int, Any]] = {}  # by the number of a recipe: its operator, its value
+        self._alive: Dict[int, Tuple[int, Any]] = {}  # operator and value by the number of the recipe
         self._latest = -1
 
     def number(self) -> int:
@@ -50,7 +50,7 @@ _NONE = (0, None)
 
 
 class Kept:
-    """A tensor that stays, as it is now."""
+    """A tensor that is stored in its current version."""
     __slots__ = ('tensor', 'version')
     depth = 0
 
@@ -61,16 +61,16 @@ class Kept:
         pass
 
     def borrow(self) -> Tuple[Tensor, bool]:
-        """The tensor, and that it must not be overwritten.
+        """The tensor, and False: it must not be overwritten.
 
         Raises:
-            RuntimeError: If it was changed in place since.
+            RuntimeError: If it was changed in place afterwards.
         """
         return unchanged(self.tensor, self.version), False
 
 
 def unchanged(tensor: Tensor, version: int) -> Tensor:
-    """The tensor, if it is still at this version; autograd leaves the check to those who handle what it saves."""
+    """The tensor, if it is still at this version. Autograd leaves this check to saved-tensor hooks."""
     if tensor._version != version:
         raise RuntimeError(
             'one of the variables needed for gradient computation has been modified by an inplace operation: a tensor '
@@ -81,19 +81,19 @@ def unchanged(tensor: Tensor, version: int) -> Tensor:
 
 
 class Recipe:
-    """How to compute a tensor again.
+    """How to recompute a tensor.
 
     Args:
-        values: Of the forward that this belongs to.
-        function: Takes the arguments, tensors in place of sources.
-        args: Arguments, with sources in place of tensors, also within lists.
+        values: Values of the forward to which the recipe belongs.
+        function: Called with the arguments, in which tensors replace sources.
+        args: Arguments with sources in place of tensors, also within lists.
         inplace: Computes the same, and may overwrite its first argument.
-        layout: Size, stride and dtype of the tensor; ``None`` for what is no tensor of the network.
+        layout: Size, stride and dtype of the tensor; ``None`` if it is no tensor of the network.
 
     Attributes:
-        uses: How many saved tensors this stands for.
-        readers: How many recipes take it for a source.
-        depth: Length of the longest way to a tensor that is kept.
+        uses: Number of saved tensors that this recipe replaces.
+        readers: Number of recipes with this one as a source.
+        depth: Length of the longest path to a stored tensor.
     """
     __slots__ = ('values', 'function', 'args', 'inplace', 'layout', 'operator', 'number', 'uses', 'readers',
                  'pending', 'depth')
@@ -116,11 +116,11 @@ class Recipe:
         self.readers += 1
 
     def pin(self, tensor: Tensor) -> None:
-        """Keep the value after all."""
+        """Store the value after all."""
         self.function, self.inplace, self.args, self.depth = _itself, None, [Kept(tensor)], 0
 
     def value(self) -> Any:
-        """The value for one of the saved tensors, kept until the last of them has asked."""
+        """The value for one of the saved tensors; stored until the last of them has been read."""
         value = self.values.get(self)
         if value is None:
             value, _ = self._compute()
@@ -128,12 +128,12 @@ class Recipe:
         if self.pending > 0:
             self.values.put(self, value)
         else:
-            self.pending = self.uses  # backward may pass once more
+            self.pending = self.uses  # backward may run again
             self.values.drop(self)
         return value
 
     def borrow(self) -> Tuple[Any, bool]:
-        """The value for another recipe, and whether that may overwrite it."""
+        """The value for another recipe, and whether that recipe may overwrite it."""
         value = self.values.get(self)
         if value is not None:
             return value, False
@@ -144,7 +144,7 @@ class Recipe:
         return value, own
 
     def _compute(self) -> Tuple[Any, bool]:
-        """The value, and whether nobody else has it."""
+        """The value, and whether it has no other owner."""
         args: List[Any] = []
         overwrites = False
         for arg in self.args:
@@ -167,7 +167,7 @@ def _itself(x: Tensor) -> Tensor:
 
 
 class Part:
-    """A view of what a recipe computes."""
+    """A view of the result of a recipe."""
     __slots__ = ('recipe', 'geometry')
 
     def __init__(self, recipe: Recipe, geometry: Geometry):
@@ -210,7 +210,7 @@ def sources(args: Sequence[Any]) -> Iterator[Source]:
 
 
 def part_of(recipe: Recipe, tensor: Tensor) -> Union[Recipe, Part, None]:
-    """The recipe of a tensor, which shares its storage with the one of ``recipe``; ``None`` for another dtype."""
+    """The recipe of a tensor that shares storage with the result of ``recipe``; ``None`` for another dtype."""
     size, stride, dtype = recipe.layout
     if tensor.dtype != dtype:
         return None
@@ -221,14 +221,14 @@ def part_of(recipe: Recipe, tensor: Tensor) -> Union[Recipe, Part, None]:
 
 
 class Saved:
-    """What autograd holds of a tensor that an operator saved: the tensor, or else its recipe."""
+    """What autograd stores for a saved tensor: the tensor or its recipe."""
     __slots__ = ('tensor', 'version', 'source', 'operator')
 
     def __init__(self, tensor: Optional[Tensor], version: int, source: Union[Recipe, Part, None], operator: int):
         self.tensor, self.version, self.source, self.operator = tensor, version, source, operator
 
     def replace(self, source: Union[Recipe, Part]) -> None:
-        """Release the tensor; what backward gets is this."""
+        """Release the tensor; the backward gets this in its place."""
         source.add_use()
         self.tensor, self.source = None, source
 

@@ -1,4 +1,4 @@
-"""Watches a forward: which tensor follows from which others, and what autograd saves of them."""
+"""Observe a forward: how tensors follow from each other, and which of them autograd saves."""
 import weakref
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -14,16 +14,16 @@ _autograd = torch._C._autograd
 Handler = Callable[['Recorder', Callable, Sequence[Any], Dict[str, Any]], Any]
 
 SMALL = 2048  # bytes: not worth a recipe
-DEPTH = 100  # of a recipe, lest the recursion fail
+DEPTH = 100  # of a recipe; limits the recursion
 
 
 class Entry:
-    """What is known of a storage. It is an attribute of the storage, so it ends with it, and needs no address.
+    """What is known about a storage. As an attribute of the storage it has the same lifetime.
 
     Attributes:
-        version: Of its tensors when this was known.
-        recipe: How its content is computed again.
-        keeper: Mark of the recorder by whose knowledge autograd keeps it.
+        version: Version of its tensors at that time.
+        recipe: How to recompute the content.
+        keeper: Mark of the recorder for which autograd stores it.
     """
     __slots__ = ('version', 'recipe', 'keeper', 'counted', '__weakref__')
 
@@ -32,22 +32,22 @@ class Entry:
 
 
 class Recorder(TorchFunctionMode):
-    """In this context autograd saves recipes instead of tensors, wherever they are known.
+    """Within this context autograd saves recipes instead of tensors, where they are known.
 
-    As a mode for torch's functions it sees every call, and notes for those in the table how the result is computed
-    again. As a pair of hooks for saved tensors it sees what operators save, whoever they are, and looks the storage up.
+    As a torch function mode it sees every call, and records how to recompute the results of functions in the table. As
+    a pair of saved-tensor hooks it sees what any operator saves, and looks up the storage.
 
     Args:
-        table: By function of torch, what to call in its place.
-        tally: Counts what is saved, see :class:`Tally`.
+        table: Handler by torch function, called in its place.
+        tally: Counter of saved bytes, see :class:`Tally`.
     """
 
     def __init__(self, table: Dict[Callable, Handler], tally: Any = None) -> None:
         super().__init__()
         self.values = Values()
-        self.recent: List[Saved] = []  # what operators saved since `begin`
+        self.recent: List[Saved] = []  # tensors saved since `begin`
         self.tally = tally
-        self.blocks = 0  # that forward is in: in these, convolutions and products are computed again too
+        self.blocks = 0  # blocks that the forward is in, where convolutions and products are recomputed too
         self._table = table
         self._mark = object()
         self._entries: List[weakref.ref] = []
@@ -76,14 +76,14 @@ class Recorder(TorchFunctionMode):
         return handler(self, func, args, kwargs or {})
 
     def _is_recording(self, func: Callable) -> bool:
-        """Whether autograd records, and nobody within, like checkpointing, handles what is saved."""
+        """Whether autograd records, and no inner saved-tensor hooks, such as checkpointing's, are active."""
         top = _autograd._top_saved_tensors_default_hooks(True)
         return top is not None and top[0] is self._pack and (torch.is_grad_enabled() or func in self.without_grad)
 
-    without_grad: frozenset = frozenset()  # functions that matter within a function of autograd
+    without_grad: frozenset = frozenset()  # functions that matter within an autograd function
 
     def begin(self) -> None:
-        """Say that another operator begins."""
+        """Mark the beginning of an operator."""
         self.recent.clear()
         self.values.operator += 1
 
@@ -109,7 +109,7 @@ class Recorder(TorchFunctionMode):
         return saved
 
     def keep(self, tensor: Tensor) -> None:
-        """Keep a tensor of the forward, and let what follows be computed from it."""
+        """Store a tensor of the forward, so that others can be computed from it."""
         storage = tensor.untyped_storage()
         entry = getattr(storage, '_mmrev_entry', None)
         if entry is not None and entry.recipe is not None and entry.version == tensor._version:
@@ -130,7 +130,7 @@ class Recorder(TorchFunctionMode):
     # What follows from what.
 
     def source(self, tensor: Tensor) -> Tuple[Source, int]:
-        """Where a tensor comes from, and how many bytes would be kept for it alone."""
+        """The source of a tensor, and the bytes that would be stored for it alone."""
         storage = tensor.untyped_storage()
         entry = getattr(storage, '_mmrev_entry', None)
         cost = storage.nbytes()
@@ -146,7 +146,7 @@ class Recorder(TorchFunctionMode):
         return Kept(tensor.detach()), cost
 
     def arguments(self, args: Sequence[Any]) -> Tuple[List[Any], int]:
-        """The arguments with sources in place of tensors, and how many bytes would be kept for them alone."""
+        """The arguments with sources in place of tensors, and the bytes that would be stored for them alone."""
         made: List[Any] = []
         total = 0
         for arg in args:
@@ -161,13 +161,13 @@ class Recorder(TorchFunctionMode):
 
     def write(self, out: Tensor, function: Callable, args: List[Any], cost: int = 0,
               inplace: Optional[Callable] = None) -> Optional[Recipe]:
-        """Note how a tensor is computed again, unless its recipe would keep more than half of what it saves.
+        """Record how to recompute a tensor, unless the recipe would store more than half of the saved bytes.
 
         Args:
-            out: What an operator just made, or changed in place.
+            out: New or changed tensor of an operator.
             function: See :class:`Recipe`.
             args: See :class:`Recipe`.
-            cost: Bytes that are kept for the sources alone.
+            cost: Bytes that are stored for the sources alone.
             inplace: See :class:`Recipe`.
         """
         storage = out.untyped_storage()
@@ -177,7 +177,7 @@ class Recorder(TorchFunctionMode):
         recipe = Recipe(self.values, function, args, inplace, (out.size(), out.stride(), out.dtype))
         if recipe.depth > DEPTH:
             return None
-        for saved in self.recent:  # the operator saved its result before it was known
+        for saved in self.recent:  # the operator saved its result before it was recorded
             if saved.tensor is not None and saved.tensor.untyped_storage()._cdata == storage._cdata:
                 source = part_of(recipe, saved.tensor)
                 if source is not None:

@@ -1,4 +1,4 @@
-"""The table of functions whose results are cheap to compute again, and the two general ways to note how."""
+"""The table of functions whose results are cheap to recompute, and the two general ways to record them."""
 from functools import partial
 from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
@@ -13,7 +13,7 @@ TABLE: Dict[Callable, Handler] = {}
 
 
 def handles(*functions: Callable) -> Callable[[Handler], Handler]:
-    """Enter a handler for these functions: it is called in their place, with the recorder and the function itself."""
+    """Register a handler that is called in place of these functions, with the recorder and the function."""
 
     def enter(handler: Handler) -> Handler:
         TABLE.update(dict.fromkeys(functions, handler))
@@ -29,14 +29,14 @@ def handles(*functions: Callable) -> Callable[[Handler], Handler]:
          F.avg_pool2d)
 def pure(recorder: Recorder, function: Callable, args: Sequence[Any], kwargs: Dict[str, Any],
          inplace: Optional[Callable] = None) -> Any:
-    """Call a function that makes a new tensor from its arguments alone, and note that.
+    """Call a function that returns a new tensor and depends only on its arguments, and record it.
 
     Args:
-        recorder: Takes the note.
-        function: To be called now, and again in backward.
-        args: Its arguments, all tensors among them.
-        kwargs: More of them.
-        inplace: As ``function``, but it may overwrite the first argument.
+        recorder: The recorder.
+        function: Function to call now, and again in backward.
+        args: Its arguments, including all tensors.
+        kwargs: Its keyword arguments.
+        inplace: The same function, allowed to overwrite the first argument.
     """
     if kwargs:
         function, args = by_position(function, args, kwargs)
@@ -46,14 +46,14 @@ def pure(recorder: Recorder, function: Callable, args: Sequence[Any], kwargs: Di
         made, cost = recorder.arguments(args)
         again, first = function, args[0]
         if isinstance(first, Tensor) and first.dtype != out.dtype and first.is_floating_point():
-            again, inplace = partial(_in_type, again, out.dtype), None  # as autocast had it
+            again, inplace = partial(_in_type, again, out.dtype), None  # with the autocast state of the call
             replace_casts(recorder, first)
         recorder.write(out, again, made, cost, inplace)
     return out
 
 
 def by_position(function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Tuple[Callable, Sequence[Any]]:
-    """The same call without keywords: those with tensors become its last arguments, others part of the function."""
+    """The same call without keywords: keyword tensors become the last arguments, others part of the function."""
     names = tuple(name for name, value in kwargs.items() if isinstance(value, (Tensor, list, tuple)))
     if not names:
         return partial(function, **kwargs), args
@@ -72,7 +72,7 @@ def _in_type(function: Callable, dtype: torch.dtype, x: Tensor, *args: Any) -> T
 @handles(Tensor.contiguous, Tensor.reshape, torch.reshape, Tensor.flatten, torch.flatten, Tensor.to, Tensor.type,
          Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double)
 def copies_or_not(recorder: Recorder, function: Callable, args: Sequence[Any], kwargs: Dict[str, Any]) -> Any:
-    """Call a function that may return its argument, or a view of it."""
+    """Call a function that may return its argument or a view of it."""
     function, args = by_position(function, args, kwargs)
     recorder.begin()
     out = function(*args)
@@ -83,7 +83,7 @@ def copies_or_not(recorder: Recorder, function: Callable, args: Sequence[Any], k
     return out
 
 
-_CHANGING = {  # functions that change their first argument, and what computes the same anew
+_CHANGING = {  # functions that change their first argument, and their out-of-place forms
     Tensor.add_: torch.add, Tensor.sub_: torch.sub, Tensor.mul_: torch.mul, Tensor.div_: torch.div,
     Tensor.__iadd__: torch.add, Tensor.__isub__: torch.sub, Tensor.__imul__: torch.mul, Tensor.__itruediv__: torch.div,
     Tensor.relu_: torch.relu, torch.relu_: torch.relu, Tensor.sigmoid_: torch.sigmoid,
@@ -97,14 +97,14 @@ def _change(recorder, function, args, kwargs):
 
 def in_place(recorder: Recorder, function: Callable, anew: Callable, args: Sequence[Any],
              kwargs: Dict[str, Any]) -> Any:
-    """Call a function that changes its first argument, and note what that is now.
+    """Call a function that changes its first argument, and record its new content.
 
     Args:
-        recorder: Takes the note.
-        function: To be called.
-        anew: Computes the same and leaves its arguments as they are.
-        args: Arguments of both, all tensors among them.
-        kwargs: More of them.
+        recorder: The recorder.
+        function: Function to call.
+        anew: The out-of-place form of the function.
+        args: Arguments of both, including all tensors.
+        kwargs: Keyword arguments of both.
     """
     x = args[0] if args else None
     if any(isinstance(value, Tensor) for value in kwargs.values()) or not changes_recipe(recorder, x):
@@ -115,7 +115,7 @@ def in_place(recorder: Recorder, function: Callable, anew: Callable, args: Seque
     again = (partial(anew, **kwargs), partial(function, **kwargs)) if kwargs else (anew, function)
     recipe = recorder.write(x, again[0], made, cost, again[1])
     known = {a.untyped_storage()._cdata for a in args if isinstance(a, Tensor)}
-    for saved in recorder.recent if recipe is not None else ():  # a clone of what it was
+    for saved in recorder.recent if recipe is not None else ():  # a clone of its input
         if saved.tensor is not None and saved.tensor.shape == x.shape and (
                 saved.tensor.untyped_storage()._cdata not in known):
             saved.replace(made[0])
@@ -123,13 +123,13 @@ def in_place(recorder: Recorder, function: Callable, anew: Callable, args: Seque
 
 
 def changes_recipe(recorder: Recorder, x: Any) -> bool:
-    """Whether a tensor, about to be changed in place, has a recipe."""
+    """Whether a tensor that is about to change in place has a recipe."""
     return (isinstance(x, Tensor) and x.requires_grad and not x.is_leaf and not x._is_view()
             and type(recorder.source(x)[0]) is not Kept)
 
 
 def replace_casts(recorder: Recorder, x: Tensor) -> None:
-    """Have autocast's copies of a tensor, if the operator just saved one, made again."""
+    """Recompute autocast's copy of a tensor, if the operator just saved one."""
     source, cost = recorder.source(x)
     for saved in recorder.recent if not cost else ():
         copy = saved.tensor

@@ -1,4 +1,4 @@
-"""How many bytes autograd keeps of a forward, and how many it would have kept."""
+"""Count the bytes that autograd stores of a forward, and those that it would have stored."""
 from collections import Counter
 from typing import Any, Iterable, List, Set
 
@@ -9,15 +9,15 @@ from .recipe import Kept, Recipe, Saved, sources
 
 
 class Tally:
-    """Counts storages that operators save, each once, by the function of torch that ran.
+    """Counts the storages that operators save, each once, by the torch function that ran.
 
     Args:
-        apart: Tensors that are not counted, such as parameters.
+        apart: Tensors that do not count, such as parameters.
 
     Attributes:
-        function: That runs.
-        plain: Bytes that autograd would keep, by the name of the function.
-        kept: Bytes that it keeps, by the name of the function; after :meth:`close`.
+        function: Name of the running function.
+        plain: Bytes that autograd would store, by the name of the function.
+        kept: Bytes that autograd stores, by the name of the function; valid after :meth:`close`.
     """
 
     def __init__(self, apart: Iterable[Tensor] = ()) -> None:
@@ -28,7 +28,7 @@ class Tally:
         self._saved: List[tuple] = []
 
     def add(self, saved: Saved, storage: torch.UntypedStorage, entry: Any) -> None:
-        """Count what an operator saved."""
+        """Count a tensor that an operator saved."""
         name = getattr(self.function, '__name__', 'other')
         self._saved.append((name, saved))
         if entry.counted is not self:
@@ -41,7 +41,7 @@ class Tally:
         self.plain[getattr(self.function, '__name__', 'other')] += tensor.untyped_storage().nbytes()
 
     def close(self) -> None:
-        """Count what is kept, now that all is known."""
+        """Count what is stored, at the end of the forward."""
         seen: Set[int] = set(self._apart)
         recipes: Set[int] = set()
         for name, saved in self._saved:

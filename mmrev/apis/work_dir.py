@@ -1,0 +1,99 @@
+"""The work dir of a training: where to resume, one run at a time, nothing overwritten unasked."""
+import contextlib
+import os
+import re
+from pathlib import Path
+from typing import Iterator, List, NamedTuple, Optional, Tuple
+
+from mmrev.problems import ProblemError
+
+_LOCK = '.lock'
+_WRITTEN = re.compile(r'(epoch_\d+|iter_\d+|best_.*|interrupted)\.pth$')
+
+
+class Resumable(NamedTuple):
+    """The newest complete checkpoint, if any, and the names of files that cannot be read."""
+    newest: Optional[str]
+    skipped: Tuple[str, ...]
+
+
+def find_resumable(work_dir: str) -> Resumable:
+    """Find the complete checkpoint with most iterations, in a work dir and where its ``last_checkpoint`` lies.
+
+    Raises:
+        ProblemError: If there are checkpoints, and none can be read.
+    """
+    from mmrev.checkpoints import NEEDED_TO_RESUME, load_local
+    named = _named(work_dir)
+    found, skipped = [], [] if named is None or named.is_file() else [named.name]
+    for folder in {Path(work_dir).absolute(), *([named.absolute().parent] if named else [])}:
+        for path in _checkpoints(folder):
+            try:
+                content = load_local(str(path))
+            except ProblemError:
+                skipped.append(path.name)
+                continue
+            if all(key in content for key in NEEDED_TO_RESUME):  # the best ones are without an optimizer
+                found.append((content['meta'].get('iter', 0), str(path)))
+    if skipped and not found:
+        raise ProblemError(f'no checkpoint in `{work_dir}` can be resumed: {", ".join(sorted(skipped))} cannot be read',
+                           'Start again: --overwrite without --resume; or train into another --work-dir')
+    return Resumable(max(found)[1] if found else None, tuple(sorted(skipped)))
+
+
+@contextlib.contextmanager
+def reserved(work_dir: str, resume: bool, overwrite: bool) -> Iterator[None]:
+    """Have a work dir for this run alone.
+
+    Args:
+        work_dir: It is created.
+        resume: Whether its checkpoints are those of this run.
+        overwrite: Whether checkpoints of another run may be deleted.
+
+    Raises:
+        ProblemError: If another run is alive in it, or it holds checkpoints of another one.
+    """
+    if os.environ.get('RANK', '0') != '0':  # the first process does it for all
+        yield
+        return
+    others = [] if resume else [path.name for path in _checkpoints(Path(work_dir))]
+    if others and not overwrite:
+        raise ProblemError(f'`{work_dir}` holds checkpoints of another run: {", ".join(others[:3])}'
+                           + ', ...' * (len(others) > 3),
+                           'Go on with it: --resume; train elsewhere: --work-dir FOLDER; delete them: --overwrite')
+    os.makedirs(work_dir, exist_ok=True)
+    with open(Path(work_dir, _LOCK), 'a+', encoding='utf-8') as lock:
+        _lock(lock, work_dir)
+        for name in others + ['last_checkpoint'] * bool(others):
+            Path(work_dir, name).unlink(missing_ok=True)
+        yield
+
+
+def _lock(file, work_dir: str) -> None:
+    """Lock a file while this process lives; its children do not inherit the lock."""
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        return
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        file.seek(0)
+        raise ProblemError(f'another run trains into `{work_dir}` ({file.read().strip() or "unknown"})',
+                           'Wait until it has ended, or train into another --work-dir') from error
+    file.truncate(0)
+    file.write(f'process {os.getpid()} on {os.uname().nodename}')
+    file.flush()
+
+
+def _checkpoints(folder: Path) -> List[Path]:
+    """What a training writes; a user's own files may lie beside them."""
+    return sorted(path for path in folder.glob('*.pth') if _WRITTEN.match(path.name) and path.is_file())
+
+
+def _named(work_dir: str) -> Optional[Path]:
+    try:
+        name = Path(work_dir, 'last_checkpoint').read_text(encoding='utf-8').strip()
+    except (OSError, UnicodeDecodeError):
+        return None
+    return Path(name) if name and '\0' not in name else None

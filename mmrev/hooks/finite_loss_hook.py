@@ -1,0 +1,51 @@
+"""Stop a training whose loss is not finite, before it replaces its checkpoints by useless ones."""
+import math
+from typing import Any, Dict, Optional
+
+from mmengine.hooks import Hook
+
+from mmrev.problems import ProblemError
+from mmrev.registry import HOOKS
+
+
+@HOOKS.register_module()
+class FiniteLossHook(Hook):
+    """Stop after some iterations in a row without a finite loss, and write no checkpoint meanwhile.
+
+    `mmrev train` adds one. The losses are those that mmengine has logged already, so that nothing waits for the device.
+
+    Args:
+        patience: Iterations in a row without a finite loss that end the run.
+
+    Raises:
+        ProblemError: Naming the first loss that is not finite, and the iteration.
+    """
+
+    def __init__(self, patience: int = 20):
+        self.patience = patience
+        self._in_a_row = 0
+        self._first = ''
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs: Optional[Dict[str, Any]] = None) -> None:
+        """Count the iterations in a row without a finite loss."""
+        losses = {name: runner.message_hub.get_scalar(f'train/{name}').current()
+                  for name in outputs or {} if 'loss' in name}
+        if all(map(math.isfinite, losses.values())):
+            self._in_a_row = 0
+            return
+        if not self._in_a_row:
+            name = next(name for name in sorted(losses, key='loss'.__eq__) if not math.isfinite(losses[name]))
+            self._first = f'`{name}` is {losses[name]} since iteration {runner.iter + 1}'
+        self._in_a_row += 1
+        if self._in_a_row >= self.patience:
+            self._stop(f'{self.patience} iterations in a row')
+
+    def before_save_checkpoint(self, runner, checkpoint: Dict[str, Any]) -> None:
+        """Keep the checkpoints that are there."""
+        if self._in_a_row:
+            self._stop('a checkpoint would hold useless weights')
+
+    def _stop(self, why: str) -> None:
+        raise ProblemError(f'{self._first}: {why}', 'Lower the learning rate, warm it up, or clip the gradients; '
+                           'checkpoints of the time before are kept. custom_hooks=[dict(type=\'mmrev.FiniteLossHook\', '
+                           'patience=100)] waits longer', 1)

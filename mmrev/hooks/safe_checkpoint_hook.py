@@ -1,0 +1,153 @@
+"""Checkpoints that survive a kill at any moment, a full disk and SIGTERM."""
+import errno
+import functools
+import os
+import signal
+from pathlib import Path
+from typing import Any, List
+
+from mmengine.dist import is_main_process
+from mmengine.hooks import CheckpointHook, Hook
+from mmengine.runner import EpochBasedTrainLoop
+from mmengine.utils import apply_to
+
+from mmrev.problems import ProblemError, Terminated, phase
+from mmrev.registry import HOOKS
+
+INTERRUPTED = 'interrupted.pth'
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(Hook):
+    """Write checkpoints under a temporary name, and delete older ones only when the new one is complete.
+
+    SIGTERM, with which clusters announce the end of a job, writes ``interrupted.pth`` after the current iteration and
+    ends the run. Resumed from there, an epoch goes on with the batch that comes next.
+
+    Raises:
+        ProblemError: If the disk is full; the older checkpoints are kept.
+        Terminated: After SIGTERM.
+    """
+
+    priority = 'LOWEST'  # after `CheckpointHook`
+
+    def __init__(self) -> None:
+        self._outdated: List[Path] = []
+        self._terminated = False
+
+    def before_run(self, runner) -> None:
+        """Take over how the runner writes checkpoints."""
+        runner.save_checkpoint = functools.partial(self._write, runner, runner.save_checkpoint)
+
+    def before_train(self, runner) -> None:
+        """Take over how older checkpoints are deleted, skip the batches that an interrupted epoch has done."""
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook) and '://' not in hook.out_dir:
+                hook.file_backend = _Deferring(hook.file_backend, self._outdated)
+        if is_main_process():
+            for part in Path(runner.work_dir).glob('*.part'):
+                part.unlink()
+        self._outdated += Path(runner.work_dir).glob(INTERRUPTED)
+        loop = runner.train_loop
+        if isinstance(loop, EpochBasedTrainLoop):
+            _skip(loop, loop.iter - loop.epoch * len(loop.dataloader))
+        signal.signal(signal.SIGTERM, self._note)
+
+    def after_train(self, runner) -> None:
+        """Leave SIGTERM to the process again."""
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+    def _note(self, number: int, frame: Any) -> None:
+        self._terminated = True
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """End the run where SIGTERM asked for it."""
+        self._end(runner, runner.iter + 1)
+
+    def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """End the run where SIGTERM asked for it."""
+        self._end(runner, runner.iter)
+
+    def _end(self, runner, iteration: int) -> None:
+        if not self._terminated:
+            return
+        runner.save_checkpoint(runner.work_dir, INTERRUPTED, by_epoch=False,
+                               meta=dict(epoch=runner.epoch, iter=iteration))
+        if is_main_process():
+            Path(runner.work_dir, 'last_checkpoint').write_text(str(Path(runner.work_dir, INTERRUPTED)))
+        raise Terminated(f'Iteration {iteration} is in {os.path.relpath(Path(runner.work_dir, INTERRUPTED))}.')
+
+    def _write(self, runner, save, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
+        with phase(f'writing `{filename}` in `{out_dir}`', status=1):
+            if '://' in str(out_dir):
+                save(out_dir, filename, *args, **kwargs)
+                return
+            part, whole = Path(out_dir, f'{filename}.part'), Path(out_dir, filename)
+            try:
+                save(out_dir, part.name, *args, **kwargs)
+                if part.is_file():  # only the first process writes
+                    _move(part, whole)
+            except OSError as error:
+                if is_main_process():
+                    part.unlink(missing_ok=True)
+                if error.errno not in _FULL:
+                    raise
+                kept = sorted(path.name for path in whole.parent.glob('*.pth'))
+                raise ProblemError(
+                    f'writing `{whole}` (about {_megabytes(runner):,.0f} MB): {error.strerror}',
+                    f'Free some space, then go on with --resume. {", ".join(kept)} in that folder are complete' if kept
+                    else 'Free some space, or train into another --work-dir', 1) from error
+            self._delete_outdated(whole)
+
+    def _delete_outdated(self, written: Path) -> None:
+        while self._outdated:
+            path = self._outdated.pop()
+            if is_main_process() and path != written and path.is_file():
+                path.unlink()
+
+
+class _Deferring:
+    """A file backend that notes what is to be deleted."""
+
+    def __init__(self, backend: Any, outdated: List[Path]):
+        self._backend = backend
+        self._outdated = outdated
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def remove(self, path: str) -> None:
+        self._outdated.append(Path(path))
+
+
+def _move(part: Path, whole: Path) -> None:
+    """Rename a file once its content is on the disk."""
+    for path in (part, whole.parent):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if path == part:
+            os.replace(part, whole)
+
+
+def _skip(loop: EpochBasedTrainLoop, number: int) -> None:
+    """Skip the first batches of the epoch that comes next; they are loaded, so that later ones stay the same."""
+    run_iter, epoch = loop.run_iter, loop.epoch
+
+    def run_the_rest(index: int, batch: Any) -> None:
+        if loop.epoch > epoch or index >= number:
+            run_iter(index, batch)
+
+    if number > 0:
+        loop.run_iter = run_the_rest
+
+
+def _megabytes(runner) -> float:
+    """Size of the tensors that a checkpoint holds."""
+    sizes: List[int] = []
+    apply_to([runner.model.state_dict(), runner.optim_wrapper.state_dict()], lambda x: hasattr(x, 'element_size'),
+             lambda x: sizes.append(x.numel() * x.element_size()))
+    return sum(sizes) / 1e6

@@ -1,0 +1,71 @@
+"""What the command ``mmrev memory`` does with its arguments."""
+import argparse
+import contextlib
+from typing import Dict
+
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+
+from mmrev.problems import ProblemError
+
+from .forecast import Forecast, Forecaster, describe
+from .report import as_data, as_text, draw, mib, parse_bytes, write_json
+from .search import Fit, largest
+from .training import Batch, default_batch
+
+_SIDE = 32  # pixels by which sides of images are changed
+
+
+def run(cfg: Config, args: argparse.Namespace) -> None:
+    """Foretell, print and write what the arguments ask for."""
+    MMLogger.get_current_instance().setLevel('WARNING')
+    memory, margin = args.gpu_memory and parse_bytes(args.gpu_memory), parse_bytes(args.margin)
+    for key in ('model', 'optim_wrapper'):
+        if cfg.get(key) is None:
+            raise ProblemError(f'{cfg.filename} has no `{key}`', 'Give a config that trains')
+    if min(args.batch or 1, args.objects, args.depth, args.processes, *(args.image or (1, ))) < 1:
+        raise ProblemError('--image, --batch, --objects, --depth and --processes must be above 0', 'Fix them')
+    batch = _batch(cfg, args)
+    forecaster = Forecaster(cfg, args.processes)
+    forecast = forecaster(batch)
+    print(f'{args.config}: {cfg.model.type}, {as_text(forecast, args.depth)}')
+    rates = slopes(forecaster, forecast)
+    print(''.join(f'{mib(rate)} more for {what}\n' for what, rate in rates.items()), end='')
+    fits = {}
+    if memory:
+        fits = largest(forecaster, forecast, memory - margin)
+        print(_verdict(forecast, fits, memory, margin))
+    if args.json:
+        write_json(dict(as_data(forecast, args.depth), config=args.config, slopes=rates,
+                        largest={name: fit._asdict() for name, fit in fits.items()}), args.json)
+    if args.picture:
+        draw(forecast, args.picture, args.depth, f'{args.config}\n', memory and memory - margin)
+
+
+def _batch(cfg: Config, args: argparse.Namespace) -> Batch:
+    images = args.batch or int((cfg.get('train_dataloader') or {}).get('batch_size') or 1)
+    height, width = args.image or default_batch(cfg)[1:3]
+    return Batch(images, height, width, args.objects)
+
+
+def slopes(forecaster: Forecaster, forecast: Forecast) -> Dict[str, float]:
+    """Bytes by which the peak grows with each dimension of the batch that the model leaves free."""
+    batch, found = forecast.batch, {}
+    wider = batch._replace(width=batch.width + max(_SIDE, batch.width // 4 // _SIDE * _SIDE))
+    more = {'each image': (batch._replace(images=batch.images + 1), 1),
+            'each megapixel of images': (wider, (wider.width - batch.width) * batch.height * batch.images / 1e6)}
+    if forecaster.training.kind == 'mmdet':
+        more['each object in every image'] = batch._replace(objects=2 * batch.objects), batch.objects
+    for what, (other, step) in more.items():
+        with contextlib.suppress(ProblemError):  # a transformer takes images of one size
+            found[what] = (forecaster(other).peak - forecast.peak) / step
+    return found
+
+
+def _verdict(forecast: Forecast, fits: Dict[str, Fit], memory: int, margin: int) -> str:
+    left = memory - margin - forecast.peak
+    lines = [f'{"It fits" if left >= 0 else "It does not fit"} into {mib(memory)}, of which {mib(margin)} are left to '
+             f'CUDA, cuDNN and the allocator (not measured): {mib(abs(left))} {"to spare" if left >= 0 else "missing"}']
+    for name, fit in fits.items():
+        lines.append(f'Largest {name}: ' + (f'{describe(fit.batch)}, {mib(fit.peak)}' if fit.batch else 'none'))
+    return '\n'.join(lines)

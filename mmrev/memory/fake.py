@@ -1,0 +1,278 @@
+"""A training step without its arithmetic: tensors have shapes, and values only where the step asks for them.
+
+What a network computes from images and weights has no values here (they are `FakeTensor` of PyTorch). Anchors, boxes,
+labels and whatever else follows from the data have theirs, so target assignment and sampling really run. Where code asks
+for a value that depends on the network, as the selection of proposals does, that value is computed from stand-ins: small
+random numbers for the outputs of convolutions and products of matrices, and the real operators after them.
+"""
+import contextlib
+import importlib
+import itertools
+import math
+import weakref
+from functools import partial
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import (DataDependentOutputException, DynamicOutputShapeException, FakeTensor,
+                                           FakeTensorMode, UnsupportedOperatorException)
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from .timeline import Timeline
+
+aten = torch.ops.aten
+_DYNAMIC = (DataDependentOutputException, DynamicOutputShapeException, UnsupportedOperatorException)
+_CONSTANTS = {aten.new_zeros, aten.new_ones, aten.new_full, aten.zeros_like, aten.ones_like, aten.full_like}
+_FROM_NOTHING = {aten.empty, aten.zeros, aten.ones, aten.full, aten.rand, aten.randn}
+_INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._unsafe_index, aten._index_put_impl_}
+# Where values end: what these give is replaced by random numbers.
+_PRODUCTS = {aten.convolution, aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten._scaled_dot_product_flash_attention,
+             aten._scaled_dot_product_flash_attention_for_cpu, aten._scaled_dot_product_efficient_attention}
+STAND_IN_SCALE = 0.01
+_SMALL = 2**16  # elements; parameters with fewer get values
+
+
+class _Ref(NamedTuple):
+    """A tensor as a place in a storage without values."""
+    storage: int
+    dtype: torch.dtype
+    shape: Tuple[int, ...]
+    stride: Tuple[int, ...]
+    offset: int
+
+
+class _Write(NamedTuple):
+    """An operator that made or changed storages."""
+    func: Any  # None: its values are stand-ins
+    args: Any
+    kwargs: Any
+    outputs: Tuple[Tuple[int, _Ref], ...]  # what it made: position among its outputs, and where
+    reads: Set[int]
+    writes: Set[int]
+
+
+class Building(TorchDispatchMode):
+    """Large tensors that are made from nothing get no values: weights, until they are loaded.
+
+    Attributes:
+        fake: Of which the tensors without values are.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func.overloadpacket in _FROM_NOTHING and math.prod(args[0]) > _SMALL:
+            with self.fake:
+                return func(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def take_values(self, model: nn.Module) -> None:
+        """Take the values from the weights that have some."""
+        replaced: Dict[nn.Parameter, nn.Parameter] = {}
+        for module in model.modules():
+            for name, weight in module._parameters.items():
+                if weight is not None and not isinstance(weight, FakeTensor):
+                    if weight not in replaced:
+                        replaced[weight] = nn.Parameter(self.fake.from_tensor(weight.detach()), weight.requires_grad)
+                    module._parameters[name] = replaced[weight]
+
+
+class FakeStep(Timeline):
+    """A :class:`Timeline` within which nothing that depends on images or weights is computed.
+
+    These are tensors without values, see :class:`Building`.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__(model)
+        self._log: List[_Write] = []
+        self._values: Dict[int, Tuple[int, torch.UntypedStorage]] = {}  # by storage: length of the log, values
+        self._numbers: Any = weakref.WeakKeyDictionary()  # of storages
+        self._next_number = itertools.count()
+
+    @contextlib.contextmanager
+    def following(self) -> Iterator['Timeline']:
+        """See :meth:`Timeline.following`; NumPy and mmcv's compiled operators get values as well."""
+        with _compiled_by_mmcv(self.value), _ForNumPy(self.value), super().following():
+            yield self
+
+    # ------------------------------------------------------------------------------------------------ operators
+
+    def _call(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        packet = func.overloadpacket
+        leaves = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        if not any(isinstance(x, FakeTensor) for x in leaves):
+            return func(*args, **kwargs)
+        if packet in _CONSTANTS and self._phase == 'forward':  # its values are known
+            like, *rest = args
+            return func(torch.empty_strided(like.shape, like.stride(), dtype=like.dtype), *rest, **kwargs)
+        if packet is aten._fused_sdp_choice:
+            return func(*tree_map(_tiny, args), **tree_map(_tiny, kwargs))
+        if packet in _INDEXED:
+            args = (args[0], self._as_positions(args[1]), *args[2:])
+        if self._changes_values(func, leaves):
+            return self._compute(func, args, kwargs)
+        try:
+            out = func(*args, **kwargs)
+        except _DYNAMIC:
+            return self._compute(func, args, kwargs)
+        if self._phase == 'forward':
+            self._record(func, args, kwargs, out)
+        return out
+
+    def _as_positions(self, indices: Sequence[Optional[Tensor]]) -> List[Optional[Tensor]]:
+        """Masks as the positions that they select, whose number is known."""
+        positions: List[Optional[Tensor]] = []
+        for index in indices:
+            if index is None or index.dtype not in (torch.bool, torch.uint8):
+                positions.append(index)
+            else:
+                positions += self.value(index).nonzero().unbind(1)
+        return positions
+
+    @staticmethod
+    def _changes_values(func: Any, leaves: Sequence[Tensor]) -> bool:
+        """Whether the operator changes, in place, a tensor that has values."""
+        argument = func._schema.arguments[0]
+        return bool(argument.alias_info and argument.alias_info.is_write and not isinstance(leaves[0], FakeTensor)
+                    and func._schema.returns)
+
+    def _compute(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        return func(*tree_map(self.value, args), **tree_map(self.value, kwargs))
+
+    # ------------------------------------------------------------------------------------------------ values
+
+    def _number(self, x: Tensor) -> int:
+        storage = x.untyped_storage()
+        if storage not in self._numbers:
+            self._numbers[storage] = next(self._next_number)
+        return self._numbers[storage]
+
+    def _ref(self, x: Any) -> Any:
+        if isinstance(x, FakeTensor):
+            return _Ref(self._number(x), x.dtype, tuple(x.shape), tuple(x.stride()), x.storage_offset())
+        return x.detach().clone() if isinstance(x, Tensor) else x
+
+    def _record(self, func: Any, args: tuple, kwargs: dict, out: Any) -> None:
+        outputs = out if isinstance(out, (tuple, list)) else (out, )
+        returns = func._schema.returns
+        made, writes = [], set()
+        for i, x in enumerate(outputs):
+            if isinstance(x, FakeTensor):
+                alias = returns[min(i, len(returns) - 1)].alias_info
+                if alias is None:
+                    made.append((i, self._ref(x)))
+                elif alias.is_write:
+                    writes.add(self._number(x))
+        writes.update(ref.storage for _, ref in made)
+        if not writes:
+            return
+        if func.overloadpacket in _PRODUCTS:
+            self._log.append(_Write(None, (), {}, tuple(made), set(), writes))
+            return
+        args, kwargs = tree_map(self._ref, args), tree_map(self._ref, kwargs)
+        reads = {x.storage for x in tree_leaves((args, kwargs), is_leaf=_is_ref) if isinstance(x, _Ref)}
+        self._log.append(_Write(func, args, kwargs, tuple(made), reads, writes))
+
+    def value(self, x: Any) -> Any:
+        """A tensor with values in place of one without, of the same shape; anything else as it is."""
+        if not isinstance(x, FakeTensor):
+            return x
+        with torch._C._DisableTorchDispatch(), torch.no_grad():  # not part of the step
+            return self._value(self._ref(x))
+
+    def _value(self, ref: _Ref) -> Tensor:
+        needed, entries = {ref.storage}, []
+        for i in range(len(self._log) - 1, -1, -1):
+            entry = self._log[i]
+            wanted = {s for s in entry.writes & needed if self._values.get(s, (-1, ))[0] <= i}
+            if wanted:
+                entries.append((i, entry))
+                needed |= entry.reads
+                needed -= {made.storage for _, made in entry.outputs}
+        for i, entry in reversed(entries):
+            self._replay(i, entry)
+        return self._at(ref)
+
+    def _replay(self, i: int, entry: _Write) -> None:
+        if entry.func is not None:
+            out = entry.func(*self._real(entry.args), **self._real(entry.kwargs))
+            outputs = out if isinstance(out, (tuple, list)) else (out, )
+        for position, ref in entry.outputs:
+            x = torch.empty_strided(ref.shape, ref.stride, dtype=ref.dtype)
+            x.copy_(_noise(x) if entry.func is None else outputs[position])
+            self._values[ref.storage] = i + 1, x.untyped_storage()
+        for storage in entry.writes:
+            if storage in self._values:
+                self._values[storage] = i + 1, self._values[storage][1]
+
+    def _real(self, args: Any) -> Any:
+        return tree_map(lambda x: self._at(x) if isinstance(x, _Ref) else x, args, is_leaf=_is_ref)
+
+    def _at(self, ref: _Ref) -> Tensor:
+        if ref.storage not in self._values:  # an image or a weight
+            last = ref.offset + sum((n - 1) * s for n, s in zip(ref.shape, ref.stride)) + 1
+            self._values[ref.storage] = 0, _noise(torch.empty(last, dtype=ref.dtype)).untyped_storage()
+        storage = self._values[ref.storage][1]
+        return torch.empty(0, dtype=ref.dtype).set_(storage, ref.offset, ref.shape, ref.stride)
+
+
+def _is_ref(x: Any) -> bool:
+    return isinstance(x, _Ref)
+
+
+def _noise(x: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(x.numel())  # the step's own random numbers stay as they are
+    return x.normal_(0, STAND_IN_SCALE, generator=generator) if x.is_floating_point() else x.zero_()
+
+
+def _tiny(x: Any) -> Any:
+    """Something small in place of a tensor without values, from which PyTorch chooses the same operator."""
+    if isinstance(x, Tensor):
+        return torch.empty([min(n, 1) for n in x.shape[:2]] + list(x.shape[2:]), dtype=x.dtype,
+                           requires_grad=x.requires_grad)
+    return x
+
+
+class _ForNumPy(TorchFunctionMode):
+    """Gives values to what leaves PyTorch."""
+
+    def __init__(self, value: Callable[[Any], Any]):
+        super().__init__()
+        self._value = value
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (Tensor.numpy, Tensor.__array__, Tensor.tolist):
+            args = tree_map(self._value, args)
+        return func(*args, **(kwargs or {}))
+
+
+_GIVE_VALUES = ('nms', 'softnms', 'nms_match', 'nms_rotated')  # the others write to tensors that they are given
+
+
+@contextlib.contextmanager
+def _compiled_by_mmcv(value: Callable[[Any], Any]) -> Iterator[None]:
+    """Let mmcv's compiled operators accept tensors without values: those that select boxes get values."""
+    try:
+        compiled = vars(importlib.import_module('mmcv._ext'))
+    except ImportError:
+        compiled = {}
+    functions = {name: f for name, f in compiled.items() if callable(f) and not name.startswith('_')}
+
+    def wrapped(name: str, function: Callable, *args: Any, **kwargs: Any) -> Any:
+        if not any(isinstance(x, FakeTensor) for x in (*args, *kwargs.values())):
+            return function(*args, **kwargs)
+        if name in _GIVE_VALUES:
+            return function(*map(value, args), **{key: value(x) for key, x in kwargs.items()})
+        return None
+
+    compiled.update({name: partial(wrapped, name, function) for name, function in functions.items()})
+    try:
+        yield
+    finally:
+        compiled.update(functions)

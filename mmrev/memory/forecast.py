@@ -1,0 +1,158 @@
+"""Peak bytes of a training step, foretold without its arithmetic or counted in a real one."""
+import contextlib
+from collections import Counter
+from typing import Any, Dict, Iterator, List, Sequence
+
+import torch
+from mmengine.config import Config
+from torch import Tensor
+from torch.utils._pytree import tree_map_only
+
+from mmrev.problems import ProblemError, phase
+
+from .fake import Building, FakeStep
+from .timeline import Allocation, Timeline
+from .training import Batch, Training
+
+
+class Forecast:
+    """What a training step allocates.
+
+    Attributes:
+        batch: Its size.
+        fixed: Bytes by kind that exist from step to step: weights, the optimizer's state, a moving average; and the
+            batch itself.
+        allocations: Of the step, in their order.
+        marks: Number of allocations made when backward and optimizer began.
+        gradients: Bytes of the weights' gradients that are alive when backward ends.
+        activations: Most bytes alive at once besides these and what is fixed.
+        peak: Most bytes alive at once, everything counted.
+        peak_at: Number of the allocation with which the peak was reached.
+    """
+
+    def __init__(self, batch: Batch, fixed: Dict[str, int], timeline: Timeline, gradients: Sequence[Allocation]):
+        self.batch, self.fixed = batch, fixed
+        self.allocations, self.marks = timeline.allocations, timeline.marks
+        self._gradients = {id(a) for a in gradients}
+        self.gradients = sum(a.bytes for a in gradients)
+        self.activations = max(self.alive([a for a in self.allocations if id(a) not in self._gradients]))
+        alive = self.alive(self.allocations)
+        self.peak_at = max(range(len(alive)), key=alive.__getitem__)
+        self.peak = sum(fixed.values()) + alive[self.peak_at]
+
+    def alive(self, allocations: Sequence[Allocation]) -> List[int]:
+        """Bytes of some allocations that are alive after each allocation of the step."""
+        changes = [0] * (len(self.allocations) + 1)
+        for a in allocations:
+            changes[a.begin] += a.bytes
+            if a.end is not None:
+                changes[a.end] -= a.bytes
+        total, sums = 0, []
+        for change in changes[:-1]:
+            total += change
+            sums.append(total)
+        return sums
+
+    def kind(self, a: Allocation) -> str:
+        """What it is at the peak and after: ``'gradients'``, ``'kept for backward'`` or ``'in passing'``."""
+        backward = self.marks['backward']
+        if id(a) in self._gradients:
+            return 'gradients'
+        return 'kept for backward' if a.begin < backward and (a.end is None or a.end > backward) else 'in passing'
+
+    def kept(self, depth: int) -> Dict[str, int]:
+        """Bytes that the forward leaves for backward, by the path of the part down to `depth`."""
+        return _by_path((a for a in self.allocations if self.kind(a) == 'kept for backward'), depth)
+
+    def at_peak(self, depth: int) -> Dict[str, Dict[str, int]]:
+        """Bytes alive at the peak: by kind, and of each kind by the path of the part down to `depth`."""
+        found: Dict[str, List[Allocation]] = {'kept for backward': [], 'in passing': [], 'gradients': []}
+        for a in self.allocations[:self.peak_at + 1]:
+            if a.end is None or a.end > self.peak_at:
+                found[self.kind(a)].append(a)
+        return {kind: _by_path(allocations, depth) for kind, allocations in found.items()}
+
+
+def _by_path(allocations: Any, depth: int) -> Dict[str, int]:
+    sums: Dict[str, int] = Counter()
+    for a in allocations:
+        sums['.'.join(a.path.split('.')[:depth])] += a.bytes
+    return dict(sums)
+
+
+class Forecaster:
+    """Foretells steps of a config, without computing what depends on images or weights.
+
+    Args:
+        cfg: The config.
+        processes: Of data-parallel training; with several, buckets hold a copy of the gradients.
+
+    Raises:
+        ProblemError: If its model or optimizer cannot be built.
+    """
+
+    def __init__(self, cfg: Config, processes: int = 1):
+        self._buckets = processes > 1
+        building = Building()
+        with building:
+            self.training = Training(cfg, building.take_values)
+        self._fake = building.fake
+
+    def __call__(self, batch: Batch) -> Forecast:
+        """Foretell a step.
+
+        Raises:
+            ProblemError: If the model does not train on such a batch.
+        """
+        data = self.training.data(batch)
+        data['inputs'] = tree_map_only(Tensor, self._fake.from_tensor, data['inputs'])
+        with phase(f'a training step with {describe(batch)}', 'Try another --image; --traceback shows where it ended'):
+            step = FakeStep(self.training.model)
+            more = {'buckets of DDP': sum(w.nbytes for w in self.training.weights())} if self._buckets else {}
+            return _run(self.training, batch, data, step, more)
+
+
+def count(cfg: Config, batch: Batch) -> Forecast:
+    """Run a real step on the CPU, with random weights, and count."""
+    training = Training(cfg)
+    return _run(training, batch, training.data(batch), Timeline(training.model), {})
+
+
+def describe(batch: Batch) -> str:
+    """As in ``2 images of 800x1344``."""
+    return f'{batch.images} image{"s" * (batch.images > 1)} of {batch.height}x{batch.width}'
+
+
+def _run(training: Training, batch: Batch, data: Dict[str, Any], timeline: Timeline, more: Dict[str, int]
+         ) -> Forecast:
+    gradients: List[Allocation] = []
+    images = data['inputs'] if isinstance(data['inputs'], list) else [data['inputs']]
+    fixed = {**training.fixed_bytes(), 'batch': sum(x.nbytes for x in images), **more}
+    del images
+    torch.manual_seed(0)
+    with _marked(training, timeline, gradients), timeline.following():
+        training.model.train_step(data, training.optim_wrapper)
+    if 'backward' not in timeline.marks:
+        raise ProblemError(f'{type(training.model).__name__}.train_step has not called optim_wrapper.backward',
+                           'Such models are not supported')
+    return Forecast(batch, fixed, timeline, gradients)
+
+
+@contextlib.contextmanager
+def _marked(training: Training, timeline: Timeline, gradients: List[Allocation]) -> Iterator[None]:
+    """Have the timeline know when backward begins and ends, and which allocations are gradients then."""
+    wrapper = training.optim_wrapper
+    backward = wrapper.backward
+
+    def marked(loss: Tensor, **kwargs: Any) -> None:
+        timeline.begin('backward')
+        backward(loss, **kwargs)
+        found = (timeline.find(p.grad) for p in training.weights() if p.grad is not None)
+        gradients.extend({id(a): a for a in found if a is not None}.values())
+        timeline.begin('optimizer')
+
+    wrapper.backward = marked  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del wrapper.backward

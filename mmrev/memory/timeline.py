@@ -1,0 +1,149 @@
+"""When every tensor of a training step was made and freed, and by which part of the model."""
+import contextlib
+import threading
+from functools import partial
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+
+from mmrev.compat import notice_freed, when_freed
+
+# What mmdet's parts are run by, besides their call.
+_METHODS = ('loss', 'loss_and_predict', 'loss_and_target', 'loss_by_feat', 'predict', 'predict_by_feat', 'forward_train')
+
+
+class Allocation:
+    """A storage that an operator made.
+
+    Attributes:
+        bytes: Its size.
+        path: Of the module that made it, as in ``named_modules``; ``''`` outside of the model's parts.
+        phase: ``'forward'``, ``'backward'`` or ``'optimizer'``.
+        operator: What made it.
+        shape: Of the tensor that was made with it.
+        begin: Number of this allocation in the step.
+        end: Number of the first allocation after it was freed; ``None`` while it is alive.
+    """
+    __slots__ = ('bytes', 'path', 'phase', 'operator', 'shape', 'begin', 'end')
+
+    def __init__(self, nbytes: int, path: str, phase: str, operator: str, shape: Tuple[int, ...], begin: int):
+        self.bytes, self.path, self.phase, self.operator, self.shape = nbytes, path, phase, operator, shape
+        self.begin = begin
+        self.end: Optional[int] = None
+
+
+class Timeline(TorchDispatchMode):
+    """Records, within its context, what operators allocate on any device.
+
+    What an operator allocates and frees within itself is not seen, nor what an allocator keeps in reserve.
+
+    Args:
+        model: Whose parts the allocations belong to.
+
+    Attributes:
+        allocations: In the order in which they were made.
+        marks: Number of allocations made when each phase after the forward began.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self.allocations: List[Allocation] = []
+        self.marks: Dict[str, int] = {}
+        self._phase = 'forward'
+        self._names = {module: name for name, module in model.named_modules()}
+        self._running = ['']
+        self._paths: Dict[int, str] = {}  # of the module that made a node of autograd's graph, by its number
+        self._alive: Dict[int, Tuple[Any, Allocation]] = {}
+        self._lock = threading.RLock()
+
+    def begin(self, phase: str) -> None:
+        """Begin a phase; what is made from now on belongs to it."""
+        self._phase = phase
+        self.marks[phase] = len(self.allocations)
+
+    def find(self, x: Tensor) -> Optional[Allocation]:
+        """The allocation that a tensor lies in, if it was made here."""
+        found = self._alive.get(x.untyped_storage()._cdata)
+        return found and found[1]
+
+    @contextlib.contextmanager
+    def following(self) -> Iterator['Timeline']:
+        """Record, and follow which part of the model runs.
+
+        Hooks would do the latter, but some layers choose another form where there are hooks.
+        """
+        call = nn.Module.__call__
+        patched: List[Tuple[nn.Module, str]] = []
+
+        def following_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            return self._run(module, partial(call, module), args, kwargs)
+
+        for module in self._names:
+            for name in _METHODS:
+                method = getattr(module, name, None)
+                if callable(method) and name not in vars(module):
+                    module.__dict__[name] = partial(self._run_method, module, method)
+                    patched.append((module, name))
+        nn.Module.__call__ = following_call  # type: ignore[method-assign]
+        try:
+            with self:
+                yield self
+        finally:
+            nn.Module.__call__ = call  # type: ignore[method-assign]
+            for module, name in patched:
+                del module.__dict__[name]
+
+    def _run_method(self, module: nn.Module, method: Any, *args: Any, **kwargs: Any) -> Any:
+        return self._run(module, method, args, kwargs)
+
+    def _run(self, module: nn.Module, function: Any, args: tuple, kwargs: dict) -> Any:
+        name = self._names.get(module)
+        if name is None:
+            return function(*args, **kwargs)
+        self._running.append(name)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            self._running.pop()
+
+    def _path(self) -> str:
+        node = torch._C._current_autograd_node()
+        if node is not None and self._running[-1] == '':  # not computed again by a module within backward
+            return self._paths.get(node._sequence_nr(), '')
+        if node is None and torch.is_grad_enabled():
+            self._paths.setdefault(torch.autograd._get_sequence_nr() - 1, self._running[-1])
+        return self._running[-1]
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = self._call(func, args, kwargs or {})
+        returns = func._schema.returns
+        made = (out, ) if len(returns) == 1 else out or ()
+        path = self._path()
+        for x, returned in zip(made, returns):
+            if returned.alias_info is None:  # neither a view of an argument nor the argument itself
+                tree_map_only(Tensor, partial(self._count, func, path), x)
+        return out
+
+    def _call(self, func: Any, args: tuple, kwargs: dict) -> Any:
+        return func(*args, **kwargs)
+
+    def _count(self, func: Any, path: str, x: Tensor) -> Tensor:
+        storage = x.untyped_storage()
+        key = storage._cdata
+        with self._lock:
+            if key not in self._alive:
+                notice_freed([entry for entry, _ in self._alive.values()])
+                made = Allocation(storage.nbytes(), path, self._phase, str(func.overloadpacket).partition('.')[2],
+                                  tuple(x.shape), len(self.allocations))
+                self.allocations.append(made)
+                self._alive[key] = when_freed(storage, partial(self._free, key, made)), made
+        return x
+
+    def _free(self, key: int, made: Allocation, _: Any) -> None:
+        with self._lock:
+            made.end = len(self.allocations)
+            del self._alive[key]

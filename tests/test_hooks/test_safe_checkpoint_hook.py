@@ -1,0 +1,129 @@
+"""A run that is killed, terminated or out of disk space at any moment goes on from its newest complete checkpoint."""
+import os
+import resource
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import Hook
+
+from mmrev.apis.work_dir import find_resumable
+from mmrev.hooks import SafeCheckpointHook
+from mmrev.problems import ProblemError, Terminated
+from support.runs import train_regression
+
+KEPT = dict(checkpoint=dict(type='CheckpointHook', interval=1, max_keep_ckpts=1))
+
+
+class At(Hook):
+    """Does something after an iteration."""
+
+    def __init__(self, iteration, action):
+        self.iteration, self.action = iteration, action
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        if runner.iter + 1 == self.iteration:
+            self.action()
+
+
+def train(work_dir, epochs=3, hooks=(), **kwargs):
+    """Two iterations in each epoch; the output of the trained network."""
+    return train_regression(work_dir, epochs, [SafeCheckpointHook(), *hooks], default_hooks=KEPT, **kwargs)[0]
+
+
+def in_child(function):
+    """How a fork of this process ends that runs a function: by an exit status, or minus a signal."""
+    child = os.fork()
+    if child == 0:
+        status = 99
+        try:
+            function()
+            status = 0
+        finally:
+            os._exit(status)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def names(folder):
+    return sorted(path.name for path in Path(folder).iterdir() if '.pth' in path.name)
+
+
+@pytest.mark.parametrize('share', [0., 0.5, 1.])
+def test_a_kill_while_a_checkpoint_is_written_leaves_the_one_before(tmp_path, share):
+    """With `max_keep_ckpts=1`; what is written of the next one is a part, or all of it under another name."""
+
+    def run_until_killed():
+        put, written = LocalBackend.put, []
+
+        def killed(backend, content, filepath):
+            written.append(filepath)
+            put(backend, content[:int(share * len(content))] if len(written) == 2 else content, filepath)
+            if len(written) == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        LocalBackend.put = killed
+        train(tmp_path)
+
+    assert in_child(run_until_killed) == -signal.SIGKILL
+    assert names(tmp_path) == ['epoch_1.pth', 'epoch_2.pth.part']
+    newest, skipped = find_resumable(str(tmp_path))
+    assert newest == str(tmp_path / 'epoch_1.pth') and not skipped
+    resumed = train(tmp_path, resume=True, load_from=newest)
+    assert torch.equal(resumed, train(tmp_path / 'uninterrupted'))
+    assert names(tmp_path) == ['epoch_3.pth']
+
+
+def test_a_kill_before_older_checkpoints_are_deleted_leaves_both(tmp_path):
+    def run_until_killed():
+        def killed(hook, written):
+            if written.name == 'epoch_2.pth':
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        SafeCheckpointHook._delete_outdated = killed
+        train(tmp_path)
+
+    assert in_child(run_until_killed) == -signal.SIGKILL
+    assert names(tmp_path) == ['epoch_1.pth', 'epoch_2.pth']
+    assert (tmp_path / 'last_checkpoint').read_text().endswith('epoch_1.pth')
+    assert find_resumable(str(tmp_path)).newest == str(tmp_path / 'epoch_2.pth')
+
+
+def test_a_full_disk_names_the_file_and_its_size_and_keeps_the_last_good_one(tmp_path):
+    size = 0
+
+    def limit():
+        nonlocal size
+        size = (tmp_path / 'epoch_1.pth').stat().st_size
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size // 2, size // 2))
+
+    def run():
+        with pytest.raises(ProblemError) as caught:
+            train(tmp_path, hooks=[At(3, limit)])
+        assert 'epoch_2.pth` (about 0 MB): File too large' in caught.value.what, caught.value.what
+        assert 'epoch_1.pth in that folder are complete' in caught.value.fix and caught.value.status == 1
+
+    assert in_child(run) == 0
+    assert names(tmp_path) == ['epoch_1.pth']
+    torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
+
+
+@pytest.mark.parametrize('iteration', [1, 2, 3, 5])
+def test_sigterm_saves_a_checkpoint_from_which_the_same_weights_result(tmp_path, iteration):
+    """Within an epoch and at its end."""
+    terminate = At(iteration, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(Terminated, match=f'Iteration {iteration} is in .*interrupted.pth'):
+        train(tmp_path, hooks=[terminate])
+    newest, _ = find_resumable(str(tmp_path))
+    assert newest == str(tmp_path / 'interrupted.pth')
+    assert (tmp_path / 'last_checkpoint').read_text() == newest
+    seen = []
+    resumed = train(tmp_path, resume=True, load_from=newest, hooks=[At(iteration + 1, lambda: seen.append(iteration))])
+    assert torch.equal(resumed, train(tmp_path / 'uninterrupted')) and seen
+    assert names(tmp_path) == ['epoch_3.pth']
+
+
+def test_after_a_training_sigterm_ends_the_process_as_before(tmp_path):
+    train(tmp_path, epochs=1)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
