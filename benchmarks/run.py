@@ -4,6 +4,7 @@
     python benchmarks/run.py time --arch s0   # one part
     python benchmarks/run.py time --arch revvit-s --time-size 224 224 --time-batch 4
     python benchmarks/run.py overhead         # what a step costs beside its function
+    python benchmarks/run.py keep             # memory against time, by the share of steps that keep their graphs
     python benchmarks/run.py memory --memory revvit-s 224 224 --memory revvit-b 224 224 --memory revvit-l 224 224
     python benchmarks/run.py picture          # MACs against memory, beside EfficientNet (needs timm)
     python benchmarks/run.py detectors        # whole detectors; needs 10 GB of memory and ten minutes
@@ -134,7 +135,12 @@ def report_overhead(args) -> dict:
     return overhead.report(args.rounds)
 
 
-PARTS = {'time': report_time, 'overhead': report_overhead, 'memory': report_memory,
+def report_keep(args) -> dict:
+    import keep
+    return keep.report(args.rounds)
+
+
+PARTS = {'time': report_time, 'overhead': report_overhead, 'keep': report_keep, 'memory': report_memory,
          'transformers': report_transformers, 'depth': report_depth, 'peak': report_peak, 'picture': report_picture,
          'detectors': report_detectors}
 DEFAULT = ('time', 'memory', 'transformers', 'depth', 'peak')

@@ -8,10 +8,10 @@ import pickle
 import sys
 import weakref
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Iterable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, ContextManager, Dict, Iterable, Iterator, NamedTuple, Sequence
 
 import torch
 import torch._C._dynamo.eval_frame as _eval_frame
@@ -22,7 +22,7 @@ from torch.utils import flop_counter
 from torch.utils._pytree import tree_map
 
 __all__ = [
-    'add_safe_globals', 'backward_into', 'can_save_memory', 'differentiate', 'edge_node', 'flop_registry',
+    'add_safe_globals', 'backward_into', 'can_save_memory', 'differentiate', 'eagerly', 'edge_node', 'flop_registry',
     'get_autocast_dtype', 'get_device_module', 'has_global_hooks', 'is_autocast_available', 'is_autocast_enabled',
     'is_compiler_active', 'is_compiling', 'is_exporting', 'is_fully_sharded', 'load_weights_only', 'notice_freed',
     'output_edge', 'when_freed', 'without_attention_fast_path', 'without_cudnn_attention'
@@ -75,6 +75,12 @@ _get_compiler: Any = getattr(_eval_frame, 'get_eval_frame_callback', None)  # 2.
 def is_compiler_active() -> bool:
     """Whether ``torch.compile`` traces what this thread calls."""
     return _get_compiler is None or _get_compiler() is not None
+
+
+def eagerly() -> ContextManager[Any]:
+    """Within it nothing is compiled, and what is compiled runs eagerly; PyTorch 2.6 and later."""
+    stance = getattr(torch.compiler, 'set_stance', None)
+    return stance('force_eager') if stance is not None and 'torch._dynamo' in sys.modules else nullcontext()
 
 
 _HOOKS_OF_ALL_MODULES = (_module._global_forward_pre_hooks, _module._global_forward_hooks,

@@ -92,6 +92,7 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = ()) -> 'Runner':
         prepare_cpu_processes(cfg)
         pin_memory(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        PhaseHook.name_preparation(runner)
         own = [] if any(isinstance(hook, FiniteLossHook) for hook in runner.hooks) else [FiniteLossHook()]
         for hook in (PhaseHook(), SafeCheckpointHook(), *own, *hooks):
             runner.register_hook(hook)

@@ -134,10 +134,13 @@ def numbers(plan: Plan) -> Iterator[Problem]:
 
 
 def training(plan: Plan) -> Iterator[Problem]:
-    """Optimizer and schedules can be built and stepped, and read all their keys."""
+    """Optimizer and schedules can be built and stepped, and read all their keys; what is to be checkpointed exists."""
     cfg = copy.deepcopy(plan.cfg)
     if 'train' not in plan.splits or plan.model is None:
         return
+    recomputed = cfg.get('activation_checkpointing') or ()
+    for name in [recomputed] if isinstance(recomputed, str) else recomputed:
+        yield from building(plan, 'activation_checkpointing', plan.model.get_submodule, name)
     for key in cfg.optim_wrapper.get('paramwise_cfg') or () if 'constructor' not in cfg.optim_wrapper else ():
         if key not in _PARAMWISE and closest(key, _PARAMWISE):  # mmengine's constructor ignores it
             yield Problem(f'`optim_wrapper.paramwise_cfg.{key}`: mmengine reads no `{key}` there',

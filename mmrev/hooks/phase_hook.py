@@ -4,7 +4,7 @@ from typing import Any, Callable, Iterator
 
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
-from mmengine.runner import BaseLoop, Runner
+from mmengine.runner import BaseLoop
 
 from mmrev.problems import phase
 from mmrev.registry import HOOKS
@@ -20,11 +20,18 @@ class PhaseHook(Hook):
 
     priority = 'HIGHEST'
 
-    def before_run(self, runner) -> None:
-        """Name the phases; by now the loops have been built."""
-        if isinstance(runner, Runner):  # a FlexibleRunner has initialized them
-            _name(runner, '_init_model_weights', lambda: 'initializing the weights', 2)
+    @staticmethod
+    def name_preparation(runner) -> None:
+        """Name the phases that a FlexibleRunner completes before `before_run`."""
         _name(runner, 'load_or_resume', lambda: f'loading `{runner._load_from or runner.work_dir}`', 2)
+        strategy = getattr(runner, 'strategy', None)
+        _name(strategy or runner, '_init_model_weights', lambda *_: 'initializing the weights', 2)
+        if strategy:
+            _name(strategy, 'prepare', lambda *_, **__: f'{type(strategy).__name__} cannot prepare the model with '
+                  f'--launcher {strategy.launcher}', 2)
+
+    def before_run(self, runner) -> None:
+        """Name the phases of the run; by now the loops have been built."""
         for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
             if isinstance(loop, BaseLoop):
                 self._name_loop(runner, loop)

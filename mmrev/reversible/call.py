@@ -75,7 +75,7 @@ class Call:
         before = versions(sources)
         needs = [self.needs_grad[part.stream] for part in step.sources]
         function = plan.functions[index]
-        with function.lock:
+        with function.lock, function.running():
             record = Record(Replay(function, self._weights[index], self._autocast, self._observes), needs)
             with_graph = keep == GRAPH and record.trains and self.report is None
             inputs = [x.detach().requires_grad_(n and with_graph) for x, n in zip(sources, needs)]

@@ -1,9 +1,12 @@
 """A step's function: its modules, and what is known of them until a flag, a hook or a module changes."""
+from contextlib import nullcontext
 from operator import attrgetter, is_
-from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, ContextManager, Dict, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
+
+from mmrev import compat
 
 Place = Tuple[Dict[str, Any], str]  # a module's dictionary of parameters or buffers, and a name in it
 
@@ -89,6 +92,7 @@ class Function:
         self.generators: List[torch.Generator] = []  # those that were seen given to operators
         self._generator_places: List[Place] = [(m.__dict__, name) for m in self.modules for name, x in vars(m).items()
                                                if isinstance(x, torch.Generator)]
+        self.draws = False  # random numbers; compiled code draws others without a graph than with one
         self.parameters: List[Place] = [(m._parameters, name) for m in self.modules for name in m._parameters]
         self._weights: Optional[Weights] = None
 
@@ -100,6 +104,13 @@ class Function:
         found.update((id(g), g) for g in [owner.get(name) for owner, name in self._generator_places]
                      if isinstance(g, torch.Generator))
         return list(found.values())
+
+    def running(self) -> ContextManager[Any]:
+        """What surrounds an evaluation."""
+        return compat.eagerly() if self.draws else nullcontext()
+
+    def is_compiled(self) -> bool:
+        return any(m._compiled_call_impl is not None for m in self.modules)
 
     def weights(self) -> Weights:
         """The parameters as they are now; the same object as long as they are the same."""

@@ -34,6 +34,15 @@ class Observer(TorchDispatchMode):
         self.updated: Set[int] = set()  # storages
         self._made: List[Any] = []
 
+    def __enter__(self) -> Any:
+        self._eagerly = compat.eagerly()  # the compiler would skip for good what it meets under a dispatch mode
+        self._eagerly.__enter__()
+        return super().__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)
+        self._eagerly.__exit__(*exception)
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         for x in (*args, *kwargs.values()):

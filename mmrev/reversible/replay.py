@@ -95,6 +95,10 @@ class Replay:
         if changed is not None:
             raise ReversibilityError(f'{step()} changes its parameter `{changed[0]}` itself, so it cannot be evaluated '
                                      f'again as it was; change it outside of the function')
+        if self._draws and observer is None and not function.draws and function.is_compiled():
+            raise ReversibilityError(f'{step()} is compiled and drew random numbers, which it had not done before; '
+                                     f'call `train()` on the network when its functions begin to behave in another way')
+        function.draws = function.draws or bool(self._draws)
         for i, b in enumerate(self._found):
             if b is None:
                 continue
@@ -134,7 +138,7 @@ class Replay:
             undo = self._install()
             try:
                 if self._draws or self._autocast.matters():
-                    with rewound(self._draws), self._autocast.active():
+                    with rewound(self._draws), self._autocast.active(), self._function.running():
                         return f(*sources)
                 return f(*sources)
             finally:

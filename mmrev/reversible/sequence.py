@@ -83,6 +83,15 @@ class ReversibleSequence(nn.Module):
         self._plan = None  # the next call looks at the functions afresh
         return super().train(mode)
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile each function, with the arguments of ``torch.compile``; the sequence itself runs eagerly.
+
+        A function that draws random numbers runs eagerly, and so does the first call after ``train()``.
+        """
+        for step in self._steps():
+            step.f.compile(*args, **kwargs)
+        self._plan = None
+
     def __getstate__(self) -> Dict[str, Any]:
         return {**self.__dict__, '_plan': None, '_own_lock': None}
 
