@@ -2,7 +2,6 @@
 from typing import Any, List
 
 from torch import nn
-from torch.nn.modules.module import register_module_forward_hook, register_module_forward_pre_hook
 
 
 class ModuleStack:
@@ -32,16 +31,17 @@ class ModuleStack:
         return self._names.get(module, self.path)
 
     def __enter__(self) -> 'ModuleStack':
-        self._handles = [register_module_forward_pre_hook(self._enter),
-                         register_module_forward_hook(self._leave, always_call=True)]
+        call = self._call = nn.Module.__call__
+
+        def followed(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            self._paths.append(self.path_of(module))
+            try:
+                return call(module, *args, **kwargs)
+            finally:
+                self._paths.pop()
+
+        nn.Module.__call__ = followed  # type: ignore[method-assign]  # where there are hooks, fused layers run as others
         return self
 
     def __exit__(self, *_: Any) -> None:
-        for handle in self._handles:
-            handle.remove()
-
-    def _enter(self, module: nn.Module, _: Any) -> None:
-        self._paths.append(self.path_of(module))
-
-    def _leave(self, *_: Any) -> None:
-        self._paths.pop()
+        nn.Module.__call__ = self._call  # type: ignore[method-assign]
