@@ -68,13 +68,17 @@ def parsed(monkeypatch):
     def run_command(parser, body, argv=None):
         raise Parsed(parse(parser, argv))
 
+    def commands():
+        return [name for name in sys.modules if name.startswith('mmrev.cli.') and name != 'mmrev.cli.common']
+
     def read(script, arguments):
         monkeypatch.setattr(argparse.ArgumentParser, 'parse_args', stop)
         monkeypatch.setattr(mmrev.cli.common, 'run_command', run_command)
         monkeypatch.setattr(sys, 'argv', [str(script), *arguments])
         monkeypatch.syspath_prepend(str(ROOT / 'benchmarks'))
-        for name in [name for name in sys.modules if name.startswith('mmrev.cli.') and name != 'mmrev.cli.common']:
+        for name in commands():
             monkeypatch.delitem(sys.modules, name)
+            monkeypatch.delattr(mmrev.cli, name.split('.')[2])
         with pytest.raises(Parsed) as stopped, warnings.catch_warnings():
             warnings.simplefilter('ignore')
             if script == 'mmrev':
@@ -82,6 +86,9 @@ def parsed(monkeypatch):
                 main(arguments)
             else:
                 runpy.run_path(str(ROOT / script), run_name='__main__')
+        for name in commands():  # imported with the replacement above; those from before come back
+            del sys.modules[name]
+            delattr(mmrev.cli, name.split('.')[2])
         return stopped.value.args[0]
 
     return read
