@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.registry import DefaultScope
 
 pytest.importorskip('mmpretrain')
 ROOT = Path(__file__).parents[2]
@@ -21,6 +22,7 @@ model = dict(
 
 @pytest.fixture(scope='module')
 def tool():
+    DefaultScope._instance_dict.clear()  # mmengine prints a warning where an earlier test left another scope
     path = ROOT / 'tools/analysis_tools/benchmark.py'
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
