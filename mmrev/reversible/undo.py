@@ -66,8 +66,9 @@ class Undo:
             self._differentiate(index, evaluated, weight_gradients)
             observer = evaluated.observer if evaluated else None
             del evaluated  # before the next one is made
-            for stream in self._plan.read[index]:
-                self.streams.share_if_held(stream)
+            if self._ahead is None:  # else every undo makes a copy, and another thread works on the streams
+                for stream in self._plan.read[index]:
+                    self.streams.share_if_held(stream)
             if observer is not None and not (self._retain_graph and self._call.records[index].kept):
                 refuse_survivors(observer, self._plan.describe(index))
                 self._plan.observed.add(index)
