@@ -110,7 +110,7 @@ class SafeCheckpointHook(Hook):
             part, whole = Path(out_dir, f'{filename}.part'), Path(out_dir, filename)
             try:
                 save(out_dir, part.name, *args, **kwargs)
-                if part.is_file():  # only the first process writes
+                if is_main_process() and part.is_file():  # a strategy may write a folder
                     _move(part, whole)
             except OSError as error:
                 if is_main_process():

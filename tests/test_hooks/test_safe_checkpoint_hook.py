@@ -3,6 +3,7 @@ import os
 import resource
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -143,3 +144,13 @@ def test_an_exception_that_ends_a_training_saves_what_was_trained(tmp_path, iter
     assert torch.load(newest, weights_only=False)['meta']['iter'] == done
     assert newest.endswith('interrupted.pth' if done == 3 else f'epoch_{done // 2}.pth')
     assert (f'Iteration {done} is in' in caught.value.fix) is (done == 3)
+
+
+def test_only_the_main_process_renames_what_it_writes(tmp_path, monkeypatch):
+    """Another process that arrives while the file is complete under its temporary name leaves it there."""
+    (tmp_path / 'epoch_1.pth.part').write_bytes(b'complete')
+    runner = SimpleNamespace(save_checkpoint=lambda *args, **kwargs: None, _train_loop=None)
+    monkeypatch.setattr('mmrev.hooks.safe_checkpoint_hook.is_main_process', lambda: False)
+    SafeCheckpointHook().before_run(runner)
+    runner.save_checkpoint(str(tmp_path), 'epoch_1.pth')
+    assert names(tmp_path) == ['epoch_1.pth.part']
