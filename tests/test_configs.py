@@ -19,7 +19,7 @@ from support.toy_detection import CLASSES, write_dataset  # noqa: E402
 CONFIGS = Path(__file__).parents[1] / 'configs'
 DETECTORS = [f'{kind}_rcnn_revbifpn_s{number}' for kind in ('faster', 'mask') for number in range(7)]
 LONGER = [f'{kind}_revbifpn_s{number}{length}' for kind, length in (
-    ('faster_rcnn', '_2x'), ('mask_rcnn', '_2x'), ('cascade_mask_rcnn', '')) for number in (0, 3)]
+    ('faster_rcnn', '_2x'), ('mask_rcnn', '_2x'), ('cascade_mask_rcnn', '')) for number in range(7)]
 DIGITS = ['faster_rcnn_revbifpn_s0_digits', 'mask_rcnn_revbifpn_s0_digits']
 
 
