@@ -2,6 +2,7 @@
 
 test_docs_commands.py runs what one types in a shell.
 """
+import re
 import subprocess
 import sys
 import warnings
@@ -14,7 +15,7 @@ from mmengine.config import Config  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 
 import mmrev.models  # noqa: E402, F401
-from support.documents import DETECTOR, ROOT, blocks  # noqa: E402
+from support.documents import DETECTOR, PAGES, ROOT, blocks  # noqa: E402
 
 CLASSIFIER = 'mmrev::revbifpn/revbifpn-s0_8xb128_in1k.py'
 # Programs that need published weights or a trained checkpoint; test_pretrained.py and test_predict.py run their lines
@@ -64,6 +65,16 @@ def build(text, page, folder):
             built = HOOKS.build(hook)
             for name in getattr(built, 'modules', None) or ():
                 model.get_submodule(name)
+
+
+@pytest.mark.parametrize('page', PAGES)
+def test_a_page_names_files_that_exist(page):
+    text = (ROOT / page).read_text(encoding='utf-8')
+    named = re.findall(r'(?<![\w/.-])((?:tests|benchmarks|tools|configs|docs|mmrev)/[\w./-]*\.(?:py|sh|md|json|yml))', text)
+    links = re.findall(r'\]\(([^)#:\s]+)[)#]', text)
+    added = ['mmrev/models/backbones/revnet.py'] if page == 'CONTRIBUTING.md' else []  # by its example
+    assert [name for name in named if not (ROOT / name).exists()] == added[:len(named)]
+    assert [link for link in links if not (ROOT / page).parent.joinpath(link).exists()] == []
 
 
 @pytest.mark.subprocess
