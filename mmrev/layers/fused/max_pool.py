@@ -1,4 +1,4 @@
-"""3x3 max pooling that keeps a small index for backward and is fast on a CPU."""
+"""3x3 max pooling that stores a small index for backward and is fast on a CPU."""
 from contextlib import contextmanager
 from typing import Iterator, Optional, Tuple
 
@@ -16,17 +16,17 @@ _BLOCK, _BLOCK_ON_GPU = 2**17, 2**23  # values of an index
 
 
 def can_fuse(x: Tensor) -> bool:
-    """Whether :func:`fused_max_pool3x3` knows the device and may take the place of PyTorch's operator."""
+    """Whether :func:`fused_max_pool3x3` supports the device and may replace PyTorch's operator."""
     return may_fuse() and x.device.type in ('cpu', 'cuda', 'meta') and x.numel() > 0
 
 
 def fused_max_pool3x3(x: Tensor, stride: int, dilation: int, inplace: bool) -> Tensor:
     """3x3 max pooling in the form that suits the device.
 
-    PyTorch's own keeps its input and an 8-byte index per output for backward; this keeps the index alone, in two bytes
-    (four above 32,767 pixels). Its CPU kernel is slow unless the channels are last, so training uses that layout
-    whatever the input's, and without a gradient the maximum of a map that is not small is taken along one axis after
-    the other.
+    PyTorch's operator stores its input and an 8-byte index per output for backward; this stores only the index, in two
+    bytes (four above 32,767 pixels). PyTorch's CPU kernel is slow unless the channels are last, so training uses that
+    layout for every input; without a gradient, the maximum of a map that is not small is taken along one axis after the
+    other.
     """
     trains = needs_gradient(x)
     if not trains and x.device.type == 'cpu' and (dilation > 1 or not _is_small(x)):

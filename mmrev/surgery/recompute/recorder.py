@@ -1,4 +1,4 @@
-"""Observe a forward: how tensors follow from each other, and which of them autograd saves."""
+"""Observe a forward: how tensors are computed from each other, and which of them autograd saves."""
 import weakref
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -127,7 +127,7 @@ class Recorder(TorchFunctionMode):
         entry.keeper = self._mark
         return entry
 
-    # What follows from what.
+    # How tensors are computed.
 
     def source(self, tensor: Tensor) -> Tuple[Source, int]:
         """The source of a tensor, and the bytes that would be stored for it alone."""
