@@ -1,7 +1,7 @@
 """Make the digits data set, train a reversible detector on it, evaluate it, draw what it finds.
 
 Everything comes from the public tools; each command is printed before it runs, so that it can be repeated by hand.
-A run that was interrupted goes on where its last checkpoint lies; after a complete run, a new one begins beside it.
+An interrupted run continues from its last checkpoint; after a complete run, a new one begins beside it.
 """
 import argparse
 import json
@@ -17,7 +17,7 @@ TOOLS = Path(__file__).resolve().parent
 CONFIG = TOOLS.parent / 'configs' / 'revbifpn' / 'faster_rcnn_revbifpn_s0_digits.py'
 DATA = Path('data/digits')  # where the config looks, from the working directory
 METRICS = {'coco/bbox_mAP': 'mAP', 'coco/bbox_mAP_50': 'mAP50', 'coco/bbox_mAP_75': 'mAP75'}
-RESULT = 'result.json'  # in a run's folder: the run is complete
+RESULT = 'result.json'  # in a run's folder: marks a complete run
 
 
 class StepFailed(Exception):
@@ -137,7 +137,7 @@ def latest(folder: Path, pattern: str) -> Optional[Path]:
 
 
 def shown(path: Path) -> Path:
-    """A path as short as it can be typed here."""
+    """A path as short as possible from here."""
     path = Path(path).absolute()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
