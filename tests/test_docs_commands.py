@@ -4,6 +4,8 @@ Lines run in forks of this process, as a user types them, in a folder that holds
 two images, a photo, published files. Options at their end make networks and images small and trainings one iteration
 long. RevBiFPN-S0 takes the place of larger sizes, files of random weights that of downloads, and a process group of
 one fork that of a launcher with its processes (test_launch.py starts those).
+
+What cannot run, and commands in the text, are read by their programs as far as the arguments.
 """
 import argparse
 import json
@@ -33,7 +35,7 @@ from mmrev.cli import main  # noqa: E402
 from mmrev.hooks import run_report_hook  # noqa: E402
 from support import toy_detection  # noqa: E402
 from support.commands import forked  # noqa: E402
-from support.documents import ROOT, example, shell_commands  # noqa: E402
+from support.documents import ROOT, commands_in_text, example, shell_commands  # noqa: E402
 from support.golden import GoldenRecord  # noqa: E402
 from support.runs import write_masks  # noqa: E402
 
@@ -249,7 +251,10 @@ def test_what_does_not_run_is_listed_with_a_reason():
     assert listed == NOT_RUN.keys() and all(NOT_RUN.values())
 
 
-@pytest.mark.parametrize('command', [command for _, command in shell_commands() if not runs(command)], ids=' '.join)
+PARSED = [command for _, command in shell_commands() if not runs(command)] + [*commands_in_text()]
+
+
+@pytest.mark.parametrize('command', sorted(set(map(tuple, PARSED))), ids=' '.join)
 def test_what_does_not_run_is_taken_by_its_program(command, monkeypatch):
     program, *words = command
     if program == 'make':

@@ -9,6 +9,8 @@ PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [
 DETECTOR = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 _FENCE = re.compile(r'^( *)```(\w*)\n(.*?)^ *```', re.DOTALL | re.MULTILINE)
 
+_COMMAND = re.compile(r'`(mmrev [a-z]+ [^-…`][^`]*|make [a-z-]+[^`]*|python (?:tools|benchmarks)/[^`]*)`')
+
 
 def blocks(language):
     """Every fenced block of a language: page, how many of the page's it is, text."""
@@ -28,6 +30,15 @@ def shell_commands():
                 command, words = (words[:words.index('&&')], words[words.index('&&') + 1:]) if '&&' in words else (
                     words, [])
                 yield page, [command[0].removeprefix('.venv/bin/'), *command[1:]]
+
+
+def commands_in_text():
+    """Every command of `mmrev` with arguments, of a script or of make between backquotes in the text: its words."""
+    for page in PAGES:
+        text = _FENCE.sub('', (ROOT / page).read_text(encoding='utf-8'))
+        for command in _COMMAND.findall(text):
+            if not command.endswith('--help'):
+                yield shlex.split(command)
 
 
 def example(name):
