@@ -57,7 +57,9 @@ STAND_INS = {  # what a page presumes: the record that has the names of the publ
 
 
 def runs(command):
-    return not any(' '.join(command).startswith(beginning) for beginning in NOT_RUN)
+    """Whether a command is listed above, or has words such as CONFIG in place of names."""
+    return not any(' '.join(command).startswith(beginning) for beginning in NOT_RUN) and not any(
+        word.isalpha() and word.isupper() for word in command)
 
 
 def as_mmrev(command):

@@ -41,12 +41,12 @@ def succeed(*command, cwd) -> str:
 
 
 def forked(*arguments, cwd, processes=1):
-    """A command in a fork of this process, which has imported everything: exit status and standard error.
+    """`mmrev` in a fork of this process, which has imported everything: exit status and standard error.
 
     A run within this process would find the visualizers and loggers that mmengine keeps of another one.
 
     Args:
-        arguments: Of `mmrev`; or the command, ``mmrev ...`` or ``python SCRIPT ...``.
+        arguments: Of the command.
         cwd: Where it runs.
         processes: How many run it, as a launcher starts them for ``--launcher pytorch``. The status is that of the
             first that failed, in the order of their ranks.
@@ -83,7 +83,7 @@ def _fork(arguments, cwd, output, errors, environment) -> int:
 
 
 def _run(words):
-    """Run a command in this process."""
+    """Run a command in this process: ``mmrev ...``, its arguments alone, or ``python SCRIPT ...``."""
     if words[0] != 'python':
         return main(words[words[0] == 'mmrev':])
     sys.argv = words[1:]

@@ -8,7 +8,6 @@ PAGES = sorted(path.relative_to(ROOT).as_posix() for path in [
     ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *ROOT.glob('docs/*.md'), *ROOT.glob('configs/*/README.md')])
 DETECTOR = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py'
 _FENCE = re.compile(r'^( *)```(\w*)\n(.*?)^ *```', re.DOTALL | re.MULTILINE)
-
 _COMMAND = re.compile(r'`(mmrev [a-z]+ [^-…`][^`]*|make [a-z-]+[^`]*|python (?:tools|benchmarks)/[^`]*)`')
 
 
@@ -42,9 +41,12 @@ def commands_in_text():
 
 
 def example(name):
-    """The file that a page has one save under this name."""
+    """The file that a page has one save under this name: the block of Python after "as `name`"."""
     if name == 'my_config.py':
         return f'_base_ = {DETECTOR!r}'
-    base = dict(zip(['cells.py', 'clothes.py'], ['faster_rcnn', 'in1k']))[name]
-    return next(text for page, _, text in blocks('python') if page == 'docs/own_data.md'
-                and base in text.splitlines()[0])
+    for page in PAGES:
+        saved = re.search(rf'as `{re.escape(name)}`.*?```python\n(.*?)```', (ROOT / page).read_text(encoding='utf-8'),
+                          re.DOTALL)
+        if saved:
+            return saved.group(1)
+    raise LookupError(name)
