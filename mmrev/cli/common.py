@@ -34,8 +34,9 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
+        args = parser.parse_args(argv)
         with phase('unexpected error', 'Run again with --traceback, and report it', status=1):
-            body(parser.parse_args(argv))
+            body(args)
             _leave_process_group()
     except KeyboardInterrupt as stop:
         if os.environ.get('LOCAL_RANK', '0') == '0':

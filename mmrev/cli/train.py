@@ -45,8 +45,8 @@ def train(args: argparse.Namespace, prog: str) -> None:
             print(f'{prog}: resuming from {cfg.load_from}; {", ".join(skipped)} cannot be read')
     Plan(cfg, ('train', 'val')).require_none()
     try:
-        with reserved(cfg.work_dir, bool(cfg.get('resume')), args.overwrite):
-            runner = build_runner(cfg, [ProgressHook(), RunReportHook()])
+        with reserved(cfg.work_dir, bool(cfg.get('resume')), args.overwrite) as others:
+            runner = build_runner(cfg, [ProgressHook(), RunReportHook()], others)
             with running(runner, 'train', 'val'):
                 runner.train()
     except KeyboardInterrupt as stop:

@@ -65,6 +65,7 @@ def _fork(arguments, cwd, output, errors, environment) -> int:
     child = os.fork()
     if child == 0:
         status = 99
+        signal.alarm(200)  # a command that hangs ends by SIGALRM
         try:
             os.chdir(cwd)
             os.environ.update(environment)
