@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Iterable, Iterator, NamedTuple, Optional
 
 _RELAYED = re.compile(r'Caught (\w+) in .*^(?:[\w.]+\.)?\1: (.*?)(?:\n  (.*))?\s*$', re.DOTALL | re.MULTILINE)
+LOST = 'another process of this run has ended'  # said by the processes that notice it
 
 
 class Problem(NamedTuple):
@@ -84,7 +85,7 @@ def _raised_by(error: BaseException) -> str:
     return f'{frames[-1].line} (in {frames[-1].name} of {Path(frames[-1].filename).name})' if frames else ''
 
 
-def closest(name: str, choices: Iterable[str]) -> str:
+def closest(name: str, choices: Iterable[str], likeness: float = 0.6) -> str:
     """The choices closest to `name`, as the start of a fix; empty if there are none."""
-    near = difflib.get_close_matches(name, sorted(set(choices)), n=3)
+    near = difflib.get_close_matches(name, sorted(set(choices)), n=3, cutoff=likeness)
     return f'Did you mean {" or ".join(f"`{choice}`" for choice in near)}? ' if near else ''

@@ -3,12 +3,13 @@ import contextlib
 import functools
 import inspect
 import os.path as osp
+import re
 import traceback
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Sequence, Set
 
-from mmrev.problems import ProblemError, closest, phase
+from mmrev.problems import LOST, ProblemError, closest, phase
 
 from .distributed import prepare_cpu_processes
 from .modes import pin_memory
@@ -47,6 +48,12 @@ def load_config(file: str, options: Optional[Dict[str, Any]] = None) -> 'Config'
     return cfg
 
 
+def known_keys() -> Set[str]:
+    """The keys that something reads at the top of a config."""
+    from mmengine.runner import Runner
+    return {*inspect.signature(Runner).parameters, *_READ_BESIDES}
+
+
 def _check_file(config: str) -> None:
     if '::' in config or osp.isfile(config):
         return
@@ -65,9 +72,8 @@ def merge_options(cfg: 'Config', options: Dict[str, Any], file: str) -> None:
     Raises:
         ProblemError: If an option cannot be merged, or if nothing would read it (a misspelt name, a helper variable).
     """
-    from mmengine.runner import Runner
     from mmengine.utils import import_modules_from_strings
-    known = {*inspect.signature(Runner).parameters, *_READ_BESIDES}
+    known = known_keys()
     for key in options if 'runner_type' not in cfg else ():  # a custom runner may read anything
         name = key.split('.')[0]
         if name not in known:
@@ -110,7 +116,7 @@ def _adopt_seed(cfg: 'Config') -> None:
     from mmrev.checkpoints import load_local
     if cfg.get('resume') and cfg.get('load_from') and '://' not in cfg.load_from:
         seed = load_local(cfg.load_from)['meta'].get('seed')
-        if seed is not None:
+        if isinstance(seed, int):
             cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
 
 
@@ -131,8 +137,8 @@ def running(runner: 'Runner', *parts: str) -> Iterator[None]:
         parts: Loops to build first: ``'train'``, ``'val'`` or ``'test'``.
 
     Raises:
-        ProblemError: If an exception ends the block: status 2 before the first iteration, which makes `work_dir.reserved`
-            delete what was written, 1 after it.
+        ProblemError: If an exception ends the block: status 2 before the first iteration, so that
+            `work_dir.without_traces` deletes what was written, 1 after it.
     """
     try:
         for part in parts:
@@ -141,6 +147,8 @@ def running(runner: 'Runner', *parts: str) -> Iterator[None]:
         with phase('running', status=1):
             yield
     except ProblemError as error:
+        if re.search('Connection (reset|closed) by peer|Broken pipe', error.what):  # gloo
+            error.what = f'{LOST}, which says why: {error.what}'
         if not any(getattr(hook, 'begun', False) for hook in runner.hooks):
             raise ProblemError(error.what, error.fix or 'Run again with --traceback') from error
         log = runner.logger.log_file

@@ -25,7 +25,7 @@ def find_resumable(work_dir: str) -> Resumable:
     Raises:
         ProblemError: If there are checkpoints, and none can be read.
     """
-    from mmrev.checkpoints import NEEDED_TO_RESUME, load_local
+    from mmrev.checkpoints import load_local, not_resumable
     named = _named(work_dir)
     found, skipped = [], [] if named is None or named.is_file() else [named.name]
     for folder in {Path(work_dir).absolute(), *([named.absolute().parent] if named else [])}:
@@ -35,8 +35,8 @@ def find_resumable(work_dir: str) -> Resumable:
             except ProblemError:
                 skipped.append(path.name)
                 continue
-            if all(key in content for key in NEEDED_TO_RESUME):  # the best ones are without an optimizer
-                found.append((content['meta'].get('iter', 0), str(path)))
+            if not not_resumable(content):  # the best ones are without an optimizer
+                found.append((content['meta']['iter'], str(path)))
     if skipped and not found:
         raise ProblemError(f'no checkpoint in `{work_dir}` can be resumed: {", ".join(sorted(skipped))} cannot be read',
                            'Start again: --overwrite without --resume; or train into another --work-dir')

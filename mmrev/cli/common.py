@@ -46,7 +46,8 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
     except ProblemError as error:
         if '--traceback' in argv:
             traceback.print_exc()
-        _say(f'{parser.prog}: error: {error}')
+        alone = os.environ.get('WORLD_SIZE', '1') == '1'
+        _say(f'{parser.prog}: error: {"" if alone else "process %s: " % os.environ["RANK"]}{error}')
         return error.status
     return 0
 

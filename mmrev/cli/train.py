@@ -33,7 +33,7 @@ def train(args: argparse.Namespace, prog: str) -> None:
     if args.amp:
         use_mixed_precision(cfg)
     if args.auto_scale_lr:
-        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        if not isinstance(cfg.get('auto_scale_lr'), dict) or 'base_batch_size' not in cfg.auto_scale_lr:
             raise ProblemError('--auto-scale-lr: the config does not say for which batch size its learning rate is '
                                'meant', 'Add auto_scale_lr=dict(enable=True, base_batch_size=16) to the config')
         cfg.auto_scale_lr.enable = True

@@ -25,6 +25,7 @@ class Plan:
     cfg: Config  # including the options of the command line
     splits: Tuple[str, ...]  # those of ``train``, ``val`` and ``test`` that the command runs
     model: Optional[nn.Module] = None  # without trained weights
+    whole: bool = False  # whether to read annotation files of any size
 
     def fix(self, path: str, value: str = 'VALUE') -> str:
         """A hint that says where to set an entry of the config."""

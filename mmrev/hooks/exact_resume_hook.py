@@ -1,4 +1,4 @@
-"""A resumed run is the uninterrupted one: random states in checkpoints, and samples that depend on their place alone."""
+"""A resumed run is the uninterrupted one: random states in checkpoints, samples that depend on their place alone."""
 import functools
 import random
 from typing import Any, Callable, Dict, List, Optional, Sequence
@@ -9,6 +9,7 @@ from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
 from torch.utils.data import DataLoader, get_worker_info
 
+from mmrev.problems import ProblemError
 from mmrev.registry import HOOKS
 
 from .side_effects import random_states, random_states_kept, set_random_states
@@ -45,8 +46,16 @@ class ExactResumeHook(Hook):
         self._epoch.fill_(runner.epoch)
 
     def after_load_checkpoint(self, runner, checkpoint: Dict[str, Any]) -> None:
-        """Note the random states of a checkpoint that the run goes on from."""
-        self._resumed = checkpoint.get(_KEY, ())
+        """Note the random states of a checkpoint that the run goes on from.
+
+        Raises:
+            ProblemError: If it has another number of schedules, of which mmengine would resume the first few.
+        """
+        saved, built = checkpoint.get('param_schedulers'), runner.param_schedulers
+        if runner._resume and isinstance(saved, list) and isinstance(built, list) and len(saved) != len(built):
+            raise ProblemError(f'the checkpoint has {len(saved)} schedules, and the config {len(built)}',
+                               'To start from its weights: --cfg-options load_from=CHECKPOINT')
+        self._resumed = checkpoint.get(_KEY) or ()
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
         """Restore the random states, once the batches before are skipped."""

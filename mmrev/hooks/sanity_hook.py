@@ -131,7 +131,8 @@ def validate(runner, loop: ValLoop, samples: int = 2) -> Dict[str, Any]:
 def _invent_prediction(sample: Any) -> None:
     """Have an untrained detector find a box, because metrics leave out most of what they do where nothing is found."""
     found: Optional[InstanceData] = getattr(sample, 'pred_instances', None)
-    if isinstance(found, InstanceData) and not len(found) and {*found.keys()} <= {'bboxes', 'labels', 'scores', 'masks'}:
+    known = {'bboxes', 'labels', 'scores', 'masks'}
+    if isinstance(found, InstanceData) and not len(found) and {*found.keys()} <= known:
         height, width = sample.ori_shape[:2]
         made: Dict[str, Any] = dict(bboxes=found.bboxes.new_tensor([[0, 0, width, height]]), scores=torch.ones(1),
                                     labels=torch.zeros(1, dtype=torch.long))
@@ -147,5 +148,5 @@ def check_monitored(runner, metrics: Dict[str, Any]) -> None:
     for watcher in watching if metrics else ():
         for name in [*(getattr(watcher, 'key_indicators', None) or ()), getattr(watcher, 'monitor', None)]:
             if isinstance(name, str) and name != 'auto' and 'loss' not in name and name not in metrics:
-                raise ProblemError(f'{type(watcher).__name__} watches `{name}`, and no metric of val_evaluator has that '
-                                   'name', f'{closest(name, metrics)}There are {", ".join(list(metrics)[:6])}')
+                raise ProblemError(f'{type(watcher).__name__} watches `{name}`, and val_evaluator has no such '
+                                   'metric', f'{closest(name, metrics)}There are {", ".join(list(metrics)[:6])}')

@@ -10,7 +10,7 @@ from mmrev.problems import ProblemError
 
 
 def write(path, iteration, **without):
-    content = dict(state_dict={}, meta=dict(iter=iteration), message_hub={}, optimizer={})
+    content = dict(state_dict={}, meta=dict(epoch=1, iter=iteration), message_hub={}, optimizer=dict(state={}))
     torch.save({key: value for key, value in content.items() if key not in without}, path)
 
 
