@@ -50,6 +50,11 @@ def wrong_entries(file: str) -> Iterator[str]:
         if isinstance(box, list) and all(isinstance(value, (int, float)) for value in box):
             if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
                 found.setdefault('a box that is none', []).append(f'{which}: {box}')
+        mask = entry.get('segmentation')
+        if isinstance(mask, list) and not all(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
+                                              and all(isinstance(value, (int, float)) and math.isfinite(value)
+                                                      for value in polygon) for polygon in mask):
+            found.setdefault('a polygon that is none', []).append(which)
     for what, where in found.items():
         yield f'{len(where)} with {what}, first {where[0]}'
 

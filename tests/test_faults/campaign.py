@@ -25,7 +25,8 @@ DET, CLS = 'det', 'cls'  # the two configs
 # Mutations that people may mean: what mmengine has a default for, what the command line decides, what hosts document.
 LEGITIMATE = {
     *(f'cls: {key} = None' for key in ('custom_hooks', 'log_processor', 'default_hooks', 'param_scheduler', 'launcher',
-                                       'custom_imports', 'resume')),
+                                       'custom_imports', 'resume', 'optim_wrapper.paramwise_cfg')),
+    'cls: param_scheduler = []',
     *(f'cls: {key} deleted' for key in ('custom_hooks', 'default_hooks', 'param_scheduler', 'param_scheduler.by_epoch',
                                         'param_scheduler.start_factor', 'custom_imports', 'model.data_preprocessor')),
     'cls: launcher = 3', 'cls: launcher = {}', 'cls: launcher = []', 'cls: launcher = [[]]', "cls: launcher = 'junk'",
@@ -34,12 +35,18 @@ LEGITIMATE = {
     'cls: param_schedulers added',  # a variable of the user's
     'cls: optim_wrapper.paramwise_cfg.norm_decay_mult deleted', 'cls: optim_wrapper.paramwise_cfg deleted',
     "schedule: {'type': 'CosineAnnealingLR', 'T_max': 0}",  # ends before it divides
-    "cls: model.head.topk = 'x'",  # not read without cal_acc
+    *(f'cls: model.head.topk = {value}' for value in ("'x'", '(1, 9)', '(0,)', '(-1,)')),  # only for cal_acc
+    'cls: model.backbone.patch_size = 64',  # pads
+    'det: val_evaluator.metric = []', 'cls: train_dataloader.sampler.shuffle deleted',
+    'det: scale (1,)', 'det: model.rpn_head.bbox_coder.target_stds = [1.0]',  # the hosts broadcast
     'cls: model.data_preprocessor.mean = 3', 'cls: model.data_preprocessor.mean deleted',
     *(f'checkpoint: random_states = {value}' for value in ('None', '[]', '{}')),  # those of older versions have none
     'cls: default_hooks.logger.interval deleted', 'cls: log_processor = {}',
     'cls: model.data_preprocessor = []', 'cls: model.data_preprocessor.mean = [1.0]',
-    "schedule: {'type': 'MultiStepLR', 'milestones': 'x'}", 'annotations: annotations.id = None',
+    "schedule: {'type': 'MultiStepLR', 'milestones': 'x'}",
+    'cls: val_evaluator.topk deleted', 'cls: custom_imports = []',
+    'cls: model.data_preprocessor = None',
+    *(f'annotations: annotations.id = {value}' for value in ('None', "'x'", '-7', 'nan')),  # nothing reads it
     'image: a broken link, classes',  # mmpretrain lists the images that are there
 }
 
