@@ -50,7 +50,7 @@ _ABOVE_ZERO = (r'train_cfg\.(max_epochs|max_iters|val_interval)|auto_scale_lr\.b
                r'log_processor\.window_size|optim_wrapper\.(accumulative_counts|clip_grad\.(max_norm|clip_value))|'
                r'(model\.data_preprocessor\.|.*pipeline\.(.*\.)?)std(\.\d+)?|'
                r'.*anchor_generator\.(scales|ratios)\.\d+|'
-               r'model\..*(output_size|target_stds|strides|num_classes|(in|out|feat)_channels|pad_size_divisor)(\.\d+)*')
+               r'model\..*(output_size|target_stds|strides|num_classes|(in|out|feat)_channels|pad_size_divisor|sampler\.num)(\.\d+)*')
 _NOT_NEGATIVE = (r'optim_wrapper\.optimizer\.(lr|weight_decay|momentum|eps)|train_cfg\.val_begin|'
                  r'.*(_mult|loss_weight|\.eps|iou_thr\w*|drop_rate|'
                  r'drop_path_rate)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_min|eta_max|power)')

@@ -35,7 +35,7 @@ class SanityHook(Hook):
         begin = time.monotonic()
         training = runner.model.training
         with unnoticed():
-            check_classes({name: loop.dataloader.dataset for name, loop in _loops(runner)})
+            check_classes({name: loop.dataloader.dataset for name, loop in _loops(runner)}, runner.model)
             for name, loop in _loops(runner):
                 _read(name, loop.dataloader)
             if isinstance(runner._val_loop, ValLoop):
@@ -51,8 +51,9 @@ def _loops(runner) -> Iterator[Tuple[str, Any]]:
             yield name, loop
 
 
-def check_classes(datasets: Dict[str, Any]) -> None:
-    """Require the same classes in the same order everywhere, each once."""
+def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:
+    """Require the same classes in the same order everywhere, each once, and as many in the head of a classifier."""
+    wanted = getattr(getattr(getattr(model, 'module', model), 'head', None), 'num_classes', None)
     first: Tuple[str, Any] = ('', None)
     for name, dataset in datasets.items():
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
@@ -68,6 +69,10 @@ def check_classes(datasets: Dict[str, Any]) -> None:
             raise ProblemError(f'the classes of {first[0]}_dataloader and {name}_dataloader differ: {"; ".join(which)}',
                                'Their labels would not agree: add the missing folders, or set the same '
                                'metainfo=dict(classes=...) for both')
+        if wanted not in (None, len(classes)):
+            raise ProblemError(f'model.head has num_classes={wanted}, {name}_dataloader has {len(classes)} classes: '
+                               f'{", ".join(map(str, classes[:3]))}{", ..." * (len(classes) > 3)}',
+                               f'Add the missing folders, or set model.head.num_classes={len(classes)}')
         first = (name, classes)
 
 

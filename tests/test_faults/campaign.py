@@ -44,6 +44,10 @@ LEGITIMATE = {
     'cls: default_hooks.logger.interval deleted', 'cls: log_processor = {}',
     'cls: model.data_preprocessor = []', 'cls: model.data_preprocessor.mean = [1.0]',
     "schedule: {'type': 'MultiStepLR', 'milestones': 'x'}",
+    'det: train_dataloader.dataset.pipeline.2 deleted',  # the images have one size
+    *(f'cls: model_wrapper_cfg = {value}' for value in ('None', "'junk'", '{}')),  # one process needs none
+    'cls: load_from = None', 'cls: val_cfg = {}', 'cls: default_hooks = {}', 'cls: model.backbone.img_size deleted',
+    'cls: optim_wrapper.accumulative_counts = 1.5', 'cls: optim_wrapper.clip_grad deleted', 'cls: val_evaluator = []',
     'cls: val_evaluator.topk deleted', 'cls: custom_imports = []',
     'cls: model.data_preprocessor = None',
     *(f'annotations: annotations.id = {value}' for value in ('None', "'x'", '-7', 'nan')),  # nothing reads it
