@@ -198,6 +198,8 @@ def table(figures: Dict[str, Any]) -> str:
     lines = ['| network | size | stock, MiB | cheap | blocks | checkpointing | selective | error |',
              '|---|---|---|---|---|---|---|---|']
     for name, row in figures.items():
+        if not row['plain']:
+            continue  # only its time has been measured
         cells = [_cell(row, form) for form in FORMS]
         error = max((row[form]['error'] for form in FORMS[:2] if 'error' in row.get(form, {})), default=None)
         lines.append(f'| {name} | {NETWORKS[name].size} | {row["plain"]["kept"]:.1f} | {" | ".join(cells)} | '
@@ -207,7 +209,7 @@ def table(figures: Dict[str, Any]) -> str:
 
 def _cell(row: Dict[str, Any], form: str) -> str:
     got = row.get(form, {})
-    shares = [f'{got[key] / row["plain"][key]:.2f}' for key in ('kept', 'peak') if key in got]
+    shares = [f'{got[key] / row["plain"][key]:.2f}' for key in ('kept', 'peak') if key in got and row['plain']]
     return ', '.join(shares + ([f'{got["time"]:.2f}'] if 'time' in got else [])) or got.get('failure', '')
 
 

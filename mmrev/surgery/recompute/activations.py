@@ -59,7 +59,7 @@ def _overwrite(recorder: Recorder, x: Tensor, anew: Callable, changing: Callable
     return out
 
 
-@handles(F.gelu, F.softplus, F.logsigmoid)
+@handles(F.gelu, F.softplus, F.logsigmoid, F.glu, F.softsign)
 def _plain(recorder, function, args, kwargs):
     return pure(recorder, function, args, kwargs)
 

@@ -42,7 +42,7 @@ def pure(recorder: Recorder, function: Callable, args: Sequence[Any], kwargs: Di
         function, args = by_position(function, args, kwargs)
     recorder.begin()
     out = function(*args)
-    if isinstance(out, Tensor) and out.requires_grad:
+    if isinstance(out, Tensor) and out.requires_grad and out.layout is torch.strided:
         made, cost = recorder.arguments(args)
         again, first = function, args[0]
         if isinstance(first, Tensor) and first.dtype != out.dtype and first.is_floating_point():
@@ -77,7 +77,8 @@ def copies_or_not(recorder: Recorder, function: Callable, args: Sequence[Any], k
     recorder.begin()
     out = function(*args)
     x = args[0]
-    if out.requires_grad and out.device == x.device and out.untyped_storage()._cdata != x.untyped_storage()._cdata:
+    if out.requires_grad and out.device == x.device and out.layout is x.layout is torch.strided and (
+            out.untyped_storage()._cdata != x.untyped_storage()._cdata):
         made, cost = recorder.arguments(args)
         recorder.write(out, function, made, cost)
     return out
