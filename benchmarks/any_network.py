@@ -3,10 +3,12 @@
     python benchmarks/any_network.py                    # memory and errors of all, some minutes on two cores
     python benchmarks/any_network.py time --only r50    # the time of a step, in turn with that of the stock network
     python benchmarks/any_network.py table              # what was measured so far, as the table of docs/memory.md
+    python benchmarks/any_network.py detectors          # whole detectors, foretold
 
 Memory is bytes per image, kept for backward and at the peak of a training step: the slope between two batch sizes, so
 weights and their gradients are not in it. Errors are the largest differences of outputs, gradients and statistics from
-those of the stock network in float64, relative to the largest of their kind. Time is that of the process on one thread;
+those of the stock network in float64, relative to the largest of their kind; in float32 and under autocast to bfloat16,
+relative to the stock network's own noise. Time is that of the process on one thread;
 nothing else may run on the machine while it is taken.
 """
 import argparse
@@ -28,7 +30,9 @@ from mmrev.testing import PeakMemory
 
 MIB = 2**20
 BATCHES = 2, 4
+ERROR_SIZE = 96  # pixels
 FORMS = ('cheap', 'blocks', 'checkpoint', 'selective')
+PARTS = {'memory', 'error', 'time', 'table', 'detectors'}
 
 
 class Network(NamedTuple):
@@ -86,6 +90,13 @@ NETWORKS: Dict[str, Network] = {
     'DeiT-S': _mmpretrain('VisionTransformer', arch='deit-small', img_size=224, patch_size=16, device='cpu'),
     'T2T-ViT-14': _mmpretrain('T2T_ViT', t2t_cfg=dict(token_dims=64, use_performer=False), num_layers=14,
                               layer_cfgs=dict(num_heads=6, feedforward_channels=3 * 384), device='cpu'),
+}
+
+DETECTORS = {  # configs, height and width
+    'YOLOX-s': ('mmdet::yolox/yolox_s_8xb8-300e_coco.py', 640, 640),
+    'RTMDet-tiny': ('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 640, 640),
+    'Faster R-CNN R50-FPN': ('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 800, 1344),
+    'Mask R-CNN Swin-T': ('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco.py', 800, 1344),
 }
 
 
@@ -146,33 +157,62 @@ def measure_memory(network: Network, form: str, autocast: bool) -> Dict[str, flo
     return {key: (b - a) / (BATCHES[1] - BATCHES[0]) / MIB for key, a, b in zip(('kept', 'peak'), few, many)}
 
 
-def measure_error(network: Network, form: str) -> float:
-    """Largest difference of outputs, gradients and buffers from those of the stock network, in float64."""
-    results: List[Dict[str, Dict[str, torch.Tensor]]] = []
-    model = build(network).double()
-    images = torch.randn(2, 3, network.size, network.size, dtype=torch.float64)
-    for kind in ('plain', form):
-        copied = prepare(copy.deepcopy(model), kind)
-        torch.manual_seed(1)
-        outputs = copied(images)
-        torch.manual_seed(2)
-        _weighted(outputs).backward()
-        results.append(dict(
-            outputs={'': _weighted(outputs).detach()},
-            gradients={name: p.grad for name, p in copied.named_parameters() if p.grad is not None},
-            buffers={name: b for name, b in copied.named_buffers() if b.is_floating_point()}))
+def measure_error(network: Network, form: str, size: int = 0) -> Dict[str, float]:
+    """Largest difference from the stock network of outputs, gradients and buffers, relative to the largest of a kind.
+
+    That of float32 and of autocast to bfloat16 is divided by the stock network's own noise: its largest difference if
+    each value of the images changes by half a rounding.
+
+    Args:
+        network: The network.
+        form: Of :data:`FORMS`.
+        size: Of the images; by default 96 pixels, if the network takes images of any size.
+    """
+    size = size or (network.size if 'img_size' in network.config else ERROR_SIZE)
+    stock = build(network)
+    torch.manual_seed(3)
+    images = torch.randn(2, 3, size, size, dtype=torch.float64)
+    sign = torch.randn_like(images).sign()
+    found = dict(error=_difference(*(_step(stock.double(), kind, images) for kind in ('plain', form))))
+    for kind, autocast in (('float32', False), ('bfloat16', True)):
+        plain, ours = (_step(stock.float(), kind, images.float(), autocast) for kind in ('plain', form))
+        found[kind] = _difference(plain, ours)
+        if found[kind]:
+            noise = torch.finfo(getattr(torch, kind)).eps / 2 * sign
+            found[kind] /= _difference(plain, _step(stock, 'plain', (images * (1 + noise)).float(), autocast))
+    return found
+
+
+Results = Dict[str, Dict[str, torch.Tensor]]
+
+
+def _step(stock: nn.Module, form: str, images: torch.Tensor, autocast: bool = False) -> Results:
+    model = prepare(copy.deepcopy(stock), form)
+    torch.manual_seed(1)
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        outputs = model(images)
+    loss = _weighted(outputs)
+    torch.manual_seed(2)
+    loss.backward()
+    return dict(outputs={'': loss.detach()},
+                gradients={name: p.grad for name, p in model.named_parameters() if p.grad is not None},
+                buffers={name: b for name, b in model.named_buffers() if b.is_floating_point()})
+
+
+def _difference(plain: Results, ours: Results) -> float:
     errors = [0.]
-    for kind, plain in results[0].items():
-        ours = results[1][kind]
-        assert plain.keys() == ours.keys()
-        largest = max((v.abs().max().item() for v in plain.values()), default=0.) or 1.
-        errors += [(plain[name] - ours[name]).abs().max().item() / largest for name in plain]
+    for kind, values in plain.items():
+        assert values.keys() == ours[kind].keys()
+        values = {name: value for name, value in values.items() if value.numel()}
+        largest = max((v.abs().max().item() for v in values.values()), default=0.) or 1.
+        errors += [(v - ours[kind][name]).abs().max().item() / largest for name, v in values.items()]
     return max(errors)
 
 
 def _weighted(outputs: Any) -> torch.Tensor:
     if isinstance(outputs, torch.Tensor):
-        weights = torch.arange(outputs.numel(), dtype=outputs.dtype, device=outputs.device)
+        outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
+        weights = torch.arange(outputs.numel(), dtype=outputs.dtype)
         return (outputs * (weights * 0.7).sin().view(outputs.shape)).sum()
     return sum(_weighted(o) for o in outputs if o is not None)
 
@@ -193,6 +233,30 @@ def measure_time(network: Network, form: str, rounds: int, batch: int) -> float:
     return statistics.median(ratios[2:])
 
 
+def measure_detector(config: str, height: int, width: int, level: str) -> float:
+    """MiB per image at the peak of a training step of a whole detector, foretold as by ``mmrev memory``."""
+    from mmrev.apis.run import load_config
+    from mmrev.memory.forecast import Forecaster
+    from mmrev.memory.training import Batch
+    cfg = load_config(config, {})
+    if level != 'plain':
+        hook = dict(type='mmrev.SaveMemoryHook', level=level)
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or ()), hook]
+    forecaster = Forecaster(cfg)
+    few, many = (forecaster(Batch(batch, height, width)).peak for batch in BATCHES)
+    return (many - few) / (BATCHES[1] - BATCHES[0]) / MIB
+
+
+def detectors(only: str) -> None:
+    """Print what whole detectors need."""
+    print('| detector | size | stock, MiB | cheap | blocks |\n|---|---|---|---|---|')
+    for name, (config, height, width) in DETECTORS.items():
+        if only.lower() in name.lower():
+            plain, *saving = (measure_detector(config, height, width, level) for level in ('plain', *FORMS[:2]))
+            cells = ' | '.join(f'{peak:,.0f} ({peak / plain:.2f})' for peak in saving)
+            print(f'| {name} | {height}x{width} | {plain:,.0f} | {cells} |', flush=True)
+
+
 def table(figures: Dict[str, Any]) -> str:
     """Markdown: shares of the stock network's bytes and time."""
     lines = ['| network | size | stock, MiB | cheap | blocks | checkpointing | selective | error |',
@@ -201,23 +265,29 @@ def table(figures: Dict[str, Any]) -> str:
         if not row['plain']:
             continue  # only its time has been measured
         cells = [_cell(row, form) for form in FORMS]
-        error = max((row[form]['error'] for form in FORMS[:2] if 'error' in row.get(form, {})), default=None)
         lines.append(f'| {name} | {NETWORKS[name].size} | {row["plain"]["kept"]:.1f} | {" | ".join(cells)} | '
-                     f'{"" if error is None else f"{error:.0e}" if error else "0"} |')
+                     f'{_errors(row)} |')
     return '\n'.join(lines)
+
+
+def _errors(row: Dict[str, Any]) -> str:
+    found = [row[form] for form in FORMS[:2] if 'error' in row.get(form, {})]
+    worst = [max(got[key] for got in found) for key in ('error', 'float32', 'bfloat16')] if found else []
+    return ', '.join(f'{error:.0e}' if error else '0' for error in worst)
 
 
 def _cell(row: Dict[str, Any], form: str) -> str:
     got = row.get(form, {})
     shares = [f'{got[key] / row["plain"][key]:.2f}' for key in ('kept', 'peak') if key in got and row['plain']]
-    return ', '.join(shares + ([f'{got["time"]:.2f}'] if 'time' in got else [])) or got.get('failure', '')
+    shares += [f'{got["time"]:.2f}'] if 'time' in got else []
+    return ', '.join(shares) or got.get('failure') or _errors({form: got})
 
 
 def main(argv=None):
     """Measure, write the figures after every network, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('parts', nargs='*', default=['memory', 'error'], help='of memory, error, time, table')
+    parser.add_argument('parts', nargs='*', default=['memory', 'error'], help=f'of {", ".join(sorted(PARTS))}')
     parser.add_argument('--only', default='', help='networks whose name holds this')
     parser.add_argument('--forms', nargs='+', default=list(FORMS), choices=FORMS)
     parser.add_argument('--autocast', action='store_true', help='memory under autocast to bfloat16')
@@ -225,10 +295,12 @@ def main(argv=None):
     parser.add_argument('--batch', type=int, default=2, help='images of a timed step')
     parser.add_argument('--out', type=Path, default='work_dirs/benchmark_any_network.json')
     args = parser.parse_args(argv)
-    unknown = set(args.parts) - {'memory', 'error', 'time', 'table'}
+    unknown = set(args.parts) - PARTS
     if unknown:
-        parser.error(f'unknown part: {", ".join(sorted(unknown))}; there are memory, error, time, table')
+        parser.error(f'unknown part: {", ".join(sorted(unknown))}; there are {", ".join(sorted(PARTS))}')
     torch.set_num_threads(1)
+    if 'detectors' in args.parts:
+        return detectors(args.only)
     figures = json.loads(args.out.read_text()) if args.out.exists() else {}
     for name, network in NETWORKS.items():
         if args.only.lower() not in name.lower() or args.parts == ['table']:
@@ -247,7 +319,7 @@ def main(argv=None):
 def _measure(args: argparse.Namespace, network: Network, form: str, into: Dict[str, Any]) -> None:
     parts: Dict[str, Callable] = {
         'memory': lambda: into.update(measure_memory(network, form, args.autocast)),
-        'error': lambda: form in FORMS[:2] and into.update(error=measure_error(network, form)),
+        'error': lambda: form in FORMS[:2] and into.update(measure_error(network, form)),
         'time': lambda: into.update(time=measure_time(network, form, args.rounds, args.batch))}
     into.pop('failure', None)
     try:
