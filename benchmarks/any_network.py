@@ -12,6 +12,7 @@ relative to the stock network's own noise. Time is that of the process on one th
 nothing else may run on the machine while it is taken.
 """
 import argparse
+import contextlib
 import copy
 import json
 import statistics
@@ -22,6 +23,7 @@ from typing import Any, Callable, Dict, List, NamedTuple
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 import mmrev
@@ -141,13 +143,15 @@ def total(outputs: Any) -> torch.Tensor:
 def measure_memory(network: Network, form: str, autocast: bool) -> Dict[str, float]:
     """MiB per image, kept after the forward and at the peak."""
     device = 'cpu' if autocast else network.device
+    fake = FakeTensorMode(allow_non_fake_inputs=True) if autocast else contextlib.nullcontext()
     ends: List[Any] = []
     for batch in BATCHES:
         model = prepare(build(network), form).to(device)
-        for p in model.parameters():
-            p.grad = torch.zeros_like(p) if p.requires_grad else None
-        images = torch.zeros(batch, 3, network.size, network.size, device=device)
-        with PeakMemory() as memory:
+        with fake:
+            images = torch.zeros(batch, 3, network.size, network.size, device=device)
+        with fake, PeakMemory() as memory:
+            for p in model.parameters():
+                p.grad = torch.zeros_like(p) if p.requires_grad else None
             with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
                 outputs = model(images)
             kept = memory.current
