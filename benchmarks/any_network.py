@@ -24,6 +24,7 @@ from typing import Any, Callable, Dict, List, NamedTuple
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 import mmrev
@@ -33,7 +34,8 @@ from mmrev.testing import PeakMemory
 MIB = 2**20
 BATCHES = 2, 4
 ERROR_SIZE = 96  # pixels
-FORMS = ('cheap', 'blocks', 'checkpoint', 'selective')
+FORMS = ('cheap', 'blocks', 'checkpoint', 'selective', 'with_cp', 'compile')
+BUDGET = 0.5  # of torch.compile: 1 recomputes what is fused, 0 everything
 PARTS = {'memory', 'error', 'time', 'table', 'detectors'}
 
 
@@ -42,6 +44,12 @@ class Network(NamedTuple):
     config: Dict[str, Any]
     size: int = 224
     device: str = 'meta'
+
+    @property
+    def smaller(self) -> int:
+        """Its size, or a smaller one if it takes any."""
+        fixed = 'img_size' in self.config or self.config['type'] == 'mmpretrain.EfficientFormer'
+        return self.size if fixed else min(self.size, ERROR_SIZE)
 
 
 def _mmpretrain(type: str, *args: Any, size: int = 224, device: str = 'meta', **config: Any) -> Network:
@@ -102,13 +110,13 @@ DETECTORS = {  # configs, height and width
 }
 
 
-def build(network: Network) -> nn.Module:
-    """The stock network, in training mode."""
+def build(network: Network, **changes: Any) -> nn.Module:
+    """The stock network, in training mode, with changes of its config."""
     from mmdet.registry import MODELS as mmdet_models
     from mmpretrain.registry import MODELS as mmpretrain_models
     torch.manual_seed(0)
     registry = mmdet_models if network.config['type'].startswith('mmdet') else mmpretrain_models
-    model = registry.build(copy.deepcopy(network.config))
+    model = registry.build({**copy.deepcopy(network.config), **changes})
     model.train()
     return model
 
@@ -117,7 +125,7 @@ def prepare(model: nn.Module, form: str) -> nn.Module:
     """One of the forms; PyTorch's checkpointing takes the same blocks as ours."""
     if form in ('cheap', 'blocks'):
         mmrev.save_memory(model, form)
-    elif form != 'plain':
+    elif form in ('checkpoint', 'selective'):
         context = dict(context_fn=partial(create_selective_checkpoint_contexts, _policy)) if form == 'selective' else {}
         for block in find_blocks(model):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, **context)
@@ -146,7 +154,8 @@ def measure_memory(network: Network, form: str, autocast: bool) -> Dict[str, flo
     fake = FakeTensorMode(allow_non_fake_inputs=True) if autocast else contextlib.nullcontext()
     ends: List[Any] = []
     for batch in BATCHES:
-        model = prepare(build(network), form).to(device)
+        changes = dict(with_cp=True) if form == 'with_cp' else {}
+        model = prepare(build(network, **changes), form).to(device)
         with fake:
             images = torch.zeros(batch, 3, network.size, network.size, device=device)
         with fake, PeakMemory() as memory:
@@ -161,6 +170,38 @@ def measure_memory(network: Network, form: str, autocast: bool) -> Dict[str, flo
     return {key: (b - a) / (BATCHES[1] - BATCHES[0]) / MIB for key, a, b in zip(('kept', 'peak'), few, many)}
 
 
+def measure_compiled(network: Network) -> Dict[str, float]:
+    """MiB per image that ``torch.compile`` with a memory budget keeps; its peak is not measured."""
+    import torch._functorch.config
+    torch._functorch.config.activation_memory_budget = BUDGET
+    sizes = []
+    for batch in BATCHES:
+        torch._dynamo.reset()
+        model = build(network)
+        images = torch.zeros(batch, 3, network.size, network.size)
+        outputs = torch.compile(model, backend='aot_eager_decomp_partition')(images)
+        sizes.append(_saved_bytes(total(outputs), [images, *model.parameters()]))
+    return dict(kept=(sizes[1] - sizes[0]) / (BATCHES[1] - BATCHES[0]) / MIB)
+
+
+def _saved_bytes(output: torch.Tensor, apart: List[torch.Tensor]) -> int:
+    """Bytes that the graph of an output holds."""
+    nodes, found = [output.grad_fn], {}
+    seen = {None}
+    while nodes:
+        node = nodes.pop()
+        if node not in seen:
+            seen.add(node)
+            nodes += [following for following, _ in node.next_functions]
+            saved = [getattr(node, name) for name in dir(node) if name.startswith('_saved_')]
+            for x in tree_leaves([saved, getattr(node, 'saved_tensors', ())]):
+                if isinstance(x, torch.Tensor):
+                    found[x.untyped_storage()._cdata] = x.untyped_storage().nbytes()
+    for x in apart:
+        found.pop(x.untyped_storage()._cdata, None)
+    return sum(found.values())
+
+
 def measure_error(network: Network, form: str, size: int = 0) -> Dict[str, float]:
     """Largest difference from the stock network of outputs, gradients and buffers, relative to the largest of a kind.
 
@@ -170,9 +211,9 @@ def measure_error(network: Network, form: str, size: int = 0) -> Dict[str, float
     Args:
         network: The network.
         form: Of :data:`FORMS`.
-        size: Of the images; by default 96 pixels, if the network takes images of any size.
+        size: Of the images; by default 96 pixels if the network takes images of any size.
     """
-    size = size or (network.size if 'img_size' in network.config else ERROR_SIZE)
+    size = size or network.smaller
     stock = build(network)
     torch.manual_seed(3)
     images = torch.randn(2, 3, size, size, dtype=torch.float64)
@@ -263,8 +304,8 @@ def detectors(only: str) -> None:
 
 def table(figures: Dict[str, Any]) -> str:
     """Markdown: shares of the stock network's bytes and time."""
-    lines = ['| network | size | stock, MiB | cheap | blocks | checkpointing | selective | error |',
-             '|---|---|---|---|---|---|---|---|']
+    lines = ['| network | size | stock, MiB | cheap | blocks | checkpointing | selective | with_cp | compile | error |',
+             '|---|---|---|---|---|---|---|---|---|---|']
     for name, row in figures.items():
         if not row['plain']:
             continue  # only its time has been measured
@@ -322,17 +363,18 @@ def main(argv=None):
 
 def _measure(args: argparse.Namespace, network: Network, form: str, into: Dict[str, Any]) -> None:
     parts: Dict[str, Callable] = {
-        'memory': lambda: into.update(measure_memory(network, form, args.autocast)),
+        'memory': lambda: into.update(measure_compiled(network) if form == 'compile' else
+                                      measure_memory(network, form, args.autocast)),
         'error': lambda: form in FORMS[:2] and into.update(measure_error(network, form)),
-        'time': lambda: into.update(time=measure_time(network, form, args.rounds, args.batch))}
+        'time': lambda: form in FORMS[:4] and into.update(time=measure_time(network, form, args.rounds, args.batch))}
     into.pop('failure', None)
     try:
         for part in args.parts:
             parts[part]()
-    except Exception as error:  # PyTorch's checkpointing refuses some networks
+    except Exception as error:  # PyTorch's checkpointing and compilation refuse some networks, and some lack `with_cp`
         if form in FORMS[:2]:
             raise
-        into['failure'] = f'fails: {type(error).__name__}'
+        into['failure'] = 'none' if form == 'with_cp' else f'fails: {type(error).__name__}'
 
 
 if __name__ == '__main__':
