@@ -3,6 +3,7 @@
     python benchmarks/any_network.py                    # memory and errors of all, some minutes on two cores
     python benchmarks/any_network.py time --only r50    # the time of a step, in turn with that of the stock network
     python benchmarks/any_network.py table              # what was measured so far, as the table of docs/memory.md
+    python benchmarks/any_network.py table picture      # and as the picture of README.md
     python benchmarks/any_network.py detectors          # whole detectors, foretold
 
 Memory is bytes per image, kept for backward and at the peak of a training step: the slope between two batch sizes, so
@@ -36,7 +37,7 @@ BATCHES = 2, 4
 ERROR_SIZE = 96  # pixels
 FORMS = ('cheap', 'blocks', 'checkpoint', 'selective', 'with_cp', 'compile')
 BUDGET = 0.5  # of torch.compile: 1 recomputes what is fused, 0 everything
-PARTS = {'memory', 'error', 'time', 'table', 'detectors'}
+PARTS = {'memory', 'error', 'time', 'table', 'detectors', 'picture'}
 
 
 class Network(NamedTuple):
@@ -315,6 +316,27 @@ def table(figures: Dict[str, Any]) -> str:
     return '\n'.join(lines)
 
 
+def draw(figures: Dict[str, Any], file: Path) -> None:
+    """Peak bytes of a training step of each network, relative to the stock network's."""
+    from matplotlib.figure import Figure
+    shown = {'cheap': ("mmrev, level='cheap'", 'o', '#1b6ca8'), 'blocks': ("mmrev, level='blocks'", 's', '#d1495b'),
+             'selective': ('selective checkpointing', '|', '#777777'), 'checkpoint': ('checkpointing', 'x', '#777777')}
+    rows = {name: row for name, row in figures.items() if row['plain']}
+    names = sorted(rows, key=lambda name: rows[name]['cheap']['peak'] / rows[name]['plain']['peak'])
+    figure = Figure(figsize=(9, 8), layout='constrained')
+    axes = figure.subplots()
+    for form, (label, marker, colour) in shown.items():
+        got = [(rows[name][form]['peak'] / rows[name]['plain']['peak'], y) for y, name in enumerate(names)
+               if 'peak' in rows[name].get(form, {})]
+        axes.scatter(*zip(*got), label=label, marker=marker, color=colour, zorder=2)
+    axes.set_yticks(range(len(names)), names, fontsize='small')
+    axes.grid(color='#dddddd')
+    axes.set(xlim=(0, 1.02), ylim=(-1, len(names)),
+             xlabel="peak bytes per image of a training step, relative to the stock network's")
+    axes.legend(loc='lower right')
+    figure.savefig(file, dpi=110)
+
+
 def _errors(row: Dict[str, Any]) -> str:
     found = [row[form] for form in FORMS[:2] if 'error' in row.get(form, {})]
     worst = [max(got[key] for got in found) for key in ('error', 'float32', 'bfloat16')] if found else []
@@ -348,7 +370,7 @@ def main(argv=None):
         return detectors(args.only)
     figures = json.loads(args.out.read_text()) if args.out.exists() else {}
     for name, network in NETWORKS.items():
-        if args.only.lower() not in name.lower() or args.parts == ['table']:
+        if args.only.lower() not in name.lower() or set(args.parts) <= {'table', 'picture'}:
             continue
         row = figures.setdefault(name, {'plain': {}})
         if 'memory' in args.parts:
@@ -359,6 +381,8 @@ def main(argv=None):
         args.out.write_text(json.dumps(figures, indent=2))
         print(f'{name}: ' + '; '.join(f'{form} {_cell(row, form)}' for form in args.forms), flush=True)
     print(table(figures))
+    if 'picture' in args.parts:
+        draw(figures, args.out.with_suffix('.png'))
 
 
 def _measure(args: argparse.Namespace, network: Network, form: str, into: Dict[str, Any]) -> None:
@@ -370,7 +394,8 @@ def _measure(args: argparse.Namespace, network: Network, form: str, into: Dict[s
     into.pop('failure', None)
     try:
         for part in args.parts:
-            parts[part]()
+            if part in parts:
+                parts[part]()
     except Exception as error:  # PyTorch's checkpointing and compilation refuse some networks, and some lack `with_cp`
         if form in FORMS[:2]:
             raise

@@ -9,7 +9,7 @@ Geometry = Tuple[Sequence[int], Sequence[int], int]  # size, stride, offset
 
 # A chain of recipes, such as the blocks of a residual network, is computed from its beginning. Of its values, backward
 # stores those that it reads within the next NEAR operators, and each STONE-th, from which it computes the chain anew.
-NEAR, STONE = 48, 16
+NEAR, STONE = 24, 16
 NEAR_SUM = 8  # for sums, which cost least
 SUMS = (torch.add, Tensor.add, Tensor.__radd__)
 
