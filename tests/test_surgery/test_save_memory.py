@@ -89,6 +89,13 @@ def chunks(m, x):
     return m.last(torch.cat([b, m.part(a), m.part(a) + a, F.max_pool2d(b, 3, 1, 1)], 1))
 
 
+def attend(m, x):
+    tokens = m.stem(x).flatten(2).transpose(1, 2)
+    q, k, v = m.qkv(m.norm(tokens)).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4).unbind(0)
+    mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+    return tokens + m.out(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+
+
 NETWORKS = {
     **{type(act).__name__ + (', in place' if getattr(act, 'inplace', False) else ''): lambda act=act: block(act)
        for inplace in (False, True) for act in (
@@ -118,6 +125,8 @@ NETWORKS = {
         gate, first=nn.Sequential(conv(), nn.BatchNorm2d(8)), squeeze=nn.Conv2d(8, 8, 1), last=conv()),
     'views of one tensor': lambda: Calls(
         chunks, first=nn.Sequential(conv(), nn.BatchNorm2d(8)), part=conv(4, 4), last=conv(16, 8)),
+    'attention by one function': lambda: Calls(
+        attend, stem=nn.Sequential(conv(), nn.BatchNorm2d(8)), norm=nn.LayerNorm(8), qkv=nn.Linear(8, 24), out=nn.Linear(8, 8)),
     'attention': lambda: Calls(
         lambda m, x: m.layer(x.flatten(2).transpose(1, 2)),
         layer=nn.TransformerEncoderLayer(8, 2, 32, 0.1, 'gelu', batch_first=True, norm_first=True)),
@@ -520,6 +529,36 @@ def test_hostile_networks_are_the_same(name, level):
     saving = copy.deepcopy(plain)
     mmrev.save_memory(saving, level, None if level == 'cheap' else [''])
     assert_same(train_once(plain, images()), train_once(saving, images()))
+
+
+@pytest.mark.parametrize('autocast', [False, True])
+@pytest.mark.parametrize('frozen', [False, True])
+@pytest.mark.parametrize('level', ['cheap', 'blocks'])
+def test_inputs_and_weights_of_one_size_are_told_apart(level, frozen, autocast):
+    """64 tokens of 64 channels, weights of 64 x 64, attention of 64 x 64."""
+
+    def mix(m, x):
+        x = m.second(m.norm(m.first(x)))
+        heads = m.third(x).unflatten(-1, (1, 64)).transpose(1, 2)
+        return m.last(heads.transpose(-1, -2) @ (x.unsqueeze(1) @ heads.flip(-1)))
+
+    layers = {name: nn.Linear(64, 64) for name in ('first', 'second', 'third', 'last')}
+    plain = Calls(mix, norm=nn.LayerNorm(64), **layers)
+    plain.second.requires_grad_(not frozen)
+    saving = copy.deepcopy(plain)
+    mmrev.save_memory(saving, level, None if level == 'cheap' else [''])
+    for shape in ((1, 64, 64), (4, 16, 64)):
+        x = torch.randn(*shape)
+        if shape[0] == 1:
+            assert_same(train_once(plain, x, autocast), train_once(saving, x, autocast), 1e-6)
+        else:
+            for model in (plain, saving):
+                model.zero_grad()
+                with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+                    out = model.second(model.norm(model.first(x)))
+                out.float().square().sum().backward()
+            assert all(a.grad is None or torch.equal(a.grad, b.grad)
+                       for a, b in zip(plain.parameters(), saving.parameters()))
 
 
 def test_scripted_blocks_are_no_blocks():

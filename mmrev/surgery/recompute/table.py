@@ -47,7 +47,7 @@ def pure(recorder: Recorder, function: Callable, args: Sequence[Any], kwargs: Di
         again, first = function, args[0]
         if isinstance(first, Tensor) and first.dtype != out.dtype and first.is_floating_point():
             again, inplace = partial(_in_type, again, out.dtype), None  # with the autocast state of the call
-            replace_casts(recorder, first)
+            replace_casts(recorder, first, args[1:])
         recorder.write(out, again, made, cost, inplace)
     return out
 
@@ -129,15 +129,35 @@ def changes_recipe(recorder: Recorder, x: Any) -> bool:
             and type(recorder.source(x)[0]) is not Kept)
 
 
-def replace_casts(recorder: Recorder, x: Tensor) -> None:
-    """Recompute autocast's copy of a tensor, if the operator just saved one."""
+def replace_casts(recorder: Recorder, x: Tensor, others: Sequence[Any] = ()) -> None:
+    """Recompute autocast's copy of a tensor, if the operator just saved one.
+
+    Args:
+        recorder: The recorder.
+        x: Argument of the operator.
+        others: Its other arguments. What might be a copy of one of these is stored.
+    """
     source, cost = recorder.source(x)
     for saved in recorder.recent if not cost else ():
         copy = saved.tensor
-        if copy is not None and copy.dtype != x.dtype and copy.shape == x.shape and copy.is_floating_point():
+        if copy is not None and copy.dtype != x.dtype and copy.is_floating_point() and is_reshaped(copy, x) and (
+                not any(resembles(copy, other) for other in others)):
             layout = copy.size(), copy.stride(), copy.dtype
-            saved.replace(Recipe(recorder.values, partial(_cast, dtype=copy.dtype), [source], None, layout))
+            cast = partial(_cast, dtype=copy.dtype, size=copy.size())
+            saved.replace(Recipe(recorder.values, cast, [source], None, layout))
 
 
-def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x.to(dtype)
+def is_reshaped(copy: Tensor, x: Tensor) -> bool:
+    """Whether the shape is that of ``x``, or one in which operators join leading dimensions of ``x``."""
+    return copy.shape == x.shape or copy.numel() == x.numel() and (
+        1 < copy.ndim < x.ndim and copy.shape[-1] == x.shape[-1])
+
+
+def resembles(copy: Tensor, other: Any) -> bool:
+    """Whether a saved tensor may come from this argument."""
+    return isinstance(other, Tensor) and copy.numel() == other.numel() and (
+        sorted(copy.shape[-2:]) == sorted(other.shape[-2:]))
+
+
+def _cast(x: Tensor, dtype: torch.dtype, size: torch.Size) -> Tensor:
+    return x.to(dtype).reshape(size)
