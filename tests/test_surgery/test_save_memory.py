@@ -126,7 +126,7 @@ NETWORKS = {
     'views of one tensor': lambda: Calls(
         chunks, first=nn.Sequential(conv(), nn.BatchNorm2d(8)), part=conv(4, 4), last=conv(16, 8)),
     'attention by one function': lambda: Calls(
-        attend, stem=nn.Sequential(conv(), nn.BatchNorm2d(8)), norm=nn.LayerNorm(8), qkv=nn.Linear(8, 24), out=nn.Linear(8, 8)),
+        attend, stem=block(nn.ReLU()), norm=nn.LayerNorm(8), qkv=nn.Linear(8, 24), out=nn.Linear(8, 8)),
     'attention': lambda: Calls(
         lambda m, x: m.layer(x.flatten(2).transpose(1, 2)),
         layer=nn.TransformerEncoderLayer(8, 2, 32, 0.1, 'gelu', batch_first=True, norm_first=True)),

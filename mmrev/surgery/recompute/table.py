@@ -154,9 +154,12 @@ def is_reshaped(copy: Tensor, x: Tensor) -> bool:
 
 
 def resembles(copy: Tensor, other: Any) -> bool:
-    """Whether a saved tensor may come from this argument."""
-    return isinstance(other, Tensor) and copy.numel() == other.numel() and (
-        sorted(copy.shape[-2:]) == sorted(other.shape[-2:]))
+    """Whether a saved tensor may come from this argument: it, its transpose, or several of it in a batch."""
+    if not isinstance(other, Tensor):
+        return False
+    ends = copy.shape[-2:]
+    return copy.shape == other.shape or copy.ndim < 4 and (
+        ends == other.shape[-2:] or other.ndim == 2 and ends == other.shape[::-1])
 
 
 def _cast(x: Tensor, dtype: torch.dtype, size: torch.Size) -> Tensor:
