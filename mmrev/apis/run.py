@@ -87,13 +87,14 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = ()) -> 'Runner':
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
-    from mmrev.hooks import FiniteLossHook, PhaseHook, SafeCheckpointHook
+    from mmrev.hooks import FiniteLossHook, MemoryBudgetHook, PhaseHook, SafeCheckpointHook
     with phase('building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
         prepare_cpu_processes(cfg)
         pin_memory(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         PhaseHook.name_preparation(runner)
-        own = [] if any(isinstance(hook, FiniteLossHook) for hook in runner.hooks) else [FiniteLossHook()]
+        own = [kind() for kind in (FiniteLossHook, MemoryBudgetHook)
+               if not any(isinstance(hook, kind) for hook in runner.hooks)]
         for hook in (PhaseHook(), SafeCheckpointHook(), *own, *hooks):
             runner.register_hook(hook)
     return runner

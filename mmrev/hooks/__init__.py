@@ -1,13 +1,14 @@
-"""Hooks: progress, curves, a report of the run's files, the phase of a failure; InPlace-ABN and memory saving;
-checkpoints that survive a kill.
+"""Hooks: progress, curves, a report of the run's files, the phase of a failure; InPlace-ABN, memory saving
+and budgets; checkpoints that survive a kill.
 """
 from .finite_loss_hook import FiniteLossHook
 from .inplace_abn_hook import InPlaceABNHook, check_activations, watch_activations
+from .memory_budget_hook import MemoryBudgetHook
 from .phase_hook import PhaseHook
 from .progress_hook import ProgressHook
 from .run_report_hook import RunReportHook
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .save_memory_hook import SaveMemoryHook
 
-__all__ = ['FiniteLossHook', 'InPlaceABNHook', 'PhaseHook', 'ProgressHook', 'RunReportHook', 'SafeCheckpointHook',
-           'SaveMemoryHook', 'check_activations', 'watch_activations']
+__all__ = ['FiniteLossHook', 'InPlaceABNHook', 'MemoryBudgetHook', 'PhaseHook', 'ProgressHook', 'RunReportHook',
+           'SafeCheckpointHook', 'SaveMemoryHook', 'check_activations', 'watch_activations']
