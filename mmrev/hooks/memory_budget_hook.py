@@ -1,9 +1,11 @@
 """Training within a memory budget; what ran out of memory, and what would not, in two lines."""
+import copy
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Optional, Sequence, Tuple, Union
 
 import torch
+from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import broadcast, get_world_size, is_main_process
 from mmengine.hooks import EMAHook, Hook
@@ -19,6 +21,7 @@ from mmrev.memory.watch import Peak, aside, explain, is_out_of_memory, observe
 from mmrev.problems import ProblemError
 from mmrev.registry import HOOKS
 
+from .inplace_abn_hook import InPlaceABNHook
 from .save_memory_hook import SaveMemoryHook
 
 PLAN = 'memory_plan.json'
@@ -44,6 +47,8 @@ class MemoryBudgetHook(Hook):
         image: Height and width in pixels of the largest padded image; by default the largest of the training pipeline,
             or of the first images where it does not say.
         objects: Annotated in an image, at most.
+        allow: ``'leaky'`` allows another function where no plan meets the budget with the same: InPlace-ABN with leaky
+            ReLUs, as ``InPlaceABNHook(relu='leaky')``.
 
     Raises:
         ProblemError: When training starts, if no plan meets the budget; with exit status 2 if memory runs out.
@@ -54,10 +59,14 @@ class MemoryBudgetHook(Hook):
 
     priority = 'VERY_LOW'  # after hooks that change the model
 
-    def __init__(self, budget: Optional[str] = None, image: Optional[Sequence[int]] = None, objects: int = 8):
+    def __init__(self, budget: Optional[str] = None, image: Optional[Sequence[int]] = None, objects: int = 8,
+                 allow: Optional[str] = None):
+        if allow not in (None, 'leaky'):
+            raise ValueError(f"`allow` must be None or 'leaky', got {allow!r}")
         self.budget = None if budget is None else parse_bytes(budget)
         self.image = image
         self.objects = objects
+        self._leaky = InPlaceABNHook(relu='leaky') if allow else None
         self.plan: Optional[Plan] = None
         self.peak: Optional[Peak] = None  # the largest so far
         self.largest = 0  # pixels of a batch so far
@@ -66,17 +75,43 @@ class MemoryBudgetHook(Hook):
         """Plan, unless a resumed run has a plan; prepare the model, and watch its steps."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if self.budget is not None:
-            self.plan = self._load(runner) or self._make(runner)
+            self.plan = self._load(runner) if runner._resume else None
+            self.plan = self.plan or self._make(runner)
+            if is_main_process():
+                self.plan.save(Path(runner.work_dir, PLAN))
+            if self.plan.leaky:
+                self._leaky.before_train(runner)
             apply(model, self.plan.choices)
-            runner.logger.info(f'MemoryBudgetHook: {mib(self.plan.peak)} foretold for {describe(self.plan.batch)}, '
+            runner.logger.info(f'MemoryBudgetHook: {mib(self.plan.peak)} foretold for {describe(self.plan.batch)}'
+                               f'{" with leaky ReLUs" * self.plan.leaky}, '
                                f'{mib(self.plan.plain)} if everything is kept, budget {mib(self.budget)}\n{self.plan}')
         if hasattr(runner.train_loop, 'run_iter'):
             _watch(runner, _Watched(self, runner, model))
 
+    def before_val(self, runner) -> None:
+        """Convert the model where the plan did."""
+        plan = self.plan or (self._load(runner) if self._leaky else None)
+        if plan is not None and plan.leaky:
+            self._leaky.before_val(runner)
+
+    before_test = before_val
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """See :class:`InPlaceABNHook`."""
+        if self._leaky:
+            self._leaky.after_load_checkpoint(runner, checkpoint)
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """See :class:`InPlaceABNHook`."""
+        if self._leaky:
+            self._leaky.before_save_checkpoint(runner, checkpoint)
+
     def _load(self, runner) -> Optional[Plan]:
-        file = Path(runner.work_dir, PLAN)
-        plan = Plan.load(file) if runner._resume and file.is_file() else None
-        return plan if plan is not None and plan.budget == self.budget else None
+        for folder in (Path(runner._load_from or '').parent, Path(runner.work_dir)):
+            plan = Plan.load(folder / PLAN) if (folder / PLAN).is_file() else None
+            if plan is not None and plan.budget == self.budget:
+                return plan
+        return None
 
     def _make(self, runner) -> Plan:
         cfg = runner.cfg
@@ -91,13 +126,15 @@ class MemoryBudgetHook(Hook):
             except ProblemError:  # the pipeline leaves images as they are
                 batch = default_batch(cfg, _largest_of(runner.train_loop.dataloader.dataset))
             batch = batch._replace(objects=self.objects)
-            forecaster = Forecaster(cfg, get_world_size())
-            fixed = sum(forecaster.training.fixed_bytes().values())
-            if fixed > self.budget:
-                raise ProblemError(f'a budget of {mib(self.budget)} is below the {mib(fixed)} of weights and optimizer',
-                                   'Raise it, or train a smaller model')
-            planner = Planner(forecaster, batch, _common_speed())
+            runner.logger.info(f'MemoryBudgetHook: planning for {describe(batch)}; a minute or two')
+            planner = self._planner(cfg, batch)
             plan = planner(self.budget)
+            if plan is None and self._leaky:
+                leaky = copy.deepcopy(cfg)
+                leaky.custom_hooks = [*(cfg.get('custom_hooks') or ()), dict(type='mmrev.InPlaceABNHook', relu='leaky')]
+                planner = self._planner(leaky, batch)
+                plan = planner(self.budget)
+                plan = plan and plan._replace(leaky=True)
         if plan is None:
             least = planner.least
             raise ProblemError(
@@ -105,9 +142,15 @@ class MemoryBudgetHook(Hook):
                 f'of {mib(least.plain)} with everything kept',
                 f'--memory-budget {-(-least.peak // 2**20)}MB; or smaller images or fewer at a time. `mmrev memory '
                 '--what-if` lists what else needs less')
-        if is_main_process():
-            plan.save(Path(runner.work_dir, PLAN))
         return plan
+
+    def _planner(self, cfg: Config, batch: Batch) -> Planner:
+        forecaster = Forecaster(cfg, get_world_size())
+        fixed = sum(forecaster.training.fixed_bytes().values())
+        if fixed > self.budget:
+            raise ProblemError(f'a budget of {mib(self.budget)} is below the {mib(fixed)} of weights and optimizer',
+                               'Raise it, or train a smaller model')
+        return Planner(forecaster, batch, _common_speed())
 
 
 def _watch(runner: Any, watched: '_Watched') -> None:

@@ -116,7 +116,7 @@ class Planner:
             self._try_uniform()
             self._approach(budget)
         fitting = [choices for choices, forecast in self._tried if forecast.peak <= budget]
-        return self._plan(min(fitting, key=self._cost))._replace(budget=budget) if fitting else None
+        return self._plan(min(fitting, key=self.cost))._replace(budget=budget) if fitting else None
 
     @property
     def least(self) -> Plan:
@@ -198,7 +198,8 @@ class Planner:
         return Plan(choices, saved, {name: self._seconds(name, level) for name, level in levels.items()},
                     self.forecast(choices).peak, self.plain.peak, self._batch)
 
-    def _cost(self, choices: Choices) -> float:
+    def cost(self, choices: Choices) -> float:
+        """Seconds that a step is expected to take longer than a plain one."""
         return sum(self._seconds(part.name, part.choices.index(choices[part.name])) for part in self.parts)
 
     def _seconds(self, name: str, level: int) -> float:

@@ -33,8 +33,7 @@ SPEED = Speed(3e10, 4e9)
 CASES = {  # config, options, batch
     'blocks': ('mmpretrain::resnet/resnet18_8xb32_in1k.py', {}, Batch(16, 96, 96)),
     'reversible': (Path(__file__).parents[2] / 'configs/revvit/revvit_digits.py',
-                   {'model.backbone.arch.num_layers': 2}, Batch(64, 32, 32)),
-    'detector': ('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', {}, Batch(2, 160, 160))}
+                   {'model.backbone.arch.num_layers': 2}, Batch(64, 32, 32))}
 
 
 class Net(nn.Module):
@@ -87,8 +86,7 @@ def test_every_plan_gives_the_gradients_of_plain_autograd():
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
 
 
-@pytest.mark.parametrize('name', ['reversible', *(pytest.param(n, marks=pytest.mark.slow)
-                                                  for n in ('blocks', 'detector'))])
+@pytest.mark.parametrize('name', ['reversible', pytest.param('blocks', marks=pytest.mark.slow)])
 def test_a_real_step_needs_what_the_plan_foretells_and_no_more_than_the_budget(name):
     file, options, batch = CASES[name]
     cfg = load_config(str(file), options)
@@ -97,7 +95,7 @@ def test_a_real_step_needs_what_the_plan_foretells_and_no_more_than_the_budget(n
     plain, least = planner.plain.peak, planner.least.peak
     assert least < 0.95 * plain and least <= planner.forecast(planner.uniform(2)).peak
     seconds = []
-    for share in (.2, .6, 1):
+    for share in (.3, 1):
         budget = int(plain - share * (plain - least))
         plan = planner(budget)
         remove = apply(counter.training.model, plan.choices)
@@ -106,9 +104,9 @@ def test_a_real_step_needs_what_the_plan_foretells_and_no_more_than_the_budget(n
         assert plan.peak == pytest.approx(real, rel=0.01)
         assert plan.peak <= budget and real <= 1.01 * budget
         seconds.append(sum(plan.seconds.values()))
-        assert all(seconds[-1] <= planner._cost(planner.uniform(level)) for level in (1, 2)
+        assert all(seconds[-1] <= planner.cost(planner.uniform(level)) for level in (1, 2)
                    if planner.forecast(planner.uniform(level)).peak <= budget)
-    assert 0 < seconds[0] < seconds[1] < seconds[2]
+    assert 0 < seconds[0] < seconds[1]
 
 
 def test_multi_scale_counts_with_its_largest_size():
@@ -138,9 +136,10 @@ def train(tmp_path):
     (tmp_path / 'c.py').write_text(toy_classification.config_text(tmp_path / 'data', 8, val_dataloader=None,
                                                                   val_evaluator=None, val_cfg=None))
 
-    def run(hooks=(), work_dir='work', change=lambda model: None, **options):
+    def run(hooks=(), work_dir='work', change=lambda model: None, img_size=64, **options):
         cfg = load_config(str(tmp_path / 'c.py'), {
-            'model.backbone.img_size': 64, 'train_cfg.max_epochs': 2, 'work_dir': str(tmp_path / work_dir),
+            **({'model.backbone.img_size': img_size} if img_size else {}), 'train_cfg.max_epochs': 2,
+            'work_dir': str(tmp_path / work_dir),
             'experiment_name': uuid.uuid4().hex, 'custom_hooks': list(hooks),
             'visualizer': dict(type='Visualizer', name=uuid.uuid4().hex, vis_backends=[]), **options})
         runner = build_runner(cfg)
@@ -210,3 +209,20 @@ def test_the_command_refuses_an_amount_that_it_cannot_read_and_a_config_without_
         assert main(['train', str(tmp_path / 'c.py'), '--work-dir', str(tmp_path / 'w'), '--memory-budget', size]) == 2
         assert words in ' '.join(said(capsys.readouterr().err))
     assert not (tmp_path / 'w').exists()
+
+
+@pytest.mark.slow
+def test_leaky_relus_are_taken_where_they_are_allowed_and_nothing_else_fits(train, tmp_path):
+    resnet = {'model.backbone': dict(_delete_=True, type='ResNet', depth=18, stem_channels=64, base_channels=8),
+              'model.neck': dict(type='GlobalAveragePooling'), 'model.head.in_channels': 64}
+    with pytest.raises(ProblemError, match='the least is'):
+        train(budget('10.5MB'), img_size=None, **resnet)
+    expected = train([dict(type='mmrev.InPlaceABNHook', relu='leaky')], 'plain', img_size=None, **resnet)[0]
+    got, runner, log = train(budget('10.5MB', allow='leaky'), img_size=None, **resnet)
+    assert all(torch.equal(got[name], value) for name, value in expected.items())
+    assert 'with leaky ReLUs' in log and 'WARNING - MemoryBudgetHook' not in log
+    resumed = train(budget('10.5MB', allow='leaky'), 'resumed', img_size=None, resume=True,
+                    load_from=str(tmp_path / 'work/epoch_1.pth'), **resnet)[0]
+    for name, value in resumed.items():  # eps was added to weights and subtracted again
+        torch.testing.assert_close(value, got[name], rtol=1e-5, atol=1e-5)
+    assert (tmp_path / 'resumed/memory_plan.json').read_text() == (tmp_path / 'work/memory_plan.json').read_text()
