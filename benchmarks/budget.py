@@ -47,8 +47,8 @@ class Case(NamedTuple):
 
 CASES = {
     'Faster R-CNN R50-FPN': Case('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', Batch(1, 384, 512)),
-    'YOLOX-s': Case('mmdet::yolox/yolox_s_8xb8-300e_coco.py', Batch(2, 320, 320)),
-    'ViT-S/16': Case('mmpretrain::vision_transformer/vit-base-p16_32xb128-mae_in1k.py', Batch(6, 224, 224),
+    'YOLOX-s': Case('mmdet::yolox/yolox_s_8xb8-300e_coco.py', Batch(4, 256, 256)),
+    'ViT-S/16': Case('mmpretrain::vision_transformer/vit-base-p16_32xb128-mae_in1k.py', Batch(4, 224, 224),
                      {'model.backbone.arch': 'deit-small', 'model.backbone.drop_path_rate': 0.,
                       'model.head.in_channels': 384}),
     'RevBiFPN-S0': Case(OURS / 'revbifpn/revbifpn-s0_8xb128_in1k.py', Batch(8, 160, 160)),

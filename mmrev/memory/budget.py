@@ -1,5 +1,6 @@
 """Which parts of a model to keep, recompute or undo, so that a training step fits into a budget in the least time."""
 import json
+import math
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -16,6 +17,7 @@ from .timeline import Allocation
 from .training import Batch
 
 Choices = Dict[str, str]
+_TURNS = 4
 _MOVED = 3  # bytes that a device reads and writes for each byte that an operator makes
 
 
@@ -182,13 +184,16 @@ class Planner:
         return [(name, choice) for name, (choice, _) in moves.items()]
 
     def _take_back(self, before: Choices, moves: List[Tuple[str, str]], budget: int) -> None:
-        """Of the last moves, make only as many as the budget asks for."""
+        """Of the last moves, make only as many as the budget asks for: by turns halfway and along a line."""
+        def peak(number: int) -> int:
+            return self.forecast({**before, **dict(moves[:number])}).peak
+
         low, high = 0, len(moves)  # too few, enough
-        for _ in range(3):
+        for turn in range(_TURNS):
             if high - low > 1:
-                middle = (low + high) // 2
-                fits = self.forecast({**before, **dict(moves[:middle])}).peak <= budget
-                low, high = (low, middle) if fits else (middle, high)
+                share = (peak(low) - budget) / max(peak(low) - peak(high), 1) if turn % 2 == 0 else 0.5
+                number = min(max(low + 1, math.ceil(low + share * (high - low))), high - 1)
+                low, high = (low, number) if peak(number) <= budget else (number, high)
 
     # ------------------------------------------------------------------------------------------------ what it costs
 
