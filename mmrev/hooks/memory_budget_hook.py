@@ -26,6 +26,7 @@ from .save_memory_hook import SaveMemoryHook
 
 PLAN = 'memory_plan.json'
 _SAMPLES = 16  # whose size counts where the pipeline does not say
+_MORE = 1.01  # than the largest peak so far: worth a line in the log
 _EVERY = 50  # iterations, of which the CPU counts one
 
 
@@ -173,14 +174,16 @@ class _Watched:
     def __init__(self, hook: MemoryBudgetHook, runner: Any, model: torch.nn.Module):
         self._hook, self._runner, self._model, self._step = hook, runner, model, runner.model.train_step
         self._averaged = any(isinstance(h, EMAHook) for h in runner.hooks)
-        self._on_cpu = get_device() == 'cpu'
+        self._on_gpu = get_device() == 'cuda'
+        self._look = False  # at the next step
 
     def __call__(self, data: Any, optim_wrapper: Any) -> Any:
         step = partial(self._step, data, optim_wrapper=optim_wrapper)
         try:
             if self._hook.plan is None:
                 return step()
-            return self._counted(step, data, optim_wrapper) if self._on_cpu else self._asked(step, data)
+            counted = partial(observe, self._model, optim_wrapper, self._averaged, data, step)
+            return self._asked(step, counted, data) if self._on_gpu else self._counted(step, counted, data)
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -189,23 +192,29 @@ class _Watched:
         self._runner.logger.info('MemoryBudgetHook: out of memory; looking for a plan that fits')
         raise explain(self._runner.cfg, _size(data, self._model), self._hook.plan, ran_out)
 
-    def _counted(self, step: Callable[[], Any], data: Any, optim_wrapper: Any) -> Any:
+    def _counted(self, step: Callable[[], Any], counted: Callable[[], Tuple[Any, Peak]], data: Any) -> Any:
         pixels = _pixels(data)
         if pixels <= self._hook.largest and self._runner.iter % _EVERY:
             return step()
         self._hook.largest = max(pixels, self._hook.largest)
-        output, peak = observe(self._model, optim_wrapper, self._averaged, data, step)
+        output, peak = counted()
         self._note(peak, data)
         return output
 
-    def _asked(self, step: Callable[[], Any], data: Any) -> Any:
-        output = step()
-        self._note(Peak(torch.cuda.max_memory_allocated(), ''), data)
+    def _asked(self, step: Callable[[], Any], counted: Callable[[], Tuple[Any, Peak]], data: Any) -> Any:
+        """Ask the allocator; once that exceeds the forecast, count the next step, which says where."""
+        look, self._look = self._look, False
+        output, found = counted() if look else (step(), Peak(0, ''))
+        peak = Peak(torch.cuda.max_memory_allocated(), found.moment)
+        if peak.bytes <= self._hook.plan.peak or look:
+            self._note(peak, data)
+        elif self._hook.peak is None or self._hook.peak.bytes <= self._hook.plan.peak:
+            self._look = True
         return output
 
     def _note(self, peak: Peak, data: Any) -> None:
         hook, runner = self._hook, self._runner
-        if hook.peak is not None and peak.bytes <= hook.peak.bytes:
+        if hook.peak is not None and peak.bytes <= _MORE * hook.peak.bytes:
             return
         hook.peak, plan = peak, hook.plan
         line = (f'MemoryBudgetHook: peak {mib(peak.bytes)} in iteration {runner.iter + 1} with '
@@ -213,7 +222,7 @@ class _Watched:
         if peak.bytes <= plan.peak:
             runner.logger.info(line)
         else:
-            runner.logger.warning(f'{line} for {describe(plan.batch)}; in {peak.moment or "a step"}. If batches '
+            runner.logger.warning(f'{line} for {describe(plan.batch)}; in {peak.moment}. If batches '
                                   'are larger than planned, say how large: MemoryBudgetHook(image=(H, W), objects=K)')
 
 

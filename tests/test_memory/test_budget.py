@@ -15,6 +15,7 @@ pytest.importorskip('mmdet')
 from mmengine.registry import DefaultScope  # noqa: E402
 
 from mmrev import compat  # noqa: E402
+import mmrev.hooks.memory_budget_hook  # noqa: E402
 from mmrev.apis.run import build_runner, load_config, running  # noqa: E402
 from mmrev.cli import main  # noqa: E402
 from mmrev.hooks import MemoryBudgetHook  # noqa: E402
@@ -180,6 +181,16 @@ def test_the_log_warns_where_a_batch_is_larger_than_planned(train):
     warning = next(line for line in log.splitlines() if 'WARNING - MemoryBudgetHook' in line)
     assert 'in iteration 1 with 8 images of 64x64' in warning and 'for 8 images of 32x32' in warning
     assert re.search(r'; in \w+ of backbone\.', warning)
+
+
+def test_on_a_gpu_the_allocator_is_asked_and_a_counted_step_says_where_it_exceeds_the_forecast(train, monkeypatch):
+    monkeypatch.setattr(mmrev.hooks.memory_budget_hook, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(mmrev.hooks.memory_budget_hook, '_common_speed', lambda: SPEED)
+    said = iter([5 * 2**19, 2**22, 2**22, 5 * 2**20])
+    monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda: next(said))
+    log = train(budget('3MB'))[2]
+    lines = re.findall(r'MemoryBudgetHook: (peak [\d.]+ MiB in iteration \d)(?:.*(; in \w+ of))?', log)
+    assert len(lines) == 1 and lines[0][0] == 'peak 4.0 MiB in iteration 2' and lines[0][1].startswith('; in ')
 
 
 @pytest.mark.parametrize('hooks', [[], budget('1500KB')], ids=['without a budget', 'with one'])
