@@ -96,7 +96,8 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
-    from mmrev.hooks import ExactResumeHook, FiniteLossHook, PhaseHook, SafeCheckpointHook, SanityHook
+    from mmrev.hooks import (ExactResumeHook, FiniteLossHook, MemoryBudgetHook, PhaseHook, SafeCheckpointHook,
+                             SanityHook)
     with phase('building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
         prepare_cpu_processes(cfg)
         pin_memory(cfg)
@@ -105,7 +106,8 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
         exact = ExactResumeHook()
         runner.build_dataloader = functools.partial(_build_dataloader, runner, runner.build_dataloader, exact)
         PhaseHook.name_preparation(runner)
-        own = [] if any(isinstance(hook, FiniteLossHook) for hook in runner.hooks) else [FiniteLossHook()]
+        own = [kind() for kind in (FiniteLossHook, MemoryBudgetHook)
+               if not any(isinstance(hook, kind) for hook in runner.hooks)]
         for hook in (PhaseHook(), exact, SanityHook(), SafeCheckpointHook(outdated), *own, *hooks):
             runner.register_hook(hook)
     return runner
