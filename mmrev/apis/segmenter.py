@@ -45,7 +45,8 @@ class Segmenter:
         self.classes, self.palette = _classes(dataset, loaded.get('meta') or {}, self.model.decode_head.num_classes)
         self.fusion = {**fusion_options(cfg.model.get('test_cfg') or {}), **fusion}
         self.out_format = out_format
-        self.visualizer = SegLocalVisualizer(name='predict', classes=self.classes, palette=self.palette, alpha=0.6)
+        self.visualizer = SegLocalVisualizer(name='predict', alpha=0.6)
+        self.visualizer.set_dataset_meta(classes=self.classes, palette=self.palette)  # its constructor swaps the two
 
     def __call__(self, file: str) -> tuple:
         """A summary, values by name, the drawn image (RGB), and maps to write in its place, by the end of their name"""

@@ -1,4 +1,4 @@
-"""Make a detection, segmentation or classification data set of scikit-learn's handwritten digits; no download is needed.
+"""Make a data set for detection, segmentation or classification of scikit-learn's digits; no download is needed.
 
 Examples:
     python tools/dataset_converters/digits.py                          # COCO boxes and masks in data/digits
@@ -70,7 +70,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         description=__doc__.split('\n', 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     defaults = DigitsSpec()
     parser.add_argument('--task', choices=TASKS, default='detection')
-    parser.add_argument('--out', metavar='DIR', help='folder to make; by default data/digits, data/digits_seg or data/digits_cls')
+    parser.add_argument('--out', metavar='DIR',
+                        help='folder to make; by default data/digits, data/digits_seg or data/digits_cls')
     parser.add_argument('--seed', type=int, default=defaults.seed)
     parser.add_argument('--image-size', type=int, help='side in pixels; 128, for classification 32, if not given')
     parser.add_argument('--digit-size', type=int, nargs=2, metavar=('MIN', 'MAX'),
