@@ -2,11 +2,11 @@
 
     python benchmarks/segmentors.py                  # the table of docs/segmentation.md
     python benchmarks/segmentors.py --only swin      # those whose name holds this
-    python benchmarks/segmentors.py --size 256 256 --counted    # in real steps on the CPU
+    python benchmarks/segmentors.py --size 256 256 --counted    # in real steps
 
-Each figure is the difference of a step with three images and one with two: weights, their gradients and the optimizer's
-state fall out. Steps run without arithmetic, as in `mmrev memory`, unless `--counted`; bytes are those of the tensors of
-preprocessing, network, heads, losses, backward and optimizer.
+Each figure is the difference of a step with three images and one with two: weights, their gradients and the state of
+the optimizer fall out. Steps run without arithmetic, as in `mmrev memory`, unless `--counted`; bytes are those of all
+tensors of the step: preprocessing, network, heads, losses, backward and optimizer.
 """
 import argparse
 import gc
@@ -35,10 +35,16 @@ class Case(NamedTuple):
 
 UPERNET_R50 = 'mmseg::upernet/upernet_r50_4xb2-80k_cityscapes-512x1024.py'
 CASES = {
+    'DeepLabV3, WRN38, InPlace-ABN': Case(WRN38),
+    'DeepLabV3, WRN38, batch norm': Case(WRN38, {'model.backbone.norm_cfg': dict(PLAIN, _delete_=True),
+                                                 'model.decode_head.norm_cfg': dict(PLAIN, _delete_=True)}),
     'SegFormer head, RevBiFPN-S3': Case(OURS / 'revbifpn/segformer_revbifpn-s3_8xb1-160k_cityscapes-1024x1024.py'),
     'SegFormer head, RevBiFPN-S3, `reversible=False`': Case(
         OURS / 'revbifpn/segformer_revbifpn-s3_8xb1-160k_cityscapes-1024x1024.py',
         {'model.backbone.reversible': False}),
+    'SegFormer head, RevBiFPN-S3, SaveMemoryHook': Case(
+        OURS / 'revbifpn/segformer_revbifpn-s3_8xb1-160k_cityscapes-1024x1024.py',
+        {'custom_hooks': [dict(type='mmrev.SaveMemoryHook')]}),
     'FCN, RevBiFPN-S3': Case(OURS / 'revbifpn/fcn_revbifpn-s3_4xb2-80k_cityscapes-512x1024.py'),
     'FCN, HRNet-W48 (mmseg)': Case('mmseg::hrnet/fcn_hr48_4xb2-80k_cityscapes-512x1024.py'),
     'UPerNet, Rev-Swin-T': Case(OURS / 'revswin/upernet_revswin-t_8xb2-160k_cityscapes-512x1024.py'),
@@ -48,9 +54,6 @@ CASES = {
     'UPerNet, R50, SaveMemoryHook': Case(UPERNET_R50, {'custom_hooks': [
         dict(type='mmrev.SaveMemoryHook', level='blocks')]}),
     'UPerNet, R50, InPlaceABNHook': Case(UPERNET_R50, {'custom_hooks': [dict(type='mmrev.InPlaceABNHook')]}),
-    'DeepLabV3, WRN38, InPlace-ABN': Case(WRN38),
-    'DeepLabV3, WRN38, batch norm': Case(WRN38, {'model.backbone.norm_cfg': dict(PLAIN, _delete_=True),
-                                                 'model.decode_head.norm_cfg': dict(PLAIN, _delete_=True)}),
 }
 
 

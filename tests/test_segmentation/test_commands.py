@@ -77,7 +77,8 @@ def test_publishing_keeps_classes_and_colors(trained):
 
 
 @pytest.mark.parametrize('out_format, files', [
-    (None, ['00000.png']), ('raw', ['00000.png']), ('palette', ['00000.png']), ('prob', ['00000.png', '00000_prob.png'])])
+    (None, ['00000.png']), ('raw', ['00000.png']), ('palette', ['00000.png']),
+    ('prob', ['00000.png', '00000_prob.png'])])
 def test_predict_fuses_scales_and_writes_each_format(trained, tmp_path, out_format, files):
     form = ['--out-format', out_format] if out_format else []
     assert main(['predict', str(CONFIG), str(trained / 'run/epoch_1.pth'),
