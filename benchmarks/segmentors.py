@@ -59,10 +59,10 @@ CASES = {
 
 def measure(case: Case, sizes, counted: bool = False) -> List[Dict[str, int]]:
     """Bytes per image at each size: kept for backward, and at the peak."""
-    cfg = load_config(str(case.config), dict(case.options))
-    step = (Counter if counted else Forecaster)(cfg)
     found = []
-    for size in sizes:
+    for size in sizes:  # the preprocessor pads to the size of the config's crops
+        cfg = load_config(str(case.config), {**case.options, 'model.data_preprocessor.size': size})
+        step = (Counter if counted else Forecaster)(cfg)
         two, three = step(Batch(2, *size)), step(Batch(3, *size))
         found.append(dict(kept=sum(three.kept(0).values()) - sum(two.kept(0).values()), peak=three.peak - two.peak))
     return found

@@ -98,7 +98,7 @@ def example(name):
     """The file that a page has one save under this name."""
     if name == 'my_config.py':
         return f'_base_ = {DETECTOR!r}'
-    base = dict(zip(['cells.py', 'clothes.py'], ['faster_rcnn', 'in1k']))[name]
+    base = dict(zip(['cells.py', 'clothes.py', 'nuclei.py'], ['faster_rcnn', 'in1k', 'segformer']))[name]
     return next(param.values[1] for param in blocks('python') if param.values[0] == 'docs/own_data.md'
                 and base in param.values[1].splitlines()[0])
 

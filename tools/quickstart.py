@@ -23,6 +23,7 @@ class Task(NamedTuple):
     data: Path
     what: str
     metrics: Dict[str, str]
+    picture: str = 'detections.png'
 
 
 TASKS = dict(
@@ -30,7 +31,7 @@ TASKS = dict(
                    'bounding boxes; mAP of each digit on the right',
                    {'coco/bbox_mAP': 'mAP', 'coco/bbox_mAP_50': 'mAP50', 'coco/bbox_mAP_75': 'mAP75'}),
     semseg=Task(CONFIGS / 'segformer_revbifpn-s0_digits.py', Path('data/digits_seg'), 'labels of pixels, in percent',
-                dict(mIoU='mIoU', mAcc='mAcc', aAcc='aAcc')))
+                dict(mIoU='mIoU', mAcc='mAcc', aAcc='aAcc'), 'segmentation.png'))
 RESULT = 'result.json'  # in a run's folder: the run is complete
 
 
@@ -111,10 +112,10 @@ def evaluate(task: Task, run: Path, args: argparse.Namespace) -> dict:
         call('predict.py', shown(task.config), best, images, '--out-dir', drawn, '--out-format', 'palette',
              *options(args))
         call('analysis_tools/segmentation_sheet.py', images, task.data / 'annotations' / 'val', drawn,
-             '--out', run / 'detections.png')
+             '--out', run / task.picture)
     else:
         call('analysis_tools/contact_sheet.py', predictions, task.data / 'annotations' / 'val.json',
-             '--out', run / 'detections.png')
+             '--out', run / task.picture)
     curves = latest(run, '*/curves.png')
     if curves:
         shutil.copy(curves, run / 'curves.png')
@@ -129,7 +130,7 @@ def summary(task: Task, run: Path, metrics: dict, seconds: float) -> str:
     heads = [*task.metrics.values(), *(f'"{name}"' for name in per_class)]
     values = [metrics[key] for key in task.metrics] + list(per_class.values())
     rule = '-' * 7 * len(heads)
-    places = dict(detections=run / 'detections.png', curves=run / 'curves.png', checkpoint=best,
+    places = dict(picture=run / task.picture, curves=run / 'curves.png', checkpoint=best,
                   predictions=run / 'predictions.pkl', metrics=run / RESULT, data=task.data)
     return '\n'.join([
         '', f'Validation, {task.what}. Training took {seconds / 60:.1f} minutes.',

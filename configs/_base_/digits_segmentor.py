@@ -22,9 +22,15 @@ model = dict(
         dropout_ratio=0.,
         num_classes=11,
         norm_cfg=dict(type='BN'),
-        loss_decode=dict(type='mmseg.CrossEntropyLoss', class_weight=[0.1] + [1.] * 10)),  # a tenth of all are digits
+        loss_decode=dict(type='mmseg.CrossEntropyLoss', class_weight=[0.1] + [1.] * 10)),  # a tenth is digits
     test_cfg=dict(mode='whole'))
 
+max_epochs = 10  # classes of pixels are learnt from random weights more slowly than boxes
+train_cfg = dict(max_epochs=max_epochs)
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
+    dict(type='CosineAnnealingLR', T_max=max_epochs, eta_min=2e-5, by_epoch=True, begin=0, end=max_epochs,
+         convert_to_iter_based=True)]
 log_processor = dict(by_epoch=True)
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=10),

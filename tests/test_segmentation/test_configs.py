@@ -58,3 +58,19 @@ def test_classes_crop_and_schedule_agree_and_are_those_of_the_name(name):
     assert tuple(cfg.model.data_preprocessor.size) == tuple(crop)
     assert '{}x{}'.format(*crop) in name and f'{round(cfg.train_cfg.max_iters / 1000)}k' in name
     assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters
+
+
+@pytest.mark.parametrize('name', ['panoptic_fpn_revbifpn_s0', 'mask2former_revbifpn_s0_panoptic'])
+def test_a_panoptic_head_of_mmdet_takes_the_levels_of_the_backbone(name):
+    pytest.importorskip('mmdet')
+    cfg = Config.fromfile(CONFIGS / 'revbifpn' / f'{name}.py')
+    init_default_scope('mmdet')
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model).train()
+        levels = model.extract_feat(torch.empty(1, 3, 64, 64))
+        if hasattr(model, 'semantic_head'):
+            assert model.semantic_head(levels)['seg_preds'].shape[1] == 54
+    if hasattr(model, 'panoptic_head'):
+        convs = [conv.conv.in_channels for conv in model.panoptic_head.pixel_decoder.input_convs]
+        convs += [conv.conv.in_channels for conv in model.panoptic_head.pixel_decoder.lateral_convs]
+        assert sorted(convs) == [level.shape[1] for level in levels]
