@@ -21,7 +21,8 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 REQUIREMENTS = os.path.join(ROOT, 'requirements')
 READY_FILE = '.mmrev-ready.json'
 OTHER_OPENCVS = ('opencv-python', 'opencv-contrib-python', 'opencv-contrib-python-headless')
-PROOF = 'import cv2, torch, torchvision, mmengine, mmcv, mmcv.ops, mmdet, mmpretrain, sklearn, mmrev.registry'
+PROOF = ('import cv2, torch, torchvision, mmengine, mmcv, mmcv.ops, mmdet, mmpretrain, mmseg.models, sklearn, '
+         'mmrev.registry')
 
 
 def main():

@@ -41,6 +41,14 @@ def _not_activated(norm_cfg: dict) -> str:
             f'or mmrev.BatchNormAct (plain batch norm and activation); got {norm_cfg}')
 
 
+def xavier_init(norm_cfg: dict) -> List[dict]:
+    """Initialize convolutions with Xavier's normal distribution and the gain of the norm's activation."""
+    slope = norm_cfg.get('activation_param')
+    leaky = norm_cfg.get('activation', 'leaky_relu') == 'leaky_relu'
+    gain = math.sqrt(2 / (1 + (0.01 if slope is None else slope)**2)) if leaky else math.sqrt(2)
+    return [dict(type='Xavier', layer='Conv2d', distribution='normal', gain=gain)]
+
+
 def image_stem(in_channels: int, channels: int, deep: bool, norm_cfg: dict) -> nn.Sequential:
     """Convolution of stride 2, 7x7 or (``deep``) three 3x3, and max pooling: to a quarter of the resolution.
 
@@ -79,12 +87,7 @@ class ActivatedBackbone(Backbone):
         self.norm_cfg = norm_cfg
         self.in_channels = in_channels
 
-    @staticmethod
-    def _default_init(norm_cfg: dict) -> List[dict]:
-        slope = norm_cfg.get('activation_param')
-        leaky = norm_cfg.get('activation', 'leaky_relu') == 'leaky_relu'
-        gain = math.sqrt(2 / (1 + (0.01 if slope is None else slope)**2)) if leaky else math.sqrt(2)
-        return [dict(type='Xavier', layer='Conv2d', distribution='normal', gain=gain)]
+    _default_init = staticmethod(xavier_init)
 
     def _finish(self, channels: Sequence[int]) -> None:
         """Finish the constructor, given the channels of all stages."""
