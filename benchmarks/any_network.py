@@ -1,16 +1,16 @@
-"""Stock networks of mmdet and mmpretrain beside the same with `mmrev.save_memory` and with PyTorch's checkpointing.
+"""Stock networks of mmdet and mmpretrain compared with `mmrev.save_memory` and with PyTorch's checkpointing.
 
     python benchmarks/any_network.py                    # memory and errors of all, some minutes on two cores
     python benchmarks/any_network.py time --only r50    # the time of a step, in turn with that of the stock network
     python benchmarks/any_network.py table              # what was measured so far, as the table of docs/memory.md
     python benchmarks/any_network.py table picture      # and as the picture of README.md
-    python benchmarks/any_network.py detectors          # whole detectors, foretold
+    python benchmarks/any_network.py detectors          # whole detectors, predicted
 
-Memory is bytes per image, kept for backward and at the peak of a training step: the slope between two batch sizes, so
-weights and their gradients are not in it. Errors are the largest differences of outputs, gradients and statistics from
-those of the stock network in float64, relative to the largest of their kind; in float32 and under autocast to bfloat16,
-relative to the stock network's own noise. Time is that of the process on one thread;
-nothing else may run on the machine while it is taken.
+Memory is bytes per image, stored for backward and at the peak of a training step: the slope between two batch sizes, so
+weights and their gradients are not included. Errors are the largest differences of outputs, gradients and statistics
+from those of the stock network in float64, relative to the largest value of each kind; in float32 and under autocast to
+bfloat16, relative to the stock network's own noise. Time is that of the process on one thread; nothing else may run on
+the machine meanwhile.
 """
 import argparse
 import contextlib
@@ -123,7 +123,7 @@ def build(network: Network, **changes: Any) -> nn.Module:
 
 
 def prepare(model: nn.Module, form: str) -> nn.Module:
-    """One of the forms; PyTorch's checkpointing takes the same blocks as ours."""
+    """One of the forms; PyTorch's checkpointing gets the same blocks as ours."""
     if form in ('cheap', 'blocks'):
         mmrev.save_memory(model, form)
     elif form in ('checkpoint', 'selective'):
@@ -150,7 +150,7 @@ def total(outputs: Any) -> torch.Tensor:
 
 
 def measure_memory(network: Network, form: str, autocast: bool) -> Dict[str, float]:
-    """MiB per image, kept after the forward and at the peak."""
+    """MiB per image, stored after the forward and at the peak."""
     device = 'cpu' if autocast else network.device
     fake = FakeTensorMode(allow_non_fake_inputs=True) if autocast else contextlib.nullcontext()
     ends: List[Any] = []

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from functools import lru_cache
 from pathlib import Path
 from typing import Dict
@@ -40,6 +41,7 @@ def train(folder):
         lines = [json.loads(line) for line in scalars.read_text().splitlines()]
         return next(line for line in reversed(lines) if TOP1 in line or MAP in line)
 
+    trained.folder = folder
     return trained
 
 
@@ -135,3 +137,25 @@ def test_a_stock_detector_trains_and_resumes_the_same_with_save_memory(folder):
     assert 'MiB per image' in (folder / 'saving.log').read_text()
     for ours, theirs in zip(states, others):
         assert all(torch.equal(ours[name], theirs[name]) for name in ours) and ours.keys() == theirs.keys()
+
+
+def test_a_detector_within_a_third_of_its_memory_detects_as_well_killed_and_resumed(train):
+    """233.3 MiB with everything kept."""
+    folder, work_dir = train.folder, train.folder / 'budget'
+    command = [sys.executable, ROOT / 'tools/train.py', ROOT / 'configs/revbifpn/faster_rcnn_revbifpn_s0_digits.py',
+               '--work-dir', 'budget', '--memory-budget', '77MB', '--cfg-options', 'randomness.seed=0']
+    with open(folder / 'killed.log', 'w') as log:
+        process = subprocess.Popen([str(part) for part in command], cwd=folder, stdout=log, stderr=subprocess.STDOUT)
+        while process.poll() is None and not (work_dir / 'epoch_1.pth').is_file():
+            time.sleep(1)
+        process.kill()
+        process.wait()
+    plan = (work_dir / 'memory_plan.json').read_text()
+    run(folder, 'resumed.log', *command, '--resume')
+    assert (work_dir / 'memory_plan.json').read_text() == plan
+    logs = [path.read_text() for path in work_dir.rglob('2*.log')]
+    assert len(logs) == 2 and all('MemoryBudgetHook: peak' in log for log in logs)
+    assert not any('WARNING - MemoryBudgetHook' in log for log in logs)
+    scalars = max(work_dir.rglob('scalars.json'))
+    found = next(line for line in reversed(list(map(json.loads, scalars.read_text().splitlines()))) if MAP in line)
+    assert abs(found[MAP] - train('revbifpn/faster_rcnn_revbifpn_s0')[MAP]) <= 0.02

@@ -26,6 +26,7 @@ CONFIG = (  # each takes a `plan.Plan`; a check comes after those whose results 
     'data.dataloaders',
     'data.metrics',
     'data.classes',
+    'config.keys',
     'config.training',
     'checkpoint.start',
     'checkpoint.pretrained',

@@ -32,8 +32,8 @@ def folder(tmp_path_factory):
     (folder / 'old.py').write_text("_base_ = './good.py'\npretrained = 'other.pth'\n")
     torch.save(dict(state_dict=dict(other=torch.zeros(1))), folder / 'other.pth')
     torch.save(dict(state_dict=dict(weight=3.), epoch=3), folder / 'numbers.pth')
-    torch.save(dict(state_dict={'neck.lateral_convs.0.conv.bias': torch.zeros(16)}, meta={}, message_hub={},
-                    optimizer={}), folder / 'otherwise.pth')
+    torch.save(dict(state_dict={'neck.lateral_convs.0.conv.bias': torch.zeros(16)}, message_hub={},
+                    meta=dict(epoch=1, iter=2), optimizer=dict(state={})), folder / 'otherwise.pth')
     (folder / 'cut.pth').write_bytes((folder / 'other.pth').read_bytes()[:-200])
     flipped = bytearray((folder / 'other.pth').read_bytes())
     flipped[flipped.index(b'other')] ^= 1

@@ -32,8 +32,8 @@ MISTAKES = {
                                      'text `abc`; SGD takes float', 'optim_wrapper.optimizer.lr=VALUE'),
     'a text for the weight decay': (option('optim_wrapper.optimizer.weight_decay=x'), 'weight_decay` is the text',
                                     'VALUE'),
-    'a negative learning rate': (option('optim_wrapper.optimizer.lr=-1'), 'Invalid learning rate: -1',
-                                 'optim_wrapper.KEY'),
+    'a negative learning rate': (option('optim_wrapper.optimizer.lr=-1'), '`optim_wrapper.optimizer.lr` is -1, which '
+                                 'must be a finite number from 0', 'optim_wrapper.optimizer.lr=NUMBER'),
     'a misspelt clipping': (option('optim_wrapper.clip_grad.max_nrom=1'), '`optim_wrapper.clip_grad.max_nrom`',
                              '`max_norm`'),
     'a misspelt rule for parameters': (option('optim_wrapper.paramwise_cfg.norm_decay_mul=0'), '`norm_decay_mul`',
@@ -44,7 +44,7 @@ MISTAKES = {
                                             '`param_scheduler.0` cannot be built', 'good.py'),
     'a schedule with a text that it computes with': (
         ['train', 'schedule_text.py'],
-        '`param_scheduler.0` fails when it is stepped: ', 'param_scheduler.0.KEY=VALUE'),
+        "`param_scheduler.0.eta_min` is 'x', which must be a finite number", 'param_scheduler.0.eta_min=NUMBER'),
     'a schedule that divides by zero': (['train', 'schedule_zero.py'], '`param_scheduler.0` fails when it is stepped: ',
                                         'param_scheduler.0.KEY'),
     'a text for the epochs': (option('train_cfg.max_epochs=two'), '`train_cfg.max_epochs` is the text `two`', 'VALUE'),

@@ -33,7 +33,7 @@ def _normalize(recorder: Recorder, input: Tensor, running_mean: Optional[Tensor]
 
 
 def by_batch(x: Tensor, mean: Tensor, invstd: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) -> Tensor:
-    """Normalize by given statistics, on CPUs to the bit as in the forward.
+    """Normalize by given statistics, on CPUs bitwise as in the forward.
 
     The kernel gets a variance of 1, so that it multiplies by ``weight * invstd``, as in the forward.
     """

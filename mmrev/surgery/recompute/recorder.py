@@ -1,4 +1,4 @@
-"""Observe a forward: how tensors follow from each other, and which of them autograd saves."""
+"""Observe a forward: how tensors are computed from each other, and which of them autograd saves."""
 import weakref
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -50,6 +50,7 @@ class Recorder(TorchFunctionMode):
         self.recent: List[Saved] = []  # tensors saved since `begin`
         self.tally = tally
         self.blocks = 0  # blocks that the forward is in, where convolutions and products are recomputed too
+        self.paused: List[bool] = []  # for modules that the forward is in, the innermost last: recompute nothing
         self._table = table
         self._mark = object()
         self._entries: List[weakref.ref] = []
@@ -79,6 +80,8 @@ class Recorder(TorchFunctionMode):
 
     def _is_recording(self, func: Callable) -> bool:
         """Whether autograd records, and no inner saved-tensor hooks, such as checkpointing's, are active."""
+        if self.paused and self.paused[-1]:
+            return False
         top = _autograd._top_saved_tensors_default_hooks(True)
         return top is not None and top[0] is self._pack and (torch.is_grad_enabled() or func in self.without_grad)
 
@@ -131,7 +134,7 @@ class Recorder(TorchFunctionMode):
         entry.keeper = self._mark
         return entry
 
-    # What follows from what.
+    # How tensors are computed.
 
     def source(self, tensor: Tensor) -> Tuple[Source, int]:
         """The source of a tensor, and the bytes that would be stored for it alone."""
