@@ -1,6 +1,7 @@
 """A run of a command: read and override the config, build the runner, explain exceptions in terms of the run."""
 import contextlib
 import functools
+import importlib.util
 import inspect
 import os.path as osp
 import re
@@ -26,6 +27,9 @@ _READ_BESIDES = ('activation_checkpointing', 'compile', 'custom_imports', 'effic
                  'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn',
                  'tta_model', 'tta_pipeline', 'pretrained')  # for which `diagnosis.config.sections` names a replacement
 
+# How mmengine names mmseg where it is missing.
+_SEGMENTATION = ('mmsegmentation is not installed', "No module named 'mmseg'")
+
 
 def load_config(file: str, options: Optional[Dict[str, Any]] = None) -> 'Config':
     """Read a config and override entries.
@@ -43,7 +47,14 @@ def load_config(file: str, options: Optional[Dict[str, Any]] = None) -> 'Config'
         from mmengine.config import Config
         from mmengine.hub import get_config
     with phase(f'config `{file}` cannot be read', 'Fix the config or its `_base_`; --traceback shows where'):
-        cfg = get_config(file) if '::' in file else Config.fromfile(file)
+        try:
+            cfg = get_config(file) if '::' in file else Config.fromfile(file)
+        except ModuleNotFoundError as error:
+            if str(error).startswith(_SEGMENTATION):
+                raise _without_mmseg(file) from error
+            raise
+    if cfg.get('default_scope') == 'mmseg' and importlib.util.find_spec('mmseg') is None:
+        raise _without_mmseg(file)
     merge_options(cfg, options or {}, file)
     return cfg
 
@@ -52,6 +63,11 @@ def known_keys() -> Set[str]:
     """The keys that something reads at the top of a config."""
     from mmengine.runner import Runner
     return {*inspect.signature(Runner).parameters, *_READ_BESIDES}
+
+
+def _without_mmseg(file: str) -> ProblemError:
+    return ProblemError(f'config `{file}` is for mmsegmentation, which is not installed',
+                        "pip install 'mmrev[segmentation]' (with OneDL's packages: onedl-mmsegmentation)")
 
 
 def _check_file(config: str) -> None:
@@ -96,7 +112,8 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
-    from mmrev.hooks import ExactResumeHook, FiniteLossHook, PhaseHook, SafeCheckpointHook, SanityHook
+    from mmrev.hooks import (ExactResumeHook, FiniteLossHook, MemoryBudgetHook, PhaseHook, SafeCheckpointHook,
+                             SanityHook)
     with phase('building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
         prepare_cpu_processes(cfg)
         pin_memory(cfg)
@@ -105,7 +122,8 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
         exact = ExactResumeHook()
         runner.build_dataloader = functools.partial(_build_dataloader, runner, runner.build_dataloader, exact)
         PhaseHook.name_preparation(runner)
-        own = [] if any(isinstance(hook, FiniteLossHook) for hook in runner.hooks) else [FiniteLossHook()]
+        own = [kind() for kind in (FiniteLossHook, MemoryBudgetHook)
+               if not any(isinstance(hook, kind) for hook in runner.hooks)]
         for hook in (PhaseHook(), exact, SanityHook(), SafeCheckpointHook(outdated), *own, *hooks):
             runner.register_hook(hook)
     return runner

@@ -81,13 +81,16 @@ def find_weights(content: Any, is_published_name: Callable[[str], bool]) -> Opti
     """Return the weights with published names in a checkpoint, or None.
 
     Args:
-        content: A state dict, or a dict with one under a key that trainers use; averaged weights are preferred.
+        content: A state dict, or a dict with one under a key that trainers use; averaged weights are preferred. State
+            dicts by the names of parts, ``{'body': {...}, 'head': {...}}``, are joined.
         is_published_name: Whether a name is a published one.
     """
     if not isinstance(content, dict):
         return None
     for held in [*(content.get(place) for place in _PLACES), content]:
         if isinstance(held, dict) and all(isinstance(key, str) for key in held):
+            if held and all(isinstance(part, dict) for part in held.values()):
+                held = {f'{name}.{key}': value for name, part in held.items() for key, value in part.items()}
             weights = {_WRAPPERS.sub('', key): value for key, value in held.items()}
             if any(is_published_name(key) for key in weights):
                 return weights

@@ -69,7 +69,12 @@ def _backward(ctx: Any, gradients: Sequence[Optional[Tensor]]) -> Tuple[Optional
         call.undo = Undo(call, gradients, _retains_graph())
     weight_gradients: Dict[int, Tensor] = {}
     if call.undo is not None:
-        weight_gradients = call.undo.backward(ctx.start, ctx.stop)
+        try:
+            weight_gradients = call.undo.backward(ctx.start, ctx.stop)
+        except BaseException:
+            call.plan.backwards.discard(call.undo)
+            call.undo = None
+            raise
         if ctx.start <= call.first_trained:  # what is left passes through
             call.input_gradients, call.undo = call.undo.finish(), None
     found = [weight_gradients.get(i) for i in ctx.weight_ids]

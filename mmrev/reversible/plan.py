@@ -1,5 +1,7 @@
 """The steps of a sequence, worked out once: segments, what each step keeps, and what the undo must bring back."""
 import sys
+import threading
+import weakref
 from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
@@ -17,6 +19,19 @@ Keep = Union[None, str, Sequence[str], Callable[[AdditiveStep], str]]
 UNDO, STATE, GRAPH = 'undo', 'state', 'graph'
 
 
+class Calls:
+    """What the calls of a sequence, in any thread, have in common.
+
+    Attributes:
+        lock: Held while a function runs.
+        backwards: Those that run now.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.RLock()
+        self.backwards: 'weakref.WeakSet[Any]' = weakref.WeakSet()
+
+
 class Plan:
     """What forward and backward know of a sequence; holds until a flag, a hook or a module of it changes.
 
@@ -24,11 +39,11 @@ class Plan:
         root: The sequence; its couplings say their steps.
         keep: What each step keeps, see :class:`~mmrev.reversible.ReversibleSequence`.
         cache_every: Keep states before every ``cache_every``-th coupling.
-        lock: Held while a function runs.
+        calls: What this plan shares with earlier ones.
     """
 
     def __init__(self, root: nn.Module, couplings: Iterable[nn.Module], keep: Keep, cache_every: Optional[int],
-                 lock: Any):
+                 calls: 'Calls'):
         self.settings = (keep, cache_every)
         self.steps: List[AdditiveStep] = []
         self.segments: List[Tuple[nn.Module, int, int]] = []  # a coupling's steps: one node of autograd's graph
@@ -49,7 +64,7 @@ class Plan:
             if not isinstance(step.f, nn.Module) or isinstance(step.f, torch.jit.ScriptModule):
                 raise ReversibilityError(f'the function of {self.describe(i)} must be a module of Python, so that it '
                                          f'can be replayed; wrap a function in a module, and do not script it')
-        self.functions = [Function(step.f, lock) for step in self.steps]
+        self.functions = [Function(step.f, calls.lock) for step in self.steps]
         for i, function in enumerate(self.functions):
             _refuse_modules(function, self.describe(i))
         self.keep = _resolve(keep, self.steps)
@@ -57,6 +72,7 @@ class Plan:
             if i < len(self.steps) and self.keep[i] == UNDO:
                 self.keep[i] = STATE
         self._work_out_undo()
+        self.backwards = calls.backwards
         self.forward_observed = False
         self.observed: Set[int] = set()  # steps that a backward has observed
         self.is_sharded = any(map(compat.is_fully_sharded, root.modules()))

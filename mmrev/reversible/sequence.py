@@ -1,5 +1,4 @@
 """The module that runs couplings reversibly or, with the same modules and state dict, under plain autograd."""
-import threading
 import warnings
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
@@ -17,7 +16,7 @@ from .generators import refusing_captured_draws
 from .node import run_reversible
 from .overlap import obstacle, settle
 from .plain import run_plain
-from .plan import Keep, Plan, steps_of
+from .plan import Calls, Keep, Plan, steps_of
 from .step import AdditiveStep
 from .streams import StreamBuffers, shares_memory
 
@@ -62,7 +61,7 @@ class ReversibleSequence(nn.Module):
         self.keep = keep
         self._told: Set[str] = set()
         self._plan: Optional[Plan] = None
-        self._own_lock: Any = None
+        self._calls: Optional[Calls] = None
 
     def forward(self, *streams: Tensor) -> Tuple[Tensor, ...]:
         if '_is_replica' in self.__dict__ and self.reversible and torch.is_grad_enabled():
@@ -77,7 +76,7 @@ class ReversibleSequence(nn.Module):
             if self.overlap and not self.reversible:
                 self._tell('with `reversible=False` nothing is undone')
             return self._run(run_plain, streams)
-        return self._run(partial(_run_without_graph, self._lock()), streams)
+        return self._run(partial(_run_without_graph, self._shared().lock), streams)
 
     def train(self, mode: bool = True) -> 'ReversibleSequence':
         self._plan = None  # the next call looks at the functions afresh
@@ -92,8 +91,12 @@ class ReversibleSequence(nn.Module):
             step.f.compile(*args, **kwargs)
         self._plan = None
 
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        with self._shared().lock:  # a replay has other buffers for a moment
+            return super().state_dict(*args, **kwargs)
+
     def __getstate__(self) -> Dict[str, Any]:
-        return {**self.__dict__, '_plan': None, '_own_lock': None}
+        return {**self.__dict__, '_plan': None, '_calls': None}
 
     @torch.compiler.disable  # a graph break: a compiled graph would keep what this is here to release
     def _run_reversible(self, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
@@ -116,13 +119,13 @@ class ReversibleSequence(nn.Module):
         plan = self._plan
         settings = (tuple(self.keep) if isinstance(self.keep, list) else self.keep, self.cache_every)
         if plan is None or plan.settings != settings or not plan.is_current():
-            plan = self._plan = Plan(self, self.couplings, *settings, self._lock())
+            plan = self._plan = Plan(self, self.couplings, *settings, self._shared())
         return plan
 
-    def _lock(self) -> Any:
-        if self._own_lock is None:
-            self._own_lock = threading.RLock()
-        return self._own_lock
+    def _shared(self) -> Calls:
+        if self._calls is None:
+            self._calls = Calls()
+        return self._calls
 
     def _run(self, run: Callable, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         """``run(steps, streams)``, one coupling at a time where their weights are gathered for that."""

@@ -43,6 +43,8 @@ class Undo:
         self._call = weakref.proxy(call)  # which holds this one
         self._plan = call.plan
         self._retain_graph = retain_graph
+        self._task, self._hooked = torch._C._current_graph_task_id(), False  # until a weight is seen with hooks
+        self._plan.backwards.add(self)
         self.streams = StreamBuffers(call.final)
         if not retain_graph:
             call.final = None
@@ -167,14 +169,16 @@ class Undo:
             self.gradients.pop(step.target)
         if evaluated is None or evaluated.edge is None or gradient is None:
             return
-        needed = [(part, x, like) for part, x, like in zip(step.sources, evaluated.sources, evaluated.likes)
-                  if x.requires_grad]
+        needed = [found for found in zip(step.sources, evaluated.sources, evaluated.likes) if found[1].requires_grad]
         weights = [w for w in record.replay.weights.trained.values() if w.requires_grad]
         if gradient.dtype is not evaluated.dtype:
             gradient = gradient.to(evaluated.dtype)
         if evaluated.observer is not None:
-            known = [*(p for p in record.replay.weights.found if p is not None), *(x for _, x, _ in needed)]
+            known = [p for p in (*record.replay.weights.found, *evaluated.sources) if p is not None]
             refuse_captured(evaluated.edge, known, lambda shape: captured(self._plan.describe(index), shape))
+        self._hooked = self._hooked or any(w._backward_hooks for w in weights)
+        if len(self._plan.backwards) > 1:
+            self._refuse_beside_others(index)
         retain = self._retain_graph and self._plan.keep[index] == GRAPH
         found = differentiate(evaluated.edge, [x for _, x, _ in needed], weights, gradient, retain)
         for (part, _, like), g in zip(needed, found):
@@ -182,6 +186,14 @@ class Undo:
                 self.gradients.add_gradient(part, g, like, gradient)
         add_weight_gradients(weights, found[len(needed):], gradient, weight_gradients)
 
+    def _refuse_beside_others(self, index: int) -> None:
+        """Hooks on weights are off while a function is differentiated; another backward would miss them."""
+        others = [other for other in self._plan.backwards if other._task != self._task]
+        if others and any(backward._hooked for backward in (self, *others)):
+            raise ReversibilityError(f'two threads run the backward of a sequence with hooks on weights at once '
+                                     f'({self._plan.describe(index)}); train in one thread at a time')
+
     def finish(self) -> List[Optional[Tensor]]:
         """The gradients of the inputs."""
+        self._plan.backwards.discard(self)
         return self.gradients.tensors

@@ -1,10 +1,12 @@
 """Commands in processes of their own, and what they say of a mistake."""
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from mmrev.cli import main
@@ -73,11 +75,26 @@ def _fork(arguments, cwd, output, errors, environment) -> int:
             os.dup2(output.fileno(), 1)
             os.dup2(errors.fileno(), 2)
             sys.stdout, sys.stderr = os.fdopen(1, 'w'), os.fdopen(2, 'w')
-            status = main([str(argument) for argument in arguments])
-            sys.stderr.flush()
+            status = _run([str(argument) for argument in arguments])
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(status)
     return child
+
+
+def _run(words):
+    """Run a command in this process: ``mmrev ...``, its arguments alone, or ``python SCRIPT ...``."""
+    if words[0] != 'python':
+        return main(words[words[0] == 'mmrev':])
+    sys.argv = words[1:]
+    sys.path.insert(0, os.path.dirname(os.path.abspath(words[1])))
+    try:
+        runpy.run_path(words[1], run_name='__main__')
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
 
 
 def mmrev(*arguments) -> tuple:

@@ -1,6 +1,8 @@
 """Hooks, side effects, generators, changes between forward and backward, and threads."""
 import copy
+import sys
 import threading
+import time
 from functools import partial
 
 import pytest
@@ -271,27 +273,87 @@ def test_state_dict_in_another_thread_holds_every_buffer_with_its_value():
     assert not wrong
 
 
-def test_two_threads_on_one_module_each_get_plain_gradients():
+class Counting(nn.Module):
+    """Counts its calls in training in a buffer."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+        self.register_buffer('calls', torch.zeros(()))
+
+    def forward(self, x):
+        self.calls += 1
+        time.sleep(0.002)
+        return self.linear(x).tanh()
+
+
+def test_state_dict_in_another_thread_never_sees_what_a_replay_puts_in_place():
+    module, seen, done = network(Counting, Counting), set(), threading.Event()
+
+    def watch():
+        while not done.is_set():
+            seen.update(float(x) for name, x in module.state_dict(keep_vars=True).items() if 'calls' in name)
+
+    loss = loss_of(module(*inputs('two_stream', requires_grad=False)))
+    thread = threading.Thread(target=watch)
+    thread.start()
+    loss.backward()
+    done.set()
+    thread.join()
+    assert seen == {1.}
+
+
+def in_threads(module, streams, repetitions=10):
+    """Gradients of all weights, or the error, of backwards in two threads."""
+    found = []
+
+    def work():
+        for _ in range(repetitions):
+            try:
+                found.append(torch.autograd.grad(loss_of(module(*streams)), list(module.parameters())))
+            except ReversibilityError as error:
+                found.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(2)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    return found
+
+
+def two_stream_without_dropout():
     module = two_stream(3)
     for m in module.modules():
         if isinstance(m, nn.Dropout):
             m.p = 0.
     module.eval()
-    streams = inputs('two_stream', requires_grad=False)
-    plain = set_reversible(copy.deepcopy(module), False)
+    return module, set_reversible(copy.deepcopy(module), False), inputs('two_stream', requires_grad=False)
+
+
+def test_two_threads_on_one_module_each_get_plain_gradients():
+    module, plain, streams = two_stream_without_dropout()
     wanted = torch.autograd.grad(loss_of(plain(*streams)), list(plain.parameters()))
-    wrong = []
+    for found in in_threads(module, streams):
+        torch.testing.assert_close(found, wanted)
 
-    def work():
-        for _ in range(10):
-            found = torch.autograd.grad(loss_of(module(*streams)), list(module.parameters()))
-            if not all(torch.allclose(a, b) for a, b in zip(found, wanted)):
-                wrong.append(1)
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
-    assert not wrong
+def test_two_threads_with_hooks_on_weights_get_plain_gradients_or_a_refusal():
+    module, plain, streams = two_stream_without_dropout()
+    for m in (module, plain):
+        for p in m.parameters():
+            p.register_hook(lambda g: g * 10)
+    wanted = torch.autograd.grad(loss_of(plain(*streams)), list(plain.parameters()))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        found = in_threads(module, streams)
+    finally:
+        sys.setswitchinterval(interval)
+    refused = [x for x in found if isinstance(x, ReversibilityError)]
+    assert refused and all('two threads' in str(x) for x in refused)
+    for gradients_ in found:
+        if not isinstance(gradients_, ReversibilityError):
+            torch.testing.assert_close(gradients_, wanted)
+    torch.testing.assert_close(torch.autograd.grad(loss_of(module(*streams)), list(module.parameters())), wanted)
 
 
 class Comparisons(TorchDispatchMode):
@@ -380,6 +442,17 @@ def test_replicas_of_data_parallel_are_refused(requires_grad):
     replica = two_stream(1)._replicate_for_data_parallel()
     with pytest.raises(ReversibilityError, match='DataParallel'):
         replica(*inputs('two_stream', requires_grad=requires_grad))
+
+
+def test_a_function_within_fully_sharded_data_parallel_is_refused():
+    fsdp = pytest.importorskip('torch.distributed.fsdp')
+    module = two_stream(1)
+    wrapper = fsdp.FullyShardedDataParallel.__new__(fsdp.FullyShardedDataParallel)  # without a process group
+    torch.nn.Module.__init__(wrapper)
+    wrapper._fsdp_wrapped_module = module.couplings[0].f
+    module.couplings[0].f = wrapper
+    with pytest.raises(ReversibilityError, match='is wrapped by FullyShardedDataParallel'):
+        module(*inputs('two_stream'))
 
 
 def test_a_list_of_what_steps_keep_may_be_changed_in_place():
