@@ -167,6 +167,8 @@ def running(runner: 'Runner', *parts: str) -> Iterator[None]:
     except ProblemError as error:
         if re.search('Connection (reset|closed) by peer|Broken pipe', error.what):  # gloo
             error.what = f'{LOST}, which says why: {error.what}'
+        if 'BFloat16' in error.what:
+            error.fix = f'Leave out --amp (or optim_wrapper.type), or train on a GPU. {error.fix}'
         if not any(getattr(hook, 'begun', False) for hook in runner.hooks):
             raise ProblemError(error.what, error.fix or 'Run again with --traceback') from error
         log = runner.logger.log_file

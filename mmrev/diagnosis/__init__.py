@@ -31,7 +31,6 @@ CONFIG = (  # each takes a `plan.Plan`; a check comes after those whose results 
     'checkpoint.start',
     'checkpoint.pretrained',
     'model.channels',
-    'model.bfloat16_on_cpu',
 )
 
 

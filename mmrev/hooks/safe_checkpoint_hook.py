@@ -5,7 +5,8 @@ import functools
 import os
 import signal
 from pathlib import Path
-from typing import Any, Callable, List, Sequence
+from threading import current_thread, main_thread
+from typing import Any, Callable, Iterator, List, Sequence
 
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
@@ -108,7 +109,7 @@ class SafeCheckpointHook(Hook):
         return os.path.relpath(file)
 
     def _write(self, runner, save, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
-        with phase(f'writing `{filename}` in `{out_dir}`', status=1):
+        with _ctrl_c_deferred(), phase(f'writing `{filename}` in `{out_dir}`', status=1):
             self._delete_others()  # a first checkpoint may have the name of one of them
             if '://' in str(out_dir):
                 save(out_dir, filename, *args, **kwargs)
@@ -155,6 +156,22 @@ class _Deferring:
 
     def remove(self, path: str) -> None:
         self._outdated.append(Path(path))
+
+
+@contextlib.contextmanager
+def _ctrl_c_deferred() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` only after the block; mmengine formats the config in it, and takes it for an error."""
+    noted: List[int] = []
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler and current_thread() is main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    if noted:
+        raise KeyboardInterrupt
 
 
 def _move(part: Path, whole: Path) -> None:

@@ -31,6 +31,7 @@ LEGITIMATE = {
                                         'param_scheduler.start_factor', 'custom_imports', 'model.data_preprocessor')),
     'cls: launcher = 3', 'cls: launcher = {}', 'cls: launcher = []', 'cls: launcher = [[]]', "cls: launcher = 'junk'",
     'cls: randomness deleted', 'cls: randomness.seed deleted',
+    "cls: custom_keys 'backbon'", "cls: custom_keys ''",  # a part of a name is enough
     "cls: custom_keys 'norms'",  # configs of the hosts name parameters that only some models have
     'cls: param_schedulers added',  # a variable of the user's
     'cls: optim_wrapper.paramwise_cfg.norm_decay_mult deleted', 'cls: optim_wrapper.paramwise_cfg deleted',

@@ -133,7 +133,7 @@ def test_stopped_at_any_moment(seed, folders):
     finish(campaign.CLS, work_dir, folders[campaign.CLS])
 
 
-@pytest.mark.parametrize('share', [0.1, 0.5, 0.9])
+@pytest.mark.parametrize('share', [0.5, 0.7, 0.9])  # the log, which is limited as well, is smaller
 def test_a_full_disk_leaves_what_was_complete(share, folders):
     folder, work_dir = campaign.GOOD[campaign.CLS], f'full{share}'
     size = (folder / 'whole' / f'epoch_{EPOCHS[campaign.CLS]}.pth').stat().st_size

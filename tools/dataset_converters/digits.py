@@ -92,7 +92,7 @@ def spec_from(args: argparse.Namespace) -> DigitsSpec:
     return DigitsSpec(
         task=args.task,
         seed=args.seed,
-        image_size=args.image_size or sizes['image_size'],
+        image_size=sizes['image_size'] if args.image_size is None else args.image_size,
         digit_size=tuple(args.digit_size or sizes['digit_size']),
         digits_per_image=tuple(args.digits_per_image),
         train_images=args.train_images,
