@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any, Callable, ContextManager, Dict, Iterable, Iterator, NamedTuple, Sequence
 
 import torch
-import torch._C._dynamo.eval_frame as _eval_frame
 import torch.nn.modules.module as _module
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -69,7 +68,7 @@ def _never() -> bool:
 is_compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)  # 2.2
 is_exporting: Callable[[], bool] = getattr(torch.compiler, 'is_exporting', _never)  # 2.7
 
-_get_compiler: Any = getattr(_eval_frame, 'get_eval_frame_callback', None)  # 2.3
+_get_compiler: Any = getattr(torch._C._dynamo.eval_frame, 'get_eval_frame_callback', None)  # 2.3
 
 
 def is_compiler_active() -> bool:
