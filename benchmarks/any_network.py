@@ -20,7 +20,7 @@ import statistics
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 import torch
 from torch import nn
@@ -35,6 +35,7 @@ from mmrev.testing import PeakMemory
 MIB = 2**20
 BATCHES = 2, 4
 ERROR_SIZE = 96  # pixels
+LOW = 'float32', 'bfloat16'
 FORMS = ('cheap', 'blocks', 'checkpoint', 'selective', 'with_cp', 'compile')
 BUDGET = 0.5  # of torch.compile: 1 recomputes what is fused, 0 everything
 PARTS = {'memory', 'error', 'time', 'table', 'detectors', 'picture'}
@@ -203,7 +204,7 @@ def _saved_bytes(output: torch.Tensor, apart: List[torch.Tensor]) -> int:
     return sum(found.values())
 
 
-def measure_error(network: Network, form: str, size: int = 0) -> Dict[str, float]:
+def measure_error(network: Network, form: str, size: int = 0, low: Sequence[str] = LOW) -> Dict[str, float]:
     """Largest difference from the stock network of outputs, gradients and buffers, relative to the largest of a kind.
 
     That of float32 and of autocast to bfloat16 is divided by the stock network's own noise: its largest difference if
@@ -213,6 +214,7 @@ def measure_error(network: Network, form: str, size: int = 0) -> Dict[str, float
         network: The network.
         form: Of :data:`FORMS`.
         size: Of the images; by default 96 pixels if the network takes images of any size.
+        low: Which of float32 and bfloat16 to measure besides float64.
     """
     size = size or network.smaller
     stock = build(network)
@@ -220,8 +222,9 @@ def measure_error(network: Network, form: str, size: int = 0) -> Dict[str, float
     images = torch.randn(2, 3, size, size, dtype=torch.float64)
     sign = torch.randn_like(images).sign()
     found = dict(error=_difference(*(_step(stock.double(), kind, images) for kind in ('plain', form))))
-    for kind, autocast in (('float32', False), ('bfloat16', True)):
-        plain, ours = (_step(stock.float(), kind, images.float(), autocast) for kind in ('plain', form))
+    for kind in low:
+        autocast = kind == 'bfloat16'
+        plain, ours = (_step(stock.float(), f, images.float(), autocast) for f in ('plain', form))
         found[kind] = _difference(plain, ours)
         if found[kind]:
             noise = torch.finfo(getattr(torch, kind)).eps / 2 * sign
