@@ -27,9 +27,8 @@ def start(plan: Plan) -> Iterator[Problem]:
 def unfit(plan: Plan, checkpoint: Dict[str, Any], file: str) -> Iterator[Problem]:
     """Why a checkpoint does not fit the model. To test or resume it must hold all weights, to train some of them."""
     state = checkpoint.get('state_dict', checkpoint)
-    weights = {key.removeprefix('module.') for key in state if isinstance(key, str)}
-    own = {key.removeprefix('module.'): value for key, value in plan.model.state_dict().items()}  # of a TTA model
-    names = {}
+    own = {key.removeprefix('module.'): value for key, value in plan.model.state_dict().items()}  # of augmentation
+    fitting = 0
     for name, value in state.items():
         there = own.get(name.removeprefix('module.')) if isinstance(name, str) else None
         if there is not None and not (isinstance(value, Tensor) and (
@@ -38,9 +37,9 @@ def unfit(plan: Plan, checkpoint: Dict[str, Any], file: str) -> Iterator[Problem
                           (f'{value.dtype}, or NaN' if isinstance(value, Tensor) else type(value).__name__),
                           'Take another checkpoint, of the time before')
             return
-        names[name] = there is not None and there.shape == value.shape
+        fitting += there is not None and there.shape == value.shape
     other = mismatch(plan.model, checkpoint) if plan.cfg.get('resume') or 'train' not in plan.splits else ''
-    if not weights & {*own} or not any(names.values()):
+    if not fitting:
         yield Problem(f'checkpoint `{file}` holds no weight of this config\'s {type(plan.model).__name__}',
                       'Give the config that it was trained with')
     elif other:

@@ -168,7 +168,7 @@ def keys(plan: Plan) -> Iterator[Problem]:
                    for key in custom if not any(key in name for name in weights)]
     for path, key, choices in places:
         near = closest(key, choices, _SIMILAR)
-        if near and f'`{key}`' not in near:
+        if near and f'`{path.split(".")[-1]}`' not in near:
             yield Problem(f'`{path}` is read by nothing', f'{near}Fix it in {plan.cfg.filename}')
 
 
