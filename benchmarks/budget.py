@@ -5,7 +5,8 @@
     python benchmarks/budget.py --table            # what was measured so far, and the picture
 
 Budgets are shares of the peak with everything kept. Peaks are counted in real steps on the CPU. Times are processor
-time of one thread, so that they hold beside other jobs: the median over rounds of a step over the round's plain one.
+time of one thread, so that they hold beside other jobs: the median over rounds of a step (without optimizer)
+over the round's plain one.
 Gradients are compared in float64. `checkpoint` is torch.utils.checkpoint on the same blocks and functions.
 """
 import argparse
@@ -19,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
+import numpy as np
 import torch
 from mmengine.logging import MMLogger
 from torch import Tensor, nn
@@ -100,39 +102,50 @@ def measure(case: Case, rounds: int) -> Dict[str, Any]:
         if choices is not None:
             figures['ways'][name].update(foretold=planner.forecast(choices).peak, expected=planner.cost(choices))
         remove()
-    for name, ratio in times(counter.training, batch, planner, ways, rounds).items():
-        figures['ways'][name]['time'] = ratio
     del counter, model
     gc.collect()
+    for name, ratio in times(cfg, batch, planner, ways, rounds).items():
+        figures['ways'][name]['time'] = ratio
     for name, error in gradient_errors(cfg, batch, ways).items():
         figures['ways'][name]['gradients'] = error
     return figures
 
 
-def times(training: Training, batch: Batch, planner: Planner, ways: Dict[str, Optional[Choices]], rounds: int
+def times(cfg: Any, batch: Batch, planner: Planner, ways: Dict[str, Optional[Choices]], rounds: int
           ) -> Dict[str, float]:
-    """Processor time of a step over that of the plain step of the same round: the median."""
-    data = training.data(batch)
+    """Processor time of forward and backward over that of the plain ones of the same round: the median."""
+    data: Any = None
+    models: Dict[str, Any] = {}
+    for name, choices in ways.items():
+        training = Training(cfg)
+        models[name] = training.model
+        apply_checkpoint(training.model, planner) if choices is None else apply(training.model, choices)
+        data = data or training.data(batch)
     data['inputs'] = tree_map_only(Tensor, lambda x: x.random_(256), data['inputs'])
-
-    def seconds(choices: Optional[Choices]) -> float:
-        remove = (apply_checkpoint(training.model, planner) if choices is None else
-                  apply(training.model, choices))
-        torch.manual_seed(0)
-        gc.collect()
-        begin = time.process_time()
-        training.model.train_step(data, training.optim_wrapper)
-        taken = time.process_time() - begin
-        remove()
-        return taken
-
-    seconds(ways[UNIFORM[0]])
     ratios: Dict[str, List[float]] = {name: [] for name in ways}
-    for _ in range(rounds):
-        taken = {name: seconds(choices) for name, choices in ways.items()}
-        for name in ways:
+    for turn in range(rounds + 1):  # in the first, the engine works out its plan and observes the functions
+        taken = {name: seconds(model, data) for name, model in models.items()}
+        for name in ways if turn else ():
             ratios[name].append(taken[name] / taken[UNIFORM[0]])
     return {name: statistics.median(values) for name, values in ratios.items()}
+
+
+def seconds(model: Any, data: Any) -> float:
+    """Processor time of one forward and backward."""
+    seed()
+    gc.collect()
+    begin = time.process_time()
+    losses = model(**model.data_preprocessor(data, True), mode='loss')
+    model.parse_losses(losses)[0].backward()
+    taken = time.process_time() - begin
+    model.zero_grad()
+    return taken
+
+
+def seed() -> None:
+    """The same random numbers again."""
+    torch.manual_seed(0)
+    np.random.seed(0)
 
 
 def gradient_errors(cfg: Any, batch: Batch, ways: Dict[str, Optional[Choices]]) -> Dict[str, float]:
@@ -159,7 +172,7 @@ def gradient_errors(cfg: Any, batch: Batch, ways: Dict[str, Optional[Choices]]) 
         def gradients(choices: Choices) -> List[Optional[Tensor]]:
             model.load_state_dict(state)
             remove = apply(model, choices)
-            torch.manual_seed(0)
+            seed()
             model.zero_grad()
             losses = model(**model.data_preprocessor(data, True), mode='loss')
             model.parse_losses(losses)[0].backward()
