@@ -26,6 +26,7 @@ import torch
 pytest.importorskip('mmpretrain')
 pytest.importorskip('mmdet')
 import mmengine.config.config  # noqa: E402
+from mmdet.datasets import CocoDataset  # noqa: E402
 from mmengine.runner import Runner  # noqa: E402
 
 import mmrev.models  # noqa: E402, F401
@@ -100,8 +101,8 @@ def folder(tmp_path_factory):
     for name in ('configs', 'tools', 'benchmarks'):
         (tmp_path / name).symlink_to(ROOT / name)
     for annotations, images, classes in (
-            ('coco/annotations/instances_train2017', 'coco/train2017', ('person', 'bicycle')),
-            ('coco/annotations/instances_val2017', 'coco/val2017', ('person', 'bicycle')),
+            ('coco/annotations/instances_train2017', 'coco/train2017', CocoDataset.METAINFO['classes']),
+            ('coco/annotations/instances_val2017', 'coco/val2017', CocoDataset.METAINFO['classes']),
             ('cells/annotations/train', 'cells/train', CLASSES), ('cells/annotations/val', 'cells/val', CLASSES)):
         write_coco(tmp_path / 'data' / f'{annotations}.json', tmp_path / 'data' / images, classes)
     for split in ('train', 'val'):

@@ -9,7 +9,8 @@ FORWARDS: Dict[str, str] = {
     **dict.fromkeys(['mmcv.cnn.bricks.conv_module.ConvModule.forward',
                      'mmrev.models.blocks.mbconv.ConvNormAct.forward'], CONV_MODULE),
     **{f'{package}.{block}.forward': RESIDUAL_BLOCK for block in ('BasicBlock', 'Bottleneck') for package in (
-        'mmdet.models.backbones.resnet', 'mmpretrain.models.backbones.resnet', 'torchvision.models.resnet')},
+        'mmdet.models.backbones.resnet', 'mmpretrain.models.backbones.resnet', 'mmseg.models.backbones.resnet',
+        'torchvision.models.resnet')},
     'mmpretrain.models.backbones.seresnet.SEBottleneck.forward': RESIDUAL_BLOCK,
     'mmpretrain.models.backbones.densenet.DenseLayer.forward': DENSE_LAYER,
     **{f'{package}.models.backbones.{block}.forward': kind for package in ('mmdet', 'mmpretrain') for block, kind in (
@@ -18,7 +19,8 @@ FORWARDS: Dict[str, str] = {
     **dict.fromkeys([
         'mmdet.models.backbones.resnet.ResNet.forward', 'mmdet.models.backbones.regnet.RegNet.forward',
         'mmpretrain.models.backbones.resnet.ResNet.forward', 'mmpretrain.models.backbones.regnet.RegNet.forward',
-        'mmpretrain.models.backbones.resnet_cifar.ResNet_CIFAR.forward', 'torchvision.models.resnet.ResNet.forward',
+        'mmpretrain.models.backbones.resnet_cifar.ResNet_CIFAR.forward', 'mmseg.models.backbones.resnet.ResNet.forward',
+        'torchvision.models.resnet.ResNet.forward',
     ], STEM),
 }
 # Convolutions with their own forward, which is linear in the weight as usual.

@@ -6,7 +6,12 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
 
+from mmrev.apis.run import load_config
+from mmrev.layers import InPlaceABNSync
+from mmrev.memory.training import Training
 from mmrev.registry import find
 
 pytest.importorskip('mmseg')
@@ -74,3 +79,15 @@ def test_a_panoptic_head_of_mmdet_takes_the_levels_of_the_backbone(name):
         convs = [conv.conv.in_channels for conv in model.panoptic_head.pixel_decoder.input_convs]
         convs += [conv.conv.in_channels for conv in model.panoptic_head.pixel_decoder.lateral_convs]
         assert sorted(convs) == [level.shape[1] for level in levels]
+
+
+def test_the_hook_converts_every_norm_of_a_segmentor_of_mmseg():
+    """Of its ResNet, whose classes are its own, and of its heads; `mmrev memory` sees them synchronized."""
+    cfg = load_config('mmseg::fcn/fcn_r50-d8_4xb2-80k_cityscapes-512x1024.py', {
+        'model.backbone.depth': 18, 'model.backbone.base_channels': 8, 'model.backbone.stem_channels': 8,
+        'model.decode_head.in_channels': 64, 'model.decode_head.channels': 8, 'model.auxiliary_head.in_channels': 32,
+        'model.auxiliary_head.channels': 8, 'custom_hooks': [dict(type='mmrev.InPlaceABNHook', relu='leaky')]})
+    model = Training(cfg).model
+    norms = [module for module in model.modules() if isinstance(module, _NormBase) and hasattr(module, 'activation')]
+    assert len(norms) == 26 and all(isinstance(norm, InPlaceABNSync) for norm in norms)
+    assert not any(isinstance(module, nn.ReLU) for module in model.modules())

@@ -1,8 +1,9 @@
 """Networks of residual blocks with identity mappings (He et al. 2016, arXiv:1603.05027)."""
 from typing import List, NamedTuple, Sequence, Tuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmrev.layers import max_pool3x3
 
 from .activated_backbone import ActivatedBackbone, activated_norm
 
@@ -96,7 +97,7 @@ class PreActivationBackbone(ActivatedBackbone):
         levels: List[Tensor] = []  # the stem's output first
         for i, stage in enumerate(self.stages):
             pooled = i in self.pools
-            z = self.norms[i](F.max_pool2d(x, 3, 2, 1) if pooled else x)
+            z = self.norms[i](max_pool3x3(x, stride=2) if pooled else x)
             levels.append(x if pooled else z)
             x = stage(z)
         levels.append(self.norms[-1](x))
