@@ -257,7 +257,8 @@ def test_a_metric_that_fails_is_named(toy, tmp_path, monkeypatch):
 
     monkeypatch.setattr('mmdet.evaluation.CocoMetric.compute_metrics', fails)
     status, errors = forked('train', with_lines(toy, tmp_path, ''), cwd=tmp_path)
-    assert status == 1 and 'evaluating with CocoMetric: division by zero' in said(errors)[0]
+    assert status == 2 and 'evaluating with CocoMetric: division by zero' in said(errors)[0]
+    assert not (tmp_path / 'work_dirs').exists()
 
 
 def test_help_is_quick_and_names_the_flags():
