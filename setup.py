@@ -55,6 +55,8 @@ setup(
             'torch>=2.1,<2.14',
             'torchvision>=0.16',
         ],
+        # Needs mmcv < 2.2 as well; its text encoder, which it always imports, needs ftfy and regex.
+        'segmentation': ['mmsegmentation>=1.2.2,<1.3', 'ftfy', 'regex'],
         'inplace-abn': ['inplace-abn>=1.1.0'],
         'benchmark': ['matplotlib', 'timm>=1.0'],  # EfficientNet, to compare with
         'docs': ['mkdocs', 'mkdocstrings[python]'],

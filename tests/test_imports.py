@@ -28,7 +28,8 @@ PARTS = (
     ('doctor', 'cli'),
 )
 WITHIN = {  # the same within a folder that has parts of its own
-    'models': (('pretrained', ), ('backbone', ), ('blocks', ), ('backbones', 'necks', 'heads', 'segmentors', 'tta')),
+    'models': (('pretrained', ), ('backbone', ), ('blocks', ),
+               ('backbones', 'necks', 'heads', 'decode_heads', 'segmentors', 'tta')),
     'layers': (('fused', ), ('inplace_abn', )),  # below the files
 }
 MOVED = {('layers/__init__.py', 'surgery')}  # names that lay there until 0.2, when one asks for them

@@ -1,7 +1,7 @@
-"""Make the digits data set, train a reversible detector on it, evaluate it, draw what it finds.
+"""Make the digits data set, train a reversible detector or segmentor on it, evaluate it, draw what it finds.
 
 Everything comes from the public tools; each command is printed before it runs, so that it can be repeated by hand.
-A run that was interrupted goes on where its last checkpoint lies; after a complete run, a new one begins beside it.
+An interrupted run continues from its last checkpoint; after a complete run, a new one begins beside it.
 """
 import argparse
 import json
@@ -11,13 +11,28 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import List, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 TOOLS = Path(__file__).resolve().parent
-CONFIG = TOOLS.parent / 'configs' / 'revbifpn' / 'faster_rcnn_revbifpn_s0_digits.py'
-DATA = Path('data/digits')  # where the config looks, from the working directory
-METRICS = {'coco/bbox_mAP': 'mAP', 'coco/bbox_mAP_50': 'mAP50', 'coco/bbox_mAP_75': 'mAP75'}
-RESULT = 'result.json'  # in a run's folder: the run is complete
+CONFIGS = TOOLS.parent / 'configs' / 'revbifpn'
+
+
+class Task(NamedTuple):
+    """What is trained: its config, its data as the config has it, from the working directory, and its metrics."""
+    config: Path
+    data: Path
+    what: str
+    metrics: Dict[str, str]
+    picture: str = 'detections.png'
+
+
+TASKS = dict(
+    detection=Task(CONFIGS / 'faster_rcnn_revbifpn_s0_digits.py', Path('data/digits'),
+                   'bounding boxes; mAP of each digit on the right',
+                   {'coco/bbox_mAP': 'mAP', 'coco/bbox_mAP_50': 'mAP50', 'coco/bbox_mAP_75': 'mAP75'}),
+    semseg=Task(CONFIGS / 'segformer_revbifpn-s0_digits.py', Path('data/digits_seg'), 'labels of pixels, in percent',
+                dict(mIoU='mIoU', mAcc='mAcc', aAcc='aAcc'), 'segmentation.png'))
+RESULT = 'result.json'  # in a run's folder: marks a complete run
 
 
 class StepFailed(Exception):
@@ -31,11 +46,12 @@ class StepFailed(Exception):
 def main(argv: Optional[List[str]] = None) -> int:
     """Run the steps; returns the exit status."""
     args = parse_args(argv)
-    run, resume = run_folder(Path(args.work_dir))
+    task = TASKS[args.task]
+    run, resume = run_folder(Path(args.work_dir or f'work_dirs/quickstart{"_semseg" * (args.task == "semseg")}'))
     try:
-        make_data(args)
-        seconds = train(run, resume, args)
-        metrics = evaluate(run, args)
+        make_data(task, args)
+        seconds = train(task, run, resume, args)
+        metrics = evaluate(task, run, args)
     except StepFailed as failure:
         print(f'quickstart stopped in {shown(run)}. The message above says why; run it again to go on.',
               file=sys.stderr)
@@ -44,7 +60,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         print(f'\nquickstart interrupted in {shown(run)}; run it again to go on.', file=sys.stderr)
         return 130
     (run / RESULT).write_text(json.dumps(metrics, indent=1) + '\n', encoding='utf-8')
-    print(summary(run, metrics, seconds))
+    print(summary(task, run, metrics, seconds))
     return 0
 
 
@@ -52,7 +68,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.split('\n', 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--work-dir', default='work_dirs/quickstart', help='runs go into folders run1, run2, ... of it')
+    parser.add_argument('--task', choices=TASKS, default='detection')
+    parser.add_argument('--work-dir', help='runs go into folders run1, run2, ... of it; by default '
+                        'work_dirs/quickstart or work_dirs/quickstart_semseg')
     parser.add_argument('--train-images', type=int, default=1000, help='if the data set is not there yet')
     parser.add_argument('--val-images', type=int, default=200, help='if the data set is not there yet')
     parser.add_argument('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='passed on to train and test')
@@ -68,47 +86,54 @@ def run_folder(parent: Path) -> Tuple[Path, bool]:
     return parent / f'run{int(last.name[3:]) + 1 if last else 1}', False
 
 
-def make_data(args: argparse.Namespace) -> None:
+def make_data(task: Task, args: argparse.Namespace) -> None:
     """Make the data set, unless one is there."""
-    if DATA.exists():
-        print(f'{DATA} is there and is used as it is')
+    if task.data.exists():
+        print(f'{task.data} is there and is used as it is')
         return
-    call('dataset_converters/digits.py', '--out', DATA, '--train-images', args.train_images,
+    call('dataset_converters/digits.py', '--task', args.task, '--out', task.data, '--train-images', args.train_images,
          '--val-images', args.val_images)
 
 
-def train(run: Path, resume: bool, args: argparse.Namespace) -> float:
+def train(task: Task, run: Path, resume: bool, args: argparse.Namespace) -> float:
     """Train in the folder ``run``; returns the seconds it took."""
     begin = time.time()
-    call('train.py', shown(CONFIG), '--work-dir', run, *(['--resume'] if resume else []), *options(args))
+    call('train.py', shown(task.config), '--work-dir', run, *(['--resume'] if resume else []), *options(args))
     return time.time() - begin
 
 
-def evaluate(run: Path, args: argparse.Namespace) -> dict:
+def evaluate(task: Task, run: Path, args: argparse.Namespace) -> dict:
     """Test the best checkpoint and draw; returns the metrics."""
     best = max(run.glob('best_*.pth'), key=lambda path: path.stat().st_mtime)
     predictions = run / 'predictions.pkl'
-    call('test.py', shown(CONFIG), best, '--work-dir', run / 'test', '--out', predictions, *options(args))
-    call('analysis_tools/contact_sheet.py', predictions, DATA / 'annotations' / 'val.json',
-         '--out', run / 'detections.png')
+    call('test.py', shown(task.config), best, '--work-dir', run / 'test', '--out', predictions, *options(args))
+    if args.task == 'semseg':
+        images, drawn = task.data / 'images' / 'val', run / 'predicted'
+        call('predict.py', shown(task.config), best, images, '--out-dir', drawn, '--out-format', 'palette',
+             *options(args))
+        call('analysis_tools/segmentation_sheet.py', images, task.data / 'annotations' / 'val', drawn,
+             '--out', run / task.picture)
+    else:
+        call('analysis_tools/contact_sheet.py', predictions, task.data / 'annotations' / 'val.json',
+             '--out', run / task.picture)
     curves = latest(run, '*/curves.png')
     if curves:
         shutil.copy(curves, run / 'curves.png')
     return json.loads(latest(run / 'test', '*/*.json').read_text(encoding='utf-8').splitlines()[-1])
 
 
-def summary(run: Path, metrics: dict, seconds: float) -> str:
+def summary(task: Task, run: Path, metrics: dict, seconds: float) -> str:
     """The closing text: the table, and where everything is."""
     best = latest(run, 'best_*.pth')
     per_class = {key.split('/')[1][:-len('_precision')]: value
                  for key, value in metrics.items() if key.endswith('_precision')}
-    heads = [*METRICS.values(), *(f'"{name}"' for name in per_class)]
-    values = [metrics[key] for key in METRICS] + list(per_class.values())
+    heads = [*task.metrics.values(), *(f'"{name}"' for name in per_class)]
+    values = [metrics[key] for key in task.metrics] + list(per_class.values())
     rule = '-' * 7 * len(heads)
-    places = dict(detections=run / 'detections.png', curves=run / 'curves.png', checkpoint=best,
-                  predictions=run / 'predictions.pkl', metrics=run / RESULT, data=DATA)
+    places = dict(picture=run / task.picture, curves=run / 'curves.png', checkpoint=best,
+                  predictions=run / 'predictions.pkl', metrics=run / RESULT, data=task.data)
     return '\n'.join([
-        '', f'Validation, bounding boxes; mAP of each digit on the right. Training took {seconds / 60:.1f} minutes.',
+        '', f'Validation, {task.what}. Training took {seconds / 60:.1f} minutes.',
         rule, ''.join(f'{head:>7}' for head in heads), ''.join(f'{value:>7.3f}' for value in values), rule,
         *(f'{name + ":":<13}{shown(place)}' for name, place in places.items())])
 
@@ -137,7 +162,7 @@ def latest(folder: Path, pattern: str) -> Optional[Path]:
 
 
 def shown(path: Path) -> Path:
-    """A path as short as it can be typed here."""
+    """A path as short as possible from here."""
     path = Path(path).absolute()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 

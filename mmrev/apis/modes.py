@@ -83,20 +83,30 @@ def draw_predictions(cfg: 'Config', folder: Optional[str], show: bool = False, w
 
 
 def augment_test(cfg: 'Config') -> None:
-    """Wrap model and test pipeline for test-time augmentation, by default flipping."""
+    """Wrap model and test pipeline for test-time augmentation, by default flipping.
+
+    Raises:
+        ProblemError: If the model does it itself.
+    """
     from mmengine import ConfigDict
-    classifies = cfg.get('default_scope') == 'mmpretrain'
+    if str(cfg.model.get('type')).endswith('MultiScaleEncoderDecoder'):
+        raise ProblemError('MultiScaleEncoderDecoder fuses scales and flips itself', 'Leave --tta out and add '
+                           '--cfg-options model.test_cfg.scales="(0.7,1,1.2)" model.test_cfg.flip=True')
+    scope = cfg.get('default_scope')
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
     if 'tta_model' not in cfg:
-        cfg.tta_model = dict(type='mmpretrain.AverageClsScoreTTA') if classifies else dict(
-            type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+        detects = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
+        cfg.tta_model = dict(mmpretrain=dict(type='mmpretrain.AverageClsScoreTTA'),
+                             mmseg=dict(type='SegTTAModel')).get(scope, detects)
     if 'tta_pipeline' not in cfg:
-        pack = copy.deepcopy(dataset.pipeline[-1])
-        if not classifies:
+        *steps, pack = copy.deepcopy(dataset.pipeline)
+        if scope not in ('mmpretrain', 'mmseg'):
             pack.meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip', 'flip_direction')
+        truth = [step for step in steps if scope == 'mmseg' and 'LoadAnnotations' in step.type]  # it is not mirrored
         flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
-        cfg.tta_pipeline = [*dataset.pipeline[:-1], dict(type='TestTimeAug', transforms=[flips, [pack]])]
+        cfg.tta_pipeline = [*(step for step in steps if step not in truth),
+                            dict(type='TestTimeAug', transforms=[flips, *([step] for step in truth), [pack]])]
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
     dataset.pipeline = cfg.tta_pipeline

@@ -10,6 +10,7 @@ from mmrev.problems import ProblemError, phase
 if TYPE_CHECKING:
     import numpy as np
     from mmengine.config import Config
+    from PIL.Image import Image
     from torch import nn
 
 IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')  # read and written by OpenCV
@@ -22,16 +23,27 @@ class Prediction(NamedTuple):
         file: The image.
         summary: In a few words.
         values: As numbers, strings, lists and dicts.
-        drawn: The image with the prediction on it, of shape (H, W, 3), in RGB.
+        drawn: The image with the prediction on it, of shape (H, W, 3), in RGB; None where there are maps.
+        maps: Images to write in its place, by the ends of their names.
     """
     file: str
     summary: str
     values: Dict[str, Any]
-    drawn: 'np.ndarray'
+    drawn: Optional['np.ndarray']
+    maps: Dict[str, 'Image'] = {}
+
+    def write(self, path: Path) -> None:
+        """Write the drawn image to ``path``, or each map to a name that begins with it."""
+        import mmcv
+        for end, image in self.maps.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            image.save(path.with_suffix('').with_name(path.stem + end))
+        if self.drawn is not None:
+            mmcv.imwrite(self.drawn[..., ::-1], str(path))
 
 
 def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Optional[str] = None,
-            score: float = 0.3) -> Iterator[Prediction]:
+            score: float = 0.3, task: Optional[str] = None, **segmentation: Any) -> Iterator[Prediction]:
     """Predict image by image.
 
     Args:
@@ -40,19 +52,26 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
         inputs: Images, and folders of images at any depth.
         out_dir: Where to write the drawn images, named as in the folder that they are from, and ``predictions.json``.
         score: Boxes below it are neither drawn nor counted.
+        task: ``'detection'``, ``'classification'`` or ``'semseg'``, to be refused a config of another.
+        **segmentation: For a segmentor, see :class:`mmrev.apis.segmenter.Segmenter`.
 
     Raises:
-        ProblemError: If there is no image, one cannot be read, the checkpoint is of another model, or the results
-            cannot be written.
+        ProblemError: If there is no image, one cannot be read, the config is for another task, the checkpoint is of
+            another model, or the results cannot be written.
     """
-    images = find_images(inputs)
     scope = cfg.get('default_scope')
-    if scope not in TASKS:
-        raise ProblemError(f'`default_scope` of the config is `{scope}`', f'Choose from {", ".join(TASKS)}')
+    if scope not in SCOPES:
+        raise ProblemError(f'`default_scope` of the config is `{scope}`', f'Choose from {", ".join(SCOPES)}')
+    if task not in (None, SCOPES[scope]):
+        raise ProblemError(f'{cfg.filename} is for {SCOPES[scope]}, not for {task}', 'Give a config of that task')
+    if segmentation and scope != 'mmseg':
+        names = ', '.join(f'--{name.replace("_", "-")}' for name in segmentation)
+        raise ProblemError(f'{cfg.filename} is for {SCOPES[scope]}, and {names} for semseg', 'Leave them out')
+    images = find_images(inputs, '.png' if segmentation.get('out_format') else None)
     if '://' not in checkpoint:
         load_local(checkpoint)  # which says what is wrong with it
     with phase('building the model', 'Give the checkpoint that was trained with this config'):
-        predict_one = TASKS[scope](cfg, checkpoint, score)
+        predict_one = _build(cfg, checkpoint, score, segmentation)
     found = {}
     for file, name in images:
         with phase(f'image `{file}`', 'Leave it out, or repair it', status=1):
@@ -60,14 +79,13 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
         found[name.as_posix()] = prediction.values
         if out_dir is not None:
             with phase(f'writing to `{out_dir}`', 'Give access there, or name another folder', status=1):
-                import mmcv
-                mmcv.imwrite(prediction.drawn[..., ::-1], str(Path(out_dir, name)))
+                prediction.write(Path(out_dir, name))
                 Path(out_dir, 'predictions.json').write_text(json.dumps(found, indent=1))
         yield prediction
 
 
-def find_images(inputs: Sequence[str]) -> List[Tuple[Path, Path]]:
-    """The images among files and folders, each with its name below `out_dir`.
+def find_images(inputs: Sequence[str], suffix: Optional[str] = None) -> List[Tuple[Path, Path]]:
+    """The images among files and folders, each with its name below `out_dir`, which ends in `suffix` if given.
 
     Raises:
         ProblemError: If there is none, an input does not exist, or two have one name.
@@ -78,7 +96,8 @@ def find_images(inputs: Sequence[str]) -> List[Tuple[Path, Path]]:
             raise ProblemError(f'image or folder `{given}` does not exist', 'Paths are relative to this folder')
         folder, files = (given, sorted(given.rglob('*'))) if given.is_dir() else (given.parent, [given])
         for file in (file for file in files if file.suffix.lower() in IMAGES):
-            other = images.setdefault(file.relative_to(folder), file)
+            name = file.relative_to(folder)
+            other = images.setdefault(name.with_suffix(suffix) if suffix else name, file)
             if other != file:
                 raise ProblemError(f'`{other}` and `{file}` would be drawn to one file', 'Predict one after the other')
     if not images:
@@ -136,4 +155,14 @@ def _convert_norms(model: 'nn.Module', cfg: 'Config') -> None:
             convert_batchnorm(model, hook.get('relu'), hook.get('slope', 0.01))
 
 
-TASKS = dict(mmdet=_detector, mmpretrain=_classifier)  # by `default_scope`; each gives (summary, values, drawn)
+def _build(cfg: 'Config', checkpoint: str, score: float, segmentation: Dict[str, Any]) -> Callable[[str], tuple]:
+    """A function from a file to summary, values, drawn image and, of a segmentor, maps."""
+    if cfg.default_scope == 'mmseg':
+        from .segmenter import Segmenter
+        segmenter = Segmenter(cfg, checkpoint, **segmentation)
+        _convert_norms(segmenter.model, cfg)
+        return segmenter
+    return (_detector if cfg.default_scope == 'mmdet' else _classifier)(cfg, checkpoint, score)
+
+
+SCOPES = dict(mmdet='detection', mmpretrain='classification', mmseg='semseg')  # tasks by `default_scope`

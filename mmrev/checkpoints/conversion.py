@@ -105,7 +105,8 @@ def convert_file(src: str, dst: str, families: Optional[Iterable[Family]] = None
         if os.path.exists(partial):
             os.remove(partial)
     origin = f'{model.name}, the published file' if model else f'{src}, which is not a published file'
-    return f'{dst}: {len(checkpoint["state_dict"]):,} tensors of {origin}'
+    terms = f'; license: {checkpoint["meta"]["license"]}' if 'license' in checkpoint['meta'] else ''
+    return f'{dst}: {len(checkpoint["state_dict"]):,} tensors of {origin}{terms}'
 
 
 def _check_destination(src: str, dst: str) -> None:

@@ -66,17 +66,31 @@ def _saved_by_mmengine() -> list:
         return []
 
 
+def not_resumable(checkpoint: Any) -> str:
+    """What a checkpoint lacks that a run needs to go on from it, or has in another form; empty if it lacks nothing."""
+    content = checkpoint if isinstance(checkpoint, dict) else {}
+    missing = [key for key in NEEDED_TO_RESUME if not isinstance(content.get(key), dict)]
+    if not missing:
+        missing = [f'meta.{key}' for key in ('epoch', 'iter')
+                   if not isinstance(content['meta'].get(key), int) or content['meta'][key] < 0]
+        missing += ['optimizer.state'] * (not content['optimizer'])
+    return ', '.join(f'`{key}`' for key in missing)
+
+
 def find_weights(content: Any, is_published_name: Callable[[str], bool]) -> Optional[Dict[str, 'Tensor']]:
     """Return the weights with published names in a checkpoint, or None.
 
     Args:
-        content: A state dict, or a dict with one under a key that trainers use; averaged weights are preferred.
+        content: A state dict, or a dict with one under a key that trainers use; averaged weights are preferred. State
+            dicts by the names of parts, ``{'body': {...}, 'head': {...}}``, are joined.
         is_published_name: Whether a name is a published one.
     """
     if not isinstance(content, dict):
         return None
     for held in [*(content.get(place) for place in _PLACES), content]:
         if isinstance(held, dict) and all(isinstance(key, str) for key in held):
+            if held and all(isinstance(part, dict) for part in held.values()):
+                held = {f'{name}.{key}': value for name, part in held.items() for key, value in part.items()}
             weights = {_WRAPPERS.sub('', key): value for key, value in held.items()}
             if any(is_published_name(key) for key in weights):
                 return weights

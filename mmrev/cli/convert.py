@@ -5,7 +5,7 @@ from typing import List, Optional, Sequence
 from mmrev.cli.common import Parser, run_command
 from mmrev.problems import phase
 
-FAMILIES = ('revbifpn', 'inplace_abn', 'parameter_free', 'revvit', 'minrev')
+FAMILIES = ('revbifpn', 'inplace_abn', 'inplace_abn_deeplab', 'parameter_free', 'revvit', 'minrev')
 NORMS = ('inplace_abn', 'batch_norm')
 
 

@@ -3,6 +3,7 @@ import argparse
 from typing import List, Optional
 
 from mmrev.cli.common import Parser, add_config_arguments, load_config, run_command
+from mmrev.problems import ProblemError
 
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev predict') -> int:
@@ -13,14 +14,26 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev predict') -> int:
     parser.add_argument('inputs', nargs='+', metavar='IMAGE', help='images, and folders of images at any depth')
     parser.add_argument('--out-dir', metavar='FOLDER', help='write the drawn images and predictions.json there')
     parser.add_argument('--score', type=float, default=0.3, help='boxes below it are neither drawn nor counted')
+    parser.add_argument('--task', choices=['detection', 'classification', 'semseg'], help='refuse a config of another')
+    group = parser.add_argument_group('semantic segmentation')
+    group.add_argument('--scales', type=float, nargs='+', metavar='SCALE',
+                       help="predict at these sizes, relative to the config's, and fuse the probabilities")
+    group.add_argument('--flip', action='store_true', default=None, help='predict each scale mirrored as well')
+    group.add_argument('--fusion', choices=['mean', 'voting', 'max'], help='of the probabilities; default mean')
+    group.add_argument('--out-format', choices=['palette', 'raw', 'prob'], help='write maps in place of drawn images: '
+                       'labels in the colors of the classes, labels in gray, or these and their probabilities')
     return run_command(parser, predict, argv)
 
 
 def predict(args: argparse.Namespace) -> None:
     """Predict, a line an image."""
+    if args.out_format and not args.out_dir:
+        raise ProblemError(f'--out-format {args.out_format} needs a folder', 'Name it: --out-dir FOLDER')
     cfg = load_config(args)
     from mmrev.apis.predict import predict
-    for prediction in predict(cfg, args.checkpoint, args.inputs, args.out_dir, args.score):
+    options = {name: getattr(args, name) for name in ('scales', 'flip', 'fusion', 'out_format')}
+    given = {name: value for name, value in options.items() if value is not None}
+    for prediction in predict(cfg, args.checkpoint, args.inputs, args.out_dir, args.score, args.task, **given):
         print(f'{prediction.file}: {prediction.summary}', flush=True)
     if args.out_dir:
         print(f'Done.  images and predictions.json: {args.out_dir}')

@@ -34,7 +34,7 @@ def train(args: argparse.Namespace, prog: str) -> None:
     if args.amp:
         use_mixed_precision(cfg)
     if args.auto_scale_lr:
-        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        if not isinstance(cfg.get('auto_scale_lr'), dict) or 'base_batch_size' not in cfg.auto_scale_lr:
             raise ProblemError('--auto-scale-lr: the config does not say for which batch size its learning rate is '
                                'meant', 'Add auto_scale_lr=dict(enable=True, base_batch_size=16) to the config')
         cfg.auto_scale_lr.enable = True
@@ -48,8 +48,8 @@ def train(args: argparse.Namespace, prog: str) -> None:
             print(f'{prog}: resuming from {cfg.load_from}; {", ".join(skipped)} cannot be read')
     Plan(cfg, ('train', 'val')).require_none()
     try:
-        with reserved(cfg.work_dir, bool(cfg.get('resume')), args.overwrite):
-            runner = build_runner(cfg, [ProgressHook(), RunReportHook()])
+        with reserved(cfg.work_dir, bool(cfg.get('resume')), args.overwrite) as others:
+            runner = build_runner(cfg, [ProgressHook(), RunReportHook()], others)
             with running(runner, 'train', 'val'):
                 runner.train()
     except KeyboardInterrupt as stop:

@@ -1,4 +1,4 @@
-"""Detection, instance segmentation and classification data from scikit-learn's handwritten digits.
+"""Detection, segmentation and classification data from scikit-learn's handwritten digits.
 
 scikit-learn ships 1,797 real handwritten digits of 8x8 pixels, so a detector can be trained on real handwriting without
 a download. Each digit is enlarged, slightly rotated and drawn in a light color on an uneven, darker background; boxes
@@ -17,7 +17,7 @@ import numpy as np
 
 CLASSES = tuple(str(digit) for digit in range(10))
 SPLITS = ('train', 'val')
-TASKS = ('detection', 'classification')
+TASKS = ('detection', 'semseg', 'classification')
 SOURCE_SIDE = 8  # pixels of a source digit
 VAL_SHARE = 0.2  # of the source digits of each class
 GAP = 2  # pixels between the boxes of two digits
@@ -30,13 +30,14 @@ class DigitsSpec:
     """Specification of a digits data set; equal specifications give identical files.
 
     Args:
-        task: ``'detection'`` (COCO boxes and masks) or ``'classification'`` (one folder per class).
+        task: ``'detection'`` (COCO boxes and masks), ``'semseg'`` (the same images with maps of labels: 0 for the
+            background, 1 to 10 for the digits 0 to 9) or ``'classification'`` (one folder per class).
         seed: Seed of everything random, including the split of the source digits.
         image_size: Side of the square images in pixels.
         digit_size: Minimum and maximum height of a digit in pixels.
-        digits_per_image: Minimum and maximum number of digits in an image (detection).
-        train_images: Number of training images (detection).
-        val_images: Number of validation images (detection).
+        digits_per_image: Minimum and maximum number of digits in an image (not for classification).
+        train_images: Number of training images (not for classification).
+        val_images: Number of validation images (not for classification).
 
     Raises:
         ValueError: If a value is out of range, or if digits do not fit into an image.
@@ -79,11 +80,12 @@ def build(spec: DigitsSpec, folder: Path,
         progress: Called with the number of images done, the total, and the name of the split.
 
     Returns:
-        Number of images and, for detection, digits in each split.
+        Number of images and, of those with several digits, digits in each split.
     """
     images, labels = load_source_digits()
     sources = split_sources(labels, spec.seed)
-    writer = _write_detection_split if spec.task == 'detection' else _write_classification_split
+    writer = dict(detection=_write_detection_split, semseg=_write_semseg_split,
+                  classification=_write_classification_split)[spec.task]
     counts = {}
     for split in SPLITS:
         counts.update(writer(spec, Path(folder), split, images, labels, sources[split], progress))
@@ -109,27 +111,48 @@ def split_sources(labels: np.ndarray, seed: int) -> Dict[str, np.ndarray]:
     return {split: np.sort(np.array(indices)) for split, indices in parts.items()}
 
 
-def _write_detection_split(spec, folder, split, images, labels, sources, progress):
+def _scenes(spec, split, images, sources, progress):
+    """Yield name, image and placed digits of each scene of a split."""
     total = spec.train_images if split == 'train' else spec.val_images
-    (folder / split).mkdir()
-    (folder / 'annotations').mkdir(exist_ok=True)
     deck = _Deck(sources, np.random.default_rng([spec.seed, SPLITS.index(split)]))
-    records, annotations = [], []
     for number in range(total):
         rng = np.random.default_rng([spec.seed, SPLITS.index(split), number])
-        picture, placed = render_scene(spec, images, deck, rng)
-        record = dict(id=number + 1, file_name=f'{number:05d}.png', width=spec.image_size, height=spec.image_size)
-        _write_png(folder / split / record['file_name'], picture)
+        yield f'{number:05d}.png', *render_scene(spec, images, deck, rng)
+        progress(number + 1, total, split)
+
+
+def _write_detection_split(spec, folder, split, images, labels, sources, progress):
+    (folder / split).mkdir()
+    (folder / 'annotations').mkdir(exist_ok=True)
+    records, annotations = [], []
+    for name, picture, placed in _scenes(spec, split, images, sources, progress):
+        record = dict(id=len(records) + 1, file_name=name, width=spec.image_size, height=spec.image_size)
+        _write_png(folder / split / name, picture)
         records.append(record)
         for source, mask in placed:
             annotations.append(_annotation(len(annotations) + 1, record['id'], int(labels[source]), source, mask))
-        progress(number + 1, total, split)
     _write_json(folder / 'annotations' / f'{split}.json', dict(
         info=dict(description='Handwritten digits of scikit-learn on uneven backgrounds', spec=spec.as_dict()),
         images=records,
         annotations=annotations,
         categories=[dict(id=index + 1, name=name, supercategory='digit') for index, name in enumerate(CLASSES)]))
-    return {f'{split} images': total, f'{split} digits': len(annotations)}
+    return {f'{split} images': len(records), f'{split} digits': len(annotations)}
+
+
+def _write_semseg_split(spec, folder, split, images, labels, sources, progress):
+    pictures, maps = folder / 'images' / split, folder / 'annotations' / split
+    pictures.mkdir(parents=True)
+    maps.mkdir(parents=True)
+    counts = {f'{split} images': 0, f'{split} digits': 0}
+    for name, picture, placed in _scenes(spec, split, images, sources, progress):
+        truth = np.zeros(picture.shape[:2], np.uint8)
+        for source, mask in placed:
+            truth[mask] = 1 + labels[source]
+        _write_png(pictures / name, picture)
+        _write_png(maps / name, truth)
+        counts[f'{split} images'] += 1
+        counts[f'{split} digits'] += len(placed)
+    return counts
 
 
 def _write_classification_split(spec, folder, split, images, labels, sources, progress):

@@ -21,6 +21,7 @@ HOSTS = ('mmengine', 'mmcv', 'mmdet', 'mmpretrain')
 PARTS_OF_OTHERS = ('mmcv.ops', 'pkg_resources', 'mmrev.registry')
 REQUIRED = ('torch', 'torchvision', 'numpy', 'cv2', *HOSTS, *PARTS_OF_OTHERS)
 OPTIONAL = {  # module: its purpose, its distribution
+    'mmseg': ('semantic segmentation', 'mmsegmentation'),
     'tensorboard': ('curves in TensorBoard', 'tensorboard'),
     'matplotlib': ('pictures of curves', 'matplotlib'),
     'sklearn': ('the digits data set of the quickstart', 'scikit-learn'),

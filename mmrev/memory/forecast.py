@@ -1,4 +1,4 @@
-"""Peak bytes of a training step, foretold without its arithmetic or counted in a real one."""
+"""Peak bytes of a training step, predicted without its arithmetic or counted in a real one."""
 import contextlib
 from collections import defaultdict
 from typing import Any, Dict, Iterator, List, Sequence
@@ -90,7 +90,7 @@ def _by_path(allocations: Any, depth: int) -> Dict[str, int]:
 
 
 class Forecaster:
-    """Foretells steps of a config, without computing what depends on images or weights.
+    """Predicts steps of a config, without computing what depends on images or weights.
 
     Args:
         cfg: The config.
@@ -108,7 +108,7 @@ class Forecaster:
         self._fake = building.fake
 
     def __call__(self, batch: Batch) -> Forecast:
-        """Foretell a step.
+        """Predict a step.
 
         Raises:
             ProblemError: If the model does not train on such a batch.

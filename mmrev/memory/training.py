@@ -62,13 +62,14 @@ class Training:
         if cfg.get('data_preprocessor'):
             config.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
         with phase('`model` cannot be built', f'Fix it in {cfg.filename}; `mmrev check` says more'):
-            self.model: Any = revert_sync_batchnorm(MODELS.build(config))
+            self.model: Any = MODELS.build(config)
         self.kind = _kind(self.model)
         self._masks = _loads(cfg, 'with_mask')
         self._stuff = _loads(cfg, 'with_seg')
         self._classes = _num_classes(cfg.model)
         with phase('what the config changes in the model', f'Fix it in {cfg.filename}; --traceback shows where'):
-            self._change(cfg)
+            self._change(cfg)  # as the hooks see it, with its synchronized norms
+        self.model = revert_sync_batchnorm(self.model)
         self._averaged = any(_name(hook) == 'EMAHook' for hook in cfg.get('custom_hooks') or ())
         self.model.train()
         prepare(self.model)

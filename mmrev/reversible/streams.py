@@ -165,7 +165,8 @@ def _dense(x: Tensor) -> Tensor:
 
 def _holders(x: Tensor) -> int:
     """How many tensors share the storage of ``x``."""
-    return torch._C._storage_Use_Count(x.untyped_storage()._cdata) - 1  # this call holds it, too
+    storage = x.untyped_storage()
+    return torch._C._storage_Use_Count(storage._cdata) - 1  # `storage` holds it, too
 
 
 def shares_memory(a: Tensor, b: Optional[Tensor]) -> bool:

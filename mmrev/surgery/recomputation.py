@@ -132,6 +132,8 @@ def _innermost(model: nn.Module, needs_norm: bool) -> List[nn.Module]:
 
 
 def _is_block(module: nn.Module, needs_norm: bool) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+        return False
     ndims = [m.weight.ndim for m in module.modules() if isinstance(getattr(m, 'weight', None), Tensor)]
     return sum(ndim > 1 for ndim in ndims) > 1 and (1 in ndims or not needs_norm)
 

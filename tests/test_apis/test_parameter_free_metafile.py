@@ -15,7 +15,7 @@ from mmrev.registry import MODELS  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 ENTRIES = yaml.safe_load((ROOT / 'configs/parameter_free/metafile.yml').read_text())['Models']
-CLASSIFIERS = [entry for entry in ENTRIES if 'rcnn' not in entry['Name']]
+CLASSIFIERS = [entry for entry in ENTRIES if entry['Results'][0]['Task'] == 'Image Classification']
 TOP1 = {'pf-resnet50-conv': 76.2, 'pf-resnet50-max': 74.3, 'pf-resnet50-hybrid': 77.1, 'pf-resnet50-conv-cutmix': 77.6,
         'pf-resnet50-max-longer': 75.5, 'pf-resnet50-hybrid-longer': 78.0,
         'pf-resnet50-conv-deit': 78.8, 'pf-vit-s-max-vanilla': 74.2, 'pf-vit-s-max-cutmix': 77.3, 'pf-vit-s-max': 79.8,

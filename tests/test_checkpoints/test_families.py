@@ -11,7 +11,8 @@ from support.golden import GoldenRecord
 
 RECORDS = {
     'revbifpn_s0': 'revbifpn', 'revbifpn_s1': 'revbifpn', 'iabn_resnet50': 'inplace_abn',
-    'iabn_wider_resnet16': 'inplace_abn', 'iabn_densenet121': 'inplace_abn', 'pf_resnet50_max': 'parameter_free',
+    'iabn_wider_resnet16': 'inplace_abn', 'iabn_densenet121': 'inplace_abn',
+    'iabn_deeplab_wider_resnet16_a2': 'inplace_abn_deeplab', 'pf_resnet50_max': 'parameter_free',
     'pf_resnet50_hybrid': 'parameter_free', 'pf_vit_s_max': 'parameter_free', 'pf_pit_s_max': 'parameter_free',
     'mmpretrain_revvit_small': 'revvit', 'minrev_vit': 'minrev', 'minrev_swin': 'minrev', 'minrev_mvit': 'minrev'}
 

@@ -41,7 +41,7 @@ HEALTHY = {
         def get_compiling_cuda_version(): return 'not available'
         ''',
     'mmdet': "__version__ = '3.3.0'",
-    'mmpretrain': "__version__ = '1.2.0'",
+    'mmpretrain': "__version__ = '1.2.0'", 'mmseg': '',
     'pkg_resources': '',
     'tensorboard': '', 'matplotlib': '', 'sklearn': '',
     'inplace_abn': 'raise ModuleNotFoundError("No module named \'inplace_abn\'", name="inplace_abn")',

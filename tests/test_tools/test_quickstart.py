@@ -38,6 +38,22 @@ def test_the_quickstart_leaves_checkpoint_pictures_and_table(tmp_path):
     assert all(word in closing for word in ('mAP50', '"9"', 'detections.png', 'curves.png', 'best_coco', 'data/digits'))
 
 
+@pytest.mark.subprocess
+@pytest.mark.slow
+def test_the_quickstart_of_segmentation_draws_labels_beside_the_truth(tmp_path):
+    pytest.importorskip('mmseg')
+    done = subprocess.run(
+        [sys.executable, str(TOOLS / 'quickstart.py'), '--task', 'semseg', '--train-images', '8', '--val-images', '2',
+         '--cfg-options', 'train_cfg.max_epochs=1', 'train_dataloader.num_workers=0',
+         'train_dataloader.persistent_workers=False'], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    run = tmp_path / 'work_dirs' / 'quickstart_semseg' / 'run1'
+    assert (run / 'segmentation.png').stat().st_size > 20_000
+    assert 0 <= json.loads((run / 'result.json').read_text())['mIoU'] <= 100
+    closing = done.stdout.split('Validation, labels of pixels')[1]
+    assert all(word in closing for word in ('mIoU', 'segmentation.png', 'best_mIoU', 'data/digits_seg'))
+
+
 def test_a_complete_run_is_followed_by_a_new_one_and_an_interrupted_one_is_resumed(tmp_path):
     assert quickstart.run_folder(tmp_path) == (tmp_path / 'run1', False)
     (tmp_path / 'run1').mkdir()

@@ -1,7 +1,8 @@
-"""Make a detection or a classification data set of scikit-learn's handwritten digits; no download is needed.
+"""Make a data set for detection, segmentation or classification of scikit-learn's digits; no download is needed.
 
 Examples:
     python tools/dataset_converters/digits.py                          # COCO boxes and masks in data/digits
+    python tools/dataset_converters/digits.py --task semseg            # images and maps of labels in data/digits_seg
     python tools/dataset_converters/digits.py --task classification    # one folder per class in data/digits_cls
 
 The folder appears under its name only when it is complete. Same options, same bytes.
@@ -18,10 +19,11 @@ from typing import Dict, Iterator, List, Optional
 
 from mmrev.datasets.digits import TASKS, DigitsSpec, build
 
-MARKER = 'mmrev_digits.json'  # says that a folder is ours and what is in it
-DEFAULT_OUT = dict(detection='data/digits', classification='data/digits_cls')
+MARKER = 'mmrev_digits.json'  # marks a folder as ours and lists what is in it
+DEFAULT_OUT = dict(detection='data/digits', semseg='data/digits_seg', classification='data/digits_cls')
 TASK_DEFAULTS = dict(
     detection=dict(image_size=128, digit_size=(24, 48)),
+    semseg=dict(image_size=128, digit_size=(24, 48)),
     classification=dict(image_size=32, digit_size=(20, 25)))
 
 
@@ -68,15 +70,16 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
         description=__doc__.split('\n', 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     defaults = DigitsSpec()
     parser.add_argument('--task', choices=TASKS, default='detection')
-    parser.add_argument('--out', metavar='DIR', help='folder to make; data/digits or data/digits_cls if not given')
+    parser.add_argument('--out', metavar='DIR',
+                        help='folder to make; by default data/digits, data/digits_seg or data/digits_cls')
     parser.add_argument('--seed', type=int, default=defaults.seed)
     parser.add_argument('--image-size', type=int, help='side in pixels; 128, for classification 32, if not given')
     parser.add_argument('--digit-size', type=int, nargs=2, metavar=('MIN', 'MAX'),
                         help='height in pixels; 24 48, for classification 20 25, if not given')
     parser.add_argument('--digits-per-image', type=int, nargs=2, metavar=('MIN', 'MAX'),
-                        default=defaults.digits_per_image, help='for detection')
-    parser.add_argument('--train-images', type=int, default=defaults.train_images, help='for detection')
-    parser.add_argument('--val-images', type=int, default=defaults.val_images, help='for detection')
+                        default=defaults.digits_per_image, help='not for classification')
+    parser.add_argument('--train-images', type=int, default=defaults.train_images, help='not for classification')
+    parser.add_argument('--val-images', type=int, default=defaults.val_images, help='not for classification')
     parser.add_argument('--overwrite', action='store_true',
                         help='replace a folder that this tool made with other options')
     parser.add_argument('--quiet', action='store_true', help='show no progress')
@@ -89,7 +92,7 @@ def spec_from(args: argparse.Namespace) -> DigitsSpec:
     return DigitsSpec(
         task=args.task,
         seed=args.seed,
-        image_size=args.image_size or sizes['image_size'],
+        image_size=sizes['image_size'] if args.image_size is None else args.image_size,
         digit_size=tuple(args.digit_size or sizes['digit_size']),
         digits_per_image=tuple(args.digits_per_image),
         train_images=args.train_images,
@@ -97,10 +100,10 @@ def spec_from(args: argparse.Namespace) -> DigitsSpec:
 
 
 def is_complete(out: Path, spec: DigitsSpec, overwrite: bool) -> bool:
-    """Tell whether ``out`` already holds the data set of ``spec``.
+    """Return whether ``out`` already holds the data set of ``spec``.
 
     Raises:
-        FolderError: If ``out`` holds anything that must not be replaced.
+        FolderError: If ``out`` contains anything that must not be replaced.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
@@ -141,7 +144,7 @@ def make(spec: DigitsSpec, out: Path, quiet: bool = False) -> Dict[str, int]:
 
 
 def read_marker(folder: Path) -> Optional[dict]:
-    """What this tool noted in a folder of its own; None for any other folder."""
+    """What this tool recorded in a folder of its own; None for any other folder."""
     try:
         return json.loads((folder / MARKER).read_text(encoding='utf-8'))
     except (OSError, ValueError):
@@ -149,7 +152,7 @@ def read_marker(folder: Path) -> Optional[dict]:
 
 
 def show_progress(done: int, total: int, what: str) -> None:
-    """Print the share of a split's images that is done: one line that renews itself, on a terminal only."""
+    """Print the share of a split's images that is done: one line that is updated, only on a terminal."""
     if sys.stderr.isatty():
         print(f'\r{what}: {done}/{total} images', end='\n' if done == total else '', file=sys.stderr, flush=True)
     elif done == total:

@@ -1,4 +1,4 @@
-"""What the backbones with activated norms have in common."""
+"""What backbones whose norms include the activation share."""
 import math
 from typing import List, Optional, Sequence, Union
 
@@ -13,12 +13,12 @@ DEFAULT_NORM = dict(type='mmrev.InPlaceABN', activation='leaky_relu', activation
 
 
 def activated_norm(norm_cfg: dict, channels: int, activation: Optional[str] = None) -> Union[ABN, BatchNormAct]:
-    """Build a norm that holds its activation.
+    """Build a norm that includes its activation.
 
     Args:
         norm_cfg: ``mmrev.InPlaceABN``, ``mmrev.InPlaceABNSync``, ``mmrev.ABN`` or ``mmrev.BatchNormAct``.
         channels: Channels of its input.
-        activation: In place of that of ``norm_cfg``.
+        activation: Replaces that of ``norm_cfg``.
 
     Raises:
         ValueError: For a norm without an activation.
@@ -41,6 +41,14 @@ def _not_activated(norm_cfg: dict) -> str:
             f'or mmrev.BatchNormAct (plain batch norm and activation); got {norm_cfg}')
 
 
+def xavier_init(norm_cfg: dict) -> List[dict]:
+    """Initialize convolutions with Xavier's normal distribution and the gain of the norm's activation."""
+    slope = norm_cfg.get('activation_param')
+    leaky = norm_cfg.get('activation', 'leaky_relu') == 'leaky_relu'
+    gain = math.sqrt(2 / (1 + (0.01 if slope is None else slope)**2)) if leaky else math.sqrt(2)
+    return [dict(type='Xavier', layer='Conv2d', distribution='normal', gain=gain)]
+
+
 def image_stem(in_channels: int, channels: int, deep: bool, norm_cfg: dict) -> nn.Sequential:
     """Convolution of stride 2, 7x7 or (``deep``) three 3x3, and max pooling: to a quarter of the resolution.
 
@@ -59,7 +67,7 @@ def image_stem(in_channels: int, channels: int, deep: bool, norm_cfg: dict) -> n
 
 
 class ActivatedBackbone(Backbone):
-    """Backbone whose norms hold their activation, with a level per stage.
+    """Backbone whose norms include their activation, with a level per stage.
 
     Args:
         num_levels: Stages.
@@ -68,7 +76,7 @@ class ActivatedBackbone(Backbone):
         frozen_stages: See :class:`~mmrev.models.backbone.Backbone`.
         norm_eval: See there.
         norm_cfg: Norm with activation; None for :data:`DEFAULT_NORM`.
-        init_cfg: Initialization; by default Xavier's, normal, with the gain of the activation, as published.
+        init_cfg: Initialization; by default Xavier, normal, with the gain of the activation, as published.
     """
 
     def __init__(self, num_levels: int, in_channels: int, out_indices: Union[int, Sequence[int]], frozen_stages: int,
@@ -79,14 +87,9 @@ class ActivatedBackbone(Backbone):
         self.norm_cfg = norm_cfg
         self.in_channels = in_channels
 
-    @staticmethod
-    def _default_init(norm_cfg: dict) -> List[dict]:
-        slope = norm_cfg.get('activation_param')
-        leaky = norm_cfg.get('activation', 'leaky_relu') == 'leaky_relu'
-        gain = math.sqrt(2 / (1 + (0.01 if slope is None else slope)**2)) if leaky else math.sqrt(2)
-        return [dict(type='Xavier', layer='Conv2d', distribution='normal', gain=gain)]
+    _default_init = staticmethod(xavier_init)
 
     def _finish(self, channels: Sequence[int]) -> None:
-        """End a constructor, given the channels of all stages."""
+        """Finish the constructor, given the channels of all stages."""
         self.channels = tuple(channels[i] for i in self.out_indices)
         self._freeze_stages()

@@ -1,8 +1,9 @@
 """Networks of residual blocks with identity mappings (He et al. 2016, arXiv:1603.05027)."""
 from typing import List, NamedTuple, Sequence, Tuple
 
-import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmrev.layers import max_pool3x3
 
 from .activated_backbone import ActivatedBackbone, activated_norm
 
@@ -19,7 +20,8 @@ class IdentityResidualBlock(nn.Module):
         dilation: Of the 3x3 convolutions.
         groups: Of the 3x3 convolution between two 1x1.
         dropout: Probability that a channel is zeroed before the last convolution.
-        begins: The block begins a stage: its input is activated already, so it has no first norm, and it projects.
+        begins: The block begins a stage: its input is already activated, so it has no first norm, and it projects the
+            shortcut.
         norm_cfg: Norm with activation.
 
     Shape:
@@ -67,9 +69,9 @@ class Stage(NamedTuple):
 class PreActivationBackbone(ActivatedBackbone):
     """A stem, then stages of blocks with identity mappings.
 
-    ``norms[i]`` activates what enters stage ``i``, and the last one the output of the network. The output of a stage is
-    returned as that activates it; it is kept for backward anyway. Only where max pooling stands between the two is the
-    plain sum returned.
+    ``norms[i]`` activates the input of stage ``i``, the last one the output of the network. The output of a stage is
+    returned after that activation, which is stored for backward anyway. If max pooling comes between the two, the plain
+    sum is returned.
 
     A subclass calls :meth:`_build` after the constructor.
     """
@@ -95,7 +97,7 @@ class PreActivationBackbone(ActivatedBackbone):
         levels: List[Tensor] = []  # the stem's output first
         for i, stage in enumerate(self.stages):
             pooled = i in self.pools
-            z = self.norms[i](F.max_pool2d(x, 3, 2, 1) if pooled else x)
+            z = self.norms[i](max_pool3x3(x, stride=2) if pooled else x)
             levels.append(x if pooled else z)
             x = stage(z)
         levels.append(self.norms[-1](x))

@@ -1,0 +1,4 @@
+"""SegFormer's head on RevBiFPN-S3, Cityscapes."""
+_base_ = './_segformer_revbifpn_cityscapes.py'
+
+model = dict(backbone=dict(arch='s3'), decode_head=dict(in_channels=[128, 160, 208, 416]))
