@@ -6,7 +6,7 @@ ARGS ?=
 JOBS ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test test-unit test-slow test-gpu lint docs doctor wheel benchmark benchmark-gpu \
+.PHONY: help setup quickstart test test-unit test-slow test-faults test-kills test-gpu lint docs doctor wheel benchmark benchmark-gpu \
 	clean clean-env
 
 help:  ## this list
@@ -32,10 +32,16 @@ test: setup  ## the test suite, in two processes
 	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-unit: setup  ## what a change needs first: no other process, nothing slow; under three minutes
-	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not subprocess and not slow and not training" $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not subprocess and not slow and not training and not faults and not kills" $(ARGS)
 
 test-slow: setup  ## whole trainings, which take minutes
 	$(PY) -m pytest -m training $(ARGS)
+
+test-faults: setup  ## over 1,000 malformed inputs, each refused in two lines; under 15 minutes
+	$(PY) -m pytest -n $(JOBS) -m faults tests/test_faults $(ARGS)
+
+test-kills: setup  ## runs that are killed, terminated or out of disk space resume to the same weights; under 30 minutes
+	$(PY) -m pytest -n $(JOBS) -m kills tests/test_faults $(ARGS)
 
 lint: setup  ## ruff and mypy, in seconds
 	$(ENV)/bin/ruff check .

@@ -1,25 +1,31 @@
-"""Stock networks of mmdet and mmpretrain beside the same with `mmrev.save_memory` and with PyTorch's checkpointing.
+"""Stock networks of mmdet and mmpretrain compared with `mmrev.save_memory` and with PyTorch's checkpointing.
 
     python benchmarks/any_network.py                    # memory and errors of all, some minutes on two cores
     python benchmarks/any_network.py time --only r50    # the time of a step, in turn with that of the stock network
     python benchmarks/any_network.py table              # what was measured so far, as the table of docs/memory.md
+    python benchmarks/any_network.py table picture      # and as the picture of README.md
+    python benchmarks/any_network.py detectors          # whole detectors, predicted
 
-Memory is bytes per image, kept for backward and at the peak of a training step: the slope between two batch sizes, so
-weights and their gradients are not in it. Errors are the largest differences of outputs, gradients and statistics from
-those of the stock network in float64, relative to the largest of their kind. Time is that of the process on one thread;
-nothing else may run on the machine while it is taken.
+Memory is bytes per image, stored for backward and at the peak of a training step: the slope between two batch sizes, so
+weights and their gradients are not included. Errors are the largest differences of outputs, gradients and statistics
+from those of the stock network in float64, relative to the largest value of each kind; in float32 and under autocast to
+bfloat16, relative to the stock network's own noise. Time is that of the process on one thread; nothing else may run on
+the machine meanwhile.
 """
 import argparse
+import contextlib
 import copy
 import json
 import statistics
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.checkpoint import CheckpointPolicy, checkpoint, create_selective_checkpoint_contexts
 
 import mmrev
@@ -28,7 +34,11 @@ from mmrev.testing import PeakMemory
 
 MIB = 2**20
 BATCHES = 2, 4
-FORMS = ('cheap', 'blocks', 'checkpoint', 'selective')
+ERROR_SIZE = 96  # pixels
+LOW = 'float32', 'bfloat16'
+FORMS = ('cheap', 'blocks', 'checkpoint', 'selective', 'with_cp', 'compile')
+BUDGET = 0.5  # of torch.compile: 1 recomputes what is fused, 0 everything
+PARTS = {'memory', 'error', 'time', 'table', 'detectors', 'picture'}
 
 
 class Network(NamedTuple):
@@ -36,6 +46,12 @@ class Network(NamedTuple):
     config: Dict[str, Any]
     size: int = 224
     device: str = 'meta'
+
+    @property
+    def smaller(self) -> int:
+        """Its size, or a smaller one if it takes any."""
+        fixed = 'img_size' in self.config or self.config['type'] == 'mmpretrain.EfficientFormer'
+        return self.size if fixed else min(self.size, ERROR_SIZE)
 
 
 def _mmpretrain(type: str, *args: Any, size: int = 224, device: str = 'meta', **config: Any) -> Network:
@@ -88,23 +104,30 @@ NETWORKS: Dict[str, Network] = {
                               layer_cfgs=dict(num_heads=6, feedforward_channels=3 * 384), device='cpu'),
 }
 
+DETECTORS = {  # configs, height and width
+    'YOLOX-s': ('mmdet::yolox/yolox_s_8xb8-300e_coco.py', 640, 640),
+    'RTMDet-tiny': ('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py', 640, 640),
+    'Faster R-CNN R50-FPN': ('mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 800, 1344),
+    'Mask R-CNN Swin-T': ('mmdet::swin/mask-rcnn_swin-t-p4-w7_fpn_ms-crop-3x_coco.py', 800, 1344),
+}
 
-def build(network: Network) -> nn.Module:
-    """The stock network, in training mode."""
+
+def build(network: Network, **changes: Any) -> nn.Module:
+    """The stock network, in training mode, with changes of its config."""
     from mmdet.registry import MODELS as mmdet_models
     from mmpretrain.registry import MODELS as mmpretrain_models
     torch.manual_seed(0)
     registry = mmdet_models if network.config['type'].startswith('mmdet') else mmpretrain_models
-    model = registry.build(copy.deepcopy(network.config))
+    model = registry.build({**copy.deepcopy(network.config), **changes})
     model.train()
     return model
 
 
 def prepare(model: nn.Module, form: str) -> nn.Module:
-    """One of the forms; PyTorch's checkpointing takes the same blocks as ours."""
+    """One of the forms; PyTorch's checkpointing gets the same blocks as ours."""
     if form in ('cheap', 'blocks'):
         mmrev.save_memory(model, form)
-    elif form != 'plain':
+    elif form in ('checkpoint', 'selective'):
         context = dict(context_fn=partial(create_selective_checkpoint_contexts, _policy)) if form == 'selective' else {}
         for block in find_blocks(model):
             block.forward = partial(checkpoint, block.forward, use_reentrant=False, **context)
@@ -128,15 +151,18 @@ def total(outputs: Any) -> torch.Tensor:
 
 
 def measure_memory(network: Network, form: str, autocast: bool) -> Dict[str, float]:
-    """MiB per image, kept after the forward and at the peak."""
+    """MiB per image, stored after the forward and at the peak."""
     device = 'cpu' if autocast else network.device
+    fake = FakeTensorMode(allow_non_fake_inputs=True) if autocast else contextlib.nullcontext()
     ends: List[Any] = []
     for batch in BATCHES:
-        model = prepare(build(network), form).to(device)
-        for p in model.parameters():
-            p.grad = torch.zeros_like(p) if p.requires_grad else None
-        images = torch.zeros(batch, 3, network.size, network.size, device=device)
-        with PeakMemory() as memory:
+        changes = dict(with_cp=True) if form == 'with_cp' else {}
+        model = prepare(build(network, **changes), form).to(device)
+        with fake:
+            images = torch.zeros(batch, 3, network.size, network.size, device=device)
+        with fake, PeakMemory() as memory:
+            for p in model.parameters():
+                p.grad = torch.zeros_like(p) if p.requires_grad else None
             with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
                 outputs = model(images)
             kept = memory.current
@@ -146,33 +172,96 @@ def measure_memory(network: Network, form: str, autocast: bool) -> Dict[str, flo
     return {key: (b - a) / (BATCHES[1] - BATCHES[0]) / MIB for key, a, b in zip(('kept', 'peak'), few, many)}
 
 
-def measure_error(network: Network, form: str) -> float:
-    """Largest difference of outputs, gradients and buffers from those of the stock network, in float64."""
-    results: List[Dict[str, Dict[str, torch.Tensor]]] = []
-    model = build(network).double()
-    images = torch.randn(2, 3, network.size, network.size, dtype=torch.float64)
-    for kind in ('plain', form):
-        copied = prepare(copy.deepcopy(model), kind)
-        torch.manual_seed(1)
-        outputs = copied(images)
-        torch.manual_seed(2)
-        _weighted(outputs).backward()
-        results.append(dict(
-            outputs={'': _weighted(outputs).detach()},
-            gradients={name: p.grad for name, p in copied.named_parameters() if p.grad is not None},
-            buffers={name: b for name, b in copied.named_buffers() if b.is_floating_point()}))
+def measure_compiled(network: Network) -> Dict[str, float]:
+    """MiB per image that ``torch.compile`` with a memory budget keeps; its peak is not measured."""
+    import torch._functorch.config
+    torch._functorch.config.activation_memory_budget = BUDGET
+    sizes = []
+    for batch in BATCHES:
+        torch._dynamo.reset()
+        model = build(network)
+        images = torch.zeros(batch, 3, network.size, network.size)
+        outputs = torch.compile(model, backend='aot_eager_decomp_partition')(images)
+        sizes.append(_saved_bytes(total(outputs), [images, *model.parameters()]))
+    return dict(kept=(sizes[1] - sizes[0]) / (BATCHES[1] - BATCHES[0]) / MIB)
+
+
+def _saved_bytes(output: torch.Tensor, apart: List[torch.Tensor]) -> int:
+    """Bytes that the graph of an output holds."""
+    nodes, found = [output.grad_fn], {}
+    seen = {None}
+    while nodes:
+        node = nodes.pop()
+        if node not in seen:
+            seen.add(node)
+            nodes += [following for following, _ in node.next_functions]
+            saved = [getattr(node, name) for name in dir(node) if name.startswith('_saved_')]
+            for x in tree_leaves([saved, getattr(node, 'saved_tensors', ())]):
+                if isinstance(x, torch.Tensor):
+                    found[x.untyped_storage()._cdata] = x.untyped_storage().nbytes()
+    for x in apart:
+        found.pop(x.untyped_storage()._cdata, None)
+    return sum(found.values())
+
+
+def measure_error(network: Network, form: str, size: int = 0, low: Sequence[str] = LOW) -> Dict[str, float]:
+    """Largest difference from the stock network of outputs, gradients and buffers, relative to the largest of a kind.
+
+    That of float32 and of autocast to bfloat16 is divided by the stock network's own noise: its largest difference if
+    each value of the images changes by half a rounding.
+
+    Args:
+        network: The network.
+        form: Of :data:`FORMS`.
+        size: Of the images; by default 96 pixels if the network takes images of any size.
+        low: Which of float32 and bfloat16 to measure besides float64.
+    """
+    size = size or network.smaller
+    stock = build(network)
+    torch.manual_seed(3)
+    images = torch.randn(2, 3, size, size, dtype=torch.float64)
+    sign = torch.randn_like(images).sign()
+    found = dict(error=_difference(*(_step(stock.double(), kind, images) for kind in ('plain', form))))
+    for kind in low:
+        autocast = kind == 'bfloat16'
+        plain, ours = (_step(stock.float(), f, images.float(), autocast) for f in ('plain', form))
+        found[kind] = _difference(plain, ours)
+        if found[kind]:
+            noise = torch.finfo(getattr(torch, kind)).eps / 2 * sign
+            found[kind] /= _difference(plain, _step(stock, 'plain', (images * (1 + noise)).float(), autocast))
+    return found
+
+
+Results = Dict[str, Dict[str, torch.Tensor]]
+
+
+def _step(stock: nn.Module, form: str, images: torch.Tensor, autocast: bool = False) -> Results:
+    model = prepare(copy.deepcopy(stock), form)
+    torch.manual_seed(1)
+    with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+        outputs = model(images)
+    loss = _weighted(outputs)
+    torch.manual_seed(2)
+    loss.backward()
+    return dict(outputs={'': loss.detach()},
+                gradients={name: p.grad for name, p in model.named_parameters() if p.grad is not None},
+                buffers={name: b for name, b in model.named_buffers() if b.is_floating_point()})
+
+
+def _difference(plain: Results, ours: Results) -> float:
     errors = [0.]
-    for kind, plain in results[0].items():
-        ours = results[1][kind]
-        assert plain.keys() == ours.keys()
-        largest = max((v.abs().max().item() for v in plain.values()), default=0.) or 1.
-        errors += [(plain[name] - ours[name]).abs().max().item() / largest for name in plain]
+    for kind, values in plain.items():
+        assert values.keys() == ours[kind].keys()
+        values = {name: value for name, value in values.items() if value.numel()}
+        largest = max((v.abs().max().item() for v in values.values()), default=0.) or 1.
+        errors += [(v - ours[kind][name]).abs().max().item() / largest for name, v in values.items()]
     return max(errors)
 
 
 def _weighted(outputs: Any) -> torch.Tensor:
     if isinstance(outputs, torch.Tensor):
-        weights = torch.arange(outputs.numel(), dtype=outputs.dtype, device=outputs.device)
+        outputs = outputs if outputs.dtype == torch.float64 else outputs.float()
+        weights = torch.arange(outputs.numel(), dtype=outputs.dtype)
         return (outputs * (weights * 0.7).sin().view(outputs.shape)).sum()
     return sum(_weighted(o) for o in outputs if o is not None)
 
@@ -193,29 +282,82 @@ def measure_time(network: Network, form: str, rounds: int, batch: int) -> float:
     return statistics.median(ratios[2:])
 
 
+def measure_detector(config: str, height: int, width: int, level: str) -> float:
+    """MiB per image at the peak of a training step of a whole detector, foretold as by ``mmrev memory``."""
+    from mmrev.apis.run import load_config
+    from mmrev.memory.forecast import Forecaster
+    from mmrev.memory.training import Batch
+    cfg = load_config(config, {})
+    if level != 'plain':
+        hook = dict(type='mmrev.SaveMemoryHook', level=level)
+        cfg.custom_hooks = [*(cfg.get('custom_hooks') or ()), hook]
+    forecaster = Forecaster(cfg)
+    few, many = (forecaster(Batch(batch, height, width)).peak for batch in BATCHES)
+    return (many - few) / (BATCHES[1] - BATCHES[0]) / MIB
+
+
+def detectors(only: str) -> None:
+    """Print what whole detectors need."""
+    print('| detector | size | stock, MiB | cheap | blocks |\n|---|---|---|---|---|')
+    for name, (config, height, width) in DETECTORS.items():
+        if only.lower() in name.lower():
+            plain, *saving = (measure_detector(config, height, width, level) for level in ('plain', *FORMS[:2]))
+            cells = ' | '.join(f'{peak:,.0f} ({peak / plain:.2f})' for peak in saving)
+            print(f'| {name} | {height}x{width} | {plain:,.0f} | {cells} |', flush=True)
+
+
 def table(figures: Dict[str, Any]) -> str:
     """Markdown: shares of the stock network's bytes and time."""
-    lines = ['| network | size | stock, MiB | cheap | blocks | checkpointing | selective | error |',
-             '|---|---|---|---|---|---|---|---|']
+    lines = ['| network | size | stock, MiB | cheap | blocks | checkpointing | selective | with_cp | compile | error |',
+             '|---|---|---|---|---|---|---|---|---|---|']
     for name, row in figures.items():
+        if not row['plain']:
+            continue  # only its time has been measured
         cells = [_cell(row, form) for form in FORMS]
-        error = max((row[form]['error'] for form in FORMS[:2] if 'error' in row.get(form, {})), default=None)
         lines.append(f'| {name} | {NETWORKS[name].size} | {row["plain"]["kept"]:.1f} | {" | ".join(cells)} | '
-                     f'{"" if error is None else f"{error:.0e}" if error else "0"} |')
+                     f'{_errors(row)} |')
     return '\n'.join(lines)
+
+
+def draw(figures: Dict[str, Any], file: Path) -> None:
+    """Peak bytes of a training step of each network, relative to the stock network's."""
+    from matplotlib.figure import Figure
+    shown = {'cheap': ("mmrev, level='cheap'", 'o', '#1b6ca8'), 'blocks': ("mmrev, level='blocks'", 's', '#d1495b'),
+             'selective': ('selective checkpointing', '|', '#777777'), 'checkpoint': ('checkpointing', 'x', '#777777')}
+    rows = {name: row for name, row in figures.items() if row['plain']}
+    names = sorted(rows, key=lambda name: rows[name]['cheap']['peak'] / rows[name]['plain']['peak'])
+    figure = Figure(figsize=(9, 8), layout='constrained')
+    axes = figure.subplots()
+    for form, (label, marker, colour) in shown.items():
+        got = [(rows[name][form]['peak'] / rows[name]['plain']['peak'], y) for y, name in enumerate(names)
+               if 'peak' in rows[name].get(form, {})]
+        axes.scatter(*zip(*got), label=label, marker=marker, color=colour, zorder=2)
+    axes.set_yticks(range(len(names)), names, fontsize='small')
+    axes.grid(color='#dddddd')
+    axes.set(xlim=(0, 1.02), ylim=(-1, len(names)),
+             xlabel="peak bytes per image of a training step, relative to the stock network's")
+    axes.legend(loc='lower right')
+    figure.savefig(file, dpi=110)
+
+
+def _errors(row: Dict[str, Any]) -> str:
+    found = [row[form] for form in FORMS[:2] if 'error' in row.get(form, {})]
+    worst = [max(got[key] for got in found) for key in ('error', 'float32', 'bfloat16')] if found else []
+    return ', '.join(f'{error:.0e}' if error else '0' for error in worst)
 
 
 def _cell(row: Dict[str, Any], form: str) -> str:
     got = row.get(form, {})
-    shares = [f'{got[key] / row["plain"][key]:.2f}' for key in ('kept', 'peak') if key in got]
-    return ', '.join(shares + ([f'{got["time"]:.2f}'] if 'time' in got else [])) or got.get('failure', '')
+    shares = [f'{got[key] / row["plain"][key]:.2f}' for key in ('kept', 'peak') if key in got and row['plain']]
+    shares += [f'{got["time"]:.2f}'] if 'time' in got else []
+    return ', '.join(shares) or got.get('failure') or _errors({form: got})
 
 
 def main(argv=None):
     """Measure, write the figures after every network, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0],
                                      formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('parts', nargs='*', default=['memory', 'error'], help='of memory, error, time, table')
+    parser.add_argument('parts', nargs='*', default=['memory', 'error'], help=f'of {", ".join(sorted(PARTS))}')
     parser.add_argument('--only', default='', help='networks whose name holds this')
     parser.add_argument('--forms', nargs='+', default=list(FORMS), choices=FORMS)
     parser.add_argument('--autocast', action='store_true', help='memory under autocast to bfloat16')
@@ -223,13 +365,15 @@ def main(argv=None):
     parser.add_argument('--batch', type=int, default=2, help='images of a timed step')
     parser.add_argument('--out', type=Path, default='work_dirs/benchmark_any_network.json')
     args = parser.parse_args(argv)
-    unknown = set(args.parts) - {'memory', 'error', 'time', 'table'}
+    unknown = set(args.parts) - PARTS
     if unknown:
-        parser.error(f'unknown part: {", ".join(sorted(unknown))}; there are memory, error, time, table')
+        parser.error(f'unknown part: {", ".join(sorted(unknown))}; there are {", ".join(sorted(PARTS))}')
     torch.set_num_threads(1)
+    if 'detectors' in args.parts:
+        return detectors(args.only)
     figures = json.loads(args.out.read_text()) if args.out.exists() else {}
     for name, network in NETWORKS.items():
-        if args.only.lower() not in name.lower() or args.parts == ['table']:
+        if args.only.lower() not in name.lower() or set(args.parts) <= {'table', 'picture'}:
             continue
         row = figures.setdefault(name, {'plain': {}})
         if 'memory' in args.parts:
@@ -240,21 +384,25 @@ def main(argv=None):
         args.out.write_text(json.dumps(figures, indent=2))
         print(f'{name}: ' + '; '.join(f'{form} {_cell(row, form)}' for form in args.forms), flush=True)
     print(table(figures))
+    if 'picture' in args.parts:
+        draw(figures, args.out.with_suffix('.png'))
 
 
 def _measure(args: argparse.Namespace, network: Network, form: str, into: Dict[str, Any]) -> None:
     parts: Dict[str, Callable] = {
-        'memory': lambda: into.update(measure_memory(network, form, args.autocast)),
-        'error': lambda: form in FORMS[:2] and into.update(error=measure_error(network, form)),
-        'time': lambda: into.update(time=measure_time(network, form, args.rounds, args.batch))}
+        'memory': lambda: into.update(measure_compiled(network) if form == 'compile' else
+                                      measure_memory(network, form, args.autocast)),
+        'error': lambda: form in FORMS[:2] and into.update(measure_error(network, form)),
+        'time': lambda: form in FORMS[:4] and into.update(time=measure_time(network, form, args.rounds, args.batch))}
     into.pop('failure', None)
     try:
         for part in args.parts:
-            parts[part]()
-    except Exception as error:  # PyTorch's checkpointing refuses some networks
+            if part in parts:
+                parts[part]()
+    except Exception as error:  # PyTorch's checkpointing and compilation refuse some networks, and some lack `with_cp`
         if form in FORMS[:2]:
             raise
-        into['failure'] = f'fails: {type(error).__name__}'
+        into['failure'] = 'none' if form == 'with_cp' else f'fails: {type(error).__name__}'
 
 
 if __name__ == '__main__':

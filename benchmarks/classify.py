@@ -1,10 +1,10 @@
-"""A classifier from random weights on one's own images: RevBiFPN-S0, trained three ways, beside mmpretrain's ResNet-18.
+"""A classifier from random weights on your own images: RevBiFPN-S0, trained three ways, and mmpretrain's ResNet-18.
 
 Example:
     python benchmarks/classify.py DATA
 
 DATA holds `train/` and `val/` with one folder of images per class. All runs use the ten lines of docs/own_data.md, see
-the same images in the same order, resized crops and flips, and take the same steps; those of RevBiFPN begin with the
+the same images in the same order, resized crops and flips, and take the same steps; those of RevBiFPN start from the
 same weights. Parameters, memory per image and processor time per step (one thread) are measured on images of the
 training set.
 """

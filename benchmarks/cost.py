@@ -32,7 +32,7 @@ def measure(config: str, split: str, checkpoint: Optional[str] = None, options: 
 
     Args:
         config: Path of the config.
-        split: Whose pipeline gives the images: ``'train'``, or ``'val'`` where that of training gives random sizes.
+        split: Split whose pipeline makes the images: ``'train'``, or ``'val'`` if that of training makes random sizes.
         checkpoint: Trained weights: a detector's heads work on what its region proposals find.
         options: As ``--cfg-options``.
         steps: How many steps are timed.
@@ -65,7 +65,7 @@ def measure(config: str, split: str, checkpoint: Optional[str] = None, options: 
 
 def train_step(model: nn.Module, samples: list) -> None:
     """Forward, losses and backward; no gradients are left."""
-    torch.manual_seed(1)  # samplers and dropout draw
+    torch.manual_seed(1)  # samplers and dropout draw random numbers
     data = model.data_preprocessor(pseudo_collate(samples), True)
     loss, _ = model.parse_losses(model(**data, mode='loss'))
     loss.backward()

@@ -3,7 +3,7 @@
     python benchmarks/ddp_nodes.py
 
 Two gloo processes of one thread each train RevBiFPN-S1. With a node per stage the gradients of late stages are reduced
-while early ones are still undone, and are let go earlier.
+while early ones are still undone, and are released earlier.
 """
 import os
 import statistics
@@ -22,7 +22,7 @@ ROUNDS = 12
 
 
 class OneNode(nn.Module):
-    """All stages as one coupling, so that the engine makes one node of them."""
+    """All stages as one coupling, for which the engine makes one node."""
 
     def __init__(self, stages: nn.ModuleList):
         super().__init__()

@@ -1,7 +1,8 @@
 """Whole detectors in training: peak bytes per image with backbone, neck, heads, target assignment and losses.
 
-Boxes and images are synthetic and the same for all. To the proposals of the untrained weights come some that meet the
-boxes, as those of a trained network do: so the heads work on full samples of 512 regions per image, mask heads on 128.
+Boxes and images are synthetic and the same for all. Proposals that match the boxes are added to those of the untrained
+weights, as a trained network would propose them, so the heads get full samples of 512 regions per image, mask heads
+128.
 """
 from pathlib import Path
 from typing import Dict, List, Tuple
@@ -27,7 +28,7 @@ DETECTORS = {
 }
 NUM_BOXES = 8  # per image; COCO has 7.3
 BOX_SIZES = (32, 400)  # pixels
-GOOD_PROPOSALS = 24  # per box: more in all than the 128 that the sampler takes
+GOOD_PROPOSALS = 24  # per box: in total more than the 128 that the sampler takes
 
 
 def build_detector(config: str) -> nn.Module:
@@ -84,7 +85,7 @@ def synthetic_batch(batch: int, shape: Tuple[int, int], num_classes: int = 80) -
 
 def train_step(model: nn.Module, batch: int, shape: Tuple[int, int]) -> None:
     """Forward, losses and backward; no gradients are left."""
-    torch.manual_seed(1)  # the samplers draw
+    torch.manual_seed(1)  # the samplers draw random numbers
     images, samples = synthetic_batch(batch, shape)
     loss, _ = model.parse_losses(model(images, samples, mode='loss'))
     loss.backward()

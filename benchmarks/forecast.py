@@ -1,12 +1,12 @@
-"""`mmrev memory` beside real steps on the CPU: bytes of activations and of the peak, at two sizes and two batches.
+"""`mmrev memory` compared with real steps on the CPU: bytes of activations and of the peak, at two sizes.
 
     python benchmarks/forecast.py                 # all, an hour on two cores
-    python benchmarks/forecast.py --only yolox    # those whose name holds this
+    python benchmarks/forecast.py --only yolox    # those whose name contains this
     python benchmarks/forecast.py --table         # what was measured so far, as the table of docs/forecast.md
 
 Bytes are counted as tensors are made and freed; activations are what is alive besides weights, gradients, the
-optimizer's state and the batch. Sizes are small, for the real steps' sake. Each error is the worst of the batches, the
-bytes are those of the last.
+optimizer's state and the batch. Sizes are small because the steps really run. Each error is the worst of the batches,
+the bytes are those of the last.
 """
 import argparse
 import gc
@@ -94,7 +94,7 @@ def read(case: Case) -> Any:
 
 
 def measure(case: Case) -> Dict[str, Any]:
-    """Foretold and counted bytes, for each batch."""
+    """Predicted and counted bytes, for each batch."""
     batches = [Batch(n, *size, objects=5) for size in case.sizes for n in case.batches]
     found: Dict[str, Any] = {}
     for kind, make in (('foretold', Forecaster), ('counted', Counter)):

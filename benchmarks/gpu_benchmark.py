@@ -6,7 +6,7 @@
 
 Each network trains in float32 and in mixed precision (float16; bfloat16 on the CPU): under plain autograd, with
 activation checkpointing of the same blocks, reversibly, and reversibly with overlapped steps; two are compiled as well.
-Memory is the peak above the weights, their gradients included, per image; the largest batch is tried.
+Memory is the peak per image above the weights, including their gradients; the largest batch is found by trial.
 """
 import argparse
 import contextlib
@@ -51,7 +51,7 @@ def seconds(on: On, function: Callable[[], None]) -> float:
 
 
 def peak_bytes(on: On, function: Callable[[], None]) -> int:
-    """The peak while a function runs, above what is there before."""
+    """The peak while a function runs, above what was allocated before."""
     if not on.is_cuda:
         with PeakMemory() as memory:
             function()
@@ -77,7 +77,7 @@ def noting_lack_of_memory(lacks: List[bool]) -> Iterator[None]:
 
 
 def largest_batch(fits: Callable[[int], bool], guess: int) -> int:
-    """The largest batch that fits, to a few per cent: up or down from a guess, in steps of a sixteenth."""
+    """The largest batch that fits, within a few percent: up or down from a guess, in steps of a sixteenth."""
     batch = max(1, guess)
     change = max(1, batch // 16)
     if fits(batch):

@@ -69,7 +69,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--device', default='cuda', help='cuda, cuda:1, cpu')
     parser.add_argument('--small', action='store_true', help='few iterations')
-    parser.add_argument('--only', nargs='+', default=[''], metavar='WORD', help='checks whose names hold one of these')
+    parser.add_argument('--only', nargs='+', default=[''], metavar='WORD', help='checks with one of these in the name')
     parser.add_argument('--out', type=Path, default=ROOT / 'work_dirs' / 'gpu_check.md', help='where the lines go')
     args = parser.parse_args()
     warnings.simplefilter('ignore')

@@ -16,7 +16,7 @@ COLOURS = {'plain': '#c8553d', 'checkpoint': '#4a5899', 'reversible': '#0b6e4f',
 
 
 class Case(NamedTuple):
-    """A network in one of its modes, the side of its images in pixels, and how many of them are timed."""
+    """A network in one of its modes, the side of its images in pixels, and the batch that is timed."""
     network: str
     mode: str
     build: Callable[[], nn.Module]

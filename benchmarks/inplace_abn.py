@@ -1,11 +1,11 @@
-"""InPlace-ABN beside batch norm and in-place ReLU, activation checkpointing and efficient_conv_bn_eval, in one run.
+"""InPlace-ABN compared with batch norm and in-place ReLU, activation checkpointing and efficient_conv_bn_eval.
 
     python benchmarks/inplace_abn.py                # memory, a minute; time, about ten on two cores
     python benchmarks/inplace_abn.py memory         # one part
 
 Memory is bytes per image: kept for backward after the forward, and at the peak of a training step; the slope between 32
-and 64 images on the meta device, where nothing is computed, so weights and their gradients are not in it. Nothing else
-may run on the machine while it times.
+and 64 images on the meta device, where nothing is computed, so weights and their gradients are not included. Nothing
+else may run on the machine while it times.
 """
 import argparse
 import json
@@ -29,7 +29,7 @@ PLAIN = 'batch norm, in-place ReLU'
 
 
 class Case(NamedTuple):
-    """A network in several forms, the size of its images, and how many of which size are timed."""
+    """A network in several forms, the size of its images, and the batch and size that are timed."""
     name: str
     forms: Dict[str, Callable[[], nn.Module]]
     size: Tuple[int, int]

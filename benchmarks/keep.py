@@ -1,7 +1,7 @@
 """Memory against time: a reversible network that keeps the graphs of some of its steps.
 
-``python benchmarks/run.py keep`` takes processor time of one thread, in turns, so that it holds beside other jobs. The
-last steps are those to keep: their graphs are freed before the first step is undone.
+``python benchmarks/run.py keep`` measures processor time of one thread, in turns, so that other jobs matter little.
+The graphs of the last steps are kept: they are freed before the first step is undone.
 """
 import statistics
 import time
@@ -26,7 +26,7 @@ def last_steps(share: float, steps: int) -> List[str]:
 
 def report(rounds: int, build: Callable[..., nn.Module] = partial(RevViT, 'deit-small', 96),
            shape: Tuple[int, int] = (96, 96), batch: int = 4) -> Dict[str, Dict[str, float]]:
-    """Milliseconds of a training step and MiB an image, by what is kept."""
+    """Milliseconds of a training step and MiB per image, by what is kept."""
     sequence = next(m for m in build().modules() if isinstance(m, ReversibleSequence))
     steps = sum(len(coupling.steps()) for coupling in sequence.couplings)
     options: Dict[str, Dict[str, Any]] = {f'graph for {s:.0%}': dict(keep=last_steps(s, steps)) for s in SHARES}

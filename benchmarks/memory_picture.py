@@ -1,4 +1,4 @@
-"""MACs against training memory: RevBiFPN reversible and under plain autograd, beside EfficientNet."""
+"""MACs against training memory: RevBiFPN, reversible and under plain autograd, and EfficientNet."""
 from pathlib import Path
 from typing import Dict, List
 

@@ -1,8 +1,8 @@
 """The networks that the benchmarks measure, and one training step.
 
-On the meta device nothing is computed and nothing takes memory, and yet every tensor has its size: the bytes alive are
-those of a CPU run to the byte (`tests/test_benchmarks` holds it to that), for networks and batches of any size.
-Attention alone must be told to do there what it does on the CPU.
+On the meta device nothing is computed and nothing takes memory, but every tensor has its size: the bytes alive are
+exactly those of a CPU run (checked by `tests/test_benchmarks`), for networks and batches of any size. Only attention
+has to be told to use the operator of the CPU.
 """
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,7 @@ TRANSFORMERS = {  # by the papers' sizes
 }
 CLASSIFIER_SIZES = (224, 256, 256, 288, 320, 352, 352)  # pixels, S0 ... S6
 EFFICIENTNET_SIZES = (224, 240, 260, 300, 380, 456, 528, 600)  # pixels, B0 ... B7
-MANY = (32, 64)  # images: enough that the activations, not the weights' gradients, decide where the peak is
+MANY = (32, 64)  # images: so many that the activations, not the weights' gradients, determine the peak
 
 
 class Network(NamedTuple):
@@ -49,7 +49,7 @@ def build_backbone(arch: str, mode: str) -> nn.Module:
 def in_mode(model: nn.Module, mode: str) -> nn.Module:
     """The model in one of ``MODES``.
 
-    ``checkpoint`` recomputes the very blocks that reversibility recomputes: RevBiFPN's MBConvs, the others' couplings.
+    ``checkpoint`` recomputes the same blocks that reversibility recomputes: RevBiFPN's MBConvs, the others' couplings.
     """
     set_reversible(model, mode == 'reversible')
     for module in model.modules() if mode == 'checkpoint' else ():
@@ -61,7 +61,7 @@ def in_mode(model: nn.Module, mode: str) -> nn.Module:
 
 
 def checkpointed(blocks: Sequence[nn.Module], *streams: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-    """One block after another, keeping the streams between them alone."""
+    """One block after another, storing only the streams between them."""
     for block in blocks:
         streams = checkpoint(block, *streams, use_reentrant=False)
     return streams
@@ -135,7 +135,7 @@ _attention = F.scaled_dot_product_attention
 def _attention_of_cpu(q, k, v, attn_mask=None, dropout_p=0.):
     """On the meta device, scaled dot-product attention by the operator that the CPU would choose.
 
-    Left to itself the meta device forms the matrix of weights, which the CPU's fused operator does not.
+    By default, the meta device forms the matrix of weights, which the CPU's fused operator does not.
     """
     if q.is_meta:
         from torch.nn.attention import SDPBackend  # since PyTorch 2.3

@@ -1,8 +1,7 @@
-"""What a step of a reversible network costs beside its function: ours, a bare reversible function, checkpointing.
+"""What a step of a reversible network costs besides its function: ours, a bare reversible function, checkpointing.
 
-``python benchmarks/run.py overhead`` takes processor time of one thread, so that it holds beside other jobs. The bare
-functions are those of a textbook: they save the streams that come out, draw no random numbers, notice nothing and check
-nothing.
+``python benchmarks/run.py overhead`` measures processor time of one thread, so that other jobs matter little. The bare
+functions are those of a textbook: they save their output streams, and neither repeat random numbers nor check anything.
 """
 import statistics
 import time
@@ -148,7 +147,7 @@ def _runs(couplings: Sequence[nn.Module], plain: Sequence[Block], bare: Sequence
 
 
 def report(rounds: int) -> Dict[str, Dict[str, float]]:
-    """Microseconds a step beside its function: a training step less plain's and less a forward without a graph."""
+    """Microseconds per step besides its function: a training step, minus plain's, minus a forward without a graph."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     figures = {name: _measure(name, *build(), rounds) for name, build in NETWORKS.items()}

@@ -1,4 +1,4 @@
-"""RevBiFPN beside mmdet's ResNet-50 FPN and HRNet on one's own data, from random weights, same data and schedule.
+"""RevBiFPN, mmdet's ResNet-50 FPN and HRNet on your own data, from random weights, with the same data and schedule.
 
 Examples:
     python benchmarks/own_data.py DATA                 # boxes: Faster R-CNN
@@ -6,7 +6,7 @@ Examples:
     python benchmarks/own_data.py DATA --models revbifpn_s3 revbifpn_s3_plain resnet50_fpn hrnetv2p_w18
 
 DATA holds `annotations/train.json` and `annotations/val.json` in COCO's format, and the images in `train/` and `val/`.
-Everything but the backbone with its neck is the same for all: images, batches, steps, optimizer, heads. Parameters,
+Everything except backbone and neck is the same for all: images, batches, steps, optimizer, heads. Parameters,
 memory per image and processor time per step (one thread) are measured with the trained weights on images of the
 validation set.
 """
@@ -102,7 +102,7 @@ def shared_settings(data_root, classes, args):
     load, labels, resize, pack = (
         dict(type='LoadImageFromFile'), dict(type='mmdet.LoadAnnotations', with_bbox=True, with_mask=masks),
         dict(type='mmdet.Resize', scale=scale, keep_ratio=True), dict(type='mmdet.PackDetInputs'))
-    augment = [  # what is small and few is learnt by heart otherwise
+    augment = [  # otherwise a network memorizes few small images
         dict(type='RandomResize', resize_type='mmdet.Resize', scale=scale, ratio_range=(0.75, 1.4), keep_ratio=True),
         dict(type='mmdet.RandomCrop', crop_size=scale[::-1], allow_negative_crop=True),
         dict(type='mmdet.RandomFlip', prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal'])]
@@ -140,7 +140,7 @@ def shared_settings(data_root, classes, args):
 
 
 def call(tool, *arguments):
-    """Run one of the tools, showing its command line."""
+    """Run one of the tools and print its command line."""
     command = [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)]
     print(f'\n$ {shlex.join(["python", *command[1:]])}', flush=True)
     subprocess.run(command, check=True)

@@ -1,7 +1,7 @@
-"""Latency of the networks with parameter-free layers beside those with convolutions and attention, in one run.
+"""Latency of networks with parameter-free layers and of those with convolutions and attention, in one run.
 
 Each network is timed with channels first and with channels last, and its faster layout counts; networks take turns, so
-that what else the machine does falls on all of them alike. The ratio is to the network of convolutions (or attention)
+that other load on the machine affects all of them alike. The ratio is to the network of convolutions (or attention)
 of the same kind.
 
 Example:
@@ -9,8 +9,8 @@ Example:
     python benchmarks/parameter_free.py --train --batch-size 8 --kinds resnet
     MALLOC_TRIM_THRESHOLD_=8589934592 MALLOC_MMAP_THRESHOLD_=8589934592 python benchmarks/parameter_free.py
 
-The last one has glibc keep the memory that a layer frees for the next; it gives large pieces back to the system
-otherwise, and a fifth of the ResNets' time for a batch of 8 goes by asking for them again.
+The last one lets glibc keep the memory that a layer frees for the next; otherwise large blocks return to the system,
+and allocating them again takes a fifth of the ResNets' time for a batch of 8.
 """
 import argparse
 import statistics
@@ -38,7 +38,7 @@ LAYOUTS = dict(first=torch.contiguous_format, last=torch.channels_last)
 
 
 def without_pooling(model: nn.Module) -> nn.Module:
-    """Leave of its token poolings the two linear layers, which they cannot do without."""
+    """Reduce its token poolings to their two linear layers, without which they cannot work."""
     for name, layer in list(model.named_modules()):
         if isinstance(layer, TokenPooling):
             model.set_submodule(name, nn.Sequential(layer.fc1, layer.fc2))
@@ -100,7 +100,7 @@ def run(model: nn.Module, image: torch.Tensor, train: bool) -> None:
 
 
 def print_table(kind: str, batch: int, seconds: Dict[Tuple[str, str], float]) -> None:
-    """One row a network: both layouts, and the faster one relative to the first network's faster one."""
+    """One row per network: both layouts, and the faster one relative to the first network's faster one."""
     print(f'\nbatch {batch:<21} channels first, ms   channels last, ms   ratio')
     fastest = {name: min(seconds[name, layout] for layout in LAYOUTS) for name in NETWORKS[kind]}
     reference = next(iter(fastest.values()))

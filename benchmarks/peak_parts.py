@@ -1,4 +1,4 @@
-"""Where the bytes of the peak are: which tensors are alive at that moment of a training step, and who made them."""
+"""Where the bytes of the peak are: which tensors are alive at that moment of a training step, and what made them."""
 import gc
 from collections import Counter
 from typing import Dict, List, NamedTuple, Optional, Tuple
@@ -12,7 +12,7 @@ from mmrev.reversible.call import Call
 from mmrev.testing import PeakMemory
 
 MIB = 2**20
-BATCH = 37  # a number that no layer has: what has it as its first dimension grows with the batch
+BATCH = 37  # a number that no layer has: tensors with it as their first dimension grow with the batch
 
 
 class Part(NamedTuple):
@@ -24,11 +24,11 @@ class Part(NamedTuple):
 
 
 class _PeakParts(PeakMemory):
-    """Remembers who made each tensor; looks at all that are alive when the ``look_at``-th is made.
+    """Records what made each tensor; lists all that are alive when the ``look_at``-th is made.
 
     Attributes:
         peak_at: Number of the tensor that was made when the peak was reached.
-        alive: What was alive, in bytes, where it was looked.
+        alive: What was alive then, in bytes.
     """
 
     def __init__(self, running: ModuleStack, look_at: Optional[int] = None):
@@ -104,7 +104,7 @@ def find_parts(network: Network, device: str = 'meta', batch: int = BATCH) -> Di
 
 
 def report(networks: List[Network]) -> Dict[str, List[dict]]:
-    """Print the parts of each network's peak, per image; what does not grow with the batch is left out."""
+    """Print the parts of each network's peak, per image; parts that do not grow with the batch are omitted."""
     figures = {}
     for network in networks:
         parts = find_parts(network)

@@ -1,11 +1,11 @@
-"""How well RevViT's backward finds its activations again, by depth, and what that does to the gradients.
+"""How well RevViT's backward reconstructs its activations, by depth, and how that affects the gradients.
 
     python benchmarks/reconstruction.py                         # 4 ... 48 layers, float32 and bfloat16 autocast
     python benchmarks/reconstruction.py --depths 12 24 --cache-every 4 --width 192
 
-Weights are as training begins. The error of a reconstruction is the largest of all steps, max|x' - x| / max|x|. That of
-the gradients is the norm of their difference to plain autograd's, over the norm of that: in float64 for float32, in
-float32 for bfloat16. Medians of several random weights and images.
+Weights are those at the start of training. The error of a reconstruction is the largest of all steps, max|x' - x| /
+max|x|. That of the gradients is the norm of their difference from plain autograd's, over the norm of the latter: in
+float64 for float32, in float32 for bfloat16. Medians of several random weights and images.
 """
 import argparse
 import json
@@ -22,11 +22,11 @@ from mmrev.models.backbones import RevViT
 from mmrev.reversible import check_reconstruction
 
 CLASSES = 10
-CACHES = (12, 4)  # layers between kept states, where there are more layers than that
+CACHES = (12, 4)  # layers between stored states, if there are more layers
 
 
 class Precision(NamedTuple):
-    """How to compute, and how to compute what that is compared with."""
+    """How to compute, and how to compute the reference."""
     amp: bool
     reference: torch.dtype
 

@@ -1,7 +1,7 @@
 """Names of newer PyTorch versions, for PyTorch 2.1 and later.
 
-The rest of this package takes these names from here. What the installed PyTorch has is used as it is. Needs torch
-alone.
+The rest of this package takes these names from here. If the installed PyTorch has a name, it is used unchanged. Needs
+torch alone.
 """
 import codecs
 import pickle
@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any, Callable, ContextManager, Dict, Iterable, Iterator, NamedTuple, Sequence
 
 import torch
-import torch._C._dynamo.eval_frame as _eval_frame
 import torch.nn.modules.module as _module
 from torch import Tensor
 from torch.multiprocessing.reductions import StorageWeakRef
@@ -51,7 +50,7 @@ def _autocast_dtype(device_type: str) -> torch.dtype:
     return torch.get_autocast_cpu_dtype() if device_type == 'cpu' else torch.get_autocast_gpu_dtype()
 
 
-_BY_DEVICE = _VERSION >= (2, 4)  # autocast is asked for by device type; before, for the CPU and CUDA
+_BY_DEVICE = _VERSION >= (2, 4)  # functions of autocast take a device type
 get_device_module: Callable[[torch.device], Any] = torch.get_device_module if _BY_DEVICE else _device_module
 is_autocast_available: Callable[[str], bool] = (
     torch.amp.is_autocast_available if _BY_DEVICE else _is_autocast_available)
@@ -69,7 +68,7 @@ def _never() -> bool:
 is_compiling: Callable[[], bool] = getattr(torch.compiler, 'is_compiling', torch._utils.is_compiling)  # 2.2
 is_exporting: Callable[[], bool] = getattr(torch.compiler, 'is_exporting', _never)  # 2.7
 
-_get_compiler: Any = getattr(_eval_frame, 'get_eval_frame_callback', None)  # 2.3
+_get_compiler: Any = getattr(torch._C._dynamo.eval_frame, 'get_eval_frame_callback', None)  # 2.3
 
 
 def is_compiler_active() -> bool:
@@ -78,7 +77,7 @@ def is_compiler_active() -> bool:
 
 
 def eagerly() -> ContextManager[Any]:
-    """Within it nothing is compiled, and what is compiled runs eagerly; PyTorch 2.6 and later."""
+    """Within it nothing is compiled, and compiled functions run eagerly; PyTorch 2.6 and later."""
     stance = getattr(torch.compiler, 'set_stance', None)
     return stance('force_eager') if stance is not None and 'torch._dynamo' in sys.modules else nullcontext()
 
@@ -185,7 +184,7 @@ def _of_shapes(formula: Callable[..., int], *args: Any, out_val: Any, **kwargs: 
 
 
 def flop_registry() -> Dict[Any, Callable[..., int]]:
-    """By operator, the floating-point operations of a call, from its arguments and its output as ``out_val``."""
+    """For each operator, the floating-point operations of a call, from its arguments and its output as ``out_val``."""
     if hasattr(flop_counter, 'flop_registry'):  # 2.2
         return flop_counter.flop_registry
     of_shapes: Dict[Any, Callable[..., int]] = vars(flop_counter)['flop_mapping']
@@ -215,7 +214,7 @@ def without_attention_fast_path() -> Iterator[None]:
 def without_cudnn_attention(device_type: str) -> Iterator[None]:
     """Without the cuDNN kernel of scaled dot-product attention, which newer GPUs and versions of PyTorch try first.
 
-    It has no gradient for the bias, and PyTorch asks for one only where a graph is recorded.
+    It has no gradient for the bias, and PyTorch checks for one only where a graph is recorded.
     """
     if device_type != 'cuda' or not hasattr(torch.backends.cuda, 'enable_cudnn_sdp') or is_compiling():
         yield
@@ -248,7 +247,7 @@ def when_freed(storage: torch.UntypedStorage, freed: Callable[[Any], None]) -> A
 
 
 def notice_freed(watched: Iterable[Any]) -> None:
-    """Make the calls that are due for results of :func:`when_freed`. Nothing is left to do from PyTorch 2.2 on."""
+    """Make the calls that are due for results of :func:`when_freed`. Does nothing from PyTorch 2.2 on."""
     if not _OWN_OBJECT:
         for storage, freed in [entry for entry in watched if entry.storage.expired()]:
             freed(storage)
@@ -256,7 +255,7 @@ def notice_freed(watched: Iterable[Any]) -> None:
 
 # ------------------------------------------------------------------------------------------------- torch.load
 
-_SAFE_GLOBALS = _VERSION >= (2, 6)  # weights_only=True is the default, and takes a name beside a function
+_SAFE_GLOBALS = _VERSION >= (2, 6)  # weights_only=True is the default, and safe globals may be pairs with a name
 
 
 def add_safe_globals(names: Sequence[Any]) -> None:
@@ -292,7 +291,7 @@ _ALLOWED_SINCE_2_6 = (set, complex, bytearray, Counter, torch.device, (codecs.en
 
 
 def _restricted_pickle(names: Sequence[Any]) -> Any:
-    """In place of the module ``pickle``, one that finds no class or function but PyTorch's own and those named.
+    """A replacement of the module ``pickle`` that finds only PyTorch's own classes and functions and those named.
 
     The unpickler of ``weights_only=True`` constructs further classes since PyTorch 2.4, and takes a function under
     another name since 2.6.

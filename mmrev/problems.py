@@ -6,9 +6,12 @@ turns any other exception into a `ProblemError` that says what was being done an
 import contextlib
 import difflib
 import re
+import traceback
+from pathlib import Path
 from typing import Iterable, Iterator, NamedTuple, Optional
 
 _RELAYED = re.compile(r'Caught (\w+) in .*^(?:[\w.]+\.)?\1: (.*?)(?:\n  (.*))?\s*$', re.DOTALL | re.MULTILINE)
+LOST = 'another process of this run has ended'  # said by the processes that notice it
 
 
 class Problem(NamedTuple):
@@ -33,6 +36,7 @@ class ProblemError(ValueError):
         relayed = _RELAYED.match(what)  # from a data worker, which sends its exception as text with a traceback
         if relayed:
             what, fix = relayed.group(2), relayed.group(3) or fix
+        what = what if len(what) <= 1000 else what[:997] + '...'
         super().__init__(f'{what}\n  {fix.strip()}' if fix else what)
         self.what = what
         self.fix = fix.strip()
@@ -59,7 +63,7 @@ def phase(name: str, fix: str = '', status: int = 2) -> Iterator[None]:
         yield
     except ProblemError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise ProblemError(f'{name}: {one_line(error)}', fix, status) from error
 
 
@@ -71,11 +75,17 @@ def one_line(error: BaseException) -> str:
     relayed = _RELAYED.match(text)
     text = ' '.join((relayed.group(2) if relayed else text).split())
     if ' ' not in text:  # a bare key, or no message
-        text = f'{type(error).__name__}: {text}'.rstrip(': ')
+        text = f'{type(error).__name__}: {text or _raised_by(error)}'.rstrip(': ')
     return text if len(text) <= 400 else text[:397] + '...'
 
 
-def closest(name: str, choices: Iterable[str]) -> str:
+def _raised_by(error: BaseException) -> str:
+    """The line of code that raised an exception."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return f'{frames[-1].line} (in {frames[-1].name} of {Path(frames[-1].filename).name})' if frames else ''
+
+
+def closest(name: str, choices: Iterable[str], likeness: float = 0.6) -> str:
     """The choices closest to `name`, as the start of a fix; empty if there are none."""
-    near = difflib.get_close_matches(name, sorted(set(choices)), n=3)
+    near = difflib.get_close_matches(name, sorted(set(choices)), n=3, cutoff=likeness)
     return f'Did you mean {" or ".join(f"`{choice}`" for choice in near)}? ' if near else ''

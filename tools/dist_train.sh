@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Train in several processes, one a GPU, or on the CPU: tools/dist_train.sh CONFIG PROCESSES [flags of tools/train.py]
+# Train in several processes, one per GPU, or on the CPU: tools/dist_train.sh CONFIG PROCESSES [flags of tools/train.py]
 # NNODES, NODE_RANK, MASTER_ADDR and PORT say how several machines find each other.
 set -eu
 CONFIG=$1

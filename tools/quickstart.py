@@ -1,7 +1,7 @@
 """Make the digits data set, train a reversible detector or segmentor on it, evaluate it, draw what it finds.
 
 Everything comes from the public tools; each command is printed before it runs, so that it can be repeated by hand.
-A run that was interrupted goes on where its last checkpoint lies; after a complete run, a new one begins beside it.
+An interrupted run continues from its last checkpoint; after a complete run, a new one begins beside it.
 """
 import argparse
 import json
@@ -32,7 +32,7 @@ TASKS = dict(
                    {'coco/bbox_mAP': 'mAP', 'coco/bbox_mAP_50': 'mAP50', 'coco/bbox_mAP_75': 'mAP75'}),
     semseg=Task(CONFIGS / 'segformer_revbifpn-s0_digits.py', Path('data/digits_seg'), 'labels of pixels, in percent',
                 dict(mIoU='mIoU', mAcc='mAcc', aAcc='aAcc'), 'segmentation.png'))
-RESULT = 'result.json'  # in a run's folder: the run is complete
+RESULT = 'result.json'  # in a run's folder: marks a complete run
 
 
 class StepFailed(Exception):
@@ -162,7 +162,7 @@ def latest(folder: Path, pattern: str) -> Optional[Path]:
 
 
 def shown(path: Path) -> Path:
-    """A path as short as it can be typed here."""
+    """A path as short as possible from here."""
     path = Path(path).absolute()
     return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 

@@ -1,7 +1,7 @@
 """The checks of `benchmarks/gpu_check.py`, in the order in which they run.
 
-A check is a function of :class:`On` that returns its figure as a text. It fails by an exception and is skipped by
-:class:`Skipped`, whose text is the reason.
+A check is a function of :class:`On` that returns its figure as a text. It fails if it raises, and is skipped if it
+raises :class:`Skipped`, whose text is the reason.
 """
 import importlib
 from typing import Callable, Dict, NamedTuple
@@ -12,7 +12,7 @@ PARTS = ('gradients', 'attention', 'waits', 'overlap', 'norms', 'training', 'pro
 
 
 class On(NamedTuple):
-    """Where the checks run, and how long: on the CPU they are small, to test their own logic."""
+    """Where the checks run, and for how long: on the CPU they are small, to test their own logic."""
     device: torch.device
     is_small: bool
 

@@ -17,7 +17,7 @@ REVERSIBLE = ('RevBiFPN', 'RevMViT', 'RevSwin', 'RevViT')
 
 
 def network(name: str) -> nn.Module:
-    """A small backbone as it begins its training; weights far from zero would amplify rounding."""
+    """A small backbone at the start of its training; weights far from zero would amplify rounding."""
     torch.manual_seed(0)
     model = build(name).train()
     for p in model.parameters():

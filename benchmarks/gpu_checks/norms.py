@@ -1,12 +1,15 @@
 """Norms and pooling: against float64 on the CPU in all layouts, and which kernel is faster."""
 import copy
 import time
+from itertools import product
 from typing import Callable
+from unittest import mock
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import mmrev.layers.fused.max_pool as fused_max_pool
 from mmrev.layers import InPlaceABN, max_pool3x3, norm_act
 
 from . import On, check
@@ -94,9 +97,11 @@ def kernels(on: On) -> str:
 
 @check('max pooling against PyTorch')
 def max_pooling(on: On) -> str:
-    for memory_format in (torch.contiguous_format, torch.channels_last):
-        for stride, dilation in ((1, 1), (2, 1), (1, 2)):
-            for dtype in DTYPES:
+    """In one block, and with a block for each sample."""
+    values = fused_max_pool._BLOCK_ON_GPU
+    for memory_format, block in product((torch.contiguous_format, torch.channels_last), (values, 1)):
+        for (stride, dilation), dtype in product(((1, 1), (2, 1), (1, 2)), DTYPES):
+            with mock.patch.object(fused_max_pool, '_BLOCK_ON_GPU', block):
                 x = torch.randn(2, 8, 19, 22, device=on.device, dtype=dtype).contiguous(memory_format=memory_format)
                 found = []
                 for pool in (max_pool3x3, _reference):

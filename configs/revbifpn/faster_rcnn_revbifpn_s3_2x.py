@@ -1,15 +1,8 @@
-"""Faster R-CNN with RevBiFPN-S3 on COCO, HRNet's 2x: 24 epochs.
+"""Faster R-CNN with RevBiFPN-S3 on COCO, 24 epochs (2x).
 
 It starts from random weights unless told otherwise:
 --cfg-options model.backbone.init_cfg.checkpoint=mmrev://revbifpn-s3_3rdparty_in1k
 """
-_base_ = './_faster_rcnn_revbifpn.py'
-
-max_epochs = 24
+_base_ = './_faster_rcnn_revbifpn_2x.py'
 
 model = dict(backbone=dict(arch='s3'), neck=dict(in_channels=[128, 160, 208, 416]))
-train_cfg = dict(max_epochs=max_epochs)
-param_scheduler = [
-    dict(type='LinearLR', start_factor=0.001, by_epoch=False, begin=0, end=500),
-    dict(type='MultiStepLR', begin=0, end=max_epochs, by_epoch=True, milestones=[16, 22], gamma=0.1)
-]

@@ -31,6 +31,16 @@ def use_mixed_precision(cfg: 'Config') -> None:
                         {'optim_wrapper.type': 'AmpOptimWrapper', 'optim_wrapper.loss_scale': 'dynamic'})
 
 
+def use_memory_budget(cfg: 'Config', size: str) -> None:
+    """Train within that many bytes, such as ``'10GB'``, in place of a budget that the config has."""
+    from mmrev.memory.report import parse_bytes
+    parse_bytes(size)
+    hooks = list(cfg.get('custom_hooks') or ())
+    own = [hook for hook in hooks if str(hook.get('type')).endswith('MemoryBudgetHook')]
+    options = dict(own[0]) if own else dict(type='mmrev.MemoryBudgetHook')
+    cfg.custom_hooks = [hook for hook in hooks if hook not in own] + [dict(options, budget=size)]
+
+
 def pin_memory(cfg: 'Config') -> None:
     """With a GPU, make dataloaders collate in page-locked memory unless the config says otherwise.
 

@@ -1,14 +1,16 @@
 """A run of a command: read and override the config, build the runner, explain exceptions in terms of the run."""
 import contextlib
+import functools
 import importlib.util
 import inspect
 import os.path as osp
+import re
 import traceback
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Dict, Iterator, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Sequence, Set
 
-from mmrev.problems import ProblemError, closest, phase
+from mmrev.problems import LOST, ProblemError, closest, phase
 
 from .distributed import prepare_cpu_processes
 from .modes import pin_memory
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from mmengine.hooks import Hook
     from mmengine.runner import Runner
+
+    from mmrev.hooks import ExactResumeHook
 
 # Keys that mmengine, mmdet and mmpretrain read from a config in addition to the arguments of the runner.
 _READ_BESIDES = ('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
@@ -55,6 +59,12 @@ def load_config(file: str, options: Optional[Dict[str, Any]] = None) -> 'Config'
     return cfg
 
 
+def known_keys() -> Set[str]:
+    """The keys that something reads at the top of a config."""
+    from mmengine.runner import Runner
+    return {*inspect.signature(Runner).parameters, *_READ_BESIDES}
+
+
 def _without_mmseg(file: str) -> ProblemError:
     return ProblemError(f'config `{file}` is for mmsegmentation, which is not installed',
                         "pip install 'mmrev[segmentation]' (with OneDL's packages: onedl-mmsegmentation)")
@@ -78,9 +88,8 @@ def merge_options(cfg: 'Config', options: Dict[str, Any], file: str) -> None:
     Raises:
         ProblemError: If an option cannot be merged, or if nothing would read it (a misspelt name, a helper variable).
     """
-    from mmengine.runner import Runner
     from mmengine.utils import import_modules_from_strings
-    known = {*inspect.signature(Runner).parameters, *_READ_BESIDES}
+    known = known_keys()
     for key in options if 'runner_type' not in cfg else ():  # a custom runner may read anything
         name = key.split('.')[0]
         if name not in known:
@@ -94,8 +103,8 @@ def merge_options(cfg: 'Config', options: Dict[str, Any], file: str) -> None:
             import_modules_from_strings(**cfg.custom_imports)
 
 
-def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = ()) -> 'Runner':
-    """Build the runner of a config, with additional `hooks`.
+def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence[Path] = ()) -> 'Runner':
+    """Build the runner of a config, with additional `hooks`; it deletes `outdated` files once it has begun.
 
     Raises:
         ProblemError: If it cannot be built.
@@ -103,28 +112,51 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = ()) -> 'Runner':
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
-    from mmrev.hooks import FiniteLossHook, PhaseHook, SafeCheckpointHook
+    from mmrev.hooks import (ExactResumeHook, FiniteLossHook, MemoryBudgetHook, PhaseHook, SafeCheckpointHook,
+                             SanityHook)
     with phase('building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
         prepare_cpu_processes(cfg)
         pin_memory(cfg)
+        _adopt_seed(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        exact = ExactResumeHook()
+        runner.build_dataloader = functools.partial(_build_dataloader, runner, runner.build_dataloader, exact)
         PhaseHook.name_preparation(runner)
-        own = [] if any(isinstance(hook, FiniteLossHook) for hook in runner.hooks) else [FiniteLossHook()]
-        for hook in (PhaseHook(), SafeCheckpointHook(), *own, *hooks):
+        own = [kind() for kind in (FiniteLossHook, MemoryBudgetHook)
+               if not any(isinstance(hook, kind) for hook in runner.hooks)]
+        for hook in (PhaseHook(), exact, SanityHook(), SafeCheckpointHook(outdated), *own, *hooks):
             runner.register_hook(hook)
     return runner
 
 
+def _adopt_seed(cfg: 'Config') -> None:
+    """Take the seed of the run that is resumed. mmengine does so only after it has built the samplers."""
+    from mmrev.checkpoints import load_local
+    if cfg.get('resume') and cfg.get('load_from') and '://' not in cfg.load_from:
+        seed = load_local(cfg.load_from)['meta'].get('seed')
+        if isinstance(seed, int):
+            cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
+
+
+def _build_dataloader(runner: 'Runner', build: Callable, exact: 'ExactResumeHook', *args: Any, **kwargs: Any) -> Any:
+    from mmrev.hooks import PhaseHook
+    loader = build(*args, **kwargs)
+    PhaseHook.name_samples(loader.dataset)
+    exact.seed_samples(runner, loader)
+    return loader
+
+
 @contextlib.contextmanager
 def running(runner: 'Runner', *parts: str) -> Iterator[None]:
-    """Build parts of a runner, then run the block. The traceback of an exception goes to the log.
+    """Build parts of a runner, then run the block. The traceback of an exception goes to the log of what has begun.
 
     Args:
         runner: The runner.
         parts: Loops to build first: ``'train'``, ``'val'`` or ``'test'``.
 
     Raises:
-        ProblemError: If an exception ends the block.
+        ProblemError: If an exception ends the block: status 2 before the first iteration, so that
+            `work_dir.without_traces` deletes what was written, 1 after it.
     """
     try:
         for part in parts:
@@ -133,8 +165,14 @@ def running(runner: 'Runner', *parts: str) -> Iterator[None]:
         with phase('running', status=1):
             yield
     except ProblemError as error:
+        if re.search('Connection (reset|closed) by peer|Broken pipe', error.what):  # gloo
+            error.what = f'{LOST}, which says why: {error.what}'
+        if 'BFloat16' in error.what:
+            error.fix = f'Leave out --amp (or optim_wrapper.type), or train on a GPU. {error.fix}'
+        if not any(getattr(hook, 'begun', False) for hook in runner.hooks):
+            raise ProblemError(error.what, error.fix or 'Run again with --traceback') from error
         log = runner.logger.log_file
         with open(log, 'a') as file:
             traceback.print_exc(file=file)
         raise ProblemError(error.what, f'{error.fix}{". " * bool(error.fix)}The traceback is in {osp.relpath(log)}',
-                           error.status) from error
+                           1) from error

@@ -2,12 +2,14 @@
 import contextlib
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Iterator, List, NamedTuple, Optional, Tuple
 
-from mmrev.problems import ProblemError
+from mmrev.problems import ProblemError, phase
 
 _LOCK = '.lock'
+_LOGS = re.compile(r'\d{8}_\d{6}|[^.].*\.py')  # what a run writes before it begins
 _WRITTEN = re.compile(r'(epoch_\d+|iter_\d+|best_.*|interrupted)\.pth$')
 
 
@@ -23,7 +25,7 @@ def find_resumable(work_dir: str) -> Resumable:
     Raises:
         ProblemError: If there are checkpoints, and none can be read.
     """
-    from mmrev.checkpoints import NEEDED_TO_RESUME, load_local
+    from mmrev.checkpoints import load_local, not_resumable
     named = _named(work_dir)
     found, skipped = [], [] if named is None or named.is_file() else [named.name]
     for folder in {Path(work_dir).absolute(), *([named.absolute().parent] if named else [])}:
@@ -33,8 +35,8 @@ def find_resumable(work_dir: str) -> Resumable:
             except ProblemError:
                 skipped.append(path.name)
                 continue
-            if all(key in content for key in NEEDED_TO_RESUME):  # the best ones are without an optimizer
-                found.append((content['meta'].get('iter', 0), str(path)))
+            if not not_resumable(content):  # the best ones are without an optimizer
+                found.append((content['meta']['iter'], str(path)))
     if skipped and not found:
         raise ProblemError(f'no checkpoint in `{work_dir}` can be resumed: {", ".join(sorted(skipped))} cannot be read',
                            'Start again: --overwrite without --resume; or train into another --work-dir')
@@ -42,7 +44,7 @@ def find_resumable(work_dir: str) -> Resumable:
 
 
 @contextlib.contextmanager
-def reserved(work_dir: str, resume: bool, overwrite: bool) -> Iterator[None]:
+def reserved(work_dir: str, resume: bool, overwrite: bool) -> Iterator[List[Path]]:
     """Have a work dir for this run alone.
 
     Args:
@@ -50,23 +52,49 @@ def reserved(work_dir: str, resume: bool, overwrite: bool) -> Iterator[None]:
         resume: Whether its checkpoints are those of this run.
         overwrite: Whether checkpoints of another run may be deleted.
 
+    Yields:
+        What to delete of another run, once this one has begun.
+
     Raises:
         ProblemError: If another run is alive in it, or it holds checkpoints of another one.
     """
     if os.environ.get('RANK', '0') != '0':  # the first process does it for all
-        yield
+        yield []
         return
     others = [] if resume else [path.name for path in _checkpoints(Path(work_dir))]
     if others and not overwrite:
         raise ProblemError(f'`{work_dir}` holds checkpoints of another run: {", ".join(others[:3])}'
                            + ', ...' * (len(others) > 3),
                            'Go on with it: --resume; train elsewhere: --work-dir FOLDER; delete them: --overwrite')
-    os.makedirs(work_dir, exist_ok=True)
-    with open(Path(work_dir, _LOCK), 'a+', encoding='utf-8') as lock:
+    with without_traces(work_dir), open(Path(work_dir, _LOCK), 'a+', encoding='utf-8') as lock:
         _lock(lock, work_dir)
-        for name in others + ['last_checkpoint'] * bool(others):
-            Path(work_dir, name).unlink(missing_ok=True)
+        yield [Path(work_dir, name) for name in others + ['last_checkpoint'] * bool(others)]
+
+
+@contextlib.contextmanager
+def without_traces(work_dir: str) -> Iterator[None]:
+    """Make a work dir; delete what a command wrote into it that is refused before it has begun."""
+    if os.environ.get('RANK', '0') != '0':
         yield
+        return
+    folder = Path(work_dir).absolute()
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    with phase(f'making the work dir `{work_dir}`', 'Name another one: --work-dir FOLDER'):
+        folder.mkdir(parents=True, exist_ok=True)
+        before = {path.name for path in folder.iterdir()}
+    try:
+        yield
+    except ProblemError as error:
+        if error.status == 2:
+            for path in folder.iterdir():
+                if path.name not in before and path.is_dir() and _LOGS.fullmatch(path.name):
+                    shutil.rmtree(path, ignore_errors=True)
+                elif path.name not in before and (path.name == _LOCK or _LOGS.fullmatch(path.name)):
+                    path.unlink()
+            with contextlib.suppress(OSError):  # it holds something else
+                for path in made:
+                    path.rmdir()
+        raise
 
 
 def _lock(file, work_dir: str) -> None:

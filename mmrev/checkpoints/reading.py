@@ -66,6 +66,17 @@ def _saved_by_mmengine() -> list:
         return []
 
 
+def not_resumable(checkpoint: Any) -> str:
+    """What a checkpoint lacks that a run needs to go on from it, or has in another form; empty if it lacks nothing."""
+    content = checkpoint if isinstance(checkpoint, dict) else {}
+    missing = [key for key in NEEDED_TO_RESUME if not isinstance(content.get(key), dict)]
+    if not missing:
+        missing = [f'meta.{key}' for key in ('epoch', 'iter')
+                   if not isinstance(content['meta'].get(key), int) or content['meta'][key] < 0]
+        missing += ['optimizer.state'] * (not content['optimizer'])
+    return ', '.join(f'`{key}`' for key in missing)
+
+
 def find_weights(content: Any, is_published_name: Callable[[str], bool]) -> Optional[Dict[str, 'Tensor']]:
     """Return the weights with published names in a checkpoint, or None.
 

@@ -10,16 +10,19 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev check') -> int:
     """Print the problems of a config; return 0 if there are none, otherwise 2."""
     parser = Parser(prog, description='Say everything that is wrong with a config.')
     add_config_arguments(parser)
+    parser.add_argument('--data', action='store_true', help='read every annotation and image as well')
     return run_command(parser, check, argv)
 
 
 def check(args: argparse.Namespace) -> None:
-    """Look for problems without writing anything or reading any data but annotations."""
+    """Look for problems without writing anything."""
     cfg = load_config(args)
+    from mmrev.apis.data_check import unreadable
     from mmrev.diagnosis.plan import Plan
     splits = tuple(split for split in ('train', 'val', 'test') if cfg.get(f'{split}_dataloader') is not None)
+    problems = [*Plan(cfg, splits or ('train', ), whole=args.data).problems()]
     found = 0
-    for found, problem in enumerate(Plan(cfg, splits or ('train', )).problems(), 1):
+    for found, problem in enumerate(problems or (unreadable(cfg, splits) if args.data else ()), 1):
         print(f'{found}. {problem.what}\n   {problem.fix}', flush=True)
     if found:
         raise ProblemError(f'{found} problem{"s" if found > 1 else ""} in {args.config}', 'Each is named above')

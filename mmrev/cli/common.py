@@ -34,8 +34,9 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
     """
     argv = sys.argv[1:] if argv is None else argv
     try:
+        args = parser.parse_args(argv)
         with phase('unexpected error', 'Run again with --traceback, and report it', status=1):
-            body(parser.parse_args(argv))
+            body(args)
             _leave_process_group()
     except KeyboardInterrupt as stop:
         if os.environ.get('LOCAL_RANK', '0') == '0':
@@ -45,7 +46,8 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
     except ProblemError as error:
         if '--traceback' in argv:
             traceback.print_exc()
-        _say(f'{parser.prog}: error: {error}')
+        alone = os.environ.get('WORLD_SIZE', '1') == '1'
+        _say(f'{parser.prog}: error: {"" if alone else "process %s: " % os.environ["RANK"]}{error}')
         return error.status
     return 0
 

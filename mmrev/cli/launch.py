@@ -5,6 +5,8 @@ import signal
 import sys
 from typing import Any, Dict, Tuple
 
+from mmrev.problems import LOST
+
 
 def main() -> int:
     """Start processes with the arguments of torchrun; return the exit status of the first one that failed."""
@@ -18,7 +20,8 @@ def main() -> int:
     except ChildFailedError as error:
         rank, failure = first_failure(error.failures)
         told = failure.message['message'] if isinstance(failure.message, dict) else None
-        print(told or f'mmrev: error: process {rank}: {failure.message}', file=sys.stderr)
+        print(told or f'mmrev: error: process {rank}: {failure.message}\n  It left no word; its memory may '
+              'have run out: see dmesg', file=sys.stderr)
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except SignalException as stop:
         return 128 + stop.sigval  # as in a shell: 130 after Ctrl-C
@@ -26,11 +29,12 @@ def main() -> int:
 
 
 def first_failure(failures: Dict[int, Any]) -> Tuple[int, Any]:
-    """Rank and report of the process that failed first. Processes that were stopped because of it do not count.
+    """Rank and report of the process that failed first. Processes that were stopped or fail because of it do not count.
 
     Timestamps are whole seconds, so they do not suffice.
     """
-    return min(failures.items(), key=lambda item: (item[1].exitcode == -signal.SIGTERM, item[1].timestamp))
+    return min(failures.items(), key=lambda item: (item[1].exitcode == -signal.SIGTERM or LOST in str(item[1].message),
+                                                   item[1].timestamp))
 
 
 if __name__ == '__main__':

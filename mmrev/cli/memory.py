@@ -7,7 +7,7 @@ from mmrev.cli.common import Parser, add_config_arguments, load_config, run_comm
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev memory') -> int:
     """Print the forecast that the command line asks for; return the exit status, see `mmrev.cli.main`."""
-    parser = Parser(prog, description='Foretell the memory of a training step, without a GPU.')
+    parser = Parser(prog, description='Predict the memory of a training step, without a GPU.')
     add_config_arguments(parser)
     parser.add_argument('--image', type=int, nargs=2, metavar=('H', 'W'),
                         help='size of the images after padding; default: the largest of the training pipeline')
@@ -26,7 +26,7 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev memory') -> int:
 
 
 def memory(args: argparse.Namespace) -> None:
-    """Foretell and print."""
+    """Predict and print."""
     cfg = load_config(args)
     from mmrev.apis.modes import use_mixed_precision
     from mmrev.memory.command import run

@@ -31,6 +31,7 @@ def test(args: argparse.Namespace) -> None:
 
     from mmrev.apis.modes import augment_test, draw_predictions
     from mmrev.apis.run import build_runner, running
+    from mmrev.apis.work_dir import without_traces
     from mmrev.diagnosis.plan import Plan
     from mmrev.hooks import ProgressHook, RunReportHook
     cfg.load_from = args.checkpoint
@@ -39,10 +40,11 @@ def test(args: argparse.Namespace) -> None:
     if args.tta and cfg.get('test_dataloader') is not None:
         augment_test(cfg)
     Plan(cfg, ('test', )).require_none()
-    runner = build_runner(cfg, [ProgressHook(), RunReportHook(images=args.show_dir, predictions=args.out)])
-    with running(runner, 'test'):
-        if args.out:
-            detects = any(base.__module__.startswith('mmdet.') for base in type(runner.model).__mro__)
-            metric = 'mmdet.DumpDetResults' if detects else 'DumpResults'  # mmdet's packs masks
-            runner.test_evaluator.metrics.append(METRICS.build(dict(type=metric, out_file_path=args.out)))
-        runner.test()
+    with without_traces(cfg.work_dir):
+        runner = build_runner(cfg, [ProgressHook(), RunReportHook(images=args.show_dir, predictions=args.out)])
+        with running(runner, 'test'):
+            if args.out:
+                detects = any(base.__module__.startswith('mmdet.') for base in type(runner.model).__mro__)
+                metric = 'mmdet.DumpDetResults' if detects else 'DumpResults'  # mmdet's packs masks
+                runner.test_evaluator.metrics.append(METRICS.build(dict(type=metric, out_file_path=args.out)))
+            runner.test()

@@ -18,6 +18,7 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev train') -> int:
                         'bfloat16 without one')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the batch size over auto_scale_lr.base_batch_size')
+    parser.add_argument('--memory-budget', metavar='SIZE', help='such as 10GB: recompute and undo what needs more')
     return run_command(parser, lambda args: train(args, prog), argv)
 
 
@@ -25,7 +26,7 @@ def train(args: argparse.Namespace, prog: str) -> None:
     """Check everything, then train; nothing is written before the checks."""
     join_launcher(args)
     cfg = load_config(args)
-    from mmrev.apis.modes import use_mixed_precision
+    from mmrev.apis.modes import use_memory_budget, use_mixed_precision
     from mmrev.apis.run import build_runner, running
     from mmrev.apis.work_dir import find_resumable, reserved
     from mmrev.diagnosis.plan import Plan
@@ -33,10 +34,12 @@ def train(args: argparse.Namespace, prog: str) -> None:
     if args.amp:
         use_mixed_precision(cfg)
     if args.auto_scale_lr:
-        if 'base_batch_size' not in (cfg.get('auto_scale_lr') or {}):
+        if not isinstance(cfg.get('auto_scale_lr'), dict) or 'base_batch_size' not in cfg.auto_scale_lr:
             raise ProblemError('--auto-scale-lr: the config does not say for which batch size its learning rate is '
                                'meant', 'Add auto_scale_lr=dict(enable=True, base_batch_size=16) to the config')
         cfg.auto_scale_lr.enable = True
+    if args.memory_budget:
+        use_memory_budget(cfg, args.memory_budget)
     if args.resume:
         cfg.update(resume=True, load_from=None if args.resume == 'auto' else args.resume)
     if cfg.get('resume') and not cfg.get('load_from'):
@@ -45,8 +48,8 @@ def train(args: argparse.Namespace, prog: str) -> None:
             print(f'{prog}: resuming from {cfg.load_from}; {", ".join(skipped)} cannot be read')
     Plan(cfg, ('train', 'val')).require_none()
     try:
-        with reserved(cfg.work_dir, bool(cfg.get('resume')), args.overwrite):
-            runner = build_runner(cfg, [ProgressHook(), RunReportHook()])
+        with reserved(cfg.work_dir, bool(cfg.get('resume')), args.overwrite) as others:
+            runner = build_runner(cfg, [ProgressHook(), RunReportHook()], others)
             with running(runner, 'train', 'val'):
                 runner.train()
     except KeyboardInterrupt as stop:

@@ -26,11 +26,11 @@ CONFIG = (  # each takes a `plan.Plan`; a check comes after those whose results 
     'data.dataloaders',
     'data.metrics',
     'data.classes',
+    'config.keys',
     'config.training',
     'checkpoint.start',
     'checkpoint.pretrained',
     'model.channels',
-    'model.bfloat16_on_cpu',
 )
 
 

@@ -3,6 +3,7 @@ import copy
 import functools
 import inspect
 import logging
+import math
 import multiprocessing
 import re
 import typing
@@ -17,6 +18,7 @@ from mmengine.registry import (DATA_SAMPLERS, DATASETS, EVALUATOR, HOOKS, LOG_PR
                                VISUALIZERS, Registry)
 from mmengine.runner import Runner, set_random_seed
 
+from mmrev.apis.run import known_keys
 from mmrev.problems import Problem, closest, one_line
 from mmrev.registry import find
 
@@ -43,7 +45,16 @@ _PARAMWISE = ('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult
               'flat_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate')
 _STEPS = 200  # of each schedule that is tried
 _MANY = 10 ** 8  # iterations; more than any schedule has
-_ABOVE_ZERO = ('train_cfg.max_epochs', 'train_cfg.max_iters', 'train_cfg.val_interval', 'auto_scale_lr.base_batch_size')
+# Regular expressions of the paths of numbers that must be above 0, and that must be finite and not negative.
+_ABOVE_ZERO = (r'train_cfg\.(max_epochs|max_iters|val_interval)|auto_scale_lr\.base_batch_size|'
+               r'log_processor\.window_size|optim_wrapper\.(accumulative_counts|clip_grad\.(max_norm|clip_value))|'
+               r'(model\.data_preprocessor\.|.*pipeline\.(.*\.)?)std(\.\d+)?|'
+               r'.*anchor_generator\.(scales|ratios)\.\d+|'
+               r'model\..*(output_size|target_stds|strides|num_classes|(in|out|feat)_channels|pad_size_divisor|sampler\.num)(\.\d+)*')
+_NOT_NEGATIVE = (r'optim_wrapper\.optimizer\.(lr|weight_decay|momentum|eps)|train_cfg\.val_begin|'
+                 r'.*(_mult|loss_weight|\.eps|iou_thr\w*|drop_rate|'
+                 r'drop_path_rate)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_min|eta_max|power)')
+_SIMILAR = 0.85  # keys that are so near to one that is read are misspelt
 
 
 def sections(plan: Plan) -> Iterator[Problem]:
@@ -117,20 +128,48 @@ def misused(plan: Plan, built: Callable, entry: dict, path: str, keys: bool = Tr
         if key not in known and key not in ('type', '_scope_', 'priority', *besides):
             yield Problem(f'`{path}.{key}`: {name} has no argument `{key}`',
                           f'{closest(key, [*known, *besides])}Fix it in {plan.cfg.filename}')
-    found = {key: value for key, value in entry.items() if isinstance(value, str)}
-    for key, hint in hints(built).items() if found else ():
-        if key in found and not takes_text(hint, found[key]):
-            yield Problem(f'`{path}.{key}` is the text `{found[key]}`; {name} takes {inspect.formatannotation(hint)} '
-                          'there', plan.fix(f'{path}.{key}'))
+    for key, hint in hints(built).items():
+        value = entry.get(key)
+        if isinstance(value, str) and not takes_text(hint, value, built):
+            yield Problem(f'`{path}.{key}` is the text `{value}`; {name} takes {inspect.formatannotation(hint)} there',
+                          plan.fix(f'{path}.{key}'))
+        elif keys and isinstance(value, (list, dict)) and {*alternatives(hint)} <= {int, float, bool, type(None)}:
+            yield Problem(f'`{path}.{key}` is {value!r}; {name} takes {inspect.formatannotation(hint)} there',
+                          plan.fix(f'{path}.{key}'))
 
 
 def numbers(plan: Plan) -> Iterator[Problem]:
-    """Numbers that must be positive are positive."""
-    for path in _ABOVE_ZERO:
-        section, _, key = path.partition('.')
-        value = (plan.cfg.get(section) or {}).get(key, 1)
-        if not isinstance(value, str) and not (isinstance(value, Real) and value > 0):
-            yield Problem(f'`{path}` is {value!r}, which must be a number above 0', plan.fix(path, 'NUMBER'))
+    """Numbers that must be positive are positive, and none is NaN."""
+    for path, value in walk(plan.cfg._cfg_dict, ''):
+        least, above = re.fullmatch(_NOT_NEGATIVE, path), re.fullmatch(_ABOVE_ZERO, path)
+        if isinstance(value, Real):
+            wrong = math.isnan(value) or above and value <= 0 or least and not 0 <= value < math.inf
+        else:
+            wrong = (least or above) and ('train_cfg.' in path or isinstance(value, str))
+        if wrong:
+            yield Problem(f'`{path}` is {value!r}, which must be a finite number {"above" if above else "from"} 0',
+                          plan.fix(path, 'NUMBER'))
+
+
+def keys(plan: Plan) -> Iterator[Problem]:
+    """No key that nothing reads is nearly one that is read: at the top, in metainfo, in custom_keys."""
+    known = known_keys()
+    choices = [*known, 'test_pipeline']  # a usual variable
+    places = [(key, key, choices) for key in plan.cfg if not known & {key} and 'runner_type' not in plan.cfg
+              and not any(key.startswith(name) for name in known & {*plan.cfg})]  # such as `val_evaluator_2`
+    for path, entry in walk(plan.cfg._cfg_dict, ''):
+        if path.endswith('.dataset.metainfo') and isinstance(entry, dict):
+            places += [(f'{path}.{key}', key.lower(), ('classes', 'palette')) for key in entry
+                       if key not in ('classes', 'palette')]
+    if plan.model is not None:
+        weights = [*dict(plan.model.named_parameters()), *dict(plan.model.named_modules())]
+        custom = ((plan.cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}).get('custom_keys') or {}
+        places += [(f'optim_wrapper.paramwise_cfg.custom_keys.{key}', key, [*weights, *'.'.join(weights).split('.')])
+                   for key in custom if not any(key in name for name in weights)]
+    for path, key, choices in places:
+        near = closest(key, choices, _SIMILAR)
+        if near and f'`{key}`' not in near:
+            yield Problem(f'`{path}` is read by nothing', f'{near}Fix it in {plan.cfg.filename}')
 
 
 def training(plan: Plan) -> Iterator[Problem]:

@@ -5,6 +5,7 @@ classes trains for an epoch before the evaluation fails.
 """
 import copy
 import inspect
+import math
 import os.path as osp
 import urllib.request
 from typing import Any, Iterator, Sequence, Tuple
@@ -14,14 +15,15 @@ from mmengine.registry import DATASETS, METRICS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, SequentialSampler
 
-from mmrev.datasets.coco import category_names, is_whole
-from mmrev.problems import Problem, ProblemError, one_line
+from mmrev.datasets.coco import category_names, is_whole, wrong_entries
+from mmrev.problems import Problem, ProblemError, one_line, phase
 from mmrev.registry import find
 
 from .config import misused, named_classes
 from .plan import Plan, building, walk
 
 _TAKEN_BY_MMENGINE = ('num_batch_per_epoch', 'disable_subprocess_warning')  # keys of a dataloader that torch lacks
+_QUICKLY_READ = 1 << 26  # bytes of an annotation file that is read before every run; `mmrev check --data` reads any
 _SECONDS_TO_ANSWER = 10  # timeout of the server that a data set would be downloaded from
 
 
@@ -30,7 +32,9 @@ def files(plan: Plan) -> Iterator[Problem]:
     for path, entry in _sets(plan):
         root, where = entry.get('data_root') or '', f'Put the data there, or say where it is: --cfg-options {path}'
         if isinstance(entry.get('ann_file'), str) and entry['ann_file']:
-            yield from _annotation(_join(root, entry['ann_file']), path, f'{where}.data_root=FOLDER')
+            coco = hasattr(find(entry['type'], DATASETS, scope=entry.get('_scope_')), 'COCOAPI')
+            yield from _annotation(_join(root, entry['ann_file']), path, f'{where}.data_root=FOLDER',
+                                   coco * (math.inf if plan.whole else _QUICKLY_READ))
         prefixes = entry.get('data_prefix') or {}
         for key, folder in prefixes.items() if isinstance(prefixes, dict) else [('', prefixes)]:
             folder = _join(root, folder) if isinstance(folder, str) else ''
@@ -42,11 +46,15 @@ def files(plan: Plan) -> Iterator[Problem]:
             yield from _annotation(entry['ann_file'], path, f'Say where it is: --cfg-options {path}.ann_file=FILE')
 
 
-def _annotation(file: str, path: str, where: str) -> Iterator[Problem]:
+def _annotation(file: str, path: str, where: str, most: float = 0) -> Iterator[Problem]:
     if _is_local(file) and not osp.exists(file):
         yield Problem(f'annotation file `{file}` does not exist ({path}.ann_file)', where)
     elif file.endswith('.json') and _is_local(file) and not is_whole(file):
         yield Problem(f'annotation file `{file}` is empty or truncated ({path}.ann_file)', 'Copy or download it again')
+    elif _is_local(file) and osp.getsize(file) <= most:
+        with phase(f'reading `{file}` ({path}.ann_file)', 'Fix that file'):
+            for what in wrong_entries(file):
+                yield Problem(f'`{file}` has {what}', 'Fix or remove them')
 
 
 def pipelines(plan: Plan) -> Iterator[Problem]:

@@ -2,18 +2,15 @@
 import copy
 from typing import Iterator
 
-from mmengine.device import get_device
 from mmengine.model import BaseModel
 from mmengine.optim import DefaultOptimWrapperConstructor
-from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.structures import BaseDataElement
-from torch import nn
 
-from mmrev.analysis.channels import SIZES, failure, find_misfit, image_channels
+from mmrev.analysis.channels import SIZES, find_misfit, image_channels
 from mmrev.hooks import check_activations
 from mmrev.layers import ABN
-from mmrev.optim.bfloat16_optim_wrapper import BFloat16OptimWrapper, bfloat16
-from mmrev.problems import Problem, one_line
+from mmrev.problems import Problem
 from mmrev.registry import find
 
 from .plan import Plan, building
@@ -60,22 +57,6 @@ def channels(plan: Plan) -> Iterator[Problem]:
     if isinstance(wanted, (list, tuple)) and levels and len(wanted) != len(levels) and 'neck' not in given:
         yield Problem(f'model.neck takes {len(wanted)} levels, of {list(wanted)} channels, and model.backbone gives '
                       f'{len(levels)}, of {levels}', f'Make model.neck.in_channels agree in {plan.cfg.filename}')
-
-
-def bfloat16_on_cpu(plan: Plan) -> Iterator[Problem]:
-    """A model that trains in bfloat16 on the CPU runs there, if it runs on a blank image at all."""
-    wrapper = find((plan.cfg.get('optim_wrapper') or {}).get('type'), OPTIM_WRAPPERS)
-    if plan.model is not None and wrapper is BFloat16OptimWrapper and 'train' in plan.splits and get_device() == 'cpu':
-        yield from without_bfloat16(plan.model)
-
-
-def without_bfloat16(model: nn.Module) -> Iterator[Problem]:
-    """Why a model does not run in bfloat16, if it runs in float32."""
-    size, sample = SIZES[0], _sample(SIZES[0])
-    error = failure(model, size, sample, bfloat16(model)) if failure(model, size, sample) is None else None
-    if error is not None:
-        yield Problem(f'{type(model).__name__} cannot be trained in bfloat16 on the CPU: {one_line(error)}',
-                      'Leave out --amp (or optim_wrapper.type), or train on a GPU', error)
 
 
 def _sample(size: int) -> BaseDataElement:

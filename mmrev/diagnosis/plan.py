@@ -1,23 +1,16 @@
 """What a command is about to do with a config, and how to try parts of it without side effects."""
-import contextlib
 import copy
-import io
-import logging
-import random
 import re
-import warnings
 from dataclasses import dataclass
 from typing import Any, Callable, Generator, Iterator, Optional, Tuple
 
-import numpy as np
-import torch
 from mmengine import registry as registries
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.registry import MODELS, TRANSFORMS, Registry, init_default_scope
 from torch import nn
 
 from mmrev.apis.distributed import alone
+from mmrev.hooks.side_effects import unnoticed
 from mmrev.problems import Problem, ProblemError, closest, one_line
 from mmrev.registry import find, names
 
@@ -32,6 +25,7 @@ class Plan:
     cfg: Config  # including the options of the command line
     splits: Tuple[str, ...]  # those of ``train``, ``val`` and ``test`` that the command runs
     model: Optional[nn.Module] = None  # without trained weights
+    whole: bool = False  # whether to read annotation files of any size
 
     def fix(self, path: str, value: str = 'VALUE') -> str:
         """A hint that says where to set an entry of the config."""
@@ -42,7 +36,7 @@ class Plan:
         init_default_scope(str(self.cfg.get('default_scope') or 'mmengine'))
         found = problems(CONFIG, self)
         while True:
-            with _unnoticed(), alone(self.cfg.get('launcher', 'none')):
+            with unnoticed(), alone(self.cfg.get('launcher', 'none')):
                 problem = next(found, None)
             if problem is None:
                 return
@@ -112,20 +106,3 @@ def walk(node: Any, path: str) -> Iterator[Tuple[str, Any]]:
     children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
     for key, child in children:
         yield from walk(child, f'{path}.{key}'.lstrip('.'))
-
-
-@contextlib.contextmanager
-def _unnoticed() -> Iterator[None]:
-    """Suppress all output, and restore the random state afterwards."""
-    MMLogger.get_current_instance()  # created now, because it keeps the stream that it finds at its creation
-    python, numpy, disabled = random.getstate(), np.random.get_state(), logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        with (torch.random.fork_rng(devices=[]), warnings.catch_warnings(),
-              contextlib.redirect_stdout(io.StringIO())):
-            warnings.simplefilter('ignore')
-            yield
-    finally:
-        logging.disable(disabled)
-        random.setstate(python)
-        np.random.set_state(numpy)

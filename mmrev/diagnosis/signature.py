@@ -34,11 +34,18 @@ def alternatives(hint: Any) -> Tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint, )
 
 
-def takes_text(hint: Any, text: str) -> bool:
-    """Whether a string may be meant; False only for numbers, and for tuples and lists of other types."""
+def _code(built: Callable) -> str:
+    try:
+        return inspect.getsource(inspect.getmodule(built))
+    except (OSError, TypeError):
+        return ''
+
+
+def takes_text(hint: Any, text: str, built: Callable) -> bool:
+    """Whether a string may be meant; False only for numbers and flags, and for tuples and lists of other types."""
     inner = typing.get_args(hint) if typing.get_origin(hint) in (tuple, list) else alternatives(hint)
     if inner != (hint, ):
-        return any(takes_text(each, text) for each in inner if each is not ...)
-    if hint is bool:  # some classes of mmdet take names as well: bias='qv_bias'
-        return not closest(text.lower(), ('true', 'false', 'yes', 'no', 'on', 'off'))
+        return any(takes_text(each, text, built) for each in inner if each is not ...)
+    if hint is bool:  # some classes of mmdet take names as well, which are in their code: bias='qv_bias'
+        return not closest(text.lower(), ('true', 'false', 'yes', 'no', 'on', 'off')) and repr(text) in _code(built)
     return hint not in _WITHOUT_TEXT

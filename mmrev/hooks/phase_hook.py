@@ -30,6 +30,12 @@ class PhaseHook(Hook):
             _name(strategy, 'prepare', lambda *_, **__: f'{type(strategy).__name__} cannot prepare the model with '
                   f'--launcher {strategy.launcher}', 2)
 
+    @staticmethod
+    def name_samples(dataset: Any) -> None:
+        """Name the sample that cannot be read. Call it before the workers of a dataloader start."""
+        for inner in _innermost(dataset):
+            inner.prepare_data = functools.partial(_read_sample, inner)
+
     def before_run(self, runner) -> None:
         """Name the phases of the run; by now the loops have been built."""
         for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
@@ -43,8 +49,6 @@ class PhaseHook(Hook):
         for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
             for method in ('process', 'evaluate'):
                 _name(metric, method, lambda *_, metric=metric, **__: f'evaluating with {type(metric).__name__}')
-        for dataset in _innermost(loop.dataloader.dataset):
-            dataset.prepare_data = functools.partial(_read_sample, dataset)
 
 
 def _name(owner: Any, method: str, name: Callable[..., str], status: int = 1) -> None:

@@ -29,10 +29,15 @@ class RunReportHook(Hook):
         self.images = images
         self.predictions = predictions
         self.trained = False
+        self.begun = False  # whether there is anything to keep
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Note that this run trains."""
-        self.trained = True
+        self.trained = self.begun = True
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """Note that this run has begun."""
+        self.begun = True
 
     def after_val_epoch(self, runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Store the metrics of a validation with the iteration."""

@@ -5,7 +5,8 @@ import functools
 import os
 import signal
 from pathlib import Path
-from typing import Any, Callable, List
+from threading import current_thread, main_thread
+from typing import Any, Callable, Iterator, List, Sequence
 
 from mmengine.dist import get_world_size, is_main_process
 from mmengine.hooks import CheckpointHook, Hook
@@ -28,6 +29,9 @@ class SafeCheckpointHook(Hook):
     ends the run. An exception that ends the training writes it, too. Resumed from there, an epoch goes on with the
     batch that comes next.
 
+    Args:
+        others: Files of another run, to delete once an iteration is complete.
+
     Raises:
         ProblemError: If the disk is full; the older checkpoints are kept.
         Terminated: After SIGTERM.
@@ -35,7 +39,8 @@ class SafeCheckpointHook(Hook):
 
     priority = 'LOWEST'  # after `CheckpointHook`
 
-    def __init__(self) -> None:
+    def __init__(self, others: Sequence[Path] = ()) -> None:
+        self._others = list(others)
         self._outdated: List[Path] = []
         self._saved = 0  # iterations in the newest checkpoint
         self._terminated = False
@@ -69,7 +74,8 @@ class SafeCheckpointHook(Hook):
         self._terminated = True
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """End the run where SIGTERM asked for it."""
+        """Delete what another run left, end the run where SIGTERM asked for it."""
+        self._delete_others()
         self._end(runner, runner.iter + 1)
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
@@ -97,13 +103,14 @@ class SafeCheckpointHook(Hook):
         """Save what was trained, for ``--resume``; the path as one types it."""
         file = Path(runner.work_dir, INTERRUPTED)
         runner.save_checkpoint(runner.work_dir, INTERRUPTED, by_epoch=False,
-                               meta=dict(epoch=runner.epoch, iter=iteration))
+                               meta=dict(epoch=runner.epoch, iter=iteration, interrupted=True))
         if is_main_process():
             Path(runner.work_dir, 'last_checkpoint').write_text(str(file))
         return os.path.relpath(file)
 
     def _write(self, runner, save, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
-        with phase(f'writing `{filename}` in `{out_dir}`', status=1):
+        with _ctrl_c_deferred(), phase(f'writing `{filename}` in `{out_dir}`', status=1):
+            self._delete_others()  # a first checkpoint may have the name of one of them
             if '://' in str(out_dir):
                 save(out_dir, filename, *args, **kwargs)
                 return
@@ -126,6 +133,10 @@ class SafeCheckpointHook(Hook):
                 self._saved = (kwargs.get('meta') or {}).get('iter', self._saved)
             self._delete_outdated(whole)
 
+    def _delete_others(self) -> None:
+        while self._others:
+            self._others.pop().unlink(missing_ok=True)
+
     def _delete_outdated(self, written: Path) -> None:
         while self._outdated:
             path = self._outdated.pop()
@@ -145,6 +156,22 @@ class _Deferring:
 
     def remove(self, path: str) -> None:
         self._outdated.append(Path(path))
+
+
+@contextlib.contextmanager
+def _ctrl_c_deferred() -> Iterator[None]:
+    """Raise `KeyboardInterrupt` only after the block; mmengine formats the config in it, and takes it for an error."""
+    noted: List[int] = []
+    ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler and current_thread() is main_thread()
+    if ours:
+        signal.signal(signal.SIGINT, lambda number, frame: noted.append(number))
+    try:
+        yield
+    finally:
+        if ours:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+    if noted:
+        raise KeyboardInterrupt
 
 
 def _move(part: Path, whole: Path) -> None:

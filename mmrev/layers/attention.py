@@ -151,7 +151,7 @@ class WindowAttention(MultiheadAttention):
 
 
 def apart_in_windows(height: int, width: int, window_size: int, shift: int, device: torch.device) -> Tensor:
-    """Which tokens share a shifted window but not a place in the image, ``(windows, N, N)``."""
+    """Pairs of tokens that share a shifted window but are not neighbors in the image, ``(windows, N, N)``."""
     rows, columns = ((at >= side - window_size).long() + (at >= side - shift).long()
                      for side in (height, width) for at in [torch.arange(side, device=device)])
     strips = (3 * rows[:, None] + columns)[None, :, :, None]  # (1, H, W, 1)
@@ -169,8 +169,8 @@ class PoolingAttention(MultiheadAttention):
     Args:
         embed_dims: Channels; a multiple of ``num_heads``.
         num_heads: Heads.
-        input_size: Height and width, in tokens, that the tables of relative positions are made for. Others resize
-            them.
+        input_size: Height and width, in tokens, that the tables of relative positions are made for; they are resized
+            for others.
         kernel_size: Kernel size of the pooling convolutions; odd.
         stride_q: Stride of the pooling of queries, and so of the output.
         stride_kv: Stride of the pooling of keys and values.
@@ -183,7 +183,7 @@ class PoolingAttention(MultiheadAttention):
         Input: ``(B, H, W, embed_dims)``; output: ``(B, ceil(H / stride_q), ceil(W / stride_q), embed_dims)``.
 
     Raises:
-        ValueError: If ``window_size`` is no multiple of a stride.
+        ValueError: If ``window_size`` is not a multiple of the strides.
     """
 
     def __init__(self, embed_dims: int, num_heads: int, input_size: Sequence[int], kernel_size: int = 3,
@@ -227,7 +227,7 @@ class PoolingAttention(MultiheadAttention):
 
     @staticmethod
     def _windows(x: Tensor, window: int) -> Tuple[Tensor, Tuple[int, int]]:
-        """All of ``(B, H, W, d)`` by windows, and the size of one."""
+        """``(B, H, W, d)`` split into windows, and the size of a window."""
         size = (window, window) if window else tuple(x.shape[1:3])
         return to_windows(pad_to_multiples(x, size), size), size
 
@@ -243,7 +243,7 @@ class PoolingAttention(MultiheadAttention):
 
 
 def relative_positions(table: Tensor, num_queries: int, num_keys: int) -> Tensor:
-    """Rows of ``table`` for each query and key of one axis; the axis with fewer of them counts in longer steps.
+    """Rows of ``table`` for each query and key of one axis; the axis with fewer of them takes longer steps.
 
     Shape:
         Input: ``(L, d)``, resized to ``2 * max(num_queries, num_keys) - 1`` rows; output:

@@ -16,10 +16,10 @@ def convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """``norm(conv(x))``: the same to rounding, faster on a CPU.
+    """``norm(conv(x))``: the same up to rounding, faster on a CPU.
 
-    The convolution is :func:`convolve`'s. Without a gradient a batch norm with running statistics is folded into the
-    convolution where the output is large.
+    The convolution is that of :func:`convolve`. Without a gradient, a batch norm with running statistics is folded into
+    the convolution where the output is large.
 
     Args:
         x: Input.

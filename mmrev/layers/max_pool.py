@@ -12,9 +12,9 @@ def max_pool3x3(x: Tensor, stride: int = 1, dilation: int = 1, inplace: bool = F
     Args:
         x: Input, in any memory format, which the output has too.
         stride: 1 or more.
-        dilation: Distance of the pixels compared, and padding; 1 or more.
-        inplace: The caller does not need ``x`` any more: without a gradient, and with stride 1, the output may take its
-            place.
+        dilation: Distance between the compared pixels, and padding; 1 or more.
+        inplace: The caller does not need ``x`` any more: without a gradient and with stride 1, the output may
+            overwrite it.
 
     Shape:
         Input: ``(B, C, H, W)``; output: ``(B, C, ceil(H / stride), ceil(W / stride))``.
@@ -31,7 +31,7 @@ def max_pool3x3(x: Tensor, stride: int = 1, dilation: int = 1, inplace: bool = F
 
 
 def max_pool_tokens(x: Tensor, inplace: bool = False) -> Tensor:
-    """:func:`max_pool3x3` of a map of tokens, without a permutation of its values.
+    """:func:`max_pool3x3` of a map of tokens, without copying it to another layout.
 
     Shape:
         Input and output: ``(B, H, W, C)``.
@@ -44,7 +44,7 @@ class MaxPool3x3(nn.Module):
 
     Args:
         stride: 1 or more.
-        dilation: Distance of the pixels compared, 1 or more.
+        dilation: Distance between the compared pixels, 1 or more.
 
     Shape:
         Input: ``(B, C, H, W)``; output: ``(B, C, ceil(H / stride), ceil(W / stride))``.

@@ -11,7 +11,7 @@ from .fused.guard import may_fuse
 class MLP(nn.Module):
     """``fc2(gelu(fc1(x)))``.
 
-    In training, only the output of ``fc1`` is stored of the wide layer, where autograd would store input and output of
+    In training, only the output of ``fc1`` is stored for the wide layer, where autograd would store input and output of
     GELU. It can be differentiated once.
 
     Args:

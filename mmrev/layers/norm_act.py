@@ -5,15 +5,15 @@ from .fused.norm_act import can_fuse, fused_norm_act
 
 
 def norm_act(x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
-    """``act(norm(x))`` that keeps ``x`` alone for backward.
+    """``act(norm(x))`` that stores only ``x`` for backward.
 
-    PyTorch's batch norm keeps its input, and an activation like Hardswish its own, which is the batch norm's output.
-    The fused form recomputes that in backward. It exists for PyTorch's batch norms with Hardswish or SiLU; all else is
-    evaluated as it stands.
+    PyTorch's batch norm stores its input, and an activation like Hardswish its own, which is the batch norm's output.
+    The fused form recomputes the latter in backward. It exists for PyTorch's batch norms with Hardswish or SiLU; other
+    pairs are evaluated one after the other.
 
     Args:
         x: Input.
-        norm: A norm. Its running statistics are updated as by its own forward.
+        norm: A norm. Its running statistics are updated as in its own forward.
         act: An activation.
 
     Shape:

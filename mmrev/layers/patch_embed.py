@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class PatchEmbed(nn.Module):
-    """A convolution of patches (ViT, Dosovitskiy et al. 2021, eq. 1); whole patches are made by zeros at the end.
+    """A convolution of patches (ViT, Dosovitskiy et al. 2021, eq. 1); incomplete patches are padded with zeros.
 
     Args:
         in_channels: Channels of the image.
@@ -16,7 +16,7 @@ class PatchEmbed(nn.Module):
         patch_size: Side of the convolution's kernel, in pixels.
         stride: In pixels; None is ``patch_size``.
         padding: Zeros around the image, in pixels.
-        norm_eps: Of a layer norm of the tokens; None has no norm.
+        norm_eps: Of a layer norm of the tokens; None for no norm.
 
     Shape:
         Input: ``(B, in_channels, H, W)``; output: ``(B, H', W', embed_dims)`` with ``H' = ceil(H / stride)``.
@@ -57,12 +57,12 @@ class PatchMerging(nn.Module):
 
 
 def state_grid(module: nn.Module, state_dict: dict, prefix: str, local_metadata: dict) -> None:
-    """Have a state dict's metadata tell the grid, ``module.grid``, of its position embedding: a state-dict hook."""
+    """A state-dict hook that stores ``module.grid``, the grid of the position embedding, in the metadata."""
     local_metadata['grid'] = list(module.grid)
 
 
 def loaded_grid(num_tokens: int, local_metadata: dict, grid: Tuple[int, int]) -> Optional[Tuple[int, int]]:
-    """The grid of a loaded position embedding: what the metadata tell, else ours, else a square; or None.
+    """The grid of a loaded position embedding: from the metadata, else ours, else a square; or None.
 
     Args:
         num_tokens: Of the grid.
@@ -76,7 +76,7 @@ def loaded_grid(num_tokens: int, local_metadata: dict, grid: Tuple[int, int]) ->
 
 def resize_pos_embed(embedding: Tensor, old: Tuple[int, int], new: Tuple[int, int], num_extra_tokens: int = 0,
                      mode: str = 'bicubic') -> Tensor:
-    """Resize a position embedding to another grid of tokens; the extra tokens' come first and stay.
+    """Resize a position embedding to another grid of tokens; those of extra tokens come first and stay unchanged.
 
     Shape:
         Input: ``(1, num_extra_tokens + old[0] * old[1], C)``; output: the same with ``new``.

@@ -1,4 +1,4 @@
-"""The residual functions of transformers that norm before them."""
+"""Residual functions of transformers with the norm first."""
 from torch import Tensor, nn
 
 
@@ -7,7 +7,7 @@ class PreNorm(nn.Module):
 
     Args:
         norm: Norm of the tokens.
-        layer: What follows it.
+        layer: The layer after the norm.
         drop_path: Stochastic depth.
     """
 

@@ -8,10 +8,10 @@ from .max_pool import max_pool_tokens
 
 
 class TokenPooling(nn.Module):
-    """Expand, pool the tokens' map by 3x3 maxima, project: ``fc2(gelu(max(gelu(fc1(x)))))``.
+    """Expand, max-pool the map of tokens by 3x3, project: ``fc2(gelu(max(gelu(fc1(x)))))``.
 
-    The tokens stay as they lie in memory, channels last. Both activations are the published ones. In training,
-    only the output of ``fc1`` is stored of the wide layer; it can be differentiated once.
+    The tokens keep their layout in memory, channels last. Both activations are the published ones. In training, only
+    the output of ``fc1`` is stored for the wide layer; it can be differentiated once.
 
     Args:
         embed_dims: Channels of input and output.

@@ -18,7 +18,7 @@ _SIDE = 32  # pixels by which sides of images are changed
 
 
 def run(cfg: Config, args: argparse.Namespace, use_mixed_precision: Callable[[Config], None]) -> None:
-    """Foretell, print and write what the arguments ask for."""
+    """Predict, print and write what the arguments ask for."""
     MMLogger.get_current_instance().setLevel('ERROR')
     memory, margin = args.gpu_memory and parse_bytes(args.gpu_memory), parse_bytes(args.margin)
     for key in ('model', 'optim_wrapper'):

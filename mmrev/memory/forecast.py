@@ -1,4 +1,4 @@
-"""Peak bytes of a training step, foretold without its arithmetic or counted in a real one."""
+"""Peak bytes of a training step, predicted without its arithmetic or counted in a real one."""
 import contextlib
 from collections import defaultdict
 from typing import Any, Dict, Iterator, List, Sequence
@@ -31,6 +31,8 @@ class Forecast:
         gradients_at_peak: Bytes of the weights' gradients that are alive then.
         macs: Multiply-accumulates of convolutions, products of matrices and attention.
         made: Bytes of all tensors that were made.
+        forward_macs: Multiply-accumulates of the forward, by the path of the module.
+        called: Paths of the modules whose forward ran.
     """
 
     def __init__(self, batch: Batch, fixed: Dict[str, int], timeline: Timeline, gradients: Sequence[Allocation]):
@@ -44,6 +46,7 @@ class Forecast:
         self.peak = sum(fixed.values()) + alive[self.peak_at]
         self.gradients_at_peak = sum(self.at_peak(0)['gradients'].values())
         self.macs = timeline.macs
+        self.forward_macs, self.called = timeline.forward_macs, timeline.called
         self.made = sum(a.bytes for a in self.allocations)
 
     def alive(self, allocations: Sequence[Allocation]) -> List[int]:
@@ -87,7 +90,7 @@ def _by_path(allocations: Any, depth: int) -> Dict[str, int]:
 
 
 class Forecaster:
-    """Foretells steps of a config, without computing what depends on images or weights.
+    """Predicts steps of a config, without computing what depends on images or weights.
 
     Args:
         cfg: The config.
@@ -105,7 +108,7 @@ class Forecaster:
         self._fake = building.fake
 
     def __call__(self, batch: Batch) -> Forecast:
-        """Foretell a step.
+        """Predict a step.
 
         Raises:
             ProblemError: If the model does not train on such a batch.
@@ -155,7 +158,7 @@ def _run(training: Training, batch: Batch, data: Dict[str, Any], timeline: Timel
             weight.grad = torch.zeros_like(weight)
         fixed['accumulated gradients'] = sum(w.nbytes for w in training.weights())
     torch.manual_seed(0)
-    with _marked(training, timeline, gradients), timeline.following():
+    with marked(training.optim_wrapper, training.weights(), timeline, gradients), timeline.following():
         training.model.train_step(data, training.optim_wrapper)
     if 'backward' not in timeline.marks:
         raise ProblemError(f'{type(training.model).__name__}.train_step has not called optim_wrapper.backward',
@@ -164,20 +167,20 @@ def _run(training: Training, batch: Batch, data: Dict[str, Any], timeline: Timel
 
 
 @contextlib.contextmanager
-def _marked(training: Training, timeline: Timeline, gradients: List[Allocation]) -> Iterator[None]:
+def marked(optim_wrapper: Any, weights: Sequence[Tensor], timeline: Timeline, gradients: List[Allocation]
+           ) -> Iterator[None]:
     """Have the timeline know when backward begins and ends, and which allocations are gradients then."""
-    wrapper = training.optim_wrapper
-    backward = wrapper.backward
+    backward = optim_wrapper.backward
 
-    def marked(loss: Tensor, **kwargs: Any) -> None:
+    def marking(loss: Tensor, **kwargs: Any) -> None:
         timeline.begin('backward')
         backward(loss, **kwargs)
-        found = (timeline.find(p.grad) for p in training.weights() if p.grad is not None)
+        found = (timeline.find(p.grad) for p in weights if p.grad is not None)
         gradients.extend({id(a): a for a in found if a is not None}.values())
         timeline.begin('optimizer')
 
-    wrapper.backward = marked
+    optim_wrapper.backward = marking
     try:
         yield
     finally:
-        del wrapper.backward
+        del optim_wrapper.backward

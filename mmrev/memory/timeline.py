@@ -1,8 +1,9 @@
 """When every tensor of a training step was made and freed, and by which part of the model."""
 import contextlib
 import threading
+from collections import defaultdict
 from functools import partial
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -49,6 +50,8 @@ class Timeline(TorchDispatchMode):
         allocations: In the order in which they were made.
         marks: Number of allocations made when each phase after the forward began.
         macs: Multiply-accumulates of convolutions, products of matrices and attention so far.
+        forward_macs: Those of the forward, by the path of the module.
+        called: Paths of the modules whose forward ran.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -57,6 +60,8 @@ class Timeline(TorchDispatchMode):
         self.allocations: List[Allocation] = []
         self.marks: Dict[str, int] = {}
         self.macs = 0
+        self.forward_macs: Dict[str, int] = defaultdict(int)
+        self.called: Set[str] = set()
         self._phase = 'forward'
         self._names = {module: name for name, module in model.named_modules()}
         self._running = ['']
@@ -84,6 +89,7 @@ class Timeline(TorchDispatchMode):
         patched: List[Tuple[nn.Module, str]] = []
 
         def following_call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            self.called.add(self._names.get(module, ''))
             return self._run(module, partial(call, module), args, kwargs)
 
         for module in self._names:
@@ -126,7 +132,10 @@ class Timeline(TorchDispatchMode):
         out = self._call(func, args, kwargs or {})
         count = _OPERATIONS.get(func.overloadpacket)
         if count is not None:
-            self.macs += count(*args, **(kwargs or {}), out_val=out) // 2
+            macs = count(*args, **(kwargs or {}), out_val=out) // 2
+            self.macs += macs
+            if self._phase == 'forward':
+                self.forward_macs[self._running[-1]] += macs
         returns = func._schema.returns
         made = (out, ) if len(returns) == 1 else out or ()
         path = self._path()

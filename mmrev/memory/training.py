@@ -2,7 +2,7 @@
 import copy
 import sys
 from types import SimpleNamespace
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ class Training:
         self.model.train()
         prepare(self.model)
         with phase('`optim_wrapper` cannot be built', f'Fix it in {cfg.filename}; `mmrev check` says more'):
-            self.optim_wrapper: OptimWrapper = build_optim_wrapper(self.model, copy.deepcopy(cfg.optim_wrapper))
+            self.optim_wrapper: OptimWrapper = build_optim_wrapper(self.model, _on_cpu(cfg.optim_wrapper))
         if hasattr(self.model, 'rpn_head'):
             _add_good_proposals(self.model.rpn_head)
         self._make_state()
@@ -169,6 +169,16 @@ def _kind(model: nn.Module) -> str:
                        'segmentor of mmseg', 'Give the config of one')
 
 
+def _on_cpu(optim_wrapper: dict) -> dict:
+    """With autocast of the CPU in place of a GPU's: numbers of the same size."""
+    changed = copy.deepcopy(optim_wrapper)
+    if _name(changed) == 'AmpOptimWrapper':
+        for key in ('loss_scale', 'dtype', 'use_fsdp'):
+            changed.pop(key, None)
+        changed['type'] = 'mmrev.BFloat16OptimWrapper'
+    return changed
+
+
 def _name(entry: dict) -> str:
     kind = entry.get('type')
     return str(getattr(kind, '__name__', kind)).split('.')[-1]
@@ -221,14 +231,18 @@ def _add_good_proposals(rpn_head: nn.Module) -> None:
     rpn_head.__dict__['loss_and_predict'] = with_good_proposals
 
 
-def default_batch(cfg: Config) -> Batch:
+def default_batch(cfg: Config, image: Optional[Sequence[int]] = None) -> Batch:
     """The largest batch that the training pipeline makes, landscape, padded as the model pads it.
+
+    Args:
+        cfg: The config.
+        image: Height and width, if the pipeline does not say.
 
     Raises:
         ProblemError: If it does not say how large its images are.
     """
     shape: Optional[Tuple[int, int]] = None
-    for transform in _transforms(cfg):
+    for transform in _transforms(cfg) if image is None else ():
         nested = transform.get('transforms') or []
         for one in [transform, *(t for branch in nested for t in (branch if isinstance(branch, list) else [branch]))]:
             size = one.get(_SIZES.get(_name(one), ''))
@@ -236,10 +250,20 @@ def default_batch(cfg: Config) -> Batch:
                 sizes = list(size) if isinstance(size, (list, tuple)) and isinstance(size[0], (list, tuple)) else [size]
                 pairs = [(s, s) if isinstance(s, int) else (min(s), max(s)) for s in sizes]
                 shape = max(pairs, key=lambda pair: pair[0] * pair[1])
+    if image is not None:
+        shape = image[0], image[1]
     if shape is None:
         raise ProblemError(f'the training pipeline of {cfg.filename} states no size of the image',
                            'Give it: --image H W')
-    divisor = ((cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor')) or 1
+    preprocessor = cfg.model.get('data_preprocessor') or {}
+    for augment in preprocessor.get('batch_augments') or () if image is None else ():
+        side, size = (augment.get('random_size_range') or (0, 0))[1], augment.get('size')
+        if side:  # mmdet's BatchSyncRandomResize scales all images of a batch
+            scale = max(1., side / shape[0])
+            shape = int(shape[0] * scale), int(shape[1] * scale)
+        elif size and _name(augment) == 'BatchFixedSizePad':
+            shape = max(shape[0], size[0]), max(shape[1], size[1])
+    divisor = preprocessor.get('pad_size_divisor') or 1
     height, width = (-(-side // divisor) * divisor for side in shape)
     return Batch(int((cfg.get('train_dataloader') or {}).get('batch_size') or 1), height, width)
 

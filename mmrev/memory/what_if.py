@@ -1,4 +1,4 @@
-"""The same config with each means of mmrev to need less memory."""
+"""The same config with each of the ways in which mmrev saves memory."""
 import copy
 import inspect
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
@@ -11,7 +11,7 @@ from mmrev.registry import find
 
 from .forecast import Forecast, Forecaster
 
-PROCESSES = 8  # over which FSDP2 is foretold, unless the command line says how many
+PROCESSES = 8  # over which FSDP2 is predicted, unless the command line says how many
 
 
 class Row(NamedTuple):
@@ -35,7 +35,7 @@ class Row(NamedTuple):
 
 def what_if(cfg: Config, forecast: Forecast, use_mixed_precision: Callable[[Config], None], processes: int
             ) -> Iterator[Row]:
-    """Foretell the config with each means.
+    """Predict the config with each way to save memory.
 
     Args:
         cfg: The config.

@@ -16,18 +16,18 @@ class Backbone(BaseModule):
     ``frozen_stages`` counts. CONTRIBUTING.md has an example.
 
     Args:
-        num_levels: Levels that ``out_indices`` choose from.
+        num_levels: Number of levels that ``out_indices`` can select.
         out_indices: Levels that the forward returns, in ascending order, from 0, or from -1, the last, backwards; one
             number or several.
         frozen_stages: As in mmdet: -1 freezes nothing, 0 the stem, ``k`` also stages 1 ... ``k``. What is frozen gets
             no gradient and stays in eval mode.
-        norm_eval: Keep the statistics of batch norms frozen in training; None does where ``init_cfg`` names weights.
-        init_cfg: Initialization: weights to start from, or what takes the place of ``default_init``.
+        norm_eval: Freeze the statistics of batch norms in training; None: if ``init_cfg`` names weights.
+        init_cfg: Initialization: weights to load, or a replacement for ``default_init``.
 
     Attributes:
-        arch_zoo: Class attribute: what is built, by name.
+        arch_zoo: Class attribute: architectures by name.
         arch_defaults: Class attribute: keys that a dict ``arch`` may leave out.
-        default_init: Initialization without ``init_cfg``; what it does not name keeps PyTorch's.
+        default_init: Initialization without ``init_cfg``; modules that it does not name keep PyTorch's.
         out_indices: A tuple, counted from 0.
         channels: Channels of the levels that the forward returns; set by the subclass.
 
@@ -48,7 +48,7 @@ class Backbone(BaseModule):
 
     @classmethod
     def _resolve_arch(cls, arch: Any, argument: str = 'arch') -> Any:
-        """What :attr:`arch_zoo` has under a name, or a dict with the same keys.
+        """The entry of :attr:`arch_zoo` for a name, or a dict with the same keys.
 
         Raises:
             ValueError: If it is neither.
@@ -89,7 +89,7 @@ class Backbone(BaseModule):
         return self
 
     def init_weights(self) -> None:
-        """Initialize once; later calls, and weights to start from, leave what :meth:`_init_parameters` sets alone."""
+        """Initialize once: later calls and loaded weights do not run :meth:`_init_parameters` again."""
         begun = self.is_init
         super().init_weights()
         if not begun and not starts_from_weights(self.init_cfg):

@@ -24,9 +24,10 @@ class Pretrained:
     """Initialize the parts of a module with their own defaults, then load the weights of a checkpoint, if given.
 
     Args:
-        checkpoint: Path, ``http(s)://`` address, ``mmrev://NAME``, or whatever else mmengine loads; None loads nothing.
+        checkpoint: Path, ``http(s)://`` address, ``mmrev://NAME``, or anything else that mmengine loads; None loads
+            nothing.
         prefix: Prefix of the module's names in a checkpoint of a whole model. If no name has it, the checkpoint is
-            taken as one of the module alone.
+            treated as one of the module itself.
         map_location: See `torch.load`.
 
     Raises:
@@ -60,10 +61,10 @@ class Pretrained:
 
 
 def initialization(init_cfg: InitCfg, default: Iterable[dict]) -> List[dict]:
-    """The ``init_cfg`` of a backbone: `default`, and on top of it the weights that are given.
+    """The ``init_cfg`` of a backbone: `default`, then the given weights.
 
     Args:
-        init_cfg: As given to the backbone. An entry of ours may leave out its type, and then its prefix.
+        init_cfg: As given to the backbone. An entry of ours may omit its type, and then also its prefix.
         default: How the backbone is initialized otherwise.
     """
     if not init_cfg:

@@ -7,7 +7,7 @@ from mmrev.registry import MODELS
 
 @MODELS.register_module()
 class AverageClsLogitTTA(AverageClsScoreTTA):
-    """The mean of the scores before softmax, as the published InPlace-ABN networks (arXiv:1712.02616) are tested.
+    """The mean of the logits, as the published InPlace-ABN networks (arXiv:1712.02616) are tested.
 
     mmpretrain's class averages probabilities. Up to a constant that softmax removes, a score is the logarithm of its
     probability.

@@ -1,5 +1,6 @@
 """The gradients of one evaluation of a function, taken within a backward."""
 from contextlib import contextmanager, nullcontext
+from operator import attrgetter
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import torch
@@ -7,14 +8,20 @@ from torch import Tensor
 
 from mmrev import compat
 
+_hooks = attrgetter('_backward_hooks')
 
-def differentiate(edge: Any, sources: List[Tensor], weights: List[Tensor], gradient: Tensor,
-                  retain_graph: bool) -> Sequence[Optional[Tensor]]:
-    """The gradients of sources and weights. Hooks on the weights do not run here.
+
+def hooks_on(weights: Sequence[Tensor]) -> List[Dict[int, Any]]:
+    """The hooks of each weight that has some."""
+    return list(filter(None, map(_hooks, weights)))
+
+
+def differentiate(edge: Any, sources: List[Tensor], weights: List[Tensor], gradient: Tensor, retain_graph: bool,
+                  hooked: Sequence[Dict[int, Any]]) -> Sequence[Optional[Tensor]]:
+    """The gradients of sources and weights. The hooks ``hooked`` on the weights do not run here.
 
     They wait for the gradient that the node returns, and run there, once.
     """
-    hooked = [hooks for hooks in [w._backward_hooks for w in weights] if hooks]
     with _without(hooked) if hooked else nullcontext():
         return compat.differentiate(edge, sources + weights, gradient, retain_graph)
 

@@ -1,5 +1,6 @@
 """A backward: undoes steps one by one; the evaluation of ``f`` that the undo needs also gives the gradient."""
 import weakref
+from contextlib import nullcontext
 from functools import partial
 from typing import Dict, List, Optional, Sequence, Union
 
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from .call import Call
 from .errors import ReversibilityError, captured
-from .gradients import add_weight_gradients, differentiate
+from .gradients import add_weight_gradients, differentiate, hooks_on
 from .observe import Observer, refuse_captured, refuse_survivors
 from .overlap import AheadOnStreams, AheadOnThread, run_ahead
 from .plan import GRAPH
@@ -145,13 +146,10 @@ class Undo:
         if needs_graph:
             for x, needed in zip(sources, record.source_needs_grad):
                 x.requires_grad_(needed)
-            with torch.enable_grad():
-                if observer is None:
-                    out = record.replay.run(step.f, sources, describe)
-                else:
-                    observer.watch(sources)
-                    with observer:
-                        out = record.replay.run(step.f, sources, describe)
+            if observer is not None:
+                observer.watch(sources)
+            with torch.enable_grad(), observer or nullcontext():
+                out = record.replay.run(step.f, sources, describe)
         else:
             out = record.replay.run(step.f, sources, describe)
         if undo:
@@ -176,11 +174,12 @@ class Undo:
         if evaluated.observer is not None:
             known = [p for p in (*record.replay.weights.found, *evaluated.sources) if p is not None]
             refuse_captured(evaluated.edge, known, lambda shape: captured(self._plan.describe(index), shape))
-        self._hooked = self._hooked or any(w._backward_hooks for w in weights)
+        hooked = hooks_on(weights)
+        self._hooked = self._hooked or bool(hooked)
         if len(self._plan.backwards) > 1:
             self._refuse_beside_others(index)
         retain = self._retain_graph and self._plan.keep[index] == GRAPH
-        found = differentiate(evaluated.edge, [x for _, x, _ in needed], weights, gradient, retain)
+        found = differentiate(evaluated.edge, [x for _, x, _ in needed], weights, gradient, retain, hooked)
         for (part, _, like), g in zip(needed, found):
             if g is not None:
                 self.gradients.add_gradient(part, g, like, gradient)

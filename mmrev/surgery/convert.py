@@ -52,10 +52,11 @@ def convert_batchnorm(model: nn.Module, relu: Optional[str] = None, slope: float
 
     It converts ``torch.nn.Sequential``, mmcv's ``ConvModule``, and the residual blocks and stems of the ResNets of
     mmdet, mmpretrain and torchvision, including subclasses that inherit their forward (ResNeXt, blocks of RegNet and
-    HRNet) and add no methods that might use the norms (as DetectoRS does). Everything else stays unchanged and is
-    listed. Parameters remain the same objects under the same names, so an existing optimizer remains valid.
-    ``SyncBatchNorm`` becomes :class:`InPlaceABNSync`. Load weights of the model with batch norms before the conversion,
-    not after it. The momentum of an optimizer does not follow folded signs.
+    HRNet) and add no methods that might use the norms (as DetectoRS does); also the blocks of SE-ResNet, ResNeSt and
+    Res2Net, and the layers of DenseNet. Everything else stays unchanged and is listed. Parameters remain the same
+    objects under the same names, so an existing optimizer remains valid. ``SyncBatchNorm`` becomes
+    :class:`InPlaceABNSync`. Load weights of the model with batch norms before the conversion, not after it. The
+    momentum of an optimizer does not follow folded signs.
 
     The scale of the new layers is ``|weight| + eps``. So ``eps`` is subtracted from the absolute weights, and the sign
     of a negative weight moves into the convolution whose only consumer is the norm, and into the running mean. Whether

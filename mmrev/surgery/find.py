@@ -48,13 +48,39 @@ class Unit(NamedTuple):
 def units(model: nn.Module, kinds: Kinds = BATCH_NORMS) -> Iterator[Unit]:
     """Yield the pairs with norms of these kinds in all modules whose forward is known."""
     taken: Set[nn.Module] = set()
+    read = _read_by_the_next(model)
     for m in list(model.modules()):
-        find = _KNOWN.get(hosts.FORWARDS.get(f'{type(m).forward.__module__}.{type(m).forward.__qualname__}'))
+        find = _KNOWN.get(_kind(m))
         for unit in find(m, kinds) if find else ():
+            if m in read:
+                unit = unit._replace(pairs=[pair._replace(obstacle=None) for pair in unit.pairs])
             if unit.pairs and not any(pair.module in taken for pair in unit.pairs):
                 own = None if find is _in_sequential else _own_method(type(m))
                 yield unit._replace(pairs=[pair._replace(obstacle=own) for pair in unit.pairs]) if own else unit
             taken.update(pair.module for pair in unit.pairs)
+
+
+def _kind(m: nn.Module) -> Optional[str]:
+    """The kind of module, by its forward."""
+    return hosts.FORWARDS.get(f'{type(m).forward.__module__}.{type(m).forward.__qualname__}')
+
+
+def _read_by_the_next(model: nn.Module) -> Set[nn.Module]:
+    """Modules within a ``Sequential`` whose output goes to a module that does not change it, and to no other."""
+    found: Set[nn.Module] = set()
+    for m in model.modules():
+        children = [child for child in m._modules.values() if type(child) is not nn.Identity]
+        if _kind(m) == hosts.SEQUENTIAL:
+            found.update(child for child, after in zip(children, children[1:]) if _reads(after))
+    return found
+
+
+def _reads(m: nn.Module) -> bool:
+    if _kind(m) == hosts.CONV_MODULE:
+        return m.order[0] == 'conv'
+    if _kind(m) == hosts.SEQUENTIAL and m._modules:
+        return _reads(next(iter(m._modules.values())))
+    return isinstance(m, _READERS)
 
 
 def _own_method(kind: type) -> Optional[str]:
@@ -75,7 +101,7 @@ def _in_sequential(m: nn.Sequential, kinds: Kinds) -> Iterator[Unit]:
         conv = _feeding(children[i - 1][1] if i else None)
         place, after = children[i + 1] if i + 1 < len(children) else (None, None)
         if all(type(c) is nn.Identity for _, c in children[i + 1:]):
-            pair = Pair(m, name, obstacle=_UNKNOWN_READER)
+            pair = Pair(m, name, conv, obstacle=_UNKNOWN_READER)
         elif isinstance(after, _READERS):
             pair = Pair(m, name, conv)
         else:
@@ -95,12 +121,13 @@ def _in_conv_module(m: nn.Module, kinds: Kinds) -> Iterator[Unit]:
     elif after == ['conv']:
         yield Unit([Pair(m, m.norm_name, conv)])
     else:
-        yield Unit([Pair(m, m.norm_name, obstacle=_UNKNOWN_READER)])
+        yield Unit([Pair(m, m.norm_name, conv, obstacle=_UNKNOWN_READER)])
 
 
 def _in_block(m: nn.Module, kinds: Kinds) -> Iterator[Unit]:
-    *inner, last = range(1, depth(m) + 1)
+    *inner, last = (i for i in range(1, depth(m) + 1) if hasattr(m, norm_name(m, i)))
     pairs = [Pair(m, norm_name(m, i), _feeding(getattr(m, f'conv{i}')), m.relu) for i in inner]
+    pairs += [Pair(m.bns, str(i), _feeding(conv), m.relu) for i, conv in enumerate(getattr(m, 'convs', ()))]
     act = m.relu if joins_shortcut(m) else None
     pairs.append(Pair(m, norm_name(m, last), _feeding(getattr(m, f'conv{last}')), act))
     if isinstance(m.downsample, nn.Sequential) and len(m.downsample):
@@ -116,8 +143,23 @@ def _in_stem(m: nn.Module, kinds: Kinds) -> Iterator[Unit]:
         yield Unit([Pair(m, name, _feeding(m.conv1), m.relu, 'relu')])
 
 
+def _in_split_attention(m: nn.Module, kinds: Kinds) -> Iterator[Unit]:
+    yield _sharing(m, 'relu', kinds, Pair(m, m.norm0_name, _feeding(m.conv)), Pair(m, m.norm1_name, _feeding(m.fc1)))
+
+
+def _in_dense_layer(m: nn.Module, kinds: Kinds) -> Iterator[Unit]:
+    yield _sharing(m, 'act', kinds, Pair(m, 'norm1'), Pair(m, 'norm2', _feeding(m.conv1)))
+
+
+def _sharing(m: nn.Module, activation: str, kinds: Kinds, *pairs: Pair) -> Unit:
+    """Norms before one activation, which has no other use: they are converted together."""
+    found = [pair._replace(activation=m._modules[activation], place=activation) for pair in pairs
+             if isinstance(pair.module, kinds)]
+    return Unit(found if len(found) == len(pairs) or kinds is ACTIVATED else [])
+
+
 _KNOWN = {hosts.SEQUENTIAL: _in_sequential, hosts.CONV_MODULE: _in_conv_module, hosts.RESIDUAL_BLOCK: _in_block,
-          hosts.STEM: _in_stem}
+          hosts.STEM: _in_stem, hosts.SPLIT_ATTENTION: _in_split_attention, hosts.DENSE_LAYER: _in_dense_layer}
 
 
 def _feeding(m: Optional[nn.Module]) -> Optional[nn.Module]:

@@ -3,6 +3,7 @@ from typing import Dict
 
 # Kinds of modules whose forward is known, by the full name of that forward.
 SEQUENTIAL, CONV_MODULE, RESIDUAL_BLOCK, STEM = 'sequential', 'conv module', 'residual block', 'stem'
+SPLIT_ATTENTION, DENSE_LAYER = 'split attention', 'dense layer'
 FORWARDS: Dict[str, str] = {
     'torch.nn.modules.container.Sequential.forward': SEQUENTIAL,
     **dict.fromkeys(['mmcv.cnn.bricks.conv_module.ConvModule.forward',
@@ -10,6 +11,11 @@ FORWARDS: Dict[str, str] = {
     **{f'{package}.{block}.forward': RESIDUAL_BLOCK for block in ('BasicBlock', 'Bottleneck') for package in (
         'mmdet.models.backbones.resnet', 'mmpretrain.models.backbones.resnet', 'mmseg.models.backbones.resnet',
         'torchvision.models.resnet')},
+    'mmpretrain.models.backbones.seresnet.SEBottleneck.forward': RESIDUAL_BLOCK,
+    'mmpretrain.models.backbones.densenet.DenseLayer.forward': DENSE_LAYER,
+    **{f'{package}.models.backbones.{block}.forward': kind for package in ('mmdet', 'mmpretrain') for block, kind in (
+        ('res2net.Bottle2neck', RESIDUAL_BLOCK), ('resnest.Bottleneck', RESIDUAL_BLOCK),
+        ('resnest.SplitAttentionConv2d', SPLIT_ATTENTION))},
     **dict.fromkeys([
         'mmdet.models.backbones.resnet.ResNet.forward', 'mmdet.models.backbones.regnet.RegNet.forward',
         'mmpretrain.models.backbones.resnet.ResNet.forward', 'mmpretrain.models.backbones.regnet.RegNet.forward',

@@ -1,6 +1,7 @@
 """Less memory for existing models by recomputation in backward."""
 import threading
 from collections import Counter
+from functools import partial
 from typing import Any, List, Optional, Sequence
 
 import torch
@@ -52,7 +53,8 @@ class MemoryReport:
                             for name in sorted({*tally.plain, *tally.kept}, key=lambda name: -tally.kept[name])}
 
 
-def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequence[str]] = None) -> MemoryReport:
+def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequence[str]] = None,
+                plain: Sequence[str] = (), cheap: Sequence[str] = ()) -> MemoryReport:
     """Make autograd store less of a model's forward. Outputs and gradients stay the same.
 
     The backward recomputes the outputs of norms, activations, concatenations, poolings and similar functions if they
@@ -65,6 +67,8 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
         level: ``'cheap'``, or ``'blocks'``, which stores only the output of each block and recomputes its convolutions
             and matrix products as well.
         modules: Names of the blocks; by default those of :func:`find_blocks`.
+        plain: Names of modules within which nothing is recomputed; ``''`` is the model.
+        cheap: Names of modules in these within which cheap functions are; of nested ones the innermost counts.
 
     Returns:
         A report that the first forward fills in.
@@ -96,6 +100,10 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
         if _enter not in block._forward_pre_hooks.values():
             handles += [block.register_forward_pre_hook(_enter),
                         block.register_forward_hook(_leave, prepend=True, always_call=True)]
+    for names, pauses in ((plain, True), (cheap, False)):
+        for module in _named(model, names):
+            handles += [module.register_forward_pre_hook(partial(_pause, pauses)),
+                        module.register_forward_hook(_resume, prepend=True, always_call=True)]
     report = _REPORTS[model] = MemoryReport(handles)
     return report
 
@@ -124,6 +132,8 @@ def _innermost(model: nn.Module, needs_norm: bool) -> List[nn.Module]:
 
 
 def _is_block(module: nn.Module, needs_norm: bool) -> bool:
+    if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
+        return False
     ndims = [m.weight.ndim for m in module.modules() if isinstance(getattr(m, 'weight', None), Tensor)]
     return sum(ndim > 1 for ndim in ndims) > 1 and (1 in ndims or not needs_norm)
 
@@ -199,3 +209,13 @@ def _leave(module: nn.Module, args: Any, output: Any) -> None:
     _CALL.recorder.blocks = max(0, _CALL.recorder.blocks - 1)
     if not _CALL.recorder.blocks:
         tree_map_only(Tensor, _CALL.recorder.keep, output)
+
+
+def _pause(pauses: bool, module: nn.Module, args: Any) -> None:
+    if not compat.is_compiling() and _CALL.recorder is not None:
+        _CALL.recorder.paused.append(pauses)
+
+
+def _resume(module: nn.Module, args: Any, output: Any) -> None:
+    if not compat.is_compiling() and _CALL.recorder is not None and _CALL.recorder.paused:
+        _CALL.recorder.paused.pop()

@@ -11,7 +11,7 @@ class ResidualBlock:
 
     :func:`activated_class` puts it in front of the block's own class. The last norm adds the shortcut and activates the
     sum. If a plugin or an active drop path lies between the norm and the sum, that norm has no activation, and the
-    block applies its own to the sum.
+    block applies its own to the sum. The second convolution may have no norm (ResNeSt), or be several (Res2Net).
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -23,8 +23,11 @@ class ResidualBlock:
         *inner, last = range(1, depth(self) + 1)
         out = x
         for i in inner:
-            out = getattr(self, f'conv{i}')(out)
-            out = self._plugged(getattr(self, norm_name(self, i))(out), i)
+            if i == 2 and hasattr(self, 'bns'):
+                out = self._scales(out)
+            else:
+                out = getattr(self, norm_name(self, i), nn.Identity())(getattr(self, f'conv{i}')(out))
+            out = self._plugged(out, i)
         shortcut = x if self.downsample is None else self.downsample(x)
         out = getattr(self, f'conv{last}')(out)
         norm = getattr(self, norm_name(self, last))
@@ -32,6 +35,15 @@ class ResidualBlock:
             return norm(out, residual=shortcut)
         out = self._plugged(norm(out), last)
         return self.relu(getattr(self, 'drop_path', nn.Identity())(out) + shortcut)
+
+    def _scales(self, x: Tensor) -> Tensor:
+        """Res2Net: each group of channels passes a convolution, which also gets the result of the group before it."""
+        *groups, last = x.split(self.width, 1)
+        results: List[Tensor] = []
+        for group, conv, norm in zip(groups, self.convs, self.bns):
+            alone = not results or self.stage_type == 'stage'
+            results.append(norm(conv(group if alone else results[-1] + group)))
+        return torch.cat([*results, self.pool(last) if hasattr(self, 'pool') else last], 1)
 
     def _plugged(self, x: Tensor, i: int) -> Tensor:
         for name in plugins(self, i):
@@ -68,8 +80,11 @@ def norm_name(owner: nn.Module, i: int) -> str:
 
 
 def plugins(block: nn.Module, i: int) -> List[str]:
-    """Names of mmdet's plugins after the i-th convolution."""
-    return getattr(block, f'after_conv{i}_plugin_names', []) if getattr(block, 'with_plugins', False) else []
+    """Names of the modules after the i-th norm: ResNeSt's pooling, mmdet's plugins, squeeze and excitation."""
+    found = ['avd_layer'] if i == 2 and getattr(block, 'avg_down_stride', False) else []
+    if getattr(block, 'with_plugins', False):
+        found += getattr(block, f'after_conv{i}_plugin_names')
+    return found + (['se_layer'] if i == depth(block) and hasattr(block, 'se_layer') else [])
 
 
 def joins_shortcut(block: nn.Module) -> bool:

@@ -1,10 +1,12 @@
 """Commands in processes of their own, and what they say of a mistake."""
 import os
+import runpy
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import traceback
 from pathlib import Path
 
 from mmrev.cli import main
@@ -38,7 +40,7 @@ def succeed(*command, cwd) -> str:
     return output
 
 
-def forked(*arguments, cwd, processes=1):
+def forked(*arguments, cwd, processes=1, output=None):
     """`mmrev` in a fork of this process, which has imported everything: exit status and standard error.
 
     A run within this process would find the visualizers and loggers that mmengine keeps of another one.
@@ -48,13 +50,14 @@ def forked(*arguments, cwd, processes=1):
         cwd: Where it runs.
         processes: How many run it, as a launcher starts them for ``--launcher pytorch``. The status is that of the
             first that failed, in the order of their ranks.
+        output: A file for the standard output.
     """
-    with tempfile.TemporaryFile('w+') as errors, tempfile.TemporaryFile('w+') as output, socket.socket() as free:
+    with tempfile.TemporaryFile('w+') as errors, tempfile.TemporaryFile('w+') as unread, socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         environment = dict(WORLD_SIZE=str(processes), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free.getsockname()[1]))
         free.close()
-        children = [_fork(arguments, cwd, output, errors, dict(environment, RANK=str(rank), LOCAL_RANK=str(rank)))
-                    for rank in range(processes)]
+        children = [_fork(arguments, cwd, output or unread, errors, dict(environment, RANK=rank, LOCAL_RANK=rank))
+                    for rank in map(str, range(processes))]
         statuses = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
         errors.seek(0)
         return next(filter(None, statuses), 0), errors.read()
@@ -65,17 +68,33 @@ def _fork(arguments, cwd, output, errors, environment) -> int:
     child = os.fork()
     if child == 0:
         status = 99
+        signal.alarm(200)  # a command that hangs ends by SIGALRM
         try:
             os.chdir(cwd)
             os.environ.update(environment)
             os.dup2(output.fileno(), 1)
             os.dup2(errors.fileno(), 2)
             sys.stdout, sys.stderr = os.fdopen(1, 'w'), os.fdopen(2, 'w')
-            status = main([str(argument) for argument in arguments])
-            sys.stderr.flush()
+            status = _run([str(argument) for argument in arguments])
+        except BaseException:
+            traceback.print_exc()
         finally:
+            sys.stderr.flush()
             os._exit(status)
     return child
+
+
+def _run(words):
+    """Run a command in this process: ``mmrev ...``, its arguments alone, or ``python SCRIPT ...``."""
+    if words[0] != 'python':
+        return main(words[words[0] == 'mmrev':])
+    sys.argv = words[1:]
+    sys.path.insert(0, os.path.dirname(os.path.abspath(words[1])))
+    try:
+        runpy.run_path(words[1], run_name='__main__')
+    except SystemExit as stop:
+        return stop.code or 0
+    return 0
 
 
 def mmrev(*arguments) -> tuple:

@@ -10,7 +10,7 @@ from mmrev.problems import ProblemError
 
 
 def write(path, iteration, **without):
-    content = dict(state_dict={}, meta=dict(iter=iteration), message_hub={}, optimizer={})
+    content = dict(state_dict={}, meta=dict(epoch=1, iter=iteration), message_hub={}, optimizer=dict(state={}))
     torch.save({key: value for key, value in content.items() if key not in without}, path)
 
 
@@ -66,8 +66,8 @@ def test_checkpoints_of_another_run_are_refused_with_three_ways_out(tmp_path):
     assert all(way in caught.value.fix for way in ('--resume', '--work-dir', '--overwrite'))
     with reserved(str(tmp_path), resume=True, overwrite=False):
         assert (tmp_path / 'epoch_1.pth').exists()
-    with reserved(str(tmp_path), resume=False, overwrite=True):
-        assert sorted(path.name for path in tmp_path.iterdir()) == ['.lock', 'of_my_own.pth']
+    with reserved(str(tmp_path), resume=False, overwrite=True) as others:
+        assert sorted(path.name for path in others) == ['epoch_1.pth', 'last_checkpoint']
 
 
 def test_two_runs_at_once_in_one_folder_are_refused(tmp_path):

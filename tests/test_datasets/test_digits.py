@@ -114,6 +114,11 @@ def test_the_classification_set_has_every_source_digit_once_in_folders_by_class(
     assert all(labels[int(file.stem)] == int(file.parent.name) for file in files)
 
 
+def test_an_image_size_of_zero_is_refused(tmp_path, capsys):
+    assert tool.main(['--image-size', '0', '--out', str(tmp_path / 'out')]) == 2
+    assert '`image_size` must be at least' in capsys.readouterr().err and not (tmp_path / 'out').exists()
+
+
 def test_a_folder_of_somebody_else_is_refused_and_stays(tmp_path, capsys):
     (tmp_path / 'notes.txt').write_text('mine')
     assert tool.main(['--out', str(tmp_path), '--overwrite', *SMALL]) == 2

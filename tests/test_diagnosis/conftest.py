@@ -29,11 +29,14 @@ def folder(tmp_path_factory):
                         ('zero.py', "type='StepLR', step_size=0")):
         (folder / f'schedule_{name}').write_text(f"_base_ = './good.py'\nparam_scheduler = [dict({entry})]\n"
                                                 'train_cfg = dict(max_epochs=3)\n')
+    (folder / 'misspelt.py').write_text("_base_ = './good.py'\noptim_wraper = dict(optimizer=dict(lr=1.))\n")
+    (folder / 'older.py').write_text("_base_ = './good.py'\ntrain_dataloader = dict(dataset=dict(metainfo=dict("
+                                     "CLASSES=('dark', 'bright'))))\n")
     (folder / 'old.py').write_text("_base_ = './good.py'\npretrained = 'other.pth'\n")
     torch.save(dict(state_dict=dict(other=torch.zeros(1))), folder / 'other.pth')
     torch.save(dict(state_dict=dict(weight=3.), epoch=3), folder / 'numbers.pth')
-    torch.save(dict(state_dict={'neck.lateral_convs.0.conv.bias': torch.zeros(16)}, meta={}, message_hub={},
-                    optimizer={}), folder / 'otherwise.pth')
+    torch.save(dict(state_dict={'neck.lateral_convs.0.conv.bias': torch.zeros(16)}, message_hub={},
+                    meta=dict(epoch=1, iter=2), optimizer=dict(state={})), folder / 'otherwise.pth')
     (folder / 'cut.pth').write_bytes((folder / 'other.pth').read_bytes()[:-200])
     flipped = bytearray((folder / 'other.pth').read_bytes())
     flipped[flipped.index(b'other')] ^= 1

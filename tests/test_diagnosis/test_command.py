@@ -77,11 +77,11 @@ def test_an_option_of_custom_imports_is_imported(folder, tmp_path, monkeypatch):
 
 def test_check_names_everything_at_once(folder, monkeypatch, capfd):
     monkeypatch.chdir(folder)
-    mistakes = ('optim_wrapper.optimizer.lr=-1', 'train_dataloader.dataset.ann_file=x.json', 'log_level=LOUD',
+    mistakes = ('train_cfg.val_begin=-1', 'train_dataloader.dataset.ann_file=x.json', 'log_level=LOUD',
                 'val_evaluator.metric=bboxx', 'default_hooks.timer.type=IterTimmerHook')
     assert main(['check', 'good.py', '--cfg-options', *mistakes]) == 2
     output, errors = capfd.readouterr()
-    for named in ('Invalid learning rate: -1', 'x.json` does not exist', "'LOUD'", 'bboxx', '`IterTimerHook`'):
+    for named in ('val_begin` is -1, which must be', 'x.json` does not exist', "'LOUD'", 'bboxx', '`IterTimerHook`'):
         assert named in output
     assert said(errors)[0].endswith('5 problems in good.py')
 

@@ -32,8 +32,8 @@ MISTAKES = {
                                      'text `abc`; SGD takes float', 'optim_wrapper.optimizer.lr=VALUE'),
     'a text for the weight decay': (option('optim_wrapper.optimizer.weight_decay=x'), 'weight_decay` is the text',
                                     'VALUE'),
-    'a negative learning rate': (option('optim_wrapper.optimizer.lr=-1'), 'Invalid learning rate: -1',
-                                 'optim_wrapper.KEY'),
+    'a negative learning rate': (option('optim_wrapper.optimizer.lr=-1'), '`optim_wrapper.optimizer.lr` is -1, which '
+                                 'must be a finite number from 0', 'optim_wrapper.optimizer.lr=NUMBER'),
     'a misspelt clipping': (option('optim_wrapper.clip_grad.max_nrom=1'), '`optim_wrapper.clip_grad.max_nrom`',
                              '`max_norm`'),
     'a misspelt rule for parameters': (option('optim_wrapper.paramwise_cfg.norm_decay_mul=0'), '`norm_decay_mul`',
@@ -44,7 +44,7 @@ MISTAKES = {
                                             '`param_scheduler.0` cannot be built', 'good.py'),
     'a schedule with a text that it computes with': (
         ['train', 'schedule_text.py'],
-        '`param_scheduler.0` fails when it is stepped: ', 'param_scheduler.0.KEY=VALUE'),
+        "`param_scheduler.0.eta_min` is 'x', which must be a finite number", 'param_scheduler.0.eta_min=NUMBER'),
     'a schedule that divides by zero': (['train', 'schedule_zero.py'], '`param_scheduler.0` fails when it is stepped: ',
                                         'param_scheduler.0.KEY'),
     'a text for the epochs': (option('train_cfg.max_epochs=two'), '`train_cfg.max_epochs` is the text `two`', 'VALUE'),
@@ -62,6 +62,20 @@ MISTAKES = {
                                         'nothing', 'model.backbone.init_cfg.checkpoint=other.pth'),
     'a config with a variable that nothing reads': (['train', 'old.py'], '`pretrained` at the top of old.py',
                                                     'model.backbone.init_cfg.checkpoint=other.pth'),
+    'a key at the top that nothing reads': (['train', 'misspelt.py'], '`optim_wraper` is read by nothing',
+                                            '`optim_wrapper`'),
+    'a rule for parameters that are not there': (
+        option('optim_wrapper.paramwise_cfg.custom_keys.backbonee.lr_mult=0.1'),
+        'custom_keys.backbonee` is read by nothing', '`backbone`'),
+    'classes by the name of an older version': (
+        ['train', 'older.py'], 'metainfo.CLASSES` is read by nothing', '`classes`'),
+    'a text for a flag': (option('model.backbone.norm_eval=x'), '`model.backbone.norm_eval` is the text `x`', 'VALUE'),
+    'deviations of zero': (option('model.rpn_head.bbox_coder.target_stds=[0.,1.,1.,1.]'),
+                           'target_stds.0` is 0.0', 'NUMBER'),
+    'a size that would end the process by SIGFPE': (
+        option('model.roi_head.bbox_roi_extractor.roi_layer.output_size=0'), 'output_size` is 0', 'NUMBER'),
+    'a negative base batch size': ([*option('auto_scale_lr.base_batch_size=-4'), '--auto-scale-lr'],
+                                   '`auto_scale_lr.base_batch_size` is -4', 'NUMBER'),
     'starting from a number': (option('load_from=3'), '`load_from` is 3', 'good.py'),
 }
 

@@ -154,3 +154,22 @@ def test_only_the_main_process_renames_what_it_writes(tmp_path, monkeypatch):
     SafeCheckpointHook().before_run(runner)
     runner.save_checkpoint(str(tmp_path), 'epoch_1.pth')
     assert names(tmp_path) == ['epoch_1.pth.part']
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_waits_until_it_is_complete(tmp_path, monkeypatch):
+    """mmengine's formatting of the config, which is part of writing, turns `KeyboardInterrupt` into another error."""
+
+    def interrupted(config):
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            raise SyntaxError('Failed to format the config file') from error
+        return ''
+
+    def interrupt_later():
+        monkeypatch.setattr('mmengine.config.Config.pretty_text', property(interrupted))
+
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, hooks=[At(1, interrupt_later)])
+    assert names(tmp_path) == ['epoch_1.pth']
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -4,6 +4,7 @@ import copy
 import pytest
 import torch
 from mmdet.utils import register_all_modules
+from mmengine.hub import get_config
 from mmengine.registry import DefaultScope
 from torch import nn
 
@@ -67,6 +68,22 @@ def test_checkpoints_fit_both_ways_and_resuming_with_a_moving_average_goes_on_th
     resumed = [train(cfg, custom_hooks=[average, *hooks], work_dir=str(tmp_path / 'resumed'))[0]
                for hooks in ([], [HOOK])]
     assert_equal(*resumed)
+
+
+@pytest.mark.slow
+def test_rtmdet_trains_to_the_same_weights_on_mosaics(tmp_path):
+    cfg = get_config('mmdet::rtmdet/rtmdet_tiny_8xb32-300e_coco.py')
+    pipeline = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations', with_bbox=True),
+                dict(type='CachedMosaic', img_scale=(64, 64), max_cached_images=4),
+                dict(type='RandomCrop', crop_size=(64, 64)), dict(type='YOLOXHSVRandomAug'),
+                dict(type='Pad', size=(64, 64)), dict(type='PackDetInputs')]
+    toy = detector_config(tmp_path)
+    toy.train_dataloader.dataset.pipeline, toy.model = pipeline, cfg.model
+    toy.merge_from_dict(dict(model=dict(
+        backbone=dict(init_cfg=None, widen_factor=0.125), neck=dict(in_channels=[32, 64, 128], out_channels=16),
+        bbox_head=dict(num_classes=2, in_channels=16, feat_channels=16))))
+    expected, _ = train(toy, custom_hooks=[])
+    assert_equal(expected, train(toy, custom_hooks=[HOOK], work_dir=str(tmp_path / 'saving'))[0])
 
 
 def test_a_model_of_which_little_is_cheap_gets_a_warning(tmp_path):

@@ -53,7 +53,7 @@ def test_relu_with_batch_statistics_is_refused_with_the_reason(grad):
 
 def test_functional_forms_check_their_arguments():
     x = torch.randn(3, 4)
-    with pytest.raises(ValueError, match='no running statistics to normalise by'):
+    with pytest.raises(ValueError, match='no running statistics to normalize by'):
         inplace_abn(x, None, None, None, None, training=False)
     with pytest.raises(ValueError, match='inplace_abn divides by .*`eps` must be positive'):
         inplace_abn(x, None, None, None, None, eps=0)

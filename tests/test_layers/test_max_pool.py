@@ -2,7 +2,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import mmrev.layers.fused.max_pool as fused_max_pool
 from mmrev.layers import MaxPool3x3, max_pool3x3, max_pool_tokens
 from mmrev.testing import PeakMemory
 
@@ -103,6 +105,42 @@ def test_backward_keeps_one_small_index_per_output(side, size, device):
     with PeakMemory() as memory:
         y = max_pool3x3(x, 2)
         assert memory.current == y.numel() * (y.element_size() + size)
+
+
+class LargestIndex(TorchDispatchMode):
+    """Values of the largest tensor of 8-byte integers that an operator makes."""
+    values = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        for x in out if isinstance(out, (tuple, list)) else (out, ):
+            if isinstance(x, torch.Tensor) and x.dtype == torch.long:
+                self.values = max(self.values, x.numel())
+        return out
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_an_index_of_eight_bytes_exists_for_some_samples_at_a_time(layout, monkeypatch):
+    monkeypatch.setattr(fused_max_pool, '_BLOCK', 2 * 3 * 8 * 9)  # two of five samples
+    x = image(5, 3, 8, 9, ties=True).contiguous(memory_format=layout).requires_grad_()
+    cotangent = image(5, 3, 8, 9)
+    with LargestIndex() as largest:
+        y = max_pool3x3(x)
+        gradient, = torch.autograd.grad(y, x, cotangent)
+    assert largest.values == 2 * 3 * 8 * 9
+    expected = reference(x)
+    assert torch.equal(y, expected)
+    torch.testing.assert_close(gradient, torch.autograd.grad(expected, x, cotangent)[0])
+
+
+@pytest.mark.parametrize('layout', LAYOUTS)
+def test_a_step_needs_little_more_than_output_gradient_and_small_index(layout):
+    x = image(16, 16, 64, 64).contiguous(memory_format=layout).requires_grad_()  # 4 MiB
+    with PeakMemory() as memory:
+        y = max_pool3x3(x)
+        assert memory.peak < 2.2 * x.nbytes  # 3.5 and more with an index of eight bytes for all samples
+        y.backward(y.detach())
+    assert memory.peak < 3.2 * x.nbytes  # 5.5 and more
 
 
 def test_a_traced_network_has_the_plain_operator():

@@ -272,37 +272,6 @@ def test_tools_of_mmdet_that_know_nothing_of_mmrev_start_from_the_weights(tmp_pa
     assert done.returncode != 0 and '`other.pth` holds no weight of this RevBiFPN' in done.stderr
 
 
-@pytest.mark.slow
-def test_the_first_command_of_the_readme_trains_from_imagenet_weights(tmp_path, monkeypatch):
-    """With a file in place of the download, and two small images in place of COCO."""
-    text = (CONFIGS.parent / 'README.md').read_text(encoding='utf-8')
-    command = re.search(r'^\.venv/bin/python tools/(train\.py .*)$', text, re.MULTILINE).group(1).split()
-    assert command[2] == '--cfg-options' and command[3].startswith(PARTS['backbone'] + '=mmrev://')
-    name = command[3].partition('://')[2]
-    assert published.find_model(name).url.endswith('revbifpn_s3.pth.tar')
-    cfg = Config.fromfile(CONFIGS.parent / command[1])
-    with DefaultScope.overwrite_default_scope('mmdet'):
-        backbone = MODELS.build(cfg.model.backbone)
-    torch.save(dict(state_dict={f'backbone.{key}': value for key, value in backbone.state_dict().items()}),
-               tmp_path / 'weights.pth')
-    toy_detection.write_dataset(tmp_path / 'data', num_images=2)
-    data = 'train_dataloader.dataset.'
-    monkeypatch.chdir(CONFIGS.parent)
-    status = main(['train', command[1], '--work-dir', str(tmp_path / 'run'), '--cfg-options',
-                   command[3].replace(f'mmrev://{name}', str(tmp_path / 'weights.pth')),
-                   f'{data}data_root={tmp_path}/data/', f'{data}ann_file=annotations.json',
-                   f'{data}data_prefix.img=images/', f'visualizer.name={tmp_path.name}',
-                   f'{data}metainfo.classes=dark,bright', f'{data}pipeline.2.scale=(64,64)',
-                   'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
-                   'model.roi_head.bbox_head.num_classes=2', 'train_cfg.max_epochs=1', 'default_hooks.checkpoint=None',
-                   *(f'{part}_{what}=None' for part in ('val', 'test') for what in ('dataloader', 'cfg', 'evaluator'))])
-    said = next((tmp_path / 'run').glob('*/*.log')).read_text()
-    total = sum('num_batches' not in key for key in backbone.state_dict())
-    assert status == 0
-    assert f'Loaded {total} of the {total} tensors of RevBiFPN from {tmp_path}/weights.pth\n' in said
-    assert 'starts from random weights' not in said
-
-
 def test_the_config_in_the_documents_names_the_weights(tmp_path):
     import mmrev.registry  # noqa: F401  makes `mmrev::` known
     text = (CONFIGS.parent / 'docs/pretrained.md').read_text(encoding='utf-8').split('## Start from them')[1]

@@ -8,6 +8,7 @@ import torch.multiprocessing as mp
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+import mmrev
 from mmrev.reversible import ReversibleSequence, StreamPart, TwoStreamCoupling
 from mmrev.testing import set_reversible
 
@@ -21,6 +22,11 @@ CASES = [  # norm, find_unused_parameters, batches accumulated under no_sync
     ('batch', True, 2),
     ('all_reduce', False, 1),
     ('all_reduce', True, 2),
+]
+SAVING = [  # level of save_memory, options of DDP
+    ('cheap', dict(find_unused_parameters=True)),
+    ('blocks', dict(find_unused_parameters=True, gradient_as_bucket_view=True)),
+    ('cheap', dict(static_graph=True)),
 ]
 
 
@@ -109,10 +115,30 @@ def run_case(rank, norm, find_unused, accumulate):
     return {k: v.detach().clone().numpy() for k, v in module.state_dict().items()}
 
 
+def run_saving(rank, level, options):
+    """Difference of the weights after two steps with ``save_memory`` from those without."""
+    states = []
+    for saves in (False, True):
+        torch.manual_seed(0)
+        blocks = [nn.Sequential(nn.Conv2d(8, 8, 3), nn.BatchNorm2d(8), act, nn.Conv2d(8, 8, 1), nn.BatchNorm2d(8))
+                  for act in (nn.SiLU(True), nn.ReLU(True))]
+        module = nn.Sequential(nn.Conv2d(3, 8, 3, padding=2), *blocks, nn.Dropout(0.2), Head()).double()
+        report = mmrev.save_memory(module, level) if saves else None
+        ddp = DistributedDataParallel(module, **options)
+        optimizer = torch.optim.SGD(module.parameters(), 0.1)
+        for step in range(2):
+            optimizer.zero_grad()
+            batches = [data(10 * step + i)[2 * rank:2 * rank + 2] for i in range(2)]
+            train(ddp, batches, optimizer, ['static_graph' in options, True])
+        states.append(module.state_dict())
+    assert report.kept < report.plain
+    return {name: (states[0][name] - states[1][name]).numpy() for name in states[0]}
+
+
 def worker(rank, store, queue):
     torch.set_num_threads(1)
     dist.init_process_group('gloo', f'file://{store}', rank=rank, world_size=WORLD)
-    queue.put((rank, [run_case(rank, *case) for case in CASES]))
+    queue.put((rank, [run_case(rank, *case) for case in CASES] + [run_saving(rank, *case) for case in SAVING]))
     dist.barrier()
     dist.destroy_process_group()
 
@@ -129,7 +155,7 @@ def states(tmp_path_factory):
             processes.join(0.2)  # raises if one has failed
         results.update([queue.get()])
     processes.join()
-    return {case: [results[rank][i] for rank in range(WORLD)] for i, case in enumerate(CASES)}
+    return {str(case): [results[rank][i] for rank in range(WORLD)] for i, case in enumerate([*CASES, *SAVING])}
 
 
 def run_alone(norm, accumulate):
@@ -148,9 +174,15 @@ def run_alone(norm, accumulate):
 def test_ddp_equals_one_process_with_the_joined_batch(case, states):
     norm, _, accumulate = case
     alone = run_alone(norm, accumulate)
-    for state in states[case]:
+    for state in states[str(case)]:
         for key, expected in alone.items():
             torch.testing.assert_close(torch.from_numpy(state[key]), expected, rtol=1e-9, atol=1e-12, msg=key)
+
+
+@pytest.mark.parametrize('case', SAVING, ids=str)
+def test_ddp_trains_the_same_weights_with_save_memory(case, states):
+    for differences in states[str(case)]:
+        assert differences and not any(difference.any() for difference in differences.values())
 
 
 def test_the_joined_batch_matters():

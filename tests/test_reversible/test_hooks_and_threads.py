@@ -444,6 +444,17 @@ def test_replicas_of_data_parallel_are_refused(requires_grad):
         replica(*inputs('two_stream', requires_grad=requires_grad))
 
 
+def test_a_function_within_fully_sharded_data_parallel_is_refused():
+    fsdp = pytest.importorskip('torch.distributed.fsdp')
+    module = two_stream(1)
+    wrapper = fsdp.FullyShardedDataParallel.__new__(fsdp.FullyShardedDataParallel)  # without a process group
+    torch.nn.Module.__init__(wrapper)
+    wrapper._fsdp_wrapped_module = module.couplings[0].f
+    module.couplings[0].f = wrapper
+    with pytest.raises(ReversibilityError, match='is wrapped by FullyShardedDataParallel'):
+        module(*inputs('two_stream'))
+
+
 def test_a_list_of_what_steps_keep_may_be_changed_in_place():
     module = two_stream(2)
     module.keep = ['undo'] * 4

@@ -67,6 +67,7 @@ def mmdet_resnet18():
     return mmdet_resnet(depth=18)
 
 
+BN = dict(norm_cfg=dict(type='BN', requires_grad=True))
 FROZEN = {
     'mmdet': mmdet_resnet,
     'frozen_stages': lambda: mmdet_resnet(frozen_stages=1),
@@ -80,6 +81,15 @@ FROZEN = {
     'resnext': lambda: DET.build(dict(type='mmdet.ResNeXt', depth=50, groups=4, base_width=4, norm_eval=True)),
     'mmpretrain': lambda: PRETRAIN.build(dict(type='mmpretrain.ResNet', depth=50, base_channels=8, norm_eval=True,
                                               out_indices=(0, 3))),
+    'SE-ResNet': lambda: PRETRAIN.build(dict(type='mmpretrain.SEResNet', depth=50, base_channels=8, norm_eval=True)),
+    'ResNeSt': lambda: DET.build(dict(type='mmdet.ResNeSt', depth=50, base_channels=8, norm_eval=True, **BN)),
+    "mmpretrain's ResNeSt": lambda: PRETRAIN.build(dict(
+        type='mmpretrain.ResNeSt', depth=50, base_channels=8, norm_eval=True)),
+    'Res2Net': lambda: DET.build(dict(
+        type='mmdet.Res2Net', depth=50, scales=4, base_width=8, base_channels=16, norm_eval=True)),
+    "mmpretrain's Res2Net": lambda: PRETRAIN.build(dict(
+        type='mmpretrain.Res2Net', depth=50, scales=3, base_width=16, base_channels=16, norm_eval=True)),
+    'ShuffleNetV2': lambda: PRETRAIN.build(dict(type='mmpretrain.ShuffleNetV2', widen_factor=0.5, norm_eval=True)),
 }
 
 
@@ -113,6 +123,22 @@ def test_batch_statistics_become_leaky_only_when_asked():
     assert 'another function' in str(report)
     assert_same_function(model, leaky, images())
     assert_same_function(to_batchnorm(model), leaky, images())
+
+
+def test_norms_before_the_convolutions_of_densenet():
+    torch.manual_seed(0)
+    arch = dict(growth_rate=4, depths=[2, 2], init_channels=8)
+    model = filled(PRETRAIN.build(dict(type='mmpretrain.DenseNet', arch=arch, act_cfg=dict(type='LeakyReLU')))).double()
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            m.weight.data.abs_()  # no convolution stands before the norm of a concatenation
+    reference = copy.deepcopy(model)
+    report = convert_batchnorm(model)
+    assert len(report.converted) == 11 and not report.kept
+    assert_same_function(model, reference, images())
+    back = to_batchnorm(model)
+    assert [type(m) for m in back.modules()] == [type(m) for m in reference.modules()]
+    assert_same_function(back, reference, images())
 
 
 def test_drop_path_stands_between_norm_and_shortcut():
@@ -161,8 +187,9 @@ def test_sequential_conv_module_and_linear():
     reference = copy.deepcopy(model)
     x = images(16, batch=4)
     report = convert_batchnorm(model)
-    assert set(report.converted) == {'0.bn', '3', '6', '13'}
-    assert 'might change its output' in report.kept['1.bn'] and 'SiLU' in report.kept['8']
+    assert set(report.converted) == {'0.bn', '1.bn', '3', '6', '13'} and 'SiLU' in report.kept['8']
+    alone = convert_batchnorm(copy.deepcopy(reference[1:2]))
+    assert 'might change its output' in alone.kept['1.bn']
     assert_same_function(model, reference, x)
     assert type(model[0].bn) is InPlaceABN and model[0].bn.activation_param == 0.2
     to_batchnorm(model)
@@ -230,9 +257,8 @@ def test_one_obstacle_leaves_its_block_alone():
 
 
 def test_unknown_modules_are_listed():
-    model = DET.build(dict(type='mmdet.Res2Net', depth=50, scales=4, base_width=26, norm_eval=True))
-    report = convert_batchnorm(model)
-    assert 'layer1.0.bn1' in report.kept and 'not known' in report.kept['layer1.0.bn1']
+    report = convert_batchnorm(PRETRAIN.build(dict(type='mmpretrain.RepVGG', arch='A0', norm_eval=True)))
+    assert 'not known' in report.kept['stage_1.1.branch_norm']
 
 
 def test_blocks_with_another_way_through_their_norms_are_left_alone():

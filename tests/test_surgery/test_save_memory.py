@@ -33,6 +33,13 @@ def conv(cin=8, cout=8, **kwargs):
     return nn.Conv2d(cin, cout, 3, padding=1, **kwargs)
 
 
+class Swish(nn.Module):
+    """As mmcv's."""
+
+    def forward(self, x):
+        return x * torch.sigmoid(x)
+
+
 def block(*middle, norm=None):
     return nn.Sequential(conv(), norm or nn.BatchNorm2d(8), *copy.deepcopy(middle), conv())
 
@@ -82,6 +89,13 @@ def chunks(m, x):
     return m.last(torch.cat([b, m.part(a), m.part(a) + a, F.max_pool2d(b, 3, 1, 1)], 1))
 
 
+def attend(m, x):
+    tokens = m.stem(x).flatten(2).transpose(1, 2)
+    q, k, v = m.qkv(m.norm(tokens)).unflatten(-1, (3, 2, 4)).permute(2, 0, 3, 1, 4).unbind(0)
+    mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool).tril()
+    return tokens + m.out(F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2))
+
+
 NETWORKS = {
     **{type(act).__name__ + (', in place' if getattr(act, 'inplace', False) else ''): lambda act=act: block(act)
        for inplace in (False, True) for act in (
@@ -89,7 +103,9 @@ NETWORKS = {
            nn.Hardsigmoid(inplace), nn.Mish(inplace), nn.ELU(0.7, inplace), nn.CELU(0.7, inplace), nn.SELU(inplace),
            nn.Hardtanh(-0.5, 0.6, inplace))},
     **{type(act).__name__: lambda act=act: block(act)
-       for act in (nn.GELU(), nn.GELU('tanh'), nn.Sigmoid(), nn.Tanh(), nn.Softplus(), nn.PReLU(8), nn.LogSigmoid())},
+       for act in (nn.GELU(), nn.GELU('tanh'), nn.Sigmoid(), nn.Tanh(), nn.Softplus(), nn.PReLU(8), nn.LogSigmoid(),
+                    nn.Softsign())},
+    'InstanceNorm': lambda: block(nn.ReLU(), norm=nn.InstanceNorm2d(8, affine=True)),
     'GroupNorm': lambda: block(nn.ReLU(), norm=nn.GroupNorm(2, 8)),
     'BatchNorm without weights': lambda: block(nn.SiLU(), norm=nn.BatchNorm2d(8, affine=False)),
     'BatchNorm without statistics': lambda: block(nn.SiLU(), norm=nn.BatchNorm2d(8, track_running_stats=False)),
@@ -109,6 +125,8 @@ NETWORKS = {
         gate, first=nn.Sequential(conv(), nn.BatchNorm2d(8)), squeeze=nn.Conv2d(8, 8, 1), last=conv()),
     'views of one tensor': lambda: Calls(
         chunks, first=nn.Sequential(conv(), nn.BatchNorm2d(8)), part=conv(4, 4), last=conv(16, 8)),
+    'attention by one function': lambda: Calls(
+        attend, stem=block(nn.ReLU()), norm=nn.LayerNorm(8), qkv=nn.Linear(8, 24), out=nn.Linear(8, 8)),
     'attention': lambda: Calls(
         lambda m, x: m.layer(x.flatten(2).transpose(1, 2)),
         layer=nn.TransformerEncoderLayer(8, 2, 32, 0.1, 'gelu', batch_first=True, norm_first=True)),
@@ -240,6 +258,32 @@ def test_the_last_relu_of_residual_blocks_is_not_kept():
     assert report.plain >= 15 * per_convolution
 
 
+def test_the_sums_of_a_long_residual_stream_are_not_stored_at_once():
+
+    def stream(m, x):
+        for norm, layer in zip(m.norms, m.layers):
+            x = x + layer(norm(x))
+        return x
+
+    plain = Calls(stream, norms=nn.ModuleList(nn.LayerNorm(64) for _ in range(24)),
+                  layers=nn.ModuleList(nn.Linear(64, 64, bias=False) for _ in range(24)))
+    saving = copy.deepcopy(plain)
+    mmrev.save_memory(saving)
+    x = torch.randn(256, 64)
+    results = []
+    for model in (plain, saving):
+        with PeakMemory() as memory:
+            with torch.autocast('cpu', torch.bfloat16):  # the stream is in float32, what is added is not
+                out = model(x)
+            kept = memory.current
+            out.sum().backward()
+            weights = memory.current
+        results.append((kept, memory.peak - weights, model.layers[0].weight.grad))
+    (plain_kept, _, expected), (kept, peak, grad) = results
+    assert torch.equal(expected, grad)
+    assert kept < 0.65 * plain_kept and peak < kept + 6 * x.numel() * 4
+
+
 def test_nothing_is_left_behind_after_backward():
     model = stage().double()
     mmrev.save_memory(model)
@@ -304,7 +348,7 @@ def test_two_forwards_may_come_before_one_backward():
         assert torch.equal(a.grad, b.grad)
 
 
-@pytest.mark.parametrize('act', [nn.ReLU, nn.SiLU, nn.GELU])
+@pytest.mark.parametrize('act', [nn.ReLU, nn.SiLU, nn.GELU, Swish])
 def test_gradients_of_gradients_are_the_same(act):
     plain = block(act()).double()
     saving = copy.deepcopy(plain)
@@ -315,7 +359,7 @@ def test_gradients_of_gradients_are_the_same(act):
         grad.square().sum().backward()
     for a, b in zip(plain.parameters(), saving.parameters()):
         if a.grad is not None:
-            assert (a.grad - b.grad).abs().max() <= 1e-10 * a.grad.abs().max().clamp(min=1e-6)
+            assert (a.grad - b.grad).abs().max() <= 1e-10 * a.grad.abs().max().clamp(min=1e-2)
 
 
 def test_gradients_of_gradients_through_an_activation_in_place_are_refused():
@@ -389,6 +433,139 @@ def test_hooks_see_the_tensors_and_may_replace_or_change_them():
     mmrev.save_memory(saving)
     assert_same(train_once(plain, images()), train_once(saving, images()))
     assert torch.equal(seen[0], seen_too[0])
+
+
+@pytest.mark.parametrize('size', [200, 260])
+def test_indices_of_large_poolings_fit_into_their_type(size):
+    layers = nn.Conv2d(8, 1, 1), nn.BatchNorm2d(1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(1, 1, 1)
+    plain = nn.Sequential(*layers).double()
+    saving = copy.deepcopy(plain)
+    mmrev.save_memory(saving)
+    assert_same(train_once(plain, images(size=size)), train_once(saving, images(size=size)), 0)
+
+
+class Centered(nn.Module):
+    """Subtracts a running mean that it updates afterwards, which autograd does not notice."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.last = conv(), conv()
+        self.register_buffer('mean', torch.zeros(1, 8, 1, 1))
+
+    def forward(self, x):
+        x = F.relu(self.layer(x))
+        y = x - self.mean
+        self.mean.lerp_(x.detach().mean((0, 2, 3), keepdim=True), 0.1)
+        return self.last(y)
+
+
+def hostile(change, **modules):
+    """A network with a function between two layers."""
+    return lambda: Calls(lambda m, x: m.last(change(m, F.relu(m.norm(m.first(x))))), first=conv(),
+                         norm=nn.BatchNorm2d(8), last=conv(), **copy.deepcopy(modules))
+
+
+def with_arguments_that_change(m, x):
+    padding, kernel = [1, 1, 1, 1], [3, 3]
+    x = F.avg_pool2d(F.pad(x, padding), kernel, 1)
+    padding[:], kernel[:] = [0] * 4, [1, 1]
+    return x
+
+
+def with_inference(m, x):
+    with torch.inference_mode():
+        small, large = torch.full((8, 1, 1), 2, dtype=x.dtype), x * 2
+    return torch.cat([x[:, :4] + small[:4], large[:, 4:]], 1)
+
+
+def with_gradients(m, x):
+    x = F.silu(x)
+    grad, = torch.autograd.grad(F.silu(x * torch.sigmoid(x)).square().sum(), x, create_graph=True)
+    return x + grad
+
+
+def with_changes(m, x):
+    x = x + x
+    x += x
+    x = torch.empty_like(x).copy_(x.clamp_(-1, 1))
+    x[:, :2] = 0
+    x[:, 2:4].mul_(2)
+    return F.relu6(x.expand(2, *x.shape).reshape(-1, *x.shape[1:])[:len(x)].transpose(2, 3), inplace=True)
+
+
+def spectral():
+    model = block(nn.ReLU())
+    torch.nn.utils.parametrizations.spectral_norm(model[0])
+    torch.nn.utils.parametrizations.weight_norm(model[3])
+    return model
+
+
+HOSTILE = {
+    'a buffer that changes after its use': Centered,
+    'lists that change after the call': hostile(with_arguments_that_change),
+    'tensors of inference mode': hostile(with_inference),
+    'gradients within the forward': hostile(with_gradients),
+    'views, copies and changes in place': hostile(with_changes),
+    'sparse tensors': hostile(lambda m, x: torch.sparse.mm(
+        (m.weight * 2).to_sparse(), x.transpose(0, 1).flatten(1)).view_as(x.transpose(0, 1)).transpose(0, 1),
+        weight=nn.Parameter(torch.eye(8))),
+    'vmap': hostile(lambda m, x: torch.vmap(lambda a: F.silu(a) * torch.sigmoid(a) + 1)(x)),
+    'complex numbers': hostile(lambda m, x: F.relu(torch.fft.irfft2(torch.fft.rfft2(x) * 2, s=x.shape[-2:]))),
+    'other floating-point types': hostile(lambda m, x: torch.add(x.float() * 2, x).to(torch.float16).to(x.dtype)),
+    'fake quantization': hostile(lambda m, x: torch.fake_quantize_per_tensor_affine(
+        x.float(), 0.1, 0, 0, 255).to(x.dtype)),
+    'parametrizations': spectral,
+    'a block that runs three times': lambda: nn.Sequential(*[block(nn.SiLU(True)), nn.ReLU(True)] * 3),
+    'channels_last': lambda: nn.Sequential(stage(), nn.MaxPool2d(3, 1, 1), stage(act=nn.SiLU())).to(
+        memory_format=torch.channels_last),
+}
+
+
+@pytest.mark.parametrize('level', ['cheap', 'blocks'])
+@pytest.mark.parametrize('name', HOSTILE)
+def test_hostile_networks_are_the_same(name, level):
+    torch.manual_seed(0)
+    plain = HOSTILE[name]().double()
+    saving = copy.deepcopy(plain)
+    mmrev.save_memory(saving, level, None if level == 'cheap' else [''])
+    assert_same(train_once(plain, images()), train_once(saving, images()))
+
+
+@pytest.mark.parametrize('autocast', [False, True])
+@pytest.mark.parametrize('frozen', [False, True])
+@pytest.mark.parametrize('level', ['cheap', 'blocks'])
+def test_inputs_and_weights_of_one_size_are_told_apart(level, frozen, autocast):
+    """64 tokens of 64 channels, weights of 64 x 64, attention of 64 x 64."""
+
+    def mix(m, x):
+        x = m.second(m.norm(m.first(x)))
+        heads = m.third(x).unflatten(-1, (1, 64)).transpose(1, 2)
+        return m.last(heads.transpose(-1, -2) @ (x.unsqueeze(1) @ heads.flip(-1)))
+
+    layers = {name: nn.Linear(64, 64) for name in ('first', 'second', 'third', 'last')}
+    plain = Calls(mix, norm=nn.LayerNorm(64), **layers)
+    plain.second.requires_grad_(not frozen)
+    saving = copy.deepcopy(plain)
+    mmrev.save_memory(saving, level, None if level == 'cheap' else [''])
+    for shape in ((1, 64, 64), (4, 16, 64)):
+        x = torch.randn(*shape)
+        if shape[0] == 1:
+            assert_same(train_once(plain, x, autocast), train_once(saving, x, autocast), 1e-6)
+        else:
+            for model in (plain, saving):
+                model.zero_grad()
+                with torch.autocast('cpu', torch.bfloat16, enabled=autocast):
+                    out = model.second(model.norm(model.first(x)))
+                out.float().square().sum().backward()
+            assert all(a.grad is None or torch.equal(a.grad, b.grad)
+                       for a, b in zip(plain.parameters(), saving.parameters()))
+
+
+def test_scripted_blocks_are_no_blocks():
+    model = nn.Sequential(*(torch.jit.script(block(nn.SiLU(True))) for _ in range(3)))
+    assert not find_blocks(model)
+    mmrev.save_memory(model, 'blocks')
+    train_once(model, images(torch.float32))
 
 
 def test_shared_norms_tied_weights_and_scripted_modules_are_the_same():

@@ -1,5 +1,4 @@
 """The hosts' networks, as configs have them: the same to rounding, from the share of bytes that docs/memory.md says."""
-import copy
 import sys
 from pathlib import Path
 
@@ -31,7 +30,6 @@ def test_no_more_is_kept_than_promised(name):
 @pytest.mark.parametrize('name', ['YOLOX-s CSPDarknet', 'MobileNetV2', 'EfficientNet-B0', 'ResNet-18', 'DenseNet-121',
                                   'ShuffleNetV2', 'Swin-T', 'ConvNeXt-T', 'DeiT-S'])
 def test_outputs_gradients_and_statistics_are_those_of_the_stock_network(name, form):
-    network = copy.copy(NETWORKS[name])
-    if 'img_size' not in network.config:
-        network = network._replace(size=64)
-    assert measure_error(network, form) <= 1e-10
+    low = ('float32', 'bfloat16') if name in ('YOLOX-s CSPDarknet', 'ResNet-18') else ()
+    found = measure_error(NETWORKS[name], form, 0 if 'img_size' in NETWORKS[name].config else 64, low)
+    assert found.pop('error') <= 1e-10 and all(error <= 1 for error in found.values())

@@ -179,8 +179,11 @@ def test_a_bug_ends_in_two_lines_and_its_traceback_is_in_the_log(when, phase, to
     monkeypatch.syspath_prepend(tmp_path)
     status, errors = forked('train', config, cwd=tmp_path)
     what, fix = said(errors)
-    assert status == 1
     assert f"error: {phase}: 'Runner' object has no attribute 'no_such_thing'" in what
+    if phase != 'evaluating batch 1':  # nothing is trained yet: nothing is kept
+        assert status == 2 and '--traceback' in fix and not (tmp_path / 'work_dirs').exists()
+        return
+    assert status == 1
     log = tmp_path / fix.split('The traceback is in ')[1]
     assert f', in {when}' in log.read_text() and 'AttributeError' in log.read_text()
 
@@ -193,7 +196,19 @@ def test_a_sample_that_cannot_be_read_is_named(workers, toy, tmp_path):
     (tmp_path / 'config.py').write_text(config + f'train_dataloader.update(num_workers={workers})\n')
     status, errors = forked('train', 'config.py', cwd=tmp_path)
     what, fix = said(errors)
-    assert status == 2
+    assert status == 2 and not (tmp_path / 'work_dirs').exists()
+    assert f'reading sample 2 of `{data}/images/2.png`: ' in what and 'Fix or remove that sample' in fix
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+def test_what_was_trained_before_a_sample_that_cannot_be_read_is_kept(workers, toy, tmp_path, monkeypatch):
+    data = shutil.copytree(toy.folder / 'data', tmp_path / 'data')
+    config = with_lines(toy, tmp_path, '').read_text().replace(str(toy.folder / 'data'), str(data))
+    (tmp_path / 'config.py').write_text(config + f'train_dataloader.update(num_workers={workers})\n')
+    monkeypatch.setattr('mmrev.hooks.SanityHook.before_train', lambda *args: (data / 'images/2.png').write_text('none'))
+    status, errors = forked('train', 'config.py', cwd=tmp_path)
+    what, fix = said(errors)
+    assert status == 1
     assert f'reading sample 2 of `{data}/images/2.png`: ' in what
     assert 'Fix or remove that sample. Iteration 1 is in work_dirs/config/interrupted.pth. The traceback is in' in fix
 

@@ -1,6 +1,6 @@
 """Latency and throughput of a config's model on random images: the median of many runs, after a warm-up.
 
-Of a detector the backbone and the neck are timed unless --part says otherwise: what comes after depends on the image.
+For a detector, backbone and neck are timed unless --part says otherwise: the rest depends on the image.
 
 Examples:
     python tools/analysis_tools/benchmark.py configs/parameter_free/pf-resnet50-max_4xb256_in1k.py --batch-size 1 8
@@ -27,7 +27,7 @@ PARTS = ('features', 'backbone', 'tensor')
 
 
 class Timing(NamedTuple):
-    """Seconds a run of ``batch`` images took."""
+    """Seconds that each run of ``batch`` images took."""
     batch: int
     seconds: List[float]
 
@@ -109,7 +109,7 @@ def where(args: argparse.Namespace) -> str:
 
 
 def part(model: nn.Module, name: str) -> Callable[[Tensor], object]:
-    """What of a model is timed, as a function of images."""
+    """The part of a model that is timed, as a function of images."""
     if name == 'tensor':
         return lambda image: model(image, data_samples(model, image), mode='tensor')
     if name == 'backbone' or getattr(model, 'neck', None) is None:
@@ -118,7 +118,7 @@ def part(model: nn.Module, name: str) -> Callable[[Tensor], object]:
 
 
 def data_samples(model: nn.Module, image: Tensor) -> Optional[list]:
-    """What a detector wants to know of each image: its size."""
+    """The data that a detector needs for each image: its size."""
     if not hasattr(model, 'bbox_head') and not hasattr(model, 'roi_head'):
         return None
     from mmdet.structures import DetDataSample
@@ -128,14 +128,14 @@ def data_samples(model: nn.Module, image: Tensor) -> Optional[list]:
 
 
 def measure(run: Callable[[Tensor], object], image: Tensor, train: bool, warmup: int, runs: int) -> Timing:
-    """Time runs of a function, each to its end on the device.
+    """Time runs of a function, each until the device has finished.
 
     Args:
         run: Of images to a tensor, or nested tuples and lists of them.
         image: ``(B, C, H, W)``.
         train: Whether to differentiate the sum of all outputs as well.
-        warmup: Runs before those that count.
-        runs: Number of those.
+        warmup: Runs before the timed ones.
+        runs: Number of timed runs.
     """
     seconds = []
     for i in range(warmup + runs):

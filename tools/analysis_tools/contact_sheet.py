@@ -70,7 +70,7 @@ def load_annotations(path: str) -> COCO:
 
 
 def choose(predictions: List[dict], number: int) -> List[dict]:
-    """Take ``number`` samples at even distances."""
+    """Take ``number`` evenly spaced samples."""
     step = max(1, len(predictions) // number)
     return predictions[::step][:number]
 
@@ -82,7 +82,7 @@ def draw_sheet(samples: List[dict], coco: COCO, out: str, score_thr: float = 0.5
         samples: Predictions.
         coco: Annotations of the same images.
         out: The picture.
-        score_thr: Least score of what is drawn.
+        score_thr: Minimum score of drawn predictions.
         columns: Samples side by side.
     """
     rows = -(-len(samples) // columns)
@@ -96,7 +96,7 @@ def draw_sheet(samples: List[dict], coco: COCO, out: str, score_thr: float = 0.5
     for index, (sample, picture) in enumerate(zip(samples, pictures)):
         truth, found = axes[index // columns, 2 * (index % columns):][:2]
         objects = ground_truth(sample, coco), detections(sample, coco, score_thr)
-        # Of a single class there may be many, and labels say nothing.
+        # Objects of a single class may be many, and their labels say nothing.
         masks_alone = len(coco.cats) == 1 and all(mask is not None for half in objects for *_, mask in half)
         draw_panel(truth, picture, objects[0], 'ground truth', masks_alone)
         draw_panel(found, picture, objects[1], 'prediction', masks_alone)
@@ -107,7 +107,7 @@ def read_image(path: str) -> np.ndarray:
     """Read an image, ``(H, W, 3)``, blue first."""
     picture = cv2.imread(path) if Path(path).is_file() else None
     if picture is None:
-        raise OSError(f'cannot read the image {path}: run this where the test ran, for paths are relative to there')
+        raise OSError(f'cannot read the image {path}: run this where the test ran, because paths are relative')
     return picture
 
 
@@ -129,18 +129,18 @@ def detections(sample: dict, coco: COCO, score_thr: float) -> List[Drawn]:
             left, top, right, bottom = corners.tolist()
             mask = coco_mask.decode(found['masks'][index]) if 'masks' in found else None
             objects.append(([left, top, right - left, bottom - top], int(label), f'{names[label]}  {score:.2f}', mask))
-    return objects[::-1]  # the surest is drawn last, over the others
+    return objects[::-1]  # the most confident is drawn last, over the others
 
 
 def draw_panel(axis: Axes, picture: np.ndarray, objects: List[Drawn], title: str, masks_alone: bool = False) -> None:
     """Draw an image with its objects: a frame and a label each, and the mask where there is one.
 
     Args:
-        axis: Where to.
+        axis: Axis to draw on.
         picture: ``(H, W, 3)``, blue first.
-        objects: What is drawn.
+        objects: Objects to draw.
         title: Above the image.
-        masks_alone: Whether the masks are filled, each in another color, instead of all that.
+        masks_alone: Whether to fill the masks, each in another color, instead of frames and labels.
     """
     height, width = picture.shape[:2]
     axis.imshow(picture[..., ::-1], interpolation='nearest', extent=(0, width, height, 0))

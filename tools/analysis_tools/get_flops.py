@@ -1,7 +1,7 @@
 """Parameters and multiply-accumulates (MACs) of a config's model, part by part.
 
 Nothing is computed and no data is needed, so the largest model takes seconds. A two-stage detector's heads are counted
-for as many proposals as `test_cfg` lets through, of which mmdet gives a mask head the first 100 (in a cascade all).
+for as many proposals as `test_cfg` allows, of which mmdet passes the first 100 to a mask head (all in a cascade).
 
 Example:
     python tools/analysis_tools/get_flops.py configs/revbifpn/revbifpn-s0_8xb128_in1k.py
@@ -96,7 +96,7 @@ def _build(model: dict, device: str) -> nn.Module:
 
 
 def _give_all_proposals(model: nn.Module) -> None:
-    """Let a two-stage detector's heads work on as many proposals as they may get; which ones is of no matter."""
+    """Give a two-stage detector's heads as many proposals as they may get; which ones does not matter."""
     if not hasattr(model, 'rpn_head') or not hasattr(model, 'roi_head'):
         return
     rpn_head = model.rpn_head
@@ -113,7 +113,7 @@ def _give_all_proposals(model: nn.Module) -> None:
 
 
 def _empty_regions(extractor: nn.Module):
-    """Regions of the size that an extractor cuts out, without values."""
+    """Regions of the size that an extractor returns, without values."""
     size = extractor.roi_layers[0].output_size
 
     def forward(features, rois, roi_scale_factor=None):
@@ -140,7 +140,7 @@ def default_shape(cfg: Config) -> Tuple[int, int]:
 
 
 def table(counts: Dict[str, Operations], depth: int) -> str:
-    """Lay the counts out, module by module down to `depth`; those that have and do nothing are left out."""
+    """Format the counts, module by module down to `depth`; modules without parameters and operations are omitted."""
     rows: List[Tuple[Any, ...]] = [('', 'parameters', 'MACs', 'as published')]
     rows += [(path, *found) for path, found in counts.items() if path and path.count('.') < depth and any(found)]
     rows.append(('total', *counts['']))

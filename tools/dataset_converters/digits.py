@@ -19,7 +19,7 @@ from typing import Dict, Iterator, List, Optional
 
 from mmrev.datasets.digits import TASKS, DigitsSpec, build
 
-MARKER = 'mmrev_digits.json'  # says that a folder is ours and what is in it
+MARKER = 'mmrev_digits.json'  # marks a folder as ours and lists what is in it
 DEFAULT_OUT = dict(detection='data/digits', semseg='data/digits_seg', classification='data/digits_cls')
 TASK_DEFAULTS = dict(
     detection=dict(image_size=128, digit_size=(24, 48)),
@@ -92,7 +92,7 @@ def spec_from(args: argparse.Namespace) -> DigitsSpec:
     return DigitsSpec(
         task=args.task,
         seed=args.seed,
-        image_size=args.image_size or sizes['image_size'],
+        image_size=sizes['image_size'] if args.image_size is None else args.image_size,
         digit_size=tuple(args.digit_size or sizes['digit_size']),
         digits_per_image=tuple(args.digits_per_image),
         train_images=args.train_images,
@@ -100,10 +100,10 @@ def spec_from(args: argparse.Namespace) -> DigitsSpec:
 
 
 def is_complete(out: Path, spec: DigitsSpec, overwrite: bool) -> bool:
-    """Tell whether ``out`` already holds the data set of ``spec``.
+    """Return whether ``out`` already holds the data set of ``spec``.
 
     Raises:
-        FolderError: If ``out`` holds anything that must not be replaced.
+        FolderError: If ``out`` contains anything that must not be replaced.
     """
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return False
@@ -144,7 +144,7 @@ def make(spec: DigitsSpec, out: Path, quiet: bool = False) -> Dict[str, int]:
 
 
 def read_marker(folder: Path) -> Optional[dict]:
-    """What this tool noted in a folder of its own; None for any other folder."""
+    """What this tool recorded in a folder of its own; None for any other folder."""
     try:
         return json.loads((folder / MARKER).read_text(encoding='utf-8'))
     except (OSError, ValueError):
@@ -152,7 +152,7 @@ def read_marker(folder: Path) -> Optional[dict]:
 
 
 def show_progress(done: int, total: int, what: str) -> None:
-    """Print the share of a split's images that is done: one line that renews itself, on a terminal only."""
+    """Print the share of a split's images that is done: one line that is updated, only on a terminal."""
     if sys.stderr.isatty():
         print(f'\r{what}: {done}/{total} images', end='\n' if done == total else '', file=sys.stderr, flush=True)
     elif done == total:

@@ -1,7 +1,7 @@
 """What the site has besides docs/: the READMEs, other files of the repository that pages link to, and the model zoo.
 
-A hook of MkDocs (`mkdocs.yml`). A page keeps its place in the repository, so that its relative links are right there
-and on the site; README.md becomes the front page, and docs/X.md lies beside it.
+A hook of MkDocs (`mkdocs.yml`). A page keeps its path in the repository, so that its relative links work there and on
+the site; README.md becomes the front page, and docs/X.md is beside it.
 """
 import posixpath
 import re
@@ -37,7 +37,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
-    """Let links lead to where the site has what they name."""
+    """Point links to where the site has their targets."""
     here = page.file.src_uri
     source = PAGES.get(here, f'docs/{here}')
 
@@ -65,7 +65,7 @@ def _target(source: str, link: str) -> Any:
 
 
 def _place(target: str) -> str:
-    """Where the site has a path of the repository; a folder is its README, or the list of all models."""
+    """The place on the site of a path of the repository; a folder is its README, or the list of all models."""
     if (ROOT / target).is_dir():
         target = f'{target}/README.md' if (ROOT / target / 'README.md').exists() else f'docs/{ZOO}'
     return 'index.md' if target == 'README.md' else target.removeprefix('docs/')

@@ -5,7 +5,8 @@ Examples:
     python tools/model_converters/inplace_abn_to_mmrev.py model_best.pth.tar mine.pth --any-hash    # your own weights
 
 The file must have one of the nine published md5 (configs/inplace_abn/metafile.yml), unless --any-hash says otherwise.
-The activation is of the config alone: weights move between networks that differ in it, such as from ReLU to leaky ReLU.
+The config alone chooses the activation: weights can move between networks that differ in it, as from ReLU to leaky
+ReLU.
 """
 import sys
 from typing import List, Optional

@@ -4,7 +4,7 @@ Examples:
     python tools/model_converters/pflayer_to_mmrev.py r50_hybrid.pth pf-resnet50-hybrid.pth
     python tools/model_converters/pflayer_to_mmrev.py vit_s_max.pth pf-vit-s-max.pth
 
-The md5 of the published files is not known here; what the result is of is told by its names alone.
+The md5 of the published files is not known here; the network is recognized only by the names of its weights.
 """
 import sys
 from typing import List, Optional

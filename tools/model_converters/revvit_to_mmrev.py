@@ -4,7 +4,7 @@ Examples:
     python tools/model_converters/revvit_to_mmrev.py REV_VIT_S.pyth revvit_s.pth
     python tools/model_converters/revvit_to_mmrev.py revvit-small_3rdparty_in1k_20221213-a3a34f5c.pth revvit_s.pth
 
-mmrev loads mmpretrain's without conversion as well.
+mmrev also loads mmpretrain's files without conversion.
 """
 import sys
 from typing import List, Optional

@@ -8,7 +8,7 @@ HEARTBEAT_SECONDS = 30
 
 
 class SetupError(Exception):
-    """A reason to stop that the user can mend; the message says how."""
+    """A reason to stop that the user can fix; the message says how."""
 
 
 class Console:
@@ -16,8 +16,8 @@ class Console:
 
     Args:
         log_path: file that receives the output of every command.
-        lock_file: file whose lock the commands inherit: where the set-up is killed and a command of it lives on, the
-            next set-up waits for it.
+        lock_file: file whose lock the commands inherit: if the set-up is killed while one of its commands still runs,
+            the next set-up waits for it.
     """
 
     def __init__(self, log_path, lock_file):

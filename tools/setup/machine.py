@@ -1,4 +1,4 @@
-"""Checks of the machine before anything is downloaded; each failure says how to mend it."""
+"""Checks of the machine before anything is downloaded; each failure says how to fix it."""
 import os
 import shutil
 import subprocess
@@ -40,7 +40,7 @@ def check_compiler():
 
 
 def check_space(folder):
-    """torch from PyPI brings its CUDA libraries on x86_64: some 6 GB."""
+    """torch from PyPI brings its CUDA libraries on x86_64: about 6 GB."""
     free = shutil.disk_usage(folder).free / 1e9
     if free < NEEDED_GIGABYTES:
         raise SetupError(f'only {free:.1f} GB are free in {folder}; the environment takes about '
@@ -72,9 +72,9 @@ print(torch.version.cuda or "-", release.group(1) if release else "-", ";".join(
 
 
 def cuda_target(python):
-    """What mmcv's CUDA ops would be compiled for, as part of a folder's name; empty for ops on the CPU alone.
+    """What mmcv's CUDA ops would be compiled for, as part of a folder's name; empty for ops on the CPU only.
 
-    They are compiled where torch sees a GPU and a CUDA compiler of its own major version is at hand;
+    They are compiled if torch sees a GPU and a CUDA compiler of its own major version is installed;
     ``MMREV_CUDA_OPS=0`` or ``1`` decides otherwise. Architectures are those of the visible GPUs, or
     ``TORCH_CUDA_ARCH_LIST``.
 

@@ -24,7 +24,7 @@ def cache_root():
 
 
 def is_cached(pin, python_tag, torch_pin):
-    """Whether a wheel for that version of torch lies in the cache, before torch is installed."""
+    """Whether a wheel for that version of torch is in the cache, before torch is installed."""
     pattern = os.path.join(cache_root(), f'torch-{torch_pin}*-{python_tag}-*', folder_of(pin), '*.whl')
     return bool(glob.glob(pattern))
 
@@ -69,7 +69,7 @@ def _torch_key(python, cuda):
 
 
 def _build(pin, python, folder, cuda, console):
-    """Builds in a temporary folder and moves the wheel into `folder` when it is whole."""
+    """Builds in a temporary folder and moves the wheel into `folder` when it is complete."""
     compiler = check_compiler()
     jobs = usable_jobs()
     console.say(f'      compiling with {compiler}, {jobs} at once, {"with" if cuda else "without"} CUDA ops; '
@@ -98,7 +98,7 @@ def _source(pin, python, work, console):
     """Downloads and unpacks the source distribution.
 
     pip keeps wheels that it builds by itself under a key without torch's version; building from an unpacked folder
-    stays clear of them.
+    avoids them.
     """
     status, tail = console.run([python, '-m', 'pip', 'download', '--no-deps', '--no-build-isolation', '--no-binary',
                                 ':all:', '--dest', work, pin])
@@ -121,7 +121,7 @@ def _build_environment(python, compiler, jobs, cuda, work):
                        PATH=os.path.dirname(python) + os.pathsep + os.environ.get('PATH', ''))
     environment['CFLAGS'] = os.environ.get('CFLAGS', '') + ' -g0 -w'
     if not cuda:
-        # With a GPU in sight mmcv's build would ask for a CUDA compiler that is not there.
+        # If a GPU is visible, mmcv's build would require a CUDA compiler that is not installed.
         environment['CUDA_VISIBLE_DEVICES'] = ''
     return environment
 

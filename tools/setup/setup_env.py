@@ -1,6 +1,6 @@
 """Makes an environment that mmrev runs in: `setup_env.py --stack openmmlab --env .venv`.
 
-Every step may be repeated, so a set-up that was killed goes on where it stopped. The environment counts as ready only
+Every step may be repeated, so a set-up that was killed continues where it stopped. The environment counts as ready only
 once a file in it says for which pins, interpreter and folder it was made; that file is written last.
 """
 import argparse
@@ -134,7 +134,7 @@ def set_up(env, options, console):
     install('[3/6] what the OpenMMLab packages need', *common, *torch)
     console.say(f'[4/6] {mmcv_pin} with compiled ops')
     wheel = mmcv_wheel(mmcv_pin, python, console)
-    # Always anew: one that is there may have been compiled for another torch.
+    # Always again: an installed one may have been compiled for another torch.
     pip_install(python, ['--no-deps', '--force-reinstall', wheel], console)
     others = [pin for pin in hosts if pin != mmcv_pin]
     install('[5/6] ' + ', '.join(others), '--no-deps', '--no-build-isolation', *others)
@@ -148,7 +148,7 @@ def set_up(env, options, console):
 def read_stack(stack):
     """Pins of a stack: torch, what the OpenMMLab packages and the tests need, the OpenMMLab packages themselves.
 
-    A pin in the stack's own file takes the place of the pins of the same package in torch.txt and common.txt.
+    A pin in the stack's own file replaces the pins of the same package in torch.txt and common.txt.
     """
     own = read_pins(stack_file(stack))
     shared = [read_pins(pins('torch')), read_pins(pins('common')) + read_pins(pins('lint')) + read_pins(pins('docs'))]
@@ -247,7 +247,7 @@ def pip_install(python, arguments, console):
 
 
 def keep_one_opencv(python, common, console):
-    """Leaves the OpenCV that needs no display libraries; another one overwrites the same files."""
+    """Keeps only the OpenCV that needs no display libraries; another one overwrites the same files."""
     listed = subprocess.run([python, '-m', 'pip', 'list', '--format', 'json', '--disable-pip-version-check'],
                             capture_output=True, text=True, check=True).stdout
     found = {package['name'] for package in json.loads(listed)} & set(OTHER_OPENCVS)
@@ -258,11 +258,11 @@ def keep_one_opencv(python, common, console):
 
 
 def prove(python, console):
-    """Imports everything; what does not import must not count as ready."""
+    """Imports everything; an environment in which something does not import is not ready."""
     status, tail = console.run([python, '-W', 'ignore', '-c', PROOF], cwd=os.path.join(ROOT, '.setup'))
     if status:
         raise SetupError('\n'.join(tail) + '\nthe environment does not work; '
-                         f'`{os.path.relpath(python)} -m mmrev.doctor` says what mends it.')
+                         f'`{os.path.relpath(python)} -m mmrev.doctor` says how to fix it.')
 
 
 def write_ready(env, options):

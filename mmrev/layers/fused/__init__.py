@@ -1,5 +1,5 @@
-"""Forms of the formulas in :mod:`mmrev.layers` that are faster or keep less for backward.
+"""Forms of the formulas in :mod:`mmrev.layers` that are faster or store less for backward.
 
-The plain form is the reference, and what compiles, exports, traces or watches a network sees it. One guard decides:
+The plain form is the reference, and the one that compilers, exporters, tracers and hooks see. One guard decides:
 :func:`.guard.may_fuse`.
 """

@@ -10,9 +10,9 @@ def batch_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], runn
                eps: float) -> Tuple[Tensor, Tensor, Tensor]:
     """``F.batch_norm``, and the batch's mean and inverse deviation (empty without ``training``).
 
-    On a GPU that is cuDNN's kernel, where it knows dtype and layout, and ATen's elsewhere. The kernel must not depend
+    On a GPU that is cuDNN's kernel if it supports dtype and layout, otherwise ATen's. The kernel must not depend
     on whether a graph is recorded: a reversible network evaluates the layer once without a graph and once with one, and
-    what the two differ by is an error of the reconstructed streams.
+    their difference is an error of the reconstructed streams.
 
     Shape:
         ``x``: ``(B, C, ...)``; the vectors: ``(C,)``.

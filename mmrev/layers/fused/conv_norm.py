@@ -7,7 +7,7 @@ from mmrev import compat
 
 from .guard import may_fuse, needs_gradient
 
-_FEW_PIXELS = 2048  # of the whole batch; with more of them oneDNN's convolution is as fast or faster
+_FEW_PIXELS = 2048  # of the whole batch; with more of them oneDNN's convolution is at least as fast
 _MANY_VALUES = 2**18  # of the output; with fewer of them the norm takes less time than its folding
 
 
@@ -17,7 +17,7 @@ def is_product(x: Tensor, conv: nn.Conv2d) -> bool:
 
 
 def product(x: Tensor, conv: nn.Conv2d) -> Tensor:
-    """A 1x1 convolution as a product of matrices.
+    """A 1x1 convolution as a matrix product.
 
     oneDNN reorders the weights at every call, in forward and backward. With few pixels that takes longer than the
     convolution itself.
@@ -34,7 +34,7 @@ def can_fold(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> bool:
 
 
 def folded(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
-    """The norm goes into the weights of the convolution, or, if those are larger, over its output in place."""
+    """Fold the norm into the weights of the convolution or, if those are larger, apply it to the output in place."""
     scale = (norm.running_var + norm.eps).rsqrt_().mul_(norm.weight.detach())
     shift = torch.addcmul(norm.bias, norm.running_mean, scale, value=-1)
     small_1x1 = _is_small_1x1(x, conv)
@@ -51,17 +51,17 @@ def _is_known(x: Tensor, conv: nn.Conv2d) -> bool:
 
 
 def _is_affine(norm: nn.Module, dtype: torch.dtype) -> bool:
-    """Whether it is a batch norm of this type with the same scale and shift whatever the batch."""
+    """Whether it is a batch norm of this type whose scale and shift do not depend on the batch."""
     return (type(norm) is nn.BatchNorm2d and not norm.training and norm.affine and norm.running_mean is not None
             and norm.weight.dtype == dtype)
 
 
 def _is_small_1x1(x: Tensor, conv: nn.Conv2d) -> bool:
-    """Whether it is a 1x1 convolution of so few pixels that a product of matrices is faster."""
+    """Whether it is a 1x1 convolution of so few pixels that a matrix product is faster."""
     return (conv.kernel_size == (1, 1) and conv.padding == (0, 0) and conv.groups == 1
             and 0 < _pixels(x, conv) <= _FEW_PIXELS and x.is_contiguous(memory_format=torch.channels_last))
 
 
 def _pixels(x: Tensor, conv: nn.Conv2d) -> int:
-    """Of the output, the whole batch's, where padding keeps the size."""
+    """Pixels of the output, over the whole batch, if padding keeps the size."""
     return x.shape[0] * -(-x.shape[2] // conv.stride[0]) * -(-x.shape[3] // conv.stride[1])

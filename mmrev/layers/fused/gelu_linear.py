@@ -1,4 +1,4 @@
-"""GELU and the linear layer after it, of which autograd keeps the input alone."""
+"""GELU and the linear layer after it, for which autograd stores only the input."""
 from typing import Optional
 
 import torch
@@ -14,14 +14,14 @@ aten = torch.ops.aten
 
 
 def gelu_linear(x: Tensor, linear: nn.Linear) -> Tensor:
-    """``linear(gelu(x))``; keeps ``x`` alone for backward, and overwrites an ``x`` without a gradient."""
+    """``linear(gelu(x))``; stores only ``x`` for backward, and overwrites an ``x`` without a gradient."""
     if needs_gradient(x):
         return _GELULinear.apply(x, linear.weight, linear.bias)
     return F.linear(aten.gelu_(x), linear.weight, linear.bias)
 
 
 class _GELULinear(torch.autograd.Function):
-    """``linear(gelu(x))`` that keeps ``x`` alone: the activation is computed again where its value is needed."""
+    """``linear(gelu(x))`` that stores only ``x``: the activation is recomputed where its value is needed."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""The guard of all fused forms: when one may compute in place of the modules that a formula names."""
+"""The guard of all fused forms: when one may replace the modules of a formula."""
 from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any, Callable, ContextManager
@@ -15,8 +15,9 @@ def may_fuse(*modules: nn.Module) -> bool:
     """Whether a fused form may take the place of these modules.
 
     False while the network is traced, exported, compiled or transformed, which all choose their own forms; and where a
-    hook, on one of the modules or on all modules alike, or a replaced ``forward`` has to see them run. Which classes a
-    form knows, it checks itself, by ``type(module) is ...``, so that a subclass, such as an adapter, is asked.
+    hook, on one of the modules or on all modules, or a replaced ``forward`` has to see them run. A form itself checks
+    the classes that it supports by ``type(module) is ...``, so that the forward of a subclass, such as an adapter, is
+    used.
     """
     return not (is_staged() or modules and compat.has_global_hooks() or any(map(_is_watched, modules)))
 
@@ -29,13 +30,13 @@ def is_staged() -> bool:
 
 
 def constant(make: Callable[..., Tensor], *args: Any) -> Tensor:
-    """``make(*args)``, kept for later calls; for masks that a step needs in forward and recomputation.
+    """``make(*args)``, cached for later calls; for masks that a step needs in forward and recomputation.
 
-    Not kept is what would be no ordinary tensor: of a network that is staged, of inference mode, within a dispatch mode
-    (fake tensors) and while a CUDA graph is captured.
+    Tensors that are not ordinary ones are not cached: those of a staged network, of inference mode, of a dispatch mode
+    (fake tensors), and those made while a CUDA graph is captured.
 
     Args:
-        make: Returns the same for the same arguments.
+        make: Returns equal tensors for equal arguments.
         args: Hashable; the last is the device.
     """
     capturing = args[-1].type == 'cuda' and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
@@ -55,7 +56,7 @@ def needs_gradient(*tensors: Tensor) -> bool:
 
 
 def without_autocast(device_type: str) -> ContextManager:
-    """Autocast off, on devices that know it: the meta device does not."""
+    """Autocast off, on devices that support it: the meta device does not."""
     known = compat.is_autocast_available(device_type)
     return torch.autocast(device_type, enabled=False) if known else nullcontext()
 

@@ -1,5 +1,6 @@
-"""3x3 max pooling that keeps a small index for backward and is fast on a CPU."""
-from typing import Optional, Tuple
+"""3x3 max pooling that stores a small index for backward and is fast on a CPU."""
+from contextlib import contextmanager
+from typing import Iterator, Optional, Tuple
 
 import torch
 import torch.nn.functional as F
@@ -11,20 +12,21 @@ from .guard import may_fuse, needs_gradient
 aten = torch.ops.aten
 _INT16_MAX = torch.iinfo(torch.int16).max
 _SMALL = 2**16  # values
+_BLOCK, _BLOCK_ON_GPU = 2**17, 2**23  # values of an index
 
 
 def can_fuse(x: Tensor) -> bool:
-    """Whether :func:`fused_max_pool3x3` knows the device and may take the place of PyTorch's operator."""
+    """Whether :func:`fused_max_pool3x3` supports the device and may replace PyTorch's operator."""
     return may_fuse() and x.device.type in ('cpu', 'cuda', 'meta') and x.numel() > 0
 
 
 def fused_max_pool3x3(x: Tensor, stride: int, dilation: int, inplace: bool) -> Tensor:
     """3x3 max pooling in the form that suits the device.
 
-    PyTorch's own keeps its input and an 8-byte index per output for backward; this keeps the index alone, in two bytes
-    (four above 32,767 pixels). Its CPU kernel is slow unless the channels are last, so training uses that layout
-    whatever the input's, and without a gradient the maximum of a map that is not small is taken along one axis after
-    the other.
+    PyTorch's operator stores its input and an 8-byte index per output for backward; this stores only the index, in two
+    bytes (four above 32,767 pixels). PyTorch's CPU kernel is slow unless the channels are last, so training uses that
+    layout for every input; without a gradient, the maximum of a map that is not small is taken along one axis after the
+    other.
     """
     trains = needs_gradient(x)
     if not trains and x.device.type == 'cpu' and (dilation > 1 or not _is_small(x)):
@@ -81,22 +83,59 @@ def _memory_format(x: Tensor) -> torch.memory_format:
 
 
 class _MaxPool3x3(torch.autograd.Function):
+    """Max pooling of some samples at a time: the operator's 8-byte index exists for those alone."""
 
     @staticmethod
     def forward(ctx, x: Tensor, stride: int, padding: int, dilation: int) -> Tensor:
         ctx.window = [3, 3], [stride, stride], [padding, padding], [dilation, dilation], False
         ctx.shape, ctx.memory_format = x.shape, _memory_format(x)
-        pooled = x.contiguous(memory_format=ctx.memory_format if x.is_cuda else torch.channels_last)
-        y, index = aten.max_pool2d_with_indices(pooled, *ctx.window)
-        pixels = x.shape[2] * x.shape[3]
-        ctx.save_for_backward(index.to(torch.int16 if pixels <= _INT16_MAX else torch.int32))
-        return y.contiguous(memory_format=ctx.memory_format)
+        b, c, h, w = x.shape
+        shape = b, c, *((side + 2 * (padding - dilation) - 1) // stride + 1 for side in (h, w))
+        layout = _layout(ctx, x)
+        y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=ctx.memory_format)
+        index = torch.empty(shape, dtype=torch.int16 if h * w <= _INT16_MAX else torch.int32, device=x.device,
+                            memory_format=layout)
+        for samples in _blocks(index):
+            positions = torch.empty_like(index[samples], dtype=torch.long)
+            with _part(y, samples, layout) as part:
+                aten.max_pool2d_with_indices.out(x[samples].contiguous(memory_format=layout), *ctx.window, out=part,
+                                                 indices=positions)
+            index[samples].copy_(positions)
+        ctx.save_for_backward(index)
+        return y
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dy: Tensor) -> Tuple[Tensor, None, None, None]:
         index, = ctx.saved_tensors
-        layout = ctx.memory_format if dy.is_cuda else torch.channels_last
-        like = torch.empty(ctx.shape, dtype=dy.dtype, device=dy.device, memory_format=layout)  # of its shape alone
-        dx = aten.max_pool2d_with_indices_backward(dy.contiguous(memory_format=layout), like, *ctx.window, index.long())
-        return dx.contiguous(memory_format=ctx.memory_format), None, None, None
+        layout = _layout(ctx, dy)
+        dx = torch.empty(ctx.shape, dtype=dy.dtype, device=dy.device, memory_format=ctx.memory_format)
+        for samples in _blocks(index):
+            with _part(dx, samples, layout) as part:
+                aten.max_pool2d_with_indices_backward.grad_input(
+                    dy[samples].contiguous(memory_format=layout), part, *ctx.window, index[samples].long(),
+                    grad_input=part)
+        return dx, None, None, None
+
+
+def _layout(ctx, x: Tensor) -> torch.memory_format:
+    """What the operator computes in: the input's layout on a GPU; channels last on a CPU, where others are slow."""
+    return ctx.memory_format if x.is_cuda else torch.channels_last
+
+
+def _blocks(index: Tensor) -> Iterator[slice]:
+    """Samples whose 8-byte index stays in a CPU's cache, or keeps a GPU busy; at least one at a time."""
+    step = max(1, (_BLOCK_ON_GPU if index.is_cuda else _BLOCK) // index[0].numel())
+    return (slice(start, start + step) for start in range(0, len(index), step))
+
+
+@contextmanager
+def _part(whole: Tensor, samples: slice, layout: torch.memory_format) -> Iterator[Tensor]:
+    """Samples of a tensor to be written, in this layout: a view, or a tensor that is copied to its place."""
+    place = whole[samples]
+    if place.is_contiguous(memory_format=layout):
+        yield place
+    else:
+        part = torch.empty_like(place, memory_format=layout)
+        yield part
+        place.copy_(part)

@@ -1,4 +1,4 @@
-"""Batch normalization and activation that keep one tensor for backward instead of two."""
+"""Batch normalization and activation that store one tensor for backward instead of two."""
 from typing import Callable, Dict, NamedTuple, Optional, Tuple, Type
 
 import torch
@@ -15,12 +15,12 @@ aten = torch.ops.aten
 
 
 class _Activation(NamedTuple):
-    """``apply(y)`` turns ``y`` into ``act(y)``; ``differentiate(dz, y)`` returns the gradient, maybe within ``y``."""
+    """``apply(y)`` turns ``y`` into ``act(y)``; ``differentiate(dz, y)`` returns the gradient, possibly in ``y``."""
     apply: Callable[[Tensor], Tensor]
     differentiate: Callable[[Tensor, Tensor], Tensor]
 
 
-# Those whose backward needs their input. One that needs its output (ReLU) keeps what the next layer keeps anyway.
+# Those whose backward needs their input. One that needs its output (ReLU) stores what the next layer stores anyway.
 _ACTIVATIONS: Dict[Type[nn.Module], _Activation] = {
     nn.Hardswish: _Activation(lambda y: F.hardswish(y, inplace=True),
                               aten.hardswish_backward),  # the variant with `out` allocates, too, and copies
@@ -30,14 +30,14 @@ _ACTIVATIONS: Dict[Type[nn.Module], _Activation] = {
 
 
 def can_fuse(x: Tensor, norm: nn.Module, act: nn.Module) -> bool:
-    """Whether :func:`fused_norm_act` knows norm and activation and may take their place."""
+    """Whether :func:`fused_norm_act` supports norm and activation and may replace them."""
     if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) or type(act) not in _ACTIVATIONS:
         return False
     if not may_fuse(norm, act):
         return False
     statistics = next((t.dtype for t in (norm.weight, norm.running_mean) if t is not None), x.dtype)
     if statistics not in (torch.float32, torch.float64):
-        return False  # a variance may leave the range of half precision, its inverse root not
+        return False  # a variance may exceed the range of half precision, its inverse root does not
     norm._check_input_dim(x)
     return x.numel() > x.shape[1] == norm.num_features
 

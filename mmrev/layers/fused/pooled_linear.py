@@ -1,4 +1,4 @@
-"""The second half of token pooling, of which autograd keeps the input alone."""
+"""The second half of token pooling, for which autograd stores only the input."""
 from typing import Optional
 
 import torch
@@ -16,7 +16,7 @@ _WINDOW = [3, 3], [1, 1], [1, 1], [1, 1], False  # size, stride, padding, dilati
 
 
 def pooled_linear(x: Tensor, linear: nn.Linear) -> Tensor:
-    """``linear(gelu(max(gelu(x))))``; keeps ``x`` alone for backward, and overwrites an ``x`` without a gradient.
+    """``linear(gelu(max(gelu(x))))``; stores only ``x`` for backward, and overwrites an ``x`` without a gradient.
 
     Shape:
         Input: ``(B, H, W, C)``; output: ``(B, H, W, linear.out_features)``.
@@ -32,7 +32,7 @@ def _pooled(x: Tensor) -> Tensor:
 
 
 class _PooledLinear(torch.autograd.Function):
-    """``linear(gelu(max(gelu(x))))`` that keeps ``x`` alone: the rest is computed again where its value is needed."""
+    """``linear(gelu(max(gelu(x))))`` that stores only ``x``: the rest is recomputed where its value is needed."""
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:

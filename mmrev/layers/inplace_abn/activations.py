@@ -30,7 +30,7 @@ class Activation(ABC):
         self.param = self.default_param if param is None else param
 
     def check(self, dtype: torch.dtype) -> None:
-        """Raise ``ValueError`` where the inverse would leave the numbers that ``dtype`` holds."""
+        """Raise ``ValueError`` if the inverse would leave the range of ``dtype``."""
 
     @abstractmethod
     def apply(self, y: Tensor, inplace: bool = False) -> Tensor:
@@ -42,7 +42,7 @@ class Activation(ABC):
 
     @abstractmethod
     def differentiate(self, dz: Tensor, z: Tensor, out: Tensor) -> Tensor:
-        """Write the gradient by ``y`` into ``out``."""
+        """Write the gradient of ``y`` into ``out``."""
 
     def __str__(self) -> str:
         return f'{self.name}({self.param:g})'
@@ -66,7 +66,7 @@ class Identity(Activation):
 
 
 class ReLU(Identity):
-    """Not invertible; yet where the output is 0 so is the gradient, and elsewhere it is the identity."""
+    """Not invertible; but where the output is 0, so is the gradient, and elsewhere it is the identity."""
     name = 'relu'
     invertible = False
 
@@ -103,12 +103,12 @@ class LeakyReLU(Activation):
 
 
 class ELU(Activation):
-    """Saturates: the nearer the output is to ``-alpha``, the less it says about ``y``.
+    """Saturates: the closer the output is to ``-alpha``, the less it determines ``y``.
 
     The error of the recovered ``y`` is that of the output's type, divided by ``1 + z / alpha = exp(y)``. What the type
-    rounds to ``-alpha`` is recovered as the last value before it (-17 in float32, -8 in float16). With the batch's
-    statistics the gradient of that one input is coarse then; sums and other inputs are not touched, for the gradient by
-    ``y`` has the factor ``exp(y)``.
+    rounds to ``-alpha`` is recovered as the last value before it (-17 in float32, -8 in float16). With batch
+    statistics the gradient of that one input is then coarse; sums and other inputs are not affected, because the
+    gradient of ``y`` has the factor ``exp(y)``.
     """
     name = 'elu'
     default_param = 1.
@@ -143,7 +143,7 @@ def get_activation(name: str, param: Optional[float] = None) -> Activation:
         param: Slope of ``leaky_relu`` (0.01) or alpha of ``elu`` (1).
 
     Raises:
-        ValueError: If there is none of that name, or it has no inverse with that parameter.
+        ValueError: If the name is unknown, or the activation has no inverse with that parameter.
     """
     if name not in _ACTIVATIONS:
         raise ValueError(f'`activation` must be one of {", ".join(map(repr, _ACTIVATIONS))}; got {name!r}')

@@ -14,7 +14,7 @@ _MODULES = {  # in place: what they overwrite is the norm's own output, or a sum
 
 
 class _BatchNorm(nn.BatchNorm2d):
-    """For an input of any number of dimensions, as the other layers take."""
+    """For inputs of any number of dimensions, as in the other layers."""
 
     def _check_input_dim(self, x: Tensor) -> None:
         pass
@@ -23,11 +23,11 @@ class _BatchNorm(nn.BatchNorm2d):
 class BatchNormAct(nn.Module):
     """``act(batch_norm(x) + residual)`` with the weight as it is, of either sign: the "Std-BN" of arXiv:1712.02616.
 
-    :class:`ABN` scales by ``|weight| + eps`` instead, so weights that were trained here are no weights of its. Both the
-    norm's input and the output are kept for backward. Made of PyTorch's own modules, for any exporter.
+    :class:`ABN` scales by ``|weight| + eps`` instead, so weights trained with one do not fit the other. Both the
+    norm's input and the output are stored for backward. It consists of PyTorch's own modules, for any exporter.
 
-    The batch norm is a child, so what replaces or fuses batch norms (``convert_sync_batchnorm``, ``fuse_conv_bn``)
-    leaves the activation where it is. A state dict of an :class:`ABN`, without the child's name, loads as well.
+    The batch norm is a child, so tools that replace or fuse batch norms (``convert_sync_batchnorm``, ``fuse_conv_bn``)
+    keep the activation. A state dict of an :class:`ABN`, without the child's name, loads as well.
 
     Args:
         num_features: Channels ``C``.

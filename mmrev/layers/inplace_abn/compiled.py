@@ -1,4 +1,4 @@
-"""The compiled package ``inplace_abn``, where a user asks for it."""
+"""The compiled package ``inplace_abn``, for users who ask for it."""
 import importlib
 from types import ModuleType
 from typing import Optional
@@ -13,8 +13,8 @@ BACKENDS = ('auto', 'torch', 'inplace_abn')
 def package(backend: str) -> Optional[ModuleType]:
     """The package, or ``None`` where PyTorch's operators are to be used.
 
-    ``'auto'`` means PyTorch, on every device: the package overwrites its input, and knows neither ``relu`` nor
-    bfloat16.
+    ``'auto'`` means PyTorch, on every device: the package overwrites its input and supports neither ``relu``
+    nor bfloat16.
 
     Raises:
         ValueError: If there is no such backend.

@@ -1,4 +1,4 @@
-"""The autograd function: keeps the output, recovers from it what the backward of a batch normalization needs.
+"""The autograd function: stores the output and recovers from it what the backward of a batch normalization needs.
 
 With ``g = |weight| + eps`` and ``y = g * xhat + bias``, ``z = act(y)`` (Rota Bulò et al. 2018, section 3.1):
 
@@ -8,12 +8,12 @@ With ``g = |weight| + eps`` and ``y = g * xhat + bias``, ``z = act(y)`` (Rota Bu
     dx = g / std * dy                                                 running statistics
 
 The backward of a batch normalization that has input ``y``, mean ``bias``, deviation ``g`` and weight ``g^2 / std`` is
-the same three lines, so ATen's kernel does all of it. As published, the sign of a weight of 0 is +1; so a weight that
-starts at 0 can grow.
+the same three lines, so ATen's kernel computes all of it. As published, the sign of a weight of 0 is +1; so a weight
+that starts at 0 can grow.
 
-Where a residual block adds its shortcut ``r`` before the activation, ``z = act(y + r)``: the next block keeps ``z`` as
-its input, this one has kept ``r`` as its own, and ``y = act^-1(z) - r``, ``dr = dy``. In half precision that difference
-has few digits left, none where the block begins with a weight of 0, so the input ``x`` is kept there instead of ``r``:
+Where a residual block adds its shortcut ``r`` before the activation, ``z = act(y + r)``: the next block stores ``z`` as
+its input, this one has stored ``r`` as its own, and ``y = act^-1(z) - r``, ``dr = dy``. In half precision that
+difference has few digits left, and none if the weight starts at 0, so the input ``x`` is stored there instead of ``r``:
 ``xhat = (x - mean) / std``, and the rest is the same.
 """
 from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -29,7 +29,7 @@ native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
 
 # Backward has two ways. A small output takes one call of ATen's kernel, whose intermediate results are as large as the
 # output: in blocks it would take twice the time. A larger one is made block by block, of an eighth of the output, but
-# at least so many bytes and at most four times that, so that the input's gradient alone is as large as the output; and
+# at least so many bytes and at most four times that, so that only the input's gradient is as large as the output; and
 # so is one with statistics over processes, which have to be joined between the sums and the input's gradient. A few
 # channels of all samples at a time, a third way, would save 6% of the backward on a CPU.
 # On GPUs a block starts about ten kernels, which only a large block keeps busy.
@@ -58,7 +58,7 @@ class InPlaceABNFunction(torch.autograd.Function):
         center, other = (out.mean.clone(), x) if ctx.keeps_input else (out.shift, residual if needs_value else None)
         ctx.keeps_another = other is not None
         vectors = (v if v is None or v.dtype not in HALF_PRECISION else v.float()
-                   for v in (out.scale, center, out.invstd))  # whose squares half precision does not hold
+                   for v in (out.scale, center, out.invstd))  # whose squares overflow half precision
         ctx.save_for_backward(out.z if keeps_output else None, *vectors, negative, other)
         return out.z
 
@@ -88,7 +88,7 @@ def _saved(ctx) -> Sequence[Optional[Tensor]]:
         also = ', or the input or the residual given to it,' if ctx.keeps_another else ''
         raise RuntimeError(
             f'the output of {ctx.settings.name}, shape {ctx.shape},{also} was modified in place before its backward. '
-            f'The layer keeps nothing else, so what follows must leave that as it is: `out = out + x` instead of '
+            f'The layer stores nothing else, so later layers must not change it: `out = out + x` instead of '
             f'`out += x`, `inplace=False` in the next layer') from error
 
 
@@ -158,7 +158,7 @@ def _at_once(dz: Tensor, kept: _Kept, s: Settings, needs: Sequence[bool]) -> Lis
 def _by_blocks(dz: Tensor, kept: _Kept, s: Settings, needs: Sequence[bool]) -> List[Optional[Tensor]]:
     """The gradients block by block: first the sums, then, with the batch's statistics, the input's gradient.
 
-    Arithmetic is in the parameters' type, for an output in half precision too.
+    The arithmetic is in the parameters' type, also for an output in half precision.
     """
     dresidual = torch.empty_like(kept.z) if needs[3] else None  # is dy
     dx = torch.empty_like(kept.z) if needs[0] else None  # holds dy between the two, if nothing else does

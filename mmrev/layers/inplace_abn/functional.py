@@ -47,7 +47,7 @@ def inplace_abn(x: Tensor,
                 activation_param: Optional[float] = None,
                 backend: str = 'auto',
                 residual: Optional[Tensor] = None) -> Tensor:
-    """Batch normalization and activation that keep their output alone for backward (Rota Bulò et al. 2018).
+    """Batch normalization and activation that store only their output for backward (Rota Bulò et al. 2018).
 
     ``z = act((|weight| + eps) * (x - mean) / sqrt(var + eps) + bias + residual)``. The input is left as it is.
 
@@ -64,7 +64,8 @@ def inplace_abn(x: Tensor,
         activation_param: Slope of ``leaky_relu`` (by default 0.01) or alpha of ``elu`` (1).
         backend: ``'torch'``, ``'inplace_abn'`` for the compiled package of that name, which overwrites ``x``, or
             ``'auto'``: ``'torch'``.
-        residual: Of the input's shape: the shortcut of a residual block. It is kept for backward, as a block keeps it.
+        residual: Of the input's shape: the shortcut of a residual block. It is stored for backward, as a block stores
+            it anyway.
 
     Shape:
         ``(B, C)``, ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``; output: the same, in the memory format and
@@ -105,7 +106,7 @@ def inplace_abn_sync(x: Tensor,
 
 def run(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: Settings, backend: str,
         residual: Optional[Tensor] = None) -> Tensor:
-    """What the functions above and the modules share."""
+    """Shared by the functions above and the modules."""
     if (weight is None) != (bias is None):
         raise ValueError(f'{settings.name} takes weight and bias, or neither of the two')
     package = compiled.package(backend)
@@ -113,7 +114,7 @@ def run(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: S
         check_input(x, weight, settings, residual)
         _check_invertible(x, settings)
     if not settings.sync and (is_staged() or not x.numel()):
-        return plain(x, weight, bias, settings, residual)  # the compiler chooses what to keep by itself
+        return plain(x, weight, bias, settings, residual)  # the compiler itself chooses what to store
     if residual is not None and (package is not None or residual.dtype != x.dtype):
         y = run(x, weight, bias, settings._replace(activation=get_activation('identity')), backend)
         return settings.activation.apply(y + residual, inplace=True)
@@ -126,7 +127,7 @@ def run(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: S
 
 def plain(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], s: Settings,
           residual: Optional[Tensor] = None) -> Tensor:
-    """Operators that any autograd, compiler or exporter knows."""
+    """Operators that any autograd, compiler or exporter supports."""
     scale = None if weight is None else torch.where(weight < 0, -weight, weight) + s.eps
     y = F.batch_norm(x, s.running_mean, s.running_var, scale, bias, s.batch, s.momentum, s.eps)
     if residual is not None:
@@ -147,7 +148,7 @@ def check_input(x: Tensor, weight: Optional[Tensor], s: Settings, residual: Opti
     if known is not None and len(known) != x.shape[1]:
         raise ValueError(f'{s.name} has {len(known)} channels, but its input has {x.shape[1]}: {tuple(x.shape)}')
     if not s.batch and s.running_mean is None:
-        raise ValueError(f'{s.name} has no running statistics to normalise by; give them, or `training=True`')
+        raise ValueError(f'{s.name} has no running statistics to normalize by; give them, or `training=True`')
     if s.batch and not s.sync and x.numel() == x.shape[1]:
         raise ValueError(too_few_values(s.name, x))
 
@@ -158,6 +159,6 @@ def _check_invertible(x: Tensor, s: Settings) -> None:
     if s.batch and not s.activation.invertible:
         raise ValueError(
             f'{s.name} cannot use `{s.activation.name}` with the statistics of the batch: the gradient of its input '
-            f'needs all normalised values, and from a {s.activation.name} the negative ones cannot be recovered. Use '
+            f'needs all normalized values, and from a {s.activation.name} the negative ones cannot be recovered. Use '
             f'`leaky_relu`, or freeze the statistics (`norm_eval=True`), or use ABN, which keeps its input')
     s.activation.check(x.dtype)

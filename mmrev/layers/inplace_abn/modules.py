@@ -12,10 +12,10 @@ from .statistics import Settings, is_distributed
 
 
 class BatchStatistics(_BatchNorm):
-    """Without parameters, buffers or a forward: the switch by which frameworks find a layer's statistics.
+    """A module without parameters, buffers or forward, by which frameworks switch a layer's statistics.
 
-    In eval mode (``norm_eval`` puts every batch norm there) the layer normalizes by its running statistics. Where
-    ``SyncBatchNorm`` took its place, the layer synchronizes.
+    In eval mode (``norm_eval`` puts every batch norm there) the layer normalizes by its running statistics. If
+    ``SyncBatchNorm`` replaces it, the layer synchronizes.
     """
 
     def __init__(self, num_features: int):
@@ -34,10 +34,10 @@ class ABN(_NormBase):
     Made of PyTorch's own operators; the reference for :class:`InPlaceABN`, with the same state dict, that of
     ``torch.nn.BatchNorm2d``. Checkpoints without ``num_batches_tracked``, like the published ones, load as well.
 
-    It is no subclass of ``_BatchNorm``: what folds or replaces those (``fuse_conv_bn``, ``convert_sync_batchnorm``,
-    ``efficient_conv_bn_eval``) knows nothing of the activation and of the absolute weight. Its child ``statistics`` is
-    one, so ``norm_eval`` freezes it and ``sync_bn`` synchronizes it. For ``norm_decay_mult`` of mmengine, which finds
-    norms by their class, see :class:`mmrev.optim.OptimWrapperConstructor`.
+    It is not a subclass of ``_BatchNorm``: tools that fold or replace those (``fuse_conv_bn``,
+    ``convert_sync_batchnorm``, ``efficient_conv_bn_eval``) know neither the activation nor the absolute weight. Its
+    child ``statistics`` is one, so ``norm_eval`` freezes it and ``sync_bn`` synchronizes it. For ``norm_decay_mult`` of
+    mmengine, which finds norms by their class, see :class:`mmrev.optim.OptimWrapperConstructor`.
 
     Args:
         num_features: Channels ``C``.
@@ -77,7 +77,7 @@ class ABN(_NormBase):
 
     def forward(self, x: Tensor, residual: Optional[Tensor] = None) -> Tensor:
         settings = self._settings()
-        if settings.sync:  # PyTorch has an operator for that on GPUs alone
+        if settings.sync:  # PyTorch has an operator for that only on GPUs
             return functional.run(x, self.weight, self.bias, settings, 'torch', residual)
         functional.check_input(x, self.weight, settings, residual)
         return functional.plain(x, self.weight, self.bias, settings, residual)
@@ -101,7 +101,7 @@ class ABN(_NormBase):
                         f'{type(self).__name__}({self.num_features})', sync and is_distributed(group), group)
 
     def _group(self) -> Tuple[bool, Any]:
-        """Whether to synchronize, and with whom: what took the place of our switch has a group, or it is the switch."""
+        """Whether to synchronize, and with which group: that of the module that replaced our switch, if any."""
         for name in ('process_group', 'group'):  # torch, mmcv
             if hasattr(self.statistics, name):
                 return True, getattr(self.statistics, name)
@@ -119,7 +119,7 @@ class ABN(_NormBase):
 
 
 class InPlaceABN(ABN):
-    """:class:`ABN` that keeps its output alone for backward: half the memory of a convolutional network.
+    """:class:`ABN` that stores only its output for backward: half the memory of a convolutional network.
 
     In backward the input's normalized values are recovered from the output (Rota Bulò et al. 2018, arXiv:1712.02616,
     section 3.1). The input is never written to; a change of the output before backward is an error that names the
@@ -128,11 +128,11 @@ class InPlaceABN(ABN):
     With running statistics (eval, ``norm_eval``) memory is saved too, and ``relu`` is exact: the weight's gradient
     needs normalized values only where the output is positive. With the batch's statistics ``relu`` is refused.
 
-    The last norm of a residual block takes the shortcut with it: ``bn3(x, residual=shortcut)`` is
-    ``act(norm(x) + shortcut)`` and keeps output and shortcut, which the blocks keep anyway.
+    The last norm of a residual block also adds the shortcut: ``bn3(x, residual=shortcut)`` is
+    ``act(norm(x) + shortcut)`` and stores output and shortcut, which the blocks store anyway.
 
-    The precision of the recovered values is that of the output, relative to the scale: a weight next to nothing beside
-    its bias gives a finite but coarse gradient of that weight.
+    The precision of the recovered values is that of the output, relative to the scale: a weight that is tiny compared
+    with its bias gets a finite but coarse gradient.
 
     Args:
         num_features: As the others, see :class:`ABN`.
@@ -158,7 +158,7 @@ class InPlaceABN(ABN):
         super().__init__(num_features, eps, momentum, affine, track_running_stats, activation, activation_param, device,
                          dtype)
         if eps <= 0:
-            raise ValueError(f'`eps` must be positive, for the backward divides by |weight| + eps; got {eps}')
+            raise ValueError(f'`eps` must be positive, because the backward divides by |weight| + eps; got {eps}')
         compiled.package(backend)
         self.backend = backend
 
@@ -178,7 +178,7 @@ class InPlaceABNSync(InPlaceABN):
 
     Args:
         num_features: As the others, see :class:`InPlaceABN`.
-        group: Processes to join with; ``None`` for all. A copy shares it, a pickle leaves it out.
+        group: Processes to join with; ``None`` for all. A copy shares it, a pickle omits it.
     """
 
     def __init__(self,

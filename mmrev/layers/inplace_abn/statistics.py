@@ -11,7 +11,7 @@ from .activations import Activation
 
 
 class Settings(NamedTuple):
-    """All of a call but its input and its parameters."""
+    """All settings of a call besides its input and parameters."""
     running_mean: Optional[Tensor]
     running_var: Optional[Tensor]
     batch: bool  # normalize by the batch's statistics, not by the running ones
@@ -24,7 +24,7 @@ class Settings(NamedTuple):
 
 
 class Normalised(NamedTuple):
-    """The output, and the vectors ``(C,)`` that it was made with."""
+    """The output, and the vectors ``(C,)`` that it was computed with."""
     z: Tensor
     scale: Tensor
     shift: Tensor
@@ -34,15 +34,16 @@ class Normalised(NamedTuple):
 
 
 def is_distributed(group: Any = None) -> bool:
-    """Whether there is anybody to synchronize with."""
+    """Whether there are other processes to synchronize with."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
 
 def normalise(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: Settings,
               residual: Optional[Tensor] = None) -> Normalised:
-    """``act(scale * (x - mean) / sqrt(var + eps) + shift + residual)``, made within one new tensor, without a graph.
+    """``act(scale * (x - mean) / sqrt(var + eps) + shift + residual)``, computed within one new tensor, without a
+    graph.
 
-    Updates the running statistics where the batch's are used.
+    Updates the running statistics if the batch's are used.
     """
     s = settings
     scale, shift = _affine(x, weight, bias, s)
@@ -95,7 +96,7 @@ def _joint_statistics(x: Tensor, dtype: torch.dtype, s: Settings) -> Tuple[Tenso
         dist.all_gather(list(joint), mine, group=s.group)
     means, variances, counts = joint.split([channels, channels, 1], 1)  # (R, C), (R, C), (R, 1)
     total = counts.sum()
-    if count <= 1 and total <= 1:  # asks the device only where it may matter
+    if count <= 1 and total <= 1:  # reads the device only if it may matter
         if total == 1:
             raise ValueError(too_few_values(s.name, x))
         return mean, var, total

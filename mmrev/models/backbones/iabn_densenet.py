@@ -12,15 +12,15 @@ from ..blocks.activated_backbone import ActivatedBackbone, activated_norm, image
 
 
 class DenseLayer(nn.Module):
-    """1x1 and 3x3 convolution on the concatenation of all that the layers before gave.
+    """1x1 and 3x3 convolution of the concatenated outputs of all layers before.
 
     Args:
         in_channels: Channels of the concatenation.
-        growth: Channels of the output; the 1x1 convolution gives four times as many.
+        growth: Channels of the output; the 1x1 convolution has four times as many.
         norm_cfg: Norm with activation.
 
     Shape:
-        Input: tensors ``(B, C_i, H, W)``, ``in_channels`` in sum; output: ``(B, growth, H, W)``.
+        Input: tensors ``(B, C_i, H, W)``, ``in_channels`` in total; output: ``(B, growth, H, W)``.
     """
 
     def __init__(self, in_channels: int, growth: int, norm_cfg: dict):
@@ -37,23 +37,24 @@ class DenseLayer(nn.Module):
 
 @MODELS.register_module()
 class IABNDenseNet(ActivatedBackbone):
-    """DenseNet whose norms hold their activation.
+    """DenseNet whose norms include their activation.
 
-    A layer is a step that makes a new stream of all streams before it. Of a block nothing but the layers' outputs is
-    kept; the concatenations, quadratic in depth, are made again in backward, and with them the layers' convolutions.
+    A layer is a step that computes a new stream from all streams before it. A block stores only the outputs of its
+    layers; the concatenations, quadratic in depth, and the convolutions are recomputed in backward.
 
     Args:
         depth: 121, 161, 169, 201 or 264.
         in_channels: Channels of the image.
         deep_stem: Three 3x3 convolutions, as the published weights have it, instead of one of 7x7.
-        memory_efficient: False keeps all for backward under plain autograd; same weights, same results.
+        memory_efficient: False stores everything for backward, as plain autograd does, with the same weights and
+            results.
         out_indices: Stages whose outputs are returned, of 0 (stride 4) ... 3 (stride 32), as the norm after each
             activates them.
         frozen_stages: 0 freezes the stem, ``k`` also stages 1 ... ``k``; -1 freezes nothing.
         norm_cfg: ``mmrev.InPlaceABN``, ``mmrev.InPlaceABNSync``, ``mmrev.ABN`` or ``mmrev.BatchNormAct``, with
             ``activation`` and ``activation_param``; None for InPlace-ABN with a leaky ReLU of slope 0.01.
-        norm_eval: Keep the statistics of norms frozen in training; None does where ``init_cfg`` names weights.
-        init_cfg: Initialization; by default Xavier's, normal, with the gain of the activation, as published.
+        norm_eval: Freeze the statistics of norms in training; None: if ``init_cfg`` names weights.
+        init_cfg: Initialization; by default Xavier, normal, with the gain of the activation, as published.
 
     Shape:
         Input: ``(B, in_channels, H, W)``.

@@ -1,7 +1,7 @@
 """ResNet (He et al. 2016, arXiv:1512.03385) with InPlace-ABN (Rota Bulò et al. 2018, arXiv:1712.02616).
 
-As published ("v1"): the activation of a block follows the sum, and the stride lies in the first 3x3 convolution. The
-last norm of a block takes the shortcut, so that a block keeps its output alone.
+As published ("v1"): the activation of a block follows the sum, and the first 3x3 convolution has the stride. The last
+norm of a block adds the shortcut, so that a block stores only its output.
 """
 from typing import List, Optional, Sequence, Type, Union
 
@@ -14,7 +14,7 @@ from ..blocks.resnet import ResNetBackbone
 
 
 def _downsample(in_channels: int, out_channels: int, stride: int, norm_cfg: dict) -> Optional[nn.Sequential]:
-    """The projection of the shortcut, where it needs one."""
+    """The projection of the shortcut, if it needs one."""
     if stride == 1 and in_channels == out_channels:
         return None
     return nn.Sequential(nn.Conv2d(in_channels, out_channels, 1, stride, bias=False),
@@ -56,7 +56,7 @@ class Bottleneck(nn.Module):
         in_channels: Channels of the input.
         planes: Channels of the 3x3 convolution, a quarter of those of the output.
         stride: Of the 3x3 convolution.
-        dilation: Of the same.
+        dilation: Of the 3x3 convolution.
         norm_cfg: Norm with activation.
 
     Shape:
@@ -83,7 +83,7 @@ class Bottleneck(nn.Module):
 
 @MODELS.register_module()
 class IABNResNet(ResNetBackbone):
-    """ResNet whose norms hold their activation. Names of weights are those of torchvision and the OpenMMLab packages.
+    """ResNet whose norms include their activation. Weights have the names of torchvision and OpenMMLab's packages.
 
     Args:
         depth: 18, 34, 50, 101 or 152.
@@ -94,8 +94,8 @@ class IABNResNet(ResNetBackbone):
         frozen_stages: 0 freezes the stem, ``k`` also stages 1 ... ``k``; -1 freezes nothing.
         norm_cfg: ``mmrev.InPlaceABN``, ``mmrev.InPlaceABNSync``, ``mmrev.ABN`` or ``mmrev.BatchNormAct``, with
             ``activation`` and ``activation_param``; None for InPlace-ABN with a leaky ReLU of slope 0.01.
-        norm_eval: Keep the statistics of norms frozen in training; None does where ``init_cfg`` names weights.
-        init_cfg: Initialization; by default Xavier's, normal, with the gain of the activation, as published.
+        norm_eval: Freeze the statistics of norms in training; None: if ``init_cfg`` names weights.
+        init_cfg: Initialization; by default Xavier, normal, with the gain of the activation, as published.
 
     Shape:
         Input: ``(B, in_channels, H, W)``.

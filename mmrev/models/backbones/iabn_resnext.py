@@ -1,6 +1,6 @@
 """ResNeXt (Xie et al. 2017, arXiv:1611.05431) with InPlace-ABN (Rota Bulò et al. 2018, arXiv:1712.02616).
 
-As published with the latter: blocks with identity mappings, 64 groups, and the stride in the first 1x1 convolution.
+As published with InPlace-ABN: blocks with identity mappings, 64 groups, and the stride in the first 1x1 convolution.
 """
 from typing import List, Optional, Sequence, Union
 
@@ -12,9 +12,9 @@ from ..blocks.pre_activation import PreActivationBackbone, Stage
 
 @MODELS.register_module()
 class IABNResNeXt(PreActivationBackbone):
-    """Pre-activation ResNeXt whose norms hold their activation.
+    """Pre-activation ResNeXt whose norms include their activation.
 
-    The output of a stage is returned as the norm before the next stage activates it.
+    The output of a stage is returned after the norm and activation that begin the next stage.
 
     Args:
         depth: 50, 101 or 152.
@@ -28,8 +28,8 @@ class IABNResNeXt(PreActivationBackbone):
         frozen_stages: 0 freezes the stem, ``k`` also stages 1 ... ``k``; -1 freezes nothing.
         norm_cfg: ``mmrev.InPlaceABN``, ``mmrev.InPlaceABNSync``, ``mmrev.ABN`` or ``mmrev.BatchNormAct``, with
             ``activation`` and ``activation_param``; None for InPlace-ABN with a leaky ReLU of slope 0.01.
-        norm_eval: Keep the statistics of norms frozen in training; None does where ``init_cfg`` names weights.
-        init_cfg: Initialization; by default Xavier's, normal, with the gain of the activation, as published.
+        norm_eval: Freeze the statistics of norms in training; None: if ``init_cfg`` names weights.
+        init_cfg: Initialization; by default Xavier, normal, with the gain of the activation, as published.
 
     Shape:
         Input: ``(B, in_channels, H, W)``.

@@ -5,8 +5,8 @@ nothing. R50-max has it in every block. R50-hybrid, made of "efficient bottlenec
 resolution changes, after an average pooling.
 
 Deviations from the published code: in a dilated stage the pooling is dilated as well, and the first block keeps its
-convolution, so that weights that were trained with strides fit; average pooling takes a last odd row or column along,
-so that images of any size pass.
+convolution, so that weights trained with strides fit; average pooling includes a last odd row or column, so that images
+of any size work.
 """
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -36,7 +36,7 @@ def max_pooling(channels: int, stride: int, dilation: int, begins: bool) -> Part
 
 
 def efficient(channels: int, stride: int, dilation: int, begins: bool) -> Parts:
-    """R50-hybrid: a 3x3 max pooling, but for the block that begins a stage: average pooling and a 3x3 convolution."""
+    """R50-hybrid: a 3x3 max pooling; in the block that begins a stage, average pooling and a 3x3 convolution."""
     if not begins:
         return max_pooling(channels, stride, dilation, begins)
     pool = nn.AvgPool2d(stride, stride, ceil_mode=True, count_include_pad=False) if stride > 1 else None
@@ -52,7 +52,7 @@ class Bottleneck(nn.Module):
         stride: Of the operation.
         pool: The operation's parameter-free part, or None.
         conv: The operation's convolution, or None.
-        norm_cfg: Norm, with an activation of its own or without; a ReLU follows those without.
+        norm_cfg: Norm; a ReLU follows unless the norm includes an activation.
 
     Shape:
         Input: ``(B, in_channels, H, W)``; output: ``(B, 4 * channels, ceil(H / stride), ceil(W / stride))``.
@@ -89,7 +89,7 @@ class Bottleneck(nn.Module):
 
 
 def build_norm(norm_cfg: dict, channels: int, activate: bool = True) -> nn.Module:
-    """Build a norm; ``activate=False`` takes the activation out of one that holds its own."""
+    """Build a norm; ``activate=False`` removes the activation of one that includes it."""
     norm = build_norm_layer(norm_cfg, channels)[1]
     if isinstance(norm, (ABN, BatchNormAct)) and not activate:
         norm = build_norm_layer({**norm_cfg, 'activation': 'identity'}, channels)[1]
@@ -101,7 +101,7 @@ def conv_norm_act(x: Tensor, conv: nn.Conv2d, norm: nn.Module, shortcut: Optiona
     """Convolution, norm, sum with the shortcut, activation (the norm's own, or a ReLU), and a pooling.
 
     A ReLU follows max pooling instead of preceding it: it is monotone, so values and gradients are the same, but it
-    then keeps nothing for backward that the next convolution would not, and has less to do where the stride is 2.
+    then stores nothing for backward that the next convolution does not store, and has less to do where the stride is 2.
     """
     activated = isinstance(norm, (ABN, BatchNormAct))
     if activated:
@@ -121,13 +121,14 @@ def conv_norm_act(x: Tensor, conv: nn.Conv2d, norm: nn.Module, shortcut: Optiona
 
 @MODELS.register_module()
 class PFResNet(ResNetBackbone):
-    """ResNet whose bottlenecks take any spatial operation. Names of weights are those of torchvision and OpenMMLab's.
+    """ResNet whose bottlenecks take any spatial operation. Weights have the names of torchvision and OpenMMLab's
+    packages.
 
     Args:
         depth: 50 or 101.
         operation: ``'conv'`` (ResNet), ``'max'`` (R50-max), ``'hybrid'`` (R50-hybrid), or a function
             ``(channels, stride, dilation, begins) -> (pooling or None, convolution or None)``.
-        width: Factor of all channels but the stem's 64.
+        width: Factor of all channels except the stem's 64.
         small_stem: A 3x3 convolution of stride 1 begins the network, without pooling, for images of 32 pixels; all
             strides are a quarter then.
         in_channels: Channels of the image.
@@ -136,8 +137,8 @@ class PFResNet(ResNetBackbone):
         out_indices: Stages whose outputs are returned, of 0 (stride 4) ... 3 (stride 32).
         frozen_stages: 0 freezes the stem, ``k`` also stages 1 ... ``k``; -1 freezes nothing.
         norm_cfg: Any norm, followed by a ReLU; or ``mmrev.InPlaceABN``, ``mmrev.InPlaceABNSync``, ``mmrev.ABN`` or
-            ``mmrev.BatchNormAct`` with an activation of their own. None for batch norm.
-        norm_eval: Keep the statistics of norms frozen in training; None does where ``init_cfg`` names weights.
+            ``mmrev.BatchNormAct`` with their activations. None for batch norm.
+        norm_eval: Freeze the statistics of norms in training; None: if ``init_cfg`` names weights.
         init_cfg: Initialization.
 
     Shape:

@@ -1,7 +1,7 @@
 """Vision transformers with parameter-free layers (Han et al. 2022, arXiv:2202.02777): ViT-S-max and its family.
 
-A ViT (Dosovitskiy et al. 2021) without class token, every other block of which pools the map of its tokens by 3x3
-maxima instead of attending.
+A ViT (Dosovitskiy et al. 2021) without class token, in which every other block has 3x3 max pooling over the map of its
+tokens instead of attention.
 
 Deviations from the published code: the grid of tokens need not be square, and the position embedding is resized to it;
 incomplete patches are padded with zeros.
@@ -22,16 +22,16 @@ from ..blocks.tokens import TRANSFORMER_INIT, token_norm
 
 @MODELS.register_module()
 class PFViT(PFTransformer):
-    """ViT of which even blocks attend and odd ones pool.
+    """ViT with attention in even blocks and pooling in odd ones.
 
     Args:
         arch: ``'ti'``, ``'s'`` or ``'b'``, or a dict with the keys of :attr:`arch_zoo`'s entries.
         operation: Of the odd blocks: ``'max'``, or ``'attention'`` for a plain ViT.
-        img_size: Height and width, in pixels, that the position embedding is made for. Others resize it.
+        img_size: Height and width, in pixels, that the position embedding is made for; it is resized for others.
         patch_size: Side of a patch, in pixels.
         in_channels: Channels of the image.
-        out_indices: Blocks after which the map of tokens is returned, from 0, or from -1, the last, backwards. The
-            last block's is normalized.
+        out_indices: Blocks after which the map of tokens is returned, from 0, or from -1, the last, counting backwards.
+            The map of the last block is normalized.
         mlp_ratio: Factor of the MLPs' channels.
         drop_rate: Dropout after the position embedding and in all blocks.
         attn_drop_rate: Dropout of the attention weights.

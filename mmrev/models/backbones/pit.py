@@ -3,10 +3,10 @@
 
 Three stages of transformer blocks; between them a depthwise convolution of stride 2 doubles the channels. As in
 PiT-S-max there is no class token: the classifier takes the mean of the last stage's tokens. With ``operation='max'``
-every other block of a stage pools its map of tokens by 3x3 maxima instead of attending.
+every other block of a stage has 3x3 max pooling over its map of tokens instead of attention.
 
-Deviations from the published code: images of any size that holds a patch pass, the position embedding being resized to
-their grid; strides that are incomplete are padded with zeros.
+Deviations from the published code: images of any size that holds a patch work, because the position embedding is
+resized to their grid; incomplete strides are padded with zeros.
 """
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
@@ -24,13 +24,13 @@ from ..blocks.tokens import token_norm
 
 @MODELS.register_module()
 class PiT(PFTransformer):
-    """Vision transformer of three resolutions, of which even blocks attend and odd ones may pool.
+    """Vision transformer of three resolutions, with attention in even blocks and attention or pooling in odd ones.
 
     Args:
         arch: ``'ti'``, ``'s'`` or ``'b'``, or a dict with the keys of :attr:`arch_zoo`'s entries; ``embed_dims`` grow
             by a whole factor from stage to stage.
         operation: Of the odd blocks: ``'attention'`` for PiT, or ``'max'`` for PiT-max.
-        img_size: Height and width, in pixels, that the position embedding is made for. Others resize it.
+        img_size: Height and width, in pixels, that the position embedding is made for; it is resized for others.
         in_channels: Channels of the image.
         out_indices: Stages whose maps of tokens are returned, of 0 ... 2. The last one's is normalized.
         mlp_ratio: Factor of the MLPs' channels.

@@ -105,15 +105,15 @@ class RevBiFPN(Backbone):
             of them needs is not computed, and its weights are frozen.
         frozen_stages: Stages 1 ... ``frozen_stages`` get no gradient and stay in eval mode; 0 and -1 freeze nothing,
             for the stem has no weights. There is one stage per level after the first, and the extra stages.
-        norm_eval: Keep the statistics of batch norms frozen in training; None does where ``init_cfg`` names weights.
+        norm_eval: Freeze the statistics of batch norms in training; None: if ``init_cfg`` names weights.
         norm_cfg: Norm of every convolution.
-        act_cfg: Activation of every convolution but the projecting ones; None where the norm brings its own.
-        reversible: False trains under plain autograd, same weights, same results.
+        act_cfg: Activation of every convolution except the projections; None if the norm includes one.
+        reversible: False trains under plain autograd, with the same weights and results.
         cache_every: Keep the levels before every ``cache_every``-th stage, see
             :class:`~mmrev.reversible.ReversibleSequence`.
         overlap: In backward, recompute a step while the gradient of the one after it is computed, see
             :class:`~mmrev.reversible.ReversibleSequence`.
-        keep: What each step keeps for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
+        keep: What each step stores for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
             list, see :class:`~mmrev.reversible.ReversibleSequence`.
         drop_path_rate: Stochastic depth of the last stage, growing linearly from the first; None is ``arch``'s.
         zero_init_residual: Begin training with a zero scale in the last norm of every function that adds to a level, so

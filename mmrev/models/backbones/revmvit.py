@@ -3,7 +3,7 @@
 
 Within a stage the streams keep their shape and the blocks are reversible. A stage begins with a block that is not: it
 reads both streams, concatenated, so that the channels double, and pools its queries, so that the sides halve. In
-backward it is computed again, so that nothing of it is kept but its input.
+backward it is recomputed from its input, the only tensor of it that is stored.
 """
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
@@ -55,7 +55,8 @@ class RevMViT(Backbone):
     Args:
         arch: A key of :attr:`arch_zoo`, or a dict with ``embed_dims``, ``num_layers``, ``num_heads`` (of the first
             stage; a stage has twice those of the one before) and ``downscale_indices``, the blocks that begin a stage.
-        img_size: Height and width, in pixels, that the relative position tables are made for. Others resize them.
+        img_size: Height and width, in pixels, that the relative position tables are made for; they are resized for
+            others.
         in_channels: Channels of the image.
         patch_kernel: Side of the patch embedding's kernel, in pixels.
         patch_stride: Its stride, in pixels.
@@ -64,9 +65,10 @@ class RevMViT(Backbone):
         window_size: Side of the first stage's windows, in tokens, halved with each stage. The last block of each stage
             but the first attends to the whole map.
         residual_pooling: Whether attention adds the pooled queries (MViTv2, eq. 6).
-        out_indices: Stages after which a normalized level leaves, from 0, or from -1, the last, backwards.
+        out_indices: Stages after which a normalized level is returned, from 0, or from -1, the last, counting
+            backwards.
         out_type: ``'featmap'``, maps; or ``'avg_featmap'``, their means.
-        norm_pooled: Norm the mean of a level instead of its tokens (minREV); of ``'avg_featmap'``.
+        norm_pooled: Normalize the mean of a level instead of its tokens (minREV); only with ``'avg_featmap'``.
         mlp_ratio: Channels in an MLP over those of a stream.
         drop_path_rate: Stochastic depth of the last block, growing linearly from 0 of the first.
         drop_rate: Dropout in all blocks.
@@ -74,12 +76,12 @@ class RevMViT(Backbone):
         qkv_bias: Whether queries, keys and values have a bias.
         norm_cfg: Norm of the tokens.
         frozen_stages: 0 freezes the patch embedding, ``k`` also stages 1 ... ``k``; -1 freezes nothing.
-        reversible: False trains under plain autograd, same weights, same results.
-        cache_every: Keep the streams before every ``cache_every``-th block, see
+        reversible: False trains under plain autograd, with the same weights and results.
+        cache_every: Store the streams before every ``cache_every``-th block, see
             :class:`~mmrev.reversible.ReversibleSequence`.
         overlap: In backward, recompute a step while the gradient of the one after it is computed, see
             :class:`~mmrev.reversible.ReversibleSequence`.
-        keep: What each step keeps for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
+        keep: What each step stores for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
             list, see :class:`~mmrev.reversible.ReversibleSequence`.
         init_cfg: Initialization.
 
@@ -89,8 +91,8 @@ class RevMViT(Backbone):
         a level has the channels of both streams.
 
     Raises:
-        ValueError: For an unknown ``arch`` or choice, indices out of range, or a window that, halved, does not hold
-            its pooled tokens whole.
+        ValueError: For an unknown ``arch`` or choice, indices out of range, or a window that, when halved, does not
+            hold a whole number of pooled tokens.
     """
 
     arch_zoo: Dict[str, dict] = {

@@ -2,10 +2,10 @@
 arXiv:2306.09342).
 
 A stage is reversible; at its end an MLP fuses the two streams and patch merging makes the next stage's (section
-3). In backward the steps between stages are computed again as well, so that nothing of them is kept but their input.
+3). In backward the steps between stages are recomputed as well, so that only their input is stored.
 
-Deviation from the published code (minREV): what was attended in shifted windows returns to its place, as in Swin; there
-it stays shifted. ``shift_back=False`` does the same, for weights that were trained so.
+Deviation from the published code (minREV): the output of shifted windows is shifted back, as in Swin; there it
+stays shifted. ``shift_back=False`` does the same, for weights that were trained that way.
 """
 from typing import Dict, List, Optional, Sequence, Tuple, Union
 
@@ -32,13 +32,14 @@ class FusedMLP(MLP):
 
 
 class StageEnd(nn.Module):
-    """The two streams are fused; the next stage's begin as the merged patches of that; a level may leave between.
+    """Fuse the two streams, begin the next stage's as the merged patches of the result; a level may be returned
+    between.
 
     Args:
         channels: Of a stream.
         sources: The stage's streams.
         first: Index of the next stream that begins.
-        level_norm: Norm of the level that leaves, or None where none does.
+        level_norm: Norm of the level that is returned, or None if none is.
         norm_eps: Of the norm in patch merging.
 
     Attributes:
@@ -83,8 +84,9 @@ class RevSwin(Backbone):
         patch_size: Side of a patch, in pixels.
         in_channels: Channels of the image.
         window_size: Side of a window, in tokens.
-        shift_back: False leaves what was attended in shifted windows shifted, as minREV does.
-        out_indices: Stages after which a normalized level leaves, from 0, or from -1, the last, backwards.
+        shift_back: False leaves the output of shifted windows shifted, as minREV does.
+        out_indices: Stages after which a normalized level is returned, from 0, or from -1, the last, counting
+            backwards.
         out_type: ``'featmap'``, maps; or ``'avg_featmap'``, their means.
         mlp_ratio: Channels in an MLP over those of a stream.
         drop_rate: Dropout after the patch embedding and in all blocks.
@@ -93,12 +95,12 @@ class RevSwin(Backbone):
         qkv_bias: Whether queries, keys and values have a bias.
         norm_cfg: Norm of the tokens.
         frozen_stages: 0 freezes the patch embedding, ``k`` also stages 1 ... ``k``; -1 freezes nothing.
-        reversible: False trains under plain autograd, same weights, same results.
-        cache_every: Keep the streams before every ``cache_every``-th block, see
+        reversible: False trains under plain autograd, with the same weights and results.
+        cache_every: Store the streams before every ``cache_every``-th block, see
             :class:`~mmrev.reversible.ReversibleSequence`.
         overlap: In backward, recompute a step while the gradient of the one after it is computed, see
             :class:`~mmrev.reversible.ReversibleSequence`.
-        keep: What each step keeps for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
+        keep: What each step stores for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
             list, see :class:`~mmrev.reversible.ReversibleSequence`.
         init_cfg: Initialization.
 

@@ -1,11 +1,11 @@
 """RevViT: Reversible Vision Transformers (Mangalam et al. 2022, CVPR; arXiv:2302.04869).
 
 A vision transformer whose residual stream is split in two: ``x[0] += attention(x[1])``, ``x[1] += mlp(x[0])`` (eqs. 4
-and 5), and which is fused again at its end (section 3.3.2). With ``operation='max'`` every other block pools the map of
-its tokens by 3x3 maxima instead of attending, as ViT-S-max does (Han et al. 2022, ICLR; arXiv:2202.02777).
+and 5), and which is fused again at its end (section 3.3.2). With ``operation='max'`` every other block has 3x3 max
+pooling over the map of its tokens instead of attention, as ViT-S-max does (Han et al. 2022, ICLR; arXiv:2202.02777).
 
 Deviations from mmpretrain's RevVisionTransformer: attention and MLP of a block drop their paths independently;
-nothing is dropped in eval mode; random numbers are not reseeded. Its checkpoints are loaded as they are.
+nothing is dropped in eval mode; random numbers are not reseeded. Its checkpoints load unchanged.
 """
 import re
 from typing import Dict, List, Optional, Sequence, Tuple, Union
@@ -37,15 +37,16 @@ class RevViT(Backbone):
         arch: A key of :attr:`arch_zoo`, or a dict with ``embed_dims``, ``num_layers``, ``num_heads`` and
             ``feedforward_channels``. RevViT-S and -B of the paper are ``'deit-small'`` and ``'deit-base'``; the other
             names are those of mmpretrain, where ``'small'`` is 768 wide and 8 deep.
-        img_size: Height and width, in pixels, that the position embedding is made for. Others resize it.
+        img_size: Height and width, in pixels, that the position embedding is made for; it is resized for others.
         patch_size: Side of a patch, in pixels.
         in_channels: Channels of the image.
-        out_indices: Layers after which the fused streams leave as a level, from 0, or from -1, the last, backwards.
+        out_indices: Layers after which the fused streams are returned as a level, from 0, or from -1, the last,
+            counting backwards.
         out_type: ``'raw'``, all tokens; ``'cls_token'``; ``'featmap'``, the patches' tokens as a map; or
             ``'avg_featmap'``, their mean.
         fusion_mode: How the two streams become one level: ``'concat'``, ``'add'``, ``'max'``, ``'min'``, ``'avg'``.
-        final_norm: Norm every level, before it is fused.
-        norm_pooled: Norm the mean of the patches' tokens instead of each (minREV); of ``'avg_featmap'``.
+        final_norm: Normalize every level before it is fused.
+        norm_pooled: Normalize the mean of the patches' tokens instead of each (minREV); only with ``'avg_featmap'``.
         with_cls_token: Whether a class token comes before the patches'.
         drop_rate: Dropout after the position embedding and in all layers.
         attn_drop_rate: Dropout of the attention weights.
@@ -55,17 +56,17 @@ class RevViT(Backbone):
         frozen_stages: 0 freezes what comes before the layers, ``k`` also ``k`` layers; -1 freezes nothing.
         interpolate_mode: For resizing the position embedding.
         operation: Of the odd blocks: ``'attention'``, or ``'max'``; even blocks attend.
-        reversible: False trains under plain autograd, same weights, same results.
-        cache_every: Keep the streams before every ``cache_every``-th layer, see
+        reversible: False trains under plain autograd, with the same weights and results.
+        cache_every: Store the streams before every ``cache_every``-th layer, see
             :class:`~mmrev.reversible.ReversibleSequence`.
         overlap: In backward, recompute a step while the gradient of the one after it is computed, see
             :class:`~mmrev.reversible.ReversibleSequence`.
-        keep: What each step keeps for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
+        keep: What each step stores for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
             list, see :class:`~mmrev.reversible.ReversibleSequence`.
         init_cfg: Initialization.
 
     Shape:
-        Input: ``(B, in_channels, H, W)``; zeros are appended up to whole patches.
+        Input: ``(B, in_channels, H, W)``; padded with zeros to whole patches.
         Output: a tuple with a level per index, with ``C`` = ``channels[i]``: ``(B, N, C)``, ``(B, C)``,
         ``(B, C, H / patch_size, W / patch_size)`` or ``(B, C)`` by ``out_type``.
 
@@ -190,7 +191,7 @@ class RevViT(Backbone):
         return self.pooled_norms[i](mean) if self.norm_pooled else mean
 
     def _adapt_state_dict(self, state_dict: dict, prefix: str, local_metadata: dict, *args) -> None:
-        """Give mmpretrain's names ours, and the position embedding this image's size."""
+        """Rename mmpretrain's weights to ours, and resize the position embedding to this image size."""
         last = f'layers.couplings.{len(self.layers.couplings) - 1}.after.level.f.norm.'
         for key in [key for key in state_dict if key.startswith(prefix)]:
             name = key[len(prefix):]

@@ -10,11 +10,11 @@ from ..blocks.pre_activation import PreActivationBackbone, Stage
 
 @MODELS.register_module()
 class WiderResNet(PreActivationBackbone):
-    """Six stages of few, wide blocks with identity mappings; norms hold their activation.
+    """Six stages of few, wide blocks with identity mappings; norms include their activation.
 
-    Stage 0 has stride 2, stages 1 ... 5 have strides 4, 8, 16, 32 and 32. Where max pooling follows a stage, its output
-    is returned as the sum that it is; else as the next norm activates it. In the A2 variant convolutions of stride 2
-    take the place of the pooling after stages 1, 2 and 3, and channels are dropped in the last two stages.
+    Stage 0 has stride 2, stages 1 ... 5 have strides 4, 8, 16, 32 and 32. Where max pooling follows a stage, its plain
+    sum is returned; otherwise the output of the next norm and activation. In the A2 variant, convolutions of stride 2
+    replace the pooling after stages 1, 2 and 3, and the last two stages have dropout of channels.
 
     Args:
         depth: 16, 20 or 38.
@@ -25,8 +25,8 @@ class WiderResNet(PreActivationBackbone):
         frozen_stages: 0 freezes the stem, ``k`` also stages 1 ... ``k``; -1 freezes nothing.
         norm_cfg: ``mmrev.InPlaceABN``, ``mmrev.InPlaceABNSync``, ``mmrev.ABN`` or ``mmrev.BatchNormAct``, with
             ``activation`` and ``activation_param``; None for InPlace-ABN with a leaky ReLU of slope 0.01.
-        norm_eval: Keep the statistics of norms frozen in training; None does where ``init_cfg`` names weights.
-        init_cfg: Initialization; by default Xavier's, normal, with the gain of the activation, as published.
+        norm_eval: Freeze the statistics of norms in training; None: if ``init_cfg`` names weights.
+        init_cfg: Initialization; by default Xavier, normal, with the gain of the activation, as published.
 
     Shape:
         Input: ``(B, in_channels, H, W)``.
@@ -52,7 +52,7 @@ class WiderResNet(PreActivationBackbone):
         num_blocks = self._resolve_arch(depth, 'depth')
         super().__init__(len(num_blocks), in_channels, out_indices, frozen_stages, norm_eval, norm_cfg, init_cfg)
         if dilated and not a2:
-            raise ValueError('`dilated=True` is of the A2 variant; give `a2=True` as well')
+            raise ValueError('`dilated=True` needs the A2 variant; give `a2=True` as well')
         stem = nn.Sequential()
         stem.add_module('conv1', nn.Conv2d(in_channels, 64, 3, 1, 1, bias=False))
         pooled = (0, 1) if a2 else (0, 1, 2, 3, 4)

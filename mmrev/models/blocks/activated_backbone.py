@@ -1,4 +1,4 @@
-"""What the backbones with activated norms have in common."""
+"""What backbones whose norms include the activation share."""
 import math
 from typing import List, Optional, Sequence, Union
 
@@ -13,12 +13,12 @@ DEFAULT_NORM = dict(type='mmrev.InPlaceABN', activation='leaky_relu', activation
 
 
 def activated_norm(norm_cfg: dict, channels: int, activation: Optional[str] = None) -> Union[ABN, BatchNormAct]:
-    """Build a norm that holds its activation.
+    """Build a norm that includes its activation.
 
     Args:
         norm_cfg: ``mmrev.InPlaceABN``, ``mmrev.InPlaceABNSync``, ``mmrev.ABN`` or ``mmrev.BatchNormAct``.
         channels: Channels of its input.
-        activation: In place of that of ``norm_cfg``.
+        activation: Replaces that of ``norm_cfg``.
 
     Raises:
         ValueError: For a norm without an activation.
@@ -67,7 +67,7 @@ def image_stem(in_channels: int, channels: int, deep: bool, norm_cfg: dict) -> n
 
 
 class ActivatedBackbone(Backbone):
-    """Backbone whose norms hold their activation, with a level per stage.
+    """Backbone whose norms include their activation, with a level per stage.
 
     Args:
         num_levels: Stages.
@@ -76,7 +76,7 @@ class ActivatedBackbone(Backbone):
         frozen_stages: See :class:`~mmrev.models.backbone.Backbone`.
         norm_eval: See there.
         norm_cfg: Norm with activation; None for :data:`DEFAULT_NORM`.
-        init_cfg: Initialization; by default Xavier's, normal, with the gain of the activation, as published.
+        init_cfg: Initialization; by default Xavier, normal, with the gain of the activation, as published.
     """
 
     def __init__(self, num_levels: int, in_channels: int, out_indices: Union[int, Sequence[int]], frozen_stages: int,
@@ -90,6 +90,6 @@ class ActivatedBackbone(Backbone):
     _default_init = staticmethod(xavier_init)
 
     def _finish(self, channels: Sequence[int]) -> None:
-        """End a constructor, given the channels of all stages."""
+        """Finish the constructor, given the channels of all stages."""
         self.channels = tuple(channels[i] for i in self.out_indices)
         self._freeze_stages()

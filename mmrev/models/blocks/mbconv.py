@@ -33,7 +33,7 @@ class SqueezeExcite(nn.Module):
 
 
 class ConvNormAct(ConvModule):
-    """mmcv's ``ConvModule``, of which norm and activation keep one tensor for backward (:func:`mmrev.layers.norm_act`).
+    """mmcv's ``ConvModule``, whose norm and activation store one tensor for backward (:func:`mmrev.layers.norm_act`).
 
     Shape:
         Input: ``(B, in_channels, H, W)``; output: ``(B, out_channels, H', W')``, by kernel size, stride and padding.
@@ -55,8 +55,8 @@ class MBConv(BaseModule):
         out_channels: Channels of the output.
         kernel_size: Side of the depthwise kernel; odd.
         stride: Stride of the depthwise convolution.
-        expand_ratio: Factor from the input's channels to the depthwise ones; 1 leaves the first convolution out.
-        se_ratio: Factor from the *input's* channels to the gate's hidden ones, as published; 0 leaves the gate out.
+        expand_ratio: Factor from the input's channels to the depthwise ones; 1 omits the first convolution.
+        se_ratio: Factor from the *input's* channels to the gate's hidden ones, as published; 0 omits the gate.
         drop_path_rate: Probability that a sample's output is zeroed in training.
 
     Shape:
@@ -70,7 +70,7 @@ class MBConv(BaseModule):
 
     @staticmethod
     def default_cfgs(norm_cfg: Optional[dict], act_cfg: Union[dict, None, str]) -> Dict[str, Optional[dict]]:
-        """Norm and activation as RevBiFPN publishes them, where a model is not given its own."""
+        """The published norm and activation of RevBiFPN, used unless a model is given others."""
         return dict(
             norm_cfg=norm_cfg or dict(type='BN', eps=1e-3),
             act_cfg=dict(type='HSwish', inplace=False) if act_cfg == 'default' else act_cfg)

@@ -1,6 +1,6 @@
 """Activated batch norms under the names that a ``norm_cfg`` gives them, such as ``dict(type='mmrev.InPlaceABN')``.
 
-They hold their activation, so what builds them takes ``act_cfg=None``.
+They include their activation, so modules that build them take ``act_cfg=None``.
 """
 from mmrev.layers import ABN, BatchNormAct, InPlaceABN, InPlaceABNSync
 from mmrev.registry import MODELS

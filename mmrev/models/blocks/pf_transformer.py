@@ -14,8 +14,8 @@ DEFAULT_NORM = dict(type='LN', eps=1e-6)
 
 def token_mixer(operation: str, embed_dims: int, num_heads: int, qkv_bias: bool = True, attn_drop_rate: float = 0.,
                 drop_rate: float = 0.) -> nn.Module:
-    """What a transformer block moves tokens with: ``'attention'``, or ``'max'``, which has neither heads nor biases of
-    queries.
+    """The operation that mixes tokens in a transformer block: ``'attention'``, or ``'max'``, which has neither heads
+    nor query biases.
 
     Shape:
         Input and output: ``(B, H, W, embed_dims)``; attention takes ``(B, N, embed_dims)`` as well.
@@ -30,7 +30,7 @@ class PFBlock(nn.Module):
 
     Args:
         embed_dims: Channels.
-        num_heads: Heads, where there is attention.
+        num_heads: Heads of the attention.
         operation: ``'attention'`` or ``'max'``.
         mlp_ratio: Factor of the MLP's channels.
         drop_rate: Dropout of both functions.
@@ -59,7 +59,7 @@ class PFBlock(nn.Module):
 class PFTransformer(Backbone):
     """Operation and position embedding of the transformers with parameter-free layers.
 
-    Even blocks attend, from 0; odd ones do what ``operation`` says.
+    Even blocks, counted from 0, have attention; odd ones have ``operation``.
     """
 
     def __init__(self, num_levels: int, out_indices: Union[int, Sequence[int]], operation: str,
@@ -71,7 +71,7 @@ class PFTransformer(Backbone):
         self._register_load_state_dict_pre_hook(self._fit_position)
 
     def _blocks(self, embed_dims: int, num_heads: int, drop_path_rates: Sequence[float], **kwargs) -> nn.Sequential:
-        """A block per rate of stochastic depth."""
+        """One block for each rate of stochastic depth."""
         return nn.Sequential(*(
             PFBlock(embed_dims, num_heads, self.operation if i % 2 else 'attention', drop_path_rate=rate,
                     norm_cfg=self.norm_cfg, **kwargs) for i, rate in enumerate(drop_path_rates)))
@@ -81,7 +81,7 @@ class PFTransformer(Backbone):
 
     @abstractmethod
     def _resized(self, position: Tensor, local_metadata: dict) -> Tensor:
-        """A loaded position embedding for our grid."""
+        """Resize a loaded position embedding to our grid."""
 
     def _fit_position(self, state_dict: dict, prefix: str, local_metadata: dict, *args) -> None:
         key = f'{prefix}pos_embed'

@@ -20,7 +20,8 @@ class IdentityResidualBlock(nn.Module):
         dilation: Of the 3x3 convolutions.
         groups: Of the 3x3 convolution between two 1x1.
         dropout: Probability that a channel is zeroed before the last convolution.
-        begins: The block begins a stage: its input is activated already, so it has no first norm, and it projects.
+        begins: The block begins a stage: its input is already activated, so it has no first norm, and it projects the
+            shortcut.
         norm_cfg: Norm with activation.
 
     Shape:
@@ -68,9 +69,9 @@ class Stage(NamedTuple):
 class PreActivationBackbone(ActivatedBackbone):
     """A stem, then stages of blocks with identity mappings.
 
-    ``norms[i]`` activates what enters stage ``i``, and the last one the output of the network. The output of a stage is
-    returned as that activates it; it is kept for backward anyway. Only where max pooling stands between the two is the
-    plain sum returned.
+    ``norms[i]`` activates the input of stage ``i``, the last one the output of the network. The output of a stage is
+    returned after that activation, which is stored for backward anyway. If max pooling comes between the two, the plain
+    sum is returned.
 
     A subclass calls :meth:`_build` after the constructor.
     """

@@ -1,4 +1,4 @@
-"""What the ResNets share: the names of torchvision and OpenMMLab, and the way through them."""
+"""What the ResNets share: the names of torchvision and OpenMMLab, and the forward."""
 from abc import abstractmethod
 from typing import List, Tuple
 
@@ -12,7 +12,7 @@ class ResNetBackbone(ActivatedBackbone):
 
     @abstractmethod
     def _stem(self, x: Tensor) -> Tensor:
-        """What enters ``layer1``."""
+        """The input of ``layer1``."""
 
     def forward(self, x: Tensor) -> Tuple[Tensor, ...]:
         x, levels = self._stem(x), []

@@ -1,4 +1,4 @@
-"""What reversible transformers share: blocks of two streams, and levels that leave them."""
+"""What reversible transformers share: blocks of two streams, and levels made from them."""
 from typing import Iterable, List, Optional, Sequence, Tuple
 
 import torch
@@ -10,10 +10,10 @@ FUSION_MODES = ('concat', 'add', 'max', 'min', 'avg')
 
 
 class FusedStreams(nn.Module):
-    """A level that leaves the streams: their channels are concatenated, normalized, and fused.
+    """A level made from the streams: their channels are concatenated, normalized and fused.
 
     Args:
-        norm: Of all channels; None has no norm.
+        norm: Of all channels; None for no norm.
         mode: ``'concat'``, ``'add'``, ``'max'``, ``'min'`` or ``'avg'`` of the streams.
 
     Shape:
@@ -39,7 +39,7 @@ class TwoStreamBlock(TwoStreamCoupling):
     """A reversible transformer block, and what happens to the streams after it.
 
     ``x[0] += f(x[1])``, attention; ``x[1] += g(x[0])``, MLP (RevViT, Mangalam et al. 2022, eqs. 4 and 5). Then
-    come the couplings in ``after``, such as a :class:`~mmrev.reversible.NewStream` for a level that leaves. They belong
+    come the couplings in ``after``, such as a :class:`~mmrev.reversible.NewStream` for a level to return. They belong
     to the block, so that a block's names in a state dict do not depend on the levels.
     """
 
@@ -52,11 +52,11 @@ class TwoStreamBlock(TwoStreamCoupling):
 
 
 class Fork(Coupling):
-    """Two streams that begin alike, ``x[a] = x[b] = f(x[sources])``; then what comes in ``after``.
+    """Two streams that begin with the same value, ``x[a] = x[b] = f(x[sources])``; then the couplings in ``after``.
 
     Args:
-        f: Not reversible: the sources stay, to be read again in backward.
-        streams: ``(a, b)``, the next two indices; ``(a, )`` begins one stream alone.
+        f: Not reversible: the sources are stored and read again in backward.
+        streams: ``(a, b)``, the next two indices; ``(a, )`` begins only one stream.
         sources: Streams that ``f`` reads.
     """
 

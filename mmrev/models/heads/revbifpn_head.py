@@ -24,7 +24,7 @@ class DownFusion(Coupling):
 
 
 class PooledFeatures(BaseModule):
-    """1x1 convolution, then the mean over all places: ``(B, C, H, W)`` to ``(B, C')``."""
+    """1x1 convolution, then the mean over all positions: ``(B, C, H, W)`` to ``(B, C')``."""
 
     def __init__(self, in_channels: int, out_channels: int, norm_cfg: Optional[dict], act_cfg: Optional[dict]):
         super().__init__()
@@ -36,9 +36,9 @@ class PooledFeatures(BaseModule):
 
 @MODELS.register_module()
 class RevBiFPNClsHead(LinearClsHead):
-    """Each level is added to the next coarser one; the coarsest is widened, averaged over all places and classified.
+    """Each level is added to the next coarser one; the coarsest is widened, averaged over all positions and classified.
 
-    What is within the functions is computed again in the backward.
+    The functions are recomputed in backward.
 
     Args:
         num_classes: Number of classes.
@@ -49,8 +49,8 @@ class RevBiFPNClsHead(LinearClsHead):
         expand_ratios: MBConv expansion from each level to the next.
         se_ratios: Squeeze-excite ratio from each level to the next.
         norm_cfg: Norm of every convolution.
-        act_cfg: Activation of every convolution but the projecting ones; None where the norm brings its own.
-        reversible: False keeps every activation for the backward, as plain autograd does.
+        act_cfg: Activation of every convolution except the projections; None if the norm includes one.
+        reversible: False stores every activation for backward, as plain autograd does.
         init_cfg: Initialization.
         kwargs: ``loss``, ``topk``, ``cal_acc`` of mmpretrain's ``ClsHead``.
 

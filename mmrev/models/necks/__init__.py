@@ -1,4 +1,4 @@
-"""Necks that the hosts lack, or that keep less for the backward than theirs."""
+"""Necks that the hosts lack, or that store less for backward than theirs."""
 from .hrfpn import HRFPN
 from .revbifpn_neck import RevBiFPNNeck
 from .simple_feature_pyramid import SimpleFeaturePyramid

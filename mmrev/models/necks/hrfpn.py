@@ -1,8 +1,8 @@
 """HRFPN (Sun et al. 2019, arXiv:1904.04514) without the full-resolution concatenation of all levels.
 
-A 1x1 convolution of a concatenation is the sum of 1x1 convolutions of its parts, and it may trade places with bilinear
+A 1x1 convolution of a concatenation is the sum of 1x1 convolutions of its parts, and it commutes with bilinear
 upsampling, whose weights at each point sum to one. So each level is convolved at its own resolution, which is cheaper,
-and added to the finest one. The backward needs the levels alone, which exist anyway.
+and added to the finest one. The backward needs only the levels, which exist anyway.
 """
 from typing import List, Optional, Sequence, Tuple, Union
 
@@ -18,19 +18,19 @@ from mmrev.registry import MODELS
 
 @MODELS.register_module()
 class HRFPN(BaseModule):
-    """mmdet's neck of this name in less memory: the same arguments, function and state dict.
+    """mmdet's neck of the same name with less memory: the same arguments, function and state dict.
 
     Deviations: `norm_cfg`, which mmdet's class accepts and leaves unused, is used; `with_cp`, which saves nothing there
-    as a convolution keeps no more than its input, spares the fused pyramid.
+    because a convolution stores only its input, avoids storing the fused pyramid.
 
     Args:
         in_channels: Channels of each level, fine to coarse.
-        out_channels: Channels of each level that comes out.
-        num_outs: Number of levels that come out.
+        out_channels: Channels of each output level.
+        num_outs: Number of output levels.
         pooling_type: How the fused map becomes a pyramid: ``'AVG'`` or ``'MAX'``.
-        conv_cfg: Type of the convolutions. One that is more than ``torch.nn.Conv2d`` is given the concatenation.
+        conv_cfg: Type of the convolutions. A type other than ``torch.nn.Conv2d`` gets the concatenation.
         norm_cfg: Norm after the fusion and after the 3x3 convolutions.
-        with_cp: Compute the fused pyramid again in the backward instead of keeping it.
+        with_cp: Recompute the fused pyramid in backward instead of storing it.
         stride: Of the 3x3 convolutions.
         init_cfg: Initialization; Caffe2's Xavier if not given.
 
@@ -39,8 +39,8 @@ class HRFPN(BaseModule):
         Output: a tuple of ``(B, out_channels, H / 2**i / stride, W / 2**i / stride)`` for ``i`` in ``range(num_outs)``.
 
     Raises:
-        ValueError: For an unknown `pooling_type`, for `with_cp` with a norm, whose statistics would move twice, or if
-            the number of levels that come in is not that of `in_channels`.
+        ValueError: For an unknown `pooling_type`, for `with_cp` with a norm, whose statistics would be updated twice,
+            or if the number of input levels is not that of `in_channels`.
 
     Source: figure 4 (c) of the paper.
     """
@@ -59,7 +59,7 @@ class HRFPN(BaseModule):
         if pooling_type not in ('AVG', 'MAX'):
             raise ValueError(f"`pooling_type` must be 'AVG' or 'MAX', got {pooling_type!r}")
         if with_cp and norm_cfg:
-            raise ValueError('`with_cp` computes the fusion twice, which would move the statistics of `norm_cfg` '
+            raise ValueError('`with_cp` computes the fusion twice, which would update the statistics of `norm_cfg` '
                              'twice: give one of them')
         self.in_channels = list(in_channels)
         self.out_channels = out_channels

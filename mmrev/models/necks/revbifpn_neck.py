@@ -12,17 +12,17 @@ from ..blocks import MBConv
 
 @MODELS.register_module()
 class RevBiFPNNeck(BaseModule):
-    """One MBConv on every level of the pyramid; what is within it is computed again in the backward.
+    """One MBConv on every level of the pyramid; it is recomputed in backward.
 
     Args:
         in_channels: Channels of each level, fine to coarse.
-        out_channels: Channels of each level that comes out.
+        out_channels: Channels of each output level.
         kernel_size: Depthwise kernel.
         expand_ratios: MBConv expansion on each level.
         se_ratios: Squeeze-excite ratio on each level.
         norm_cfg: Norm of every convolution.
-        act_cfg: Activation of every convolution but the projecting ones; None where the norm brings its own.
-        reversible: False keeps every activation for the backward, as plain autograd does.
+        act_cfg: Activation of every convolution except the projections; None if the norm includes one.
+        reversible: False stores every activation for backward, as plain autograd does.
         init_cfg: Initialization.
 
     Shape:

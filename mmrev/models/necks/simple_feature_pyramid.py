@@ -13,16 +13,17 @@ _NORM = dict(type='mmpretrain.LN2d', eps=1e-6)
 
 @MODELS.register_module()
 class SimpleFeaturePyramid(BaseModule):
-    """A pyramid from the last map of a plain backbone alone, without a top-down path.
+    """A pyramid from only the last map of a plain backbone, without a top-down path.
 
-    Each level is the map resized by (de)convolutions or maxima, then a 1x1 and a 3x3 convolution, each with a norm.
+    Each level is the map resized by (transposed) convolutions or max pooling, then a 1x1 and a 3x3 convolution, each
+    with a norm.
 
     Args:
         in_channels: Channels of the map, as a sequence of one.
-        out_channels: Channels of each level that comes out.
+        out_channels: Channels of each output level.
         scales: Of each level's sides, relative to the map's: 4, 2, 1 or 0.5.
-        num_outs: Levels that come out; those beyond ``scales`` halve the last by taking every second point.
-        norm_cfg: Norm of the convolutions; None for a bias in its place, which learns sooner from random weights.
+        num_outs: Output levels; those beyond ``scales`` halve the last one by taking every second point.
+        norm_cfg: Norm of the convolutions; None for a bias instead, which learns faster from random weights.
         init_cfg: Initialization.
 
     Shape:

@@ -59,7 +59,7 @@ def _overwrite(recorder: Recorder, x: Tensor, anew: Callable, changing: Callable
     return out
 
 
-@handles(F.gelu, F.softplus, F.logsigmoid)
+@handles(F.gelu, F.softplus, F.logsigmoid, F.glu, F.softsign)
 def _plain(recorder, function, args, kwargs):
     return pure(recorder, function, args, kwargs)
 
@@ -92,9 +92,14 @@ def _multiply(recorder: Recorder, function: Callable, args: Sequence[Any], kwarg
             if source is not None:
                 recorder.begin()
                 out = Swish.apply(x, gate.detach())
-                recorder.write(out, F.silu, [source], 0, partial(F.silu, inplace=True))
+                recorder.write(out, _swish, [source])
                 return out
     return pure(recorder, function, args, kwargs)
+
+
+def _swish(x: Tensor) -> Tensor:
+    """With the rounding of the two operators of the forward, which ``F.silu`` does not have."""
+    return torch.sigmoid(x).mul_(x)
 
 
 def _is_sigmoid_of(recorder: Recorder, gate: Tensor, x: Tensor) -> Any:

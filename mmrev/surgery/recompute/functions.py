@@ -37,6 +37,9 @@ class Swish(torch.autograd.Function):
         return x * sigmoid
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> Tuple[Tensor, None]:
-        return torch.ops.aten.silu_backward(grad, *ctx.saved_tensors), None
+        x, = ctx.saved_tensors
+        if torch.is_grad_enabled():  # the operator below has no derivative
+            sigmoid = x.sigmoid()
+            return grad * sigmoid * (1 + x * (1 - sigmoid)), None
+        return torch.ops.aten.silu_backward(grad, x), None

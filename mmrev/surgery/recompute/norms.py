@@ -33,7 +33,7 @@ def _normalize(recorder: Recorder, input: Tensor, running_mean: Optional[Tensor]
 
 
 def by_batch(x: Tensor, mean: Tensor, invstd: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) -> Tensor:
-    """Normalize by given statistics, on CPUs to the bit as in the forward.
+    """Normalize by given statistics, on CPUs bitwise as in the forward.
 
     The kernel gets a variance of 1, so that it multiplies by ``weight * invstd``, as in the forward.
     """
@@ -77,3 +77,14 @@ def _group_norm(recorder, function, args, kwargs):
 
 def _norm_of_groups(recorder, function, input, num_groups, weight=None, bias=None, eps=1e-5):
     return pure(recorder, function, (input, num_groups, weight, bias, eps), {})
+
+
+@handles(F.instance_norm)
+def _instance_norm(recorder, function, args, kwargs):
+    return _norm_of_instances(recorder, function, *args, **kwargs)
+
+
+def _norm_of_instances(recorder, function, input, running_mean=None, running_var=None, weight=None, bias=None,
+                       use_input_stats=True, momentum=0.1, eps=1e-5):
+    args = (input, running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
+    return function(*args) if use_input_stats and running_mean is not None else pure(recorder, function, args, {})

@@ -7,6 +7,12 @@ from torch import Tensor
 
 Geometry = Tuple[Sequence[int], Sequence[int], int]  # size, stride, offset
 
+# A chain of recipes, such as the blocks of a residual network, is computed from its beginning. Of its values, backward
+# stores those that it reads within the next NEAR operators, and each STONE-th, from which it computes the chain anew.
+NEAR, STONE = 24, 16
+NEAR_SUM = 8  # for sums, which cost least
+SUMS = (torch.add, Tensor.add, Tensor.__radd__)
+
 
 class Values:
     """Values that the backward has recomputed and will read again.
@@ -16,10 +22,11 @@ class Values:
 
     Attributes:
         operator: Number of the current operator of the forward.
+        reading: Number of the operator whose saved tensors the backward reads.
     """
 
     def __init__(self) -> None:
-        self.operator = 0
+        self.operator = self.reading = 0
         self._recipes = 0
         self._alive: Dict[int, Tuple[int, Any]] = {}  # operator and value by the number of the recipe
         self._latest = -1
@@ -41,6 +48,7 @@ class Values:
 
     def drop_after(self, operator: int) -> None:
         """Drop the values of later operators."""
+        self.reading = operator
         if self._latest > operator:
             self._alive = {number: item for number, item in self._alive.items() if item[0] <= operator}
             self._latest = max((made for made, _ in self._alive.values()), default=-1)
@@ -138,7 +146,9 @@ class Recipe:
         if value is not None:
             return value, False
         value, own = self._compute()
-        if self.uses or self.readers > 1:
+        near = NEAR_SUM if self.function in SUMS else NEAR
+        stored = self.values.reading - self.operator <= near or not self.depth % STONE
+        if stored and (self.uses or self.readers > 1):
             self.values.put(self, value)
             own = False
         return value, own

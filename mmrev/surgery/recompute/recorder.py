@@ -1,4 +1,4 @@
-"""Observe a forward: how tensors follow from each other, and which of them autograd saves."""
+"""Observe a forward: how tensors are computed from each other, and which of them autograd saves."""
 import weakref
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -15,6 +15,8 @@ Handler = Callable[['Recorder', Callable, Sequence[Any], Dict[str, Any]], Any]
 
 SMALL = 2048  # bytes: not worth a recipe
 DEPTH = 100  # of a recipe; limits the recursion
+BUFFER = 65536  # bytes: smaller buffers are copied, for the module may update them before backward
+NEVER = 2**62  # bytes: the cost of a source that cannot be stored
 
 
 class Entry:
@@ -48,6 +50,7 @@ class Recorder(TorchFunctionMode):
         self.recent: List[Saved] = []  # tensors saved since `begin`
         self.tally = tally
         self.blocks = 0  # blocks that the forward is in, where convolutions and products are recomputed too
+        self.paused: List[bool] = []  # for modules that the forward is in, the innermost last: recompute nothing
         self._table = table
         self._mark = object()
         self._entries: List[weakref.ref] = []
@@ -77,6 +80,8 @@ class Recorder(TorchFunctionMode):
 
     def _is_recording(self, func: Callable) -> bool:
         """Whether autograd records, and no inner saved-tensor hooks, such as checkpointing's, are active."""
+        if self.paused and self.paused[-1]:
+            return False
         top = _autograd._top_saved_tensors_default_hooks(True)
         return top is not None and top[0] is self._pack and (torch.is_grad_enabled() or func in self.without_grad)
 
@@ -90,6 +95,8 @@ class Recorder(TorchFunctionMode):
     # What operators save.
 
     def _save(self, tensor: Tensor) -> Saved:
+        if tensor.layout is not torch.strided:
+            return Saved(tensor, tensor._version, None, self.values.operator)
         storage, version = tensor.untyped_storage(), tensor._version
         entry = getattr(storage, '_mmrev_entry', None)
         if entry is not None and entry.recipe is not None and entry.version == version:
@@ -127,10 +134,14 @@ class Recorder(TorchFunctionMode):
         entry.keeper = self._mark
         return entry
 
-    # What follows from what.
+    # How tensors are computed.
 
     def source(self, tensor: Tensor) -> Tuple[Source, int]:
         """The source of a tensor, and the bytes that would be stored for it alone."""
+        if tensor.layout is not torch.strided:
+            return Kept(tensor.detach()), NEVER
+        if tensor.is_inference():  # without a version
+            tensor = tensor.clone()
         storage = tensor.untyped_storage()
         entry = getattr(storage, '_mmrev_entry', None)
         cost = storage.nbytes()
@@ -141,8 +152,10 @@ class Recorder(TorchFunctionMode):
                     return source, 0
             if entry.keeper is self._mark:
                 cost = 0
-        if tensor.is_leaf:
-            return Kept(tensor), 0 if tensor.requires_grad else cost
+        if tensor.is_leaf and tensor.requires_grad:
+            return Kept(tensor), 0
+        if tensor.is_leaf and 0 < cost <= BUFFER:
+            return Kept(tensor.clone()), cost
         return Kept(tensor.detach()), cost
 
     def arguments(self, args: Sequence[Any]) -> Tuple[List[Any], int]:
@@ -156,6 +169,8 @@ class Recorder(TorchFunctionMode):
             elif type(arg) in (list, tuple) and any(isinstance(a, Tensor) for a in arg):
                 arg, cost = self.arguments(arg)
                 total += cost
+            elif type(arg) is list:
+                arg = arg.copy()  # the caller may change it
             made.append(arg)
         return made, total
 

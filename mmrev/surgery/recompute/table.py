@@ -42,12 +42,12 @@ def pure(recorder: Recorder, function: Callable, args: Sequence[Any], kwargs: Di
         function, args = by_position(function, args, kwargs)
     recorder.begin()
     out = function(*args)
-    if isinstance(out, Tensor) and out.requires_grad:
+    if isinstance(out, Tensor) and out.requires_grad and out.layout is torch.strided:
         made, cost = recorder.arguments(args)
         again, first = function, args[0]
         if isinstance(first, Tensor) and first.dtype != out.dtype and first.is_floating_point():
             again, inplace = partial(_in_type, again, out.dtype), None  # with the autocast state of the call
-            replace_casts(recorder, first)
+            replace_casts(recorder, first, args[1:])
         recorder.write(out, again, made, cost, inplace)
     return out
 
@@ -77,7 +77,8 @@ def copies_or_not(recorder: Recorder, function: Callable, args: Sequence[Any], k
     recorder.begin()
     out = function(*args)
     x = args[0]
-    if out.requires_grad and out.device == x.device and out.untyped_storage()._cdata != x.untyped_storage()._cdata:
+    if out.requires_grad and out.device == x.device and out.layout is x.layout is torch.strided and (
+            out.untyped_storage()._cdata != x.untyped_storage()._cdata):
         made, cost = recorder.arguments(args)
         recorder.write(out, function, made, cost)
     return out
@@ -128,15 +129,38 @@ def changes_recipe(recorder: Recorder, x: Any) -> bool:
             and type(recorder.source(x)[0]) is not Kept)
 
 
-def replace_casts(recorder: Recorder, x: Tensor) -> None:
-    """Recompute autocast's copy of a tensor, if the operator just saved one."""
+def replace_casts(recorder: Recorder, x: Tensor, others: Sequence[Any] = ()) -> None:
+    """Recompute autocast's copy of a tensor, if the operator just saved one.
+
+    Args:
+        recorder: The recorder.
+        x: Argument of the operator.
+        others: Its other arguments. What might be a copy of one of these is stored.
+    """
     source, cost = recorder.source(x)
     for saved in recorder.recent if not cost else ():
         copy = saved.tensor
-        if copy is not None and copy.dtype != x.dtype and copy.shape == x.shape and copy.is_floating_point():
+        if copy is not None and copy.dtype != x.dtype and copy.is_floating_point() and is_reshaped(copy, x) and (
+                not any(resembles(copy, other) for other in others)):
             layout = copy.size(), copy.stride(), copy.dtype
-            saved.replace(Recipe(recorder.values, partial(_cast, dtype=copy.dtype), [source], None, layout))
+            cast = partial(_cast, dtype=copy.dtype, size=copy.size())
+            saved.replace(Recipe(recorder.values, cast, [source], None, layout))
 
 
-def _cast(x: Tensor, dtype: torch.dtype) -> Tensor:
-    return x.to(dtype)
+def is_reshaped(copy: Tensor, x: Tensor) -> bool:
+    """Whether the shape is that of ``x``, or one in which operators join leading dimensions of ``x``."""
+    return copy.shape == x.shape or copy.numel() == x.numel() and (
+        1 < copy.ndim < x.ndim and copy.shape[-1] == x.shape[-1])
+
+
+def resembles(copy: Tensor, other: Any) -> bool:
+    """Whether a saved tensor may come from this argument: it, its transpose, or several of it in a batch."""
+    if not isinstance(other, Tensor):
+        return False
+    ends = copy.shape[-2:]
+    return copy.shape == other.shape or copy.ndim < 4 and (
+        ends == other.shape[-2:] or other.ndim == 2 and ends == other.shape[::-1])
+
+
+def _cast(x: Tensor, dtype: torch.dtype, size: torch.Size) -> Tensor:
+    return x.to(dtype).reshape(size)

@@ -1,0 +1,53 @@
+"""Read every sample of the data sets of a config."""
+import copy
+import sys
+import time
+from typing import TYPE_CHECKING, Any, Dict, Iterator, Sequence
+
+from mmrev.problems import Problem, one_line, phase
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
+
+_SECONDS = 5.  # between two lines about the progress
+
+
+def unreadable(cfg: 'Config', splits: Sequence[str]) -> Iterator[Problem]:
+    """Run every sample through its pipeline: the annotations, the image, the transforms.
+
+    Args:
+        cfg: The config.
+        splits: Those of ``train``, ``val`` and ``test`` that it has.
+
+    Yields:
+        For each data set how many samples cannot be read, and the first.
+
+    Raises:
+        ProblemError: If a data set cannot be built, or if their classes differ.
+    """
+    from mmengine.registry import DATASETS, init_default_scope
+
+    from mmrev.hooks import PhaseHook
+    from mmrev.hooks.sanity_hook import check_classes
+    from mmrev.hooks.side_effects import unnoticed
+    init_default_scope(str(cfg.get('default_scope') or 'mmengine'))
+    datasets: Dict[str, Any] = {}
+    for split in splits:
+        with phase(f'building {split}_dataloader.dataset', f'Fix it in {cfg.filename}'), unnoticed():
+            dataset = datasets[split] = DATASETS.build(copy.deepcopy(cfg[f'{split}_dataloader'].dataset))
+            getattr(dataset, 'full_init', bool)()
+        PhaseHook.name_samples(dataset)
+        wrong, first, shown = 0, None, time.monotonic()
+        for index in range(len(dataset)):
+            try:
+                with unnoticed():
+                    dataset[index]
+            except Exception as error:
+                wrong, first = wrong + 1, first or error
+            if time.monotonic() - shown > _SECONDS:
+                shown = time.monotonic()
+                print(f'{split}: {index + 1} of {len(dataset)} samples, {wrong} unreadable', file=sys.stderr)
+        if first is not None:
+            yield Problem(f'{wrong} of {len(dataset)} samples of {split}_dataloader cannot be read, first: '
+                          f'{one_line(first)}', 'Fix or remove them', first)
+    check_classes({split: dataset for split, dataset in datasets.items() if split != 'test'})

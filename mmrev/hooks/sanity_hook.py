@@ -1,0 +1,159 @@
+"""What would fail only after the first epoch fails before the first iteration."""
+import time
+from collections import Counter
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+import numpy as np
+import torch
+from mmengine.dist import get_rank, get_world_size
+from mmengine.hooks import Hook
+from mmengine.runner import ValLoop, autocast
+from mmengine.structures import InstanceData
+
+from mmrev.problems import ProblemError, closest, phase
+from mmrev.registry import HOOKS
+
+from .side_effects import unnoticed
+
+_SECONDS = 1.  # in which samples of a data set are read
+
+
+@HOOKS.register_module()
+class SanityHook(Hook):
+    """Read some samples of each data set; run two for validation through model, metrics and visualization.
+
+    Random states, weights and log stay as they are.
+
+    Raises:
+        ProblemError: If anything fails, if the classes of two data sets differ, or if a hook or schedule monitors a
+            metric that is not there.
+    """
+
+    priority = 'LOWEST'
+
+    def before_train(self, runner) -> None:
+        """Run the pass."""
+        begin = time.monotonic()
+        training = runner.model.training
+        with unnoticed():
+            check_classes({name: loop.dataloader.dataset for name, loop in _loops(runner)}, runner.model)
+            for name, loop in _loops(runner):
+                _read(name, loop.dataloader)
+            if isinstance(runner._val_loop, ValLoop):
+                metrics = validate(runner, runner._val_loop)
+                check_monitored(runner, metrics)
+        runner.model.train(training)
+        runner.logger.info(f'SanityHook: data, metrics and visualization work ({time.monotonic() - begin:.1f} s)')
+
+
+def _loops(runner) -> Iterator[Tuple[str, Any]]:
+    for name, loop in (('train', runner._train_loop), ('val', runner._val_loop)):
+        if hasattr(loop, 'dataloader') and hasattr(loop.dataloader.dataset, '__len__'):
+            yield name, loop
+
+
+def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:
+    """Require the same classes in the same order everywhere, each once, and as many in the head of a classifier."""
+    wanted = getattr(getattr(getattr(model, 'module', model), 'head', None), 'num_classes', None)
+    first: Tuple[str, Any] = ('', None)
+    for name, dataset in datasets.items():
+        classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+        if not isinstance(classes, (list, tuple)):
+            continue
+        own = getattr(dataset, 'METAINFO', {}).get('classes') != classes  # ImageNet's has two cranes
+        twice = [name for name, number in Counter(map(str, classes)).items() if number > 1]
+        if own and twice:
+            raise ProblemError(f'{name}_dataloader.dataset has the class `{twice[0]}` twice', 'Name each class once')
+        if first[1] is not None and list(first[1]) != list(classes):
+            here, there = ({*map(str, classes)} - {*map(str, first[1])}, {*map(str, first[1])} - {*map(str, classes)})
+            which = [f'only {split} has {", ".join(sorted(only)[:3])}' for split, only in
+                     ((name, here), (first[0], there)) if only] or ['their order differs']
+            raise ProblemError(f'the classes of {first[0]}_dataloader and {name}_dataloader differ: {"; ".join(which)}',
+                               'Their labels would not agree: add the missing folders, or set the same '
+                               'metainfo=dict(classes=...) for both')
+        if wanted not in (None, len(classes)):
+            raise ProblemError(f'model.head has num_classes={wanted}, {name}_dataloader has {len(classes)} classes: '
+                               f'{", ".join(map(str, classes[:3]))}{", ..." * (len(classes) > 3)}',
+                               f'Add the missing folders, or set model.head.num_classes={len(classes)}')
+        first = (name, classes)
+
+
+def _read(name: str, loader: Any) -> None:
+    """Read the first batch and, for a second, samples from all over the data set."""
+    dataset, collate = loader.dataset, loader.collate_fn
+    if not len(dataset):
+        raise ProblemError(f'{name}_dataloader.dataset has no sample left', 'Its filter_cfg or its annotations leave '
+                           'none: fix them')
+    if any(hasattr(step, 'results_cache') for step in _transforms(dataset)):
+        return  # its transforms would keep these samples
+    begin = time.monotonic()
+    with phase(f'reading the first batch of {name}_dataloader'):
+        collate([dataset[index] for index in range(min(loader.batch_size or 1, len(dataset)))])
+        for index in np.linspace(0, len(dataset) - 1, min(64, len(dataset))).astype(int):
+            if time.monotonic() - begin > _SECONDS:
+                break
+            dataset[int(index)]
+
+
+def _transforms(dataset: Any) -> Iterator[Any]:
+    """The transforms of a data set and of those within it."""
+    yield from getattr(getattr(dataset, 'pipeline', None), 'transforms', None) or ()
+    pipeline = getattr(dataset, 'pipeline', None)
+    yield from pipeline if isinstance(pipeline, (list, tuple)) else ()
+    for inner in [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())]:
+        if inner is not None:
+            yield from _transforms(inner)
+
+
+@torch.no_grad()
+def validate(runner, loop: ValLoop, samples: int = 2) -> Dict[str, Any]:
+    """Run samples through model, metrics and visualization; the metrics, empty if they would write files."""
+    dataset = loop.dataloader.dataset
+    with phase('validating two samples'):
+        indices = [(samples * get_rank() + index) % len(dataset) for index in range(samples)]
+        batch = loop.dataloader.collate_fn([dataset[index] for index in indices])
+        runner.model.eval()
+        with autocast(enabled=loop.fp16):
+            outputs: List[Any] = runner.model.val_step(batch)
+        for output in outputs:
+            _invent_prediction(output)
+        visualizer = runner.visualizer
+        backends, visualizer._vis_backends = visualizer._vis_backends, {}
+        try:
+            for hook in runner.hooks:
+                if type(hook).__name__.endswith('VisualizationHook'):
+                    with phase(f'drawing with {type(hook).__name__}'):
+                        hook.after_val_iter(runner, 0, batch, outputs)
+        finally:
+            visualizer._vis_backends = backends
+        loop.evaluator.process(data_samples=outputs, data_batch=batch)
+        if any(getattr(metric, key, None) for metric in loop.evaluator.metrics
+               for key in ('out_file_path', 'outfile_prefix')):
+            for metric in loop.evaluator.metrics:
+                metric.results.clear()
+            return {}
+        return loop.evaluator.evaluate(samples * get_world_size())
+
+
+def _invent_prediction(sample: Any) -> None:
+    """Have an untrained detector find a box, because metrics leave out most of what they do where nothing is found."""
+    found: Optional[InstanceData] = getattr(sample, 'pred_instances', None)
+    known = {'bboxes', 'labels', 'scores', 'masks'}
+    if isinstance(found, InstanceData) and not len(found) and {*found.keys()} <= known:
+        height, width = sample.ori_shape[:2]
+        made: Dict[str, Any] = dict(bboxes=found.bboxes.new_tensor([[0, 0, width, height]]), scores=torch.ones(1),
+                                    labels=torch.zeros(1, dtype=torch.long))
+        if 'masks' in found:
+            made['masks'] = torch.ones(1, height, width, dtype=torch.bool)
+        sample.pred_instances = InstanceData(**{key: made[key].to(found.bboxes.device) for key in found.keys()})
+
+
+def check_monitored(runner, metrics: Dict[str, Any]) -> None:
+    """Require the metrics that hooks and schedules monitor."""
+    schedules = runner.param_schedulers
+    watching = [*runner.hooks, *(schedules if isinstance(schedules, list) else ())]
+    for watcher in watching if metrics else ():
+        for name in [*(getattr(watcher, 'key_indicators', None) or ()), getattr(watcher, 'monitor', None)]:
+            if isinstance(name, str) and name != 'auto' and 'loss' not in name and name not in metrics:
+                raise ProblemError(f'{type(watcher).__name__} watches `{name}`, and val_evaluator has no such '
+                                   'metric', f'{closest(name, metrics)}There are {", ".join(list(metrics)[:6])}')

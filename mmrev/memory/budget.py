@@ -1,0 +1,264 @@
+"""Which parts of a model to keep, recompute or undo, so that a training step fits into a budget in the least time."""
+import json
+import math
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import torch
+
+from mmrev.problems import ProblemError
+
+from .forecast import Forecast, Forecaster
+from .parts import KEPT, apply, find_parts
+from .report import mib
+from .timeline import Allocation
+from .training import Batch
+
+Choices = Dict[str, str]
+_TURNS = 4
+_MOVED = 3  # bytes that a device reads and writes for each byte that an operator makes
+
+
+class Speed(NamedTuple):
+    """What a device does in a second."""
+    macs: float
+    bytes: float
+
+
+class Plan(NamedTuple):
+    """What the backward does about each part.
+
+    Attributes:
+        choices: By the name of the part, see :class:`~mmrev.memory.parts.Part`.
+        saved: Bytes that each part keeps less than under plain autograd.
+        seconds: Expected time of its recomputation in a step.
+        peak: Bytes of the step, as foretold.
+        plain: Bytes of the step under plain autograd, as foretold.
+        batch: The largest one.
+        budget: Bytes that it was made for.
+        leaky: Whether it takes InPlace-ABN with leaky ReLUs, another function.
+    """
+    choices: Choices
+    saved: Dict[str, int]
+    seconds: Dict[str, float]
+    peak: int
+    plain: int
+    batch: Batch
+    budget: int = 0
+    leaky: bool = False
+
+    def save(self, file: Path) -> None:
+        """Write it as JSON."""
+        file.write_text(json.dumps(dict(self._asdict(), batch=self.batch._asdict()), indent=2) + '\n')
+
+    @classmethod
+    def load(cls, file: Path) -> 'Plan':
+        """Read what :meth:`save` wrote."""
+        content = json.loads(file.read_text())
+        return cls(**dict(content, batch=Batch(**content['batch'])))
+
+    def __str__(self) -> str:
+        """One line for each run of parts that are treated alike."""
+        lines = [f'  {"part":60s}{"choice":>12s}{"saved":>14s}{"time":>11s}']
+        for names, choice in _runs(self.choices):
+            saved, seconds = (sum(x[name] for name in names) for x in (self.saved, self.seconds))
+            first, last = names[0] or 'elsewhere', names[-1]
+            name = first if len(names) == 1 else f'{first} to {last} ({len(names)})'
+            lines.append(f'  {name:60s}{choice:>12s}{mib(saved):>14s}{1e3 * seconds:8.1f} ms')
+        return '\n'.join(lines)
+
+
+def _runs(choices: Choices) -> Iterator[Tuple[List[str], str]]:
+    names: List[str] = []
+    for name, choice in choices.items():
+        if names and choice != choices[names[-1]]:
+            yield names, choices[names[-1]]
+            names = []
+        names.append(name)
+    if names:
+        yield names, choices[names[-1]]
+
+
+class Planner:
+    """Finds plans for a config.
+
+    Args:
+        forecaster: Of the config.
+        batch: The largest one that will be trained on.
+        speed: Of the device; by default one with the usual ratio.
+        rounds: Forecasts after the first three, besides a few.
+
+    Attributes:
+        parts: Of the model.
+        plain: The step with all parts kept.
+        least: The plan of those looked at that needs least memory.
+    """
+
+    def __init__(self, forecaster: Forecaster, batch: Batch, speed: Speed = Speed(1e11, 1e10), rounds: int = 12):
+        self._forecaster, self._batch, self._rounds = forecaster, batch, rounds
+        self._model = forecaster.training.model
+        self._tried: List[Tuple[Choices, Forecast]] = []
+        plain = forecaster(batch)
+        self.parts = find_parts(self._model, plain.called)
+        self._names = {part.name for part in self.parts}
+        if len(self.parts) == 1:
+            raise ProblemError(f'no part of {type(self._model).__name__} can be recomputed or undone',
+                               'Train smaller images or fewer at a time: `mmrev memory --gpu-memory` says how many')
+        self.plain = plain if not any(part.choices[-1] == 'undone' for part in self.parts) else self.forecast(
+            {part.name: KEPT for part in self.parts})
+        self._tried = [({part.name: KEPT for part in self.parts}, self.plain)]
+        self._kept: List[Dict[str, int]] = [self._by_part(self.plain)]
+        self._work, self._speed = self._forward_work(), speed
+
+    def __call__(self, budget: int) -> Optional[Plan]:
+        """The plan of least expected time among those found within the budget; ``None`` if there is none."""
+        if self.plain.peak > budget:
+            self._try_uniform()
+            self._approach(budget)
+        fitting = [choices for choices, forecast in self._tried if forecast.peak <= budget]
+        return self._plan(min(fitting, key=self.cost))._replace(budget=budget) if fitting else None
+
+    @property
+    def least(self) -> Plan:
+        return self._plan(min(self._tried, key=lambda tried: tried[1].peak)[0])
+
+    def uniform(self, level: int) -> Choices:
+        """All parts kept, cheap, or recomputed and undone."""
+        return {part.name: part.choices[min(level, len(part.choices) - 1)] for part in self.parts}
+
+    def _try_uniform(self) -> None:
+        for level in (1, 2) if len(self._kept) == 1 else ():
+            self._kept.append(self._by_part(self.forecast(self.uniform(level))))
+
+    def forecast(self, choices: Choices) -> Forecast:
+        """A step with these choices."""
+        for tried, forecast in self._tried:
+            if tried == choices:
+                return forecast
+        remove = apply(self._model, choices)
+        try:
+            forecast = self._forecaster(self._batch)
+        finally:
+            remove()
+        self._tried.append((dict(choices), forecast))
+        return forecast
+
+    # ------------------------------------------------------------------------------------------------ the search
+
+    def _approach(self, budget: int) -> None:
+        """Give up, step by step, what holds most bytes at the peak for the least time; then take back what can be."""
+        choices = self.uniform(0)
+        forecast = self.plain
+        for _ in range(self._rounds):
+            moves = self._moves(choices, forecast, forecast.peak - budget)
+            if not moves:
+                return
+            before, choices = choices, {**choices, **dict(moves)}
+            forecast = self.forecast(choices)
+            if forecast.peak <= budget:
+                self._take_back(before, moves, budget)
+                return
+
+    def _moves(self, choices: Choices, forecast: Forecast, needed: int) -> List[Tuple[str, str]]:
+        """What to give up to need that many bytes less at the peak; everything that helps, if that is too little."""
+        alive = self._by_part(forecast, at=forecast.peak_at)
+        found = []
+        for part in self.parts:
+            now = part.choices.index(choices[part.name])
+            for level in range(now + 1, len(part.choices)):
+                kept, less = (self._kept[i].get(part.name, 0) for i in (now, level))
+                saved = alive.get(part.name, 0) * (kept - less) / max(kept, 1)
+                seconds = self._seconds(part.name, level) - self._seconds(part.name, now)
+                if saved > 0:
+                    found.append((saved / (seconds + 1e-9), saved, part.name, part.choices[level]))
+        moves: Dict[str, Tuple[str, float]] = {}
+        total = 0.
+        for _, saved, name, choice in sorted(found, reverse=True):
+            if total >= needed:
+                break
+            if name not in moves or moves[name][1] < saved:
+                total += saved - moves.get(name, ('', 0.))[1]
+                moves[name] = choice, saved
+        return [(name, choice) for name, (choice, _) in moves.items()]
+
+    def _take_back(self, before: Choices, moves: List[Tuple[str, str]], budget: int) -> None:
+        """Of the last moves, make only as many as the budget asks for: by turns halfway and along a line."""
+        def peak(number: int) -> int:
+            return self.forecast({**before, **dict(moves[:number])}).peak
+
+        low, high = 0, len(moves)  # too few, enough
+        for turn in range(_TURNS):
+            if high - low > 1:
+                share = (peak(low) - budget) / max(peak(low) - peak(high), 1) if turn % 2 == 0 else 0.5
+                number = min(max(low + 1, math.ceil(low + share * (high - low))), high - 1)
+                low, high = (low, number) if peak(number) <= budget else (number, high)
+
+    # ------------------------------------------------------------------------------------------------ what it costs
+
+    def _plan(self, choices: Choices) -> Plan:
+        levels = {part.name: part.choices.index(choices[part.name]) for part in self.parts}
+        saved = {name: self._kept[0].get(name, 0) - self._kept[level].get(name, 0) for name, level in levels.items()}
+        return Plan(choices, saved, {name: self._seconds(name, level) for name, level in levels.items()},
+                    self.forecast(choices).peak, self.plain.peak, self._batch)
+
+    def cost(self, choices: Choices) -> float:
+        """Seconds that a step is expected to take longer than a plain one."""
+        return sum(self._seconds(part.name, part.choices.index(choices[part.name])) for part in self.parts)
+
+    def _seconds(self, name: str, level: int) -> float:
+        """Expected time of what a choice recomputes: what it does not keep, or the whole forward."""
+        saved = self._kept[0].get(name, 0) - self._kept[level].get(name, 0) if level else 0
+        if saved <= 0:
+            return 0.
+        made, macs = (saved, 0) if level == 1 else self._work[name]
+        return _MOVED * made / self._speed.bytes + macs / self._speed.macs
+
+    def _forward_work(self) -> Dict[str, List[int]]:
+        """Bytes made and multiply-accumulates in the forward of each part."""
+        work: Dict[str, List[int]] = defaultdict(lambda: [0, 0])
+        for a in self.plain.allocations[:self.plain.marks['backward']]:
+            work[self._part_of(a.path)][0] += a.bytes
+        for path, macs in self.plain.forward_macs.items():
+            work[self._part_of(path)][1] += macs
+        return work
+
+    def _by_part(self, forecast: Forecast, at: Optional[int] = None) -> Dict[str, int]:
+        """Bytes kept for backward, by part; of those only that are alive after an allocation."""
+        sums: Dict[str, int] = defaultdict(int)
+        for a in forecast.allocations[:forecast.marks['backward']]:
+            if forecast.kind(a) == 'kept for backward' and (at is None or _is_alive(a, at)):
+                sums[self._part_of(a.path)] += a.bytes
+        return sums
+
+    def _part_of(self, path: str) -> str:
+        while path and path not in self._names:
+            path = path.rpartition('.')[0]
+        return path
+
+
+def _is_alive(a: Allocation, at: int) -> bool:
+    return a.begin <= at and (a.end is None or a.end > at)
+
+
+def measure_speed(device: Any = 'cpu') -> Speed:
+    """Measure a product of matrices and a sum, for a fraction of a second."""
+    on_gpu = torch.device(device).type == 'cuda'
+    a = torch.ones(2048 if on_gpu else 512, 2048 if on_gpu else 512, device=device)
+    b = torch.ones(2**24 if on_gpu else 2**22, device=device)
+    speed = Speed(len(a)**3 / _seconds(lambda: a @ a, on_gpu), 3 * b.nbytes / _seconds(lambda: b + b, on_gpu))
+    if on_gpu:
+        torch.cuda.reset_peak_memory_stats()
+    return speed
+
+
+def _seconds(run: Any, on_gpu: bool) -> float:
+    best = float('inf')
+    for _ in range(5):
+        begin = time.perf_counter()
+        run()
+        if on_gpu:
+            torch.cuda.synchronize()
+        best = min(best, time.perf_counter() - begin)
+    return best

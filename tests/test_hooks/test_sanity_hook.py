@@ -1,0 +1,119 @@
+"""What would fail only after the first epoch is refused before the first iteration, and nothing is written."""
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from mmrev.datasets.coco import wrong_entries
+from mmrev.hooks.sanity_hook import check_classes
+from mmrev.hooks.side_effects import random_states_kept, unnoticed
+from mmrev.problems import ProblemError
+from support import toy_classification, toy_detection
+from support.commands import forked, said
+
+LATE = {  # lines of a config, and what is said of them
+    'a metric of masks without masks': (
+        "val_evaluator = dict(ann_file=DATA_ROOT + 'annotations.json', metric='segm')\n",
+        'evaluating with CocoMetric'),
+    'a threshold that is a text': ("val_evaluator = dict(ann_file=DATA_ROOT + 'annotations.json', iou_thrs=['x'])\n",
+                                   'evaluating with CocoMetric'),
+    'a best checkpoint by a metric that is none': (
+        "default_hooks = dict(checkpoint=dict(save_best='coco/nope', rule='greater'))\n",
+        'CheckpointHook watches `coco/nope`'),
+    'a missing meta key': ("val_dataloader['dataset']['pipeline'][3]['meta_keys'] = ('img_path', 'img_shape')\n",
+                           'validating two samples'),
+}
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('data')
+    toy_detection.write_dataset(folder / 'detection', size=32)
+    toy_classification.write_dataset(folder / 'classes', num_images=4)
+    return folder
+
+
+@pytest.mark.parametrize('mistake', LATE)
+def test_it_is_refused_before_anything_is_written(mistake, data, tmp_path):
+    lines, message = LATE[mistake]
+    text = toy_detection.config_text(data / 'detection').replace('(64, 64)', '(32, 32)')
+    (tmp_path / 'config.py').write_text(text + lines)
+    status, errors = forked('train', 'config.py', cwd=tmp_path)
+    assert status == 2 and message in said(errors)[0], errors
+    assert [path.name for path in tmp_path.iterdir()] == ['config.py']
+
+
+def test_more_classes_than_there_are_for_an_accuracy_are_refused(data, tmp_path):
+    (tmp_path / 'config.py').write_text(toy_classification.config_text(
+        data / 'classes', 4, val_evaluator=dict(type='Accuracy', topk=(1, 9))))
+    status, errors = forked('train', 'config.py', cwd=tmp_path)
+    assert status == 2 and 'evaluating with Accuracy' in said(errors)[0]
+    assert [path.name for path in tmp_path.iterdir()] == ['config.py']
+
+
+def test_a_class_folder_that_validation_lacks_is_named(data, tmp_path):
+    shutil.copytree(data / 'classes/1', tmp_path / 'val/1')
+    (tmp_path / 'config.py').write_text(toy_classification.config_text(data / 'classes', 4) + (
+        "val_dataloader = dict(train_dataloader, dataset=dict(train_dataloader['dataset'], data_prefix='val'))\n"))
+    status, errors = forked('train', 'config.py', cwd=tmp_path)
+    assert status == 2 and 'differ: only train has 0' in said(errors)[0], errors
+
+
+class Classes:
+    def __init__(self, *classes):
+        self.metainfo = dict(classes=classes)
+
+
+def test_classes_must_agree_and_be_named_once():
+    check_classes(dict(train=Classes('a', 'b'), val=Classes('a', 'b')))
+    with pytest.raises(ProblemError, match='`a` twice'):
+        check_classes(dict(train=Classes('a', 'a')))
+    with pytest.raises(ProblemError, match='their order differs'):
+        check_classes(dict(train=Classes('a', 'b'), val=Classes('b', 'a')))
+
+
+def test_the_pass_leaves_random_states_as_they_are(capsys):
+    def draw():
+        return np.random.rand(), torch.rand(1).item()
+
+    with random_states_kept():
+        expected = draw()
+    with unnoticed():
+        draw()
+        print('something')
+    assert draw() == expected and capsys.readouterr().out == ''
+
+
+WRONG = {
+    'an unknown `category_id`': dict(category_id=9), 'an unknown `image_id`': dict(image_id=9),
+    'a box that is none': dict(bbox=[1, 2, float('nan'), 4]),
+    'a polygon that is none': dict(segmentation=[[1, 2, 3, 4]]),
+}
+
+
+@pytest.mark.parametrize('what', WRONG)
+def test_annotations_that_would_be_left_out_in_silence_are_counted_and_the_first_is_named(what, tmp_path):
+    file = toy_detection.write_dataset(tmp_path / 'data', num_images=2)
+    assert list(wrong_entries(str(file))) == []
+    content = json.loads(file.read_text())
+    for annotation in content['annotations'][1:3]:
+        annotation.update(WRONG[what])
+    file.write_text(json.dumps(content))
+    problem, = wrong_entries(str(file))
+    assert problem.startswith(f'2 with {what}, first annotation 2')
+
+
+def test_check_with_data_reads_every_image(data, tmp_path):
+    shutil.copytree(data / 'detection', tmp_path / 'data')
+    (tmp_path / 'config.py').write_text(toy_detection.config_text('data').replace('(64, 64)', '(32, 32)'))
+    assert forked('check', 'config.py', '--data', cwd=tmp_path)[0] == 0
+    for index in (1, 3):
+        (tmp_path / f'data/images/{index}.png').write_text('none')
+    assert forked('check', 'config.py', cwd=tmp_path)[0] == 0
+    with open(tmp_path / 'out.txt', 'w') as out:
+        status, errors = forked('check', 'config.py', '--data', cwd=tmp_path, output=out)
+    assert status == 2 and '3 problems' in said(errors)[0]
+    assert '2 of 4 samples of train_dataloader cannot be read, first: reading sample 1' in (
+        tmp_path / 'out.txt').read_text()
