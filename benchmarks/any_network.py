@@ -283,7 +283,7 @@ def measure_time(network: Network, form: str, rounds: int, batch: int) -> float:
 
 
 def measure_detector(config: str, height: int, width: int, level: str) -> float:
-    """MiB per image at the peak of a training step of a whole detector, foretold as by ``mmrev memory``."""
+    """MiB per image at the peak of a training step of a whole detector, predicted as by ``mmrev memory``."""
     from mmrev.apis.run import load_config
     from mmrev.memory.forecast import Forecaster
     from mmrev.memory.training import Batch

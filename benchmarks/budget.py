@@ -100,7 +100,7 @@ def measure(case: Case, rounds: int) -> Dict[str, Any]:
         remove = apply_checkpoint(model, planner) if choices is None else apply(model, choices)
         figures['ways'][name] = dict(peak=counter(batch).peak)
         if choices is not None:
-            figures['ways'][name].update(foretold=planner.forecast(choices).peak, expected=planner.cost(choices))
+            figures['ways'][name].update(predicted=planner.forecast(choices).peak, expected=planner.cost(choices))
         remove()
     del counter, model
     gc.collect()
@@ -192,14 +192,14 @@ def gradient_errors(cfg: Any, batch: Batch, ways: Dict[str, Optional[Choices]]) 
 
 def table(figures: Dict[str, Any]) -> str:
     """Markdown: each network's plans."""
-    lines = ['| network | choice | peak, MiB | of plain | foretold | time of plain | gradients off by |',
+    lines = ['| network | choice | peak, MiB | of plain | predicted | time of plain | gradients off by |',
              '|---|---|---|---|---|---|---|']
     for name, found in figures.items():
         plain = found['ways'][UNIFORM[0]]['peak']
         for way, row in found['ways'].items():
-            foretold = f'{row["foretold"] / row["peak"] - 1:+.2%}' if 'foretold' in row else ''
+            predicted = f'{row["predicted"] / row["peak"] - 1:+.2%}' if 'predicted' in row else ''
             error = f'{row["gradients"]:.0e}' if row.get('gradients') is not None else ''
-            lines.append(f'| {name} | {way} | {row["peak"] / MIB:,.1f} | {row["peak"] / plain:.1%} | {foretold} | '
+            lines.append(f'| {name} | {way} | {row["peak"] / MIB:,.1f} | {row["peak"] / plain:.1%} | {predicted} | '
                          f'{row["time"]:.3f} | {error} |')
     return '\n'.join(lines)
 

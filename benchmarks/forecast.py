@@ -97,7 +97,7 @@ def measure(case: Case) -> Dict[str, Any]:
     """Predicted and counted bytes, for each batch."""
     batches = [Batch(n, *size, objects=5) for size in case.sizes for n in case.batches]
     found: Dict[str, Any] = {}
-    for kind, make in (('foretold', Forecaster), ('counted', Counter)):
+    for kind, make in (('predicted', Forecaster), ('counted', Counter)):
         begin = time.process_time()
         step = make(read(case))
         results = [step(batch) for batch in batches]
@@ -117,7 +117,7 @@ def table(figures: Dict[str, Any]) -> str:
             continue
         cells = []
         for key in ('activations', 'peak'):
-            errors = [a[key] / b[key] - 1 for a, b in zip(row['foretold'], row['counted'])]
+            errors = [a[key] / b[key] - 1 for a, b in zip(row['predicted'], row['counted'])]
             cells += [f'{row["counted"][-1][key] / MIB:,.1f}', f'{max(errors, key=abs) + 0.:+.2%}']
         sizes = ', '.join(f'{n}x{h}x{w}' for n, h, w, _ in row['batches'])
         lines.append(f'| {name} | {sizes} | {" | ".join(cells)} |')

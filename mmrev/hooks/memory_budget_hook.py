@@ -34,7 +34,7 @@ _EVERY = 50  # iterations, of which the CPU counts one
 class MemoryBudgetHook(Hook):
     """Keep a training step within a number of bytes, at the least expected time. Outputs and gradients stay the same.
 
-    Before training, steps of the config are foretold (see ``mmrev memory``) with parts of the model kept, recomputed
+    Before training, steps of the config are predicted (see ``mmrev memory``) with parts of the model kept, recomputed
     or, in reversible sequences, undone. The plan is logged, and saved beside the checkpoints; a resumed run takes the
     same. Bytes are those of tensors: leave the rest of a GPU to CUDA, cuDNN and the allocator.
 
@@ -83,7 +83,7 @@ class MemoryBudgetHook(Hook):
             if self.plan.leaky:
                 self._leaky.before_train(runner)
             apply(model, self.plan.choices)
-            runner.logger.info(f'MemoryBudgetHook: {mib(self.plan.peak)} foretold for {describe(self.plan.batch)}'
+            runner.logger.info(f'MemoryBudgetHook: {mib(self.plan.peak)} predicted for {describe(self.plan.batch)}'
                                f'{" with leaky ReLUs" * self.plan.leaky}, '
                                f'{mib(self.plan.plain)} if everything is kept, budget {mib(self.budget)}\n{self.plan}')
         if hasattr(runner.train_loop, 'run_iter'):
@@ -218,7 +218,7 @@ class _Watched:
             return
         hook.peak, plan = peak, hook.plan
         line = (f'MemoryBudgetHook: peak {mib(peak.bytes)} in iteration {runner.iter + 1} with '
-                f'{describe(_size(data, self._model))}, foretold {mib(plan.peak)}')
+                f'{describe(_size(data, self._model))}, predicted {mib(plan.peak)}')
         if peak.bytes <= plan.peak:
             runner.logger.info(line)
         else:

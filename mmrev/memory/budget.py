@@ -34,8 +34,8 @@ class Plan(NamedTuple):
         choices: By the name of the part, see :class:`~mmrev.memory.parts.Part`.
         saved: Bytes that each part keeps less than under plain autograd.
         seconds: Expected time of its recomputation in a step.
-        peak: Bytes of the step, as foretold.
-        plain: Bytes of the step under plain autograd, as foretold.
+        peak: Bytes of the step, as predicted.
+        plain: Bytes of the step under plain autograd, as predicted.
         batch: The largest one.
         budget: Bytes that it was made for.
         leaky: Whether it takes InPlace-ABN with leaky ReLUs, another function.

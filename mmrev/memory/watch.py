@@ -89,7 +89,7 @@ def explain(cfg: Config, batch: Batch, plan: Optional[Plan], error: BaseExceptio
             planner = Planner(forecaster, batch, rounds=3)
             forecast = planner.forecast(plan.choices) if plan else forecaster(batch)
             nearest = planner(int(_LESS * forecast.peak))
-    except Exception:  # a model that cannot be foretold
+    except Exception:  # a model that cannot be predicted
         return ProblemError(f'{what}: {one_line(error)}', 'Train smaller images or fewer at a time')
     at = forecast.allocations[forecast.peak_at]
     if nearest is None:

@@ -1,4 +1,4 @@
-"""Plans within a memory budget: the same gradients, the bytes that were foretold, the same plan when resumed."""
+"""Plans within a memory budget: the same gradients, the bytes that were predicted, the same plan when resumed."""
 import copy
 import itertools
 import json
@@ -88,7 +88,7 @@ def test_every_plan_gives_the_gradients_of_plain_autograd():
 
 
 @pytest.mark.parametrize('name', ['reversible', pytest.param('blocks', marks=pytest.mark.slow)])
-def test_a_real_step_needs_what_the_plan_foretells_and_no_more_than_the_budget(name):
+def test_a_real_step_needs_what_the_plan_predicts_and_no_more_than_the_budget(name):
     file, options, batch = CASES[name]
     cfg = load_config(str(file), options)
     planner, counter = Planner(Forecaster(cfg), batch, SPEED), Counter(cfg)
@@ -163,7 +163,7 @@ def test_a_run_within_a_budget_has_the_same_weights_and_a_resumed_one_the_same_p
     assert all(torch.allclose(got[name], value, atol=1e-5) for name, value in expected.items())
     plan = next(hook for hook in runner.hooks if isinstance(hook, MemoryBudgetHook)).plan
     assert 'undone' in plan.choices.values() and plan.peak <= 1500 * 1024 < plan.plain
-    assert f'{plan}' in log and f'foretold {plan.peak / MIB:.1f} MiB' in log
+    assert f'{plan}' in log and f'predicted {plan.peak / MIB:.1f} MiB' in log
     peak = float(re.search(r'peak ([\d.]+) MiB in iteration 1 with 8 images of 64x64', log).group(1))
     assert peak == pytest.approx(plan.peak / MIB, rel=0.1) and 'WARNING - MemoryBudgetHook' not in log
     file = tmp_path / 'work/memory_plan.json'

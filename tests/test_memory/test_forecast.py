@@ -57,12 +57,12 @@ def small():
 @pytest.mark.parametrize('name', CASES)
 def test_a_forecast_is_what_is_counted_in_a_real_step(name):
     file, options, batch = CASES[name]
-    foretold, counted = Forecaster(config(file, options))(batch), Counter(config(file, options))(batch)
-    assert foretold.fixed == counted.fixed
-    assert foretold.gradients == counted.gradients
-    assert foretold.activations == pytest.approx(counted.activations, rel=0.01)
-    assert foretold.peak == pytest.approx(counted.peak, rel=0.01)
-    assert sum(foretold.kept(2).values()) == pytest.approx(sum(counted.kept(2).values()), rel=0.01)
+    predicted, counted = Forecaster(config(file, options))(batch), Counter(config(file, options))(batch)
+    assert predicted.fixed == counted.fixed
+    assert predicted.gradients == counted.gradients
+    assert predicted.activations == pytest.approx(counted.activations, rel=0.01)
+    assert predicted.peak == pytest.approx(counted.peak, rel=0.01)
+    assert sum(predicted.kept(2).values()) == pytest.approx(sum(counted.kept(2).values()), rel=0.01)
 
 
 @pytest.mark.slow
@@ -71,19 +71,19 @@ def test_a_forecast_is_what_is_counted_in_a_real_step(name):
     dict(custom_hooks=[dict(type='mmrev.InPlaceABNHook', relu='leaky')]),
     dict(optim_wrapper=dict(accumulative_counts=2)), dict(activation_checkpointing=['backbone.layer3']), 'amp',
     dict(optim_wrapper=dict(type='mmrev.OptimInBackwardWrapper', optimizer=dict(type='SGD', lr=.1)))], ids=str)
-def test_what_a_config_changes_is_foretold(small, change):
+def test_what_a_config_changes_is_predicted(small, change):
     cfg, batch = copy.deepcopy(small), Batch(16, 96, 96)
     if change == 'amp':
         use_mixed_precision(cfg)
     else:
         cfg.merge_from_dict(change)
-    foretold, counted, plain = Forecaster(cfg)(batch), Counter(cfg)(batch), Forecaster(small)(batch)
-    assert foretold.peak == pytest.approx(counted.peak, rel=0.01)
-    assert foretold.activations == pytest.approx(counted.activations, rel=0.01)
-    assert foretold.peak != plain.peak  # it makes a difference
+    predicted, counted, plain = Forecaster(cfg)(batch), Counter(cfg)(batch), Forecaster(small)(batch)
+    assert predicted.peak == pytest.approx(counted.peak, rel=0.01)
+    assert predicted.activations == pytest.approx(counted.activations, rel=0.01)
+    assert predicted.peak != plain.peak  # it makes a difference
 
 
-def test_what_if_foretells_each_means_and_says_why_one_is_not_possible(small):
+def test_what_if_predicts_each_means_and_says_why_one_is_not_possible(small):
     cfg = config(*CASES['reversible'][:2])
     rows = {row.means: row for row in what_if(cfg, Forecaster(cfg)(Batch(64, 32, 32)), use_mixed_precision, 1)}
     own = rows['as it is'].peak
@@ -109,7 +109,7 @@ def test_weights_and_states_are_counted_as_by_hand(small):
     assert fixed['batch'] == 2 * 3 * 32 * 32
 
 
-def test_a_step_of_a_hundred_gigabytes_is_foretold(small):
+def test_a_step_of_a_hundred_gigabytes_is_predicted(small):
     forecaster = Forecaster(small)
     one, many = (forecaster(Batch(n, 224, 224)).peak for n in (1000, 4000))
     assert many > 80 * 2**30
@@ -117,23 +117,23 @@ def test_a_step_of_a_hundred_gigabytes_is_foretold(small):
 
 
 def test_bytes_over_a_step_are_those_that_peak_memory_counts(small):
-    foretold = Forecaster(small)(Batch(2, 64, 64))
+    predicted = Forecaster(small)(Batch(2, 64, 64))
     training = Training(small)
     data = training.data(Batch(2, 64, 64))
     with PeakMemory() as memory:
         training.model.train_step(data, training.optim_wrapper)
-    assert max(foretold.alive(foretold.allocations)) == pytest.approx(memory.peak, rel=0.001)
+    assert max(predicted.alive(predicted.allocations)) == pytest.approx(memory.peak, rel=0.001)
 
 
 def test_parts_are_those_that_keep_the_bytes(small):
-    foretold = Forecaster(small)(Batch(2, 64, 64))
-    kept = foretold.kept(3)
+    predicted = Forecaster(small)(Batch(2, 64, 64))
+    kept = predicted.kept(3)
     # a block of 64 channels at 16x16 keeps two outputs of convolutions, of norms, and the activation's where not shared
     assert kept['backbone.layer1.0'] > 4 * 64 * 2 * 16 * 16 * 3
     assert kept['backbone.layer1.0'] == pytest.approx(kept['backbone.layer1.1'], rel=0.3)
-    assert sum(kept.values()) == sum(foretold.kept(1).values())
-    at_peak = foretold.at_peak(1)
-    assert sum(sum(parts.values()) for parts in at_peak.values()) + sum(foretold.fixed.values()) == foretold.peak
+    assert sum(kept.values()) == sum(predicted.kept(1).values())
+    at_peak = predicted.at_peak(1)
+    assert sum(sum(parts.values()) for parts in at_peak.values()) + sum(predicted.fixed.values()) == predicted.peak
 
 
 class Selecting(nn.Module):

@@ -109,12 +109,12 @@ def test_predict_refuses_what_does_not_belong_to_the_task(tmp_path):
         next(predict(cfg, 'x.pth', [str(tmp_path)], out_format='raw'))
 
 
-def test_memory_foretells_what_a_real_step_of_a_segmentor_counts():
+def test_memory_predicts_what_a_real_step_of_a_segmentor_counts():
     small = dict(_delete_=True, type='mmrev.PFResNet', depth=50, width=0.125)
     cfg = run.load_config(str(CONFIG), {'model.backbone': small, 'model.decode_head.in_channels': [32, 64, 128, 256]})
-    foretold, counted = (step(cfg)(Batch(2, 64, 64)) for step in (Forecaster, Counter))
-    assert foretold.peak == pytest.approx(counted.peak, rel=0.02)
-    assert sum(foretold.kept(0).values()) == pytest.approx(sum(counted.kept(0).values()), rel=0.02)
+    predicted, counted = (step(cfg)(Batch(2, 64, 64)) for step in (Forecaster, Counter))
+    assert predicted.peak == pytest.approx(counted.peak, rel=0.02)
+    assert sum(predicted.kept(0).values()) == pytest.approx(sum(counted.kept(0).values()), rel=0.02)
 
 
 def test_check_finds_wrong_channels_and_missing_data(tmp_path, monkeypatch, capsys):
