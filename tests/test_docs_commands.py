@@ -52,6 +52,7 @@ NOT_RUN = {
     'mmrev predict configs/revbifpn/segformer': 'needs a training; test_segmentation trains and predicts',
     'mmrev convert wide_resnet38': 'needs a published file; test_families.py has its names',
     'mmrev memory': 'makes up to ten forecasts; test_forecast.py makes them of a small network',
+    'python benchmarks/segmentors.py': 'steps seven whole segmentors, for minutes',
     'python benchmarks/parameter_free.py': 'times networks for minutes',
 }
 CLASSES = ('RBC', 'WBC', 'Platelets')

@@ -51,7 +51,7 @@ def test_a_detector_trains_to_the_same_weights_and_the_log_says_what_is_kept(tmp
     assert f'SaveMemoryHook: {report}' in log and 'MiB per image' in log
 
 
-@pytest.mark.slow
+@pytest.mark.training
 def test_checkpoints_fit_both_ways_and_resuming_with_a_moving_average_goes_on_the_same(tmp_path):
     cfg = detector_config(tmp_path)
     cfg.train_cfg.max_epochs = 2

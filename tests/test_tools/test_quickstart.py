@@ -38,8 +38,7 @@ def test_the_quickstart_leaves_checkpoint_pictures_and_table(tmp_path):
     assert all(word in closing for word in ('mAP50', '"9"', 'detections.png', 'curves.png', 'best_coco', 'data/digits'))
 
 
-@pytest.mark.subprocess
-@pytest.mark.slow
+@pytest.mark.training
 def test_the_quickstart_of_segmentation_draws_labels_beside_the_truth(tmp_path):
     pytest.importorskip('mmseg')
     done = subprocess.run(
