@@ -6,6 +6,7 @@ torch alone.
 import codecs
 import pickle
 import sys
+import threading
 import weakref
 from collections import Counter
 from contextlib import contextmanager, nullcontext
@@ -76,10 +77,34 @@ def is_compiler_active() -> bool:
     return _get_compiler is None or _get_compiler() is not None
 
 
+class _Eagerly:
+    """The stance of the compiler is that of the process: the first thread sets it, the last one restores it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._threads = 0
+        self._stance: Any = None
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._threads += 1
+            if self._threads == 1:
+                self._stance = torch.compiler.set_stance('force_eager')
+                self._stance.__enter__()
+
+    def __exit__(self, *exception: Any) -> None:
+        with self._lock:
+            self._threads -= 1
+            if self._threads == 0:
+                self._stance.__exit__(*exception)
+
+
+_eagerly = _Eagerly()
+
+
 def eagerly() -> ContextManager[Any]:
     """Within it nothing is compiled, and compiled functions run eagerly; PyTorch 2.6 and later."""
-    stance = getattr(torch.compiler, 'set_stance', None)
-    return stance('force_eager') if stance is not None and 'torch._dynamo' in sys.modules else nullcontext()
+    return _eagerly if hasattr(torch.compiler, 'set_stance') and 'torch._dynamo' in sys.modules else nullcontext()
 
 
 _HOOKS_OF_ALL_MODULES = (_module._global_forward_pre_hooks, _module._global_forward_hooks,

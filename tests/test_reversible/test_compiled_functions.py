@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from mmrev import compat
 from mmrev.reversible import ReversibilityError, ReversibleSequence, TwoStreamCoupling
 
 if not hasattr(torch.compiler, 'set_stance'):
@@ -94,4 +95,17 @@ def test_within_a_compiled_network(compiled):
     for _ in range(3):
         a, b = streams()
         sum(x.sum() for x in network(a, b)).backward()
+    assert graphs
+
+
+def test_another_thread_does_not_leave_the_compiler_off(compiled):
+    """As two threads that observe functions, each within a time of the other."""
+    first, second = compat.eagerly(), compat.eagerly()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    sequence, graphs = compiled()
+    run(sequence)
+    run(sequence)
     assert graphs
