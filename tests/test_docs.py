@@ -71,6 +71,7 @@ def build(text, page, folder):
 def test_a_page_names_files_that_exist(page):
     text = (ROOT / page).read_text(encoding='utf-8')
     folders = 'tests|benchmarks|tools|configs|docs|mmrev'
+    assert not re.search('^(<{7}|>{7}) ', text, re.MULTILINE), 'left by a merge'
     named = re.findall(rf'(?<![\w/.-])((?:{folders})/[\w./-]*\.(?:py|sh|md|json|yml))', text)
     links = re.findall(r'\]\(([^)#:\s]+)[)#]', text)
     added = ['mmrev/models/backbones/revnet.py'] if page == 'CONTRIBUTING.md' else []  # by its example
