@@ -2,6 +2,7 @@
 import contextlib
 import random
 import warnings
+from collections import OrderedDict
 from typing import Any, Callable, Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -36,9 +37,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def aside() -> Iterator[None]:
-    """Leave the random state, and what models read of the run, as they are."""
+    """Leave the random state, what models read of the run, and what it logs, as they are."""
     hub = MessageHub.get_current_instance()
     iteration, states = hub.get_info('iter', 0), (random.getstate(), np.random.get_state())
+    scalars, hub._log_scalars = hub._log_scalars, OrderedDict()  # clipping logs the norm of gradients
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     try:
         with torch.random.fork_rng(devices), warnings.catch_warnings():
@@ -48,6 +50,7 @@ def aside() -> Iterator[None]:
         random.setstate(states[0])
         np.random.set_state(states[1])
         hub.update_info('iter', iteration)
+        hub._log_scalars = scalars
 
 
 def observe(model: nn.Module, optim_wrapper: Any, averaged: bool, data: Any, step: Callable[[], Any]

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 pytest.importorskip('mmdet')
+from mmengine.logging import MessageHub  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
 
 from mmrev import compat  # noqa: E402
@@ -23,6 +24,7 @@ from mmrev.memory.budget import Planner, Speed  # noqa: E402
 from mmrev.memory.forecast import Counter, Forecaster  # noqa: E402
 from mmrev.memory.parts import apply, find_parts  # noqa: E402
 from mmrev.memory.training import Batch, default_batch  # noqa: E402
+from mmrev.memory.watch import aside  # noqa: E402
 from mmrev.problems import ProblemError  # noqa: E402
 from mmrev.reversible import ReversibleSequence, TwoStreamCoupling  # noqa: E402
 from support import toy_classification  # noqa: E402
@@ -237,3 +239,16 @@ def test_leaky_relus_are_taken_where_they_are_allowed_and_nothing_else_fits(trai
     for name, value in resumed.items():  # eps was added to weights and subtracted again
         torch.testing.assert_close(value, got[name], rtol=1e-5, atol=1e-5)
     assert (tmp_path / 'resumed/memory_plan.json').read_text() == (tmp_path / 'work/memory_plan.json').read_text()
+
+
+def test_steps_of_a_plan_leave_no_trace_in_the_log_of_the_run():
+    """As the norm of gradients, which clipping logs and the log of the run averages over iterations."""
+    hub = MessageHub.get_instance('budget')
+    MessageHub._instance_dict.move_to_end('budget')  # the current one
+    hub.update_scalar('train/grad_norm', 2.)
+    forecaster = Forecaster(load_config('mmrev::revvit/revvit_digits.py', {
+        'model.backbone.arch.num_layers': 1, 'optim_wrapper.clip_grad': dict(max_norm=1.)}), 1)
+    with aside():
+        forecaster(Batch(2, 32, 32))
+    assert {name: list(buffer.data[0]) for name, buffer in hub.log_scalars.items()} == {'train/grad_norm': [2.]}
+    del MessageHub._instance_dict['budget']
