@@ -204,7 +204,8 @@ def test_a_sample_that_cannot_be_read_is_named(workers, toy, tmp_path):
 def test_what_was_trained_before_a_sample_that_cannot_be_read_is_kept(workers, toy, tmp_path, monkeypatch):
     data = shutil.copytree(toy.folder / 'data', tmp_path / 'data')
     config = with_lines(toy, tmp_path, '').read_text().replace(str(toy.folder / 'data'), str(data))
-    (tmp_path / 'config.py').write_text(config + f'train_dataloader.update(num_workers={workers})\n')
+    order = f'num_workers={workers}, sampler=dict(type="DefaultSampler", shuffle=False)'  # sample 2 comes second
+    (tmp_path / 'config.py').write_text(config + f'train_dataloader.update({order})\n')
     monkeypatch.setattr('mmrev.hooks.SanityHook.before_train', lambda *args: (data / 'images/2.png').write_text('none'))
     status, errors = forked('train', 'config.py', cwd=tmp_path)
     what, fix = said(errors)
