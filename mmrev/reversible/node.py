@@ -72,7 +72,7 @@ def _backward(ctx: Any, gradients: Sequence[Optional[Tensor]]) -> Tuple[Optional
         try:
             weight_gradients = call.undo.backward(ctx.start, ctx.stop)
         except BaseException:
-            call.plan.backwards.discard(call.undo)
+            call.plan.backwards.pop(id(call.undo), None)
             call.undo = None
             raise
         if ctx.start <= call.first_trained:  # what is left passes through

@@ -24,12 +24,12 @@ class Calls:
 
     Attributes:
         lock: Held while a function runs.
-        backwards: Those that run now.
+        backwards: Those that run now, by their ``id``.
     """
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.backwards: 'weakref.WeakSet[Any]' = weakref.WeakSet()
+        self.backwards: 'weakref.WeakValueDictionary[int, Any]' = weakref.WeakValueDictionary()
 
 
 class Plan:

@@ -45,7 +45,7 @@ class Undo:
         self._plan = call.plan
         self._retain_graph = retain_graph
         self._task, self._hooked = torch._C._current_graph_task_id(), False  # until a weight is seen with hooks
-        self._plan.backwards.add(self)
+        self._plan.backwards[id(self)] = self
         self.streams = StreamBuffers(call.final)
         if not retain_graph:
             call.final = None
@@ -187,12 +187,13 @@ class Undo:
 
     def _refuse_beside_others(self, index: int) -> None:
         """Hooks on weights are off while a function is differentiated; another backward would miss them."""
-        others = [other for other in self._plan.backwards if other._task != self._task]
+        running = [ref() for ref in self._plan.backwards.valuerefs()]  # a copy: other threads add theirs meanwhile
+        others = [other for other in running if other is not None and other._task != self._task]
         if others and any(backward._hooked for backward in (self, *others)):
             raise ReversibilityError(f'two threads run the backward of a sequence with hooks on weights at once '
                                      f'({self._plan.describe(index)}); train in one thread at a time')
 
     def finish(self) -> List[Optional[Tensor]]:
         """The gradients of the inputs."""
-        self._plan.backwards.discard(self)
+        self._plan.backwards.pop(id(self), None)
         return self.gradients.tensors
