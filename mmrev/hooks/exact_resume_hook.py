@@ -11,8 +11,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from mmrev.problems import ProblemError
 from mmrev.registry import HOOKS
-
-from .side_effects import random_states, random_states_kept, set_random_states
+from mmrev.side_effects import random_states, random_states_kept, set_random_states
 
 _KEY = 'random_states'  # in a checkpoint: those of each process, in the order of the ranks
 

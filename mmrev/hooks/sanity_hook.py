@@ -12,8 +12,7 @@ from mmengine.structures import InstanceData
 
 from mmrev.problems import ProblemError, closest, phase
 from mmrev.registry import HOOKS
-
-from .side_effects import unnoticed
+from mmrev.side_effects import unnoticed
 
 _SECONDS = 1.  # in which samples of a data set are read
 

@@ -1,17 +1,16 @@
 """A training step of a run that is watched: its peak, and what to say when memory runs out."""
 import contextlib
-import random
 import warnings
 from collections import OrderedDict
 from typing import Any, Callable, Iterator, NamedTuple, Optional, Tuple
 
-import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import MessageHub
 from torch import Tensor, nn
 
 from mmrev.problems import ProblemError, one_line
+from mmrev.side_effects import random_states_kept
 
 from .budget import Plan, Planner
 from .forecast import Forecast, Forecaster, describe, marked
@@ -39,16 +38,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 def aside() -> Iterator[None]:
     """Leave the random state, what models read of the run, and what it logs, as they are."""
     hub = MessageHub.get_current_instance()
-    iteration, states = hub.get_info('iter', 0), (random.getstate(), np.random.get_state())
+    iteration = hub.get_info('iter', 0)
     scalars, hub._log_scalars = hub._log_scalars, OrderedDict()  # clipping logs the norm of gradients
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     try:
-        with torch.random.fork_rng(devices), warnings.catch_warnings():
+        with random_states_kept(), warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'Accessing the data pointer of FakeTensor')
             yield
     finally:
-        random.setstate(states[0])
-        np.random.set_state(states[1])
         hub.update_info('iter', iteration)
         hub._log_scalars = scalars
 
