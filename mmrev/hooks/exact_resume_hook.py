@@ -106,7 +106,7 @@ class _Place:
 
 
 def _read_batch(dataset: Any, place: _Place, indices: Sequence[int]) -> List[Any]:
-    """Read samples, each with its own seed. PyTorch calls this as ``dataset.__getitems__``."""
+    """Read samples, each from random states of its own. PyTorch calls it as ``dataset.__getitems__``."""
     batch, samples = place.next_batch(), []
     with random_states_kept():
         for position, index in enumerate(indices):

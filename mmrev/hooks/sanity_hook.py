@@ -81,8 +81,8 @@ def _read(name: str, loader: Any) -> None:
     """Read the first batch and then, for a second, samples spread over the data set."""
     dataset, collate = loader.dataset, loader.collate_fn
     if not len(dataset):
-        raise ProblemError(f'{name}_dataloader.dataset has no samples left', 'Fix its annotations, or its filter_cfg, '
-                           'which removes all of them')
+        raise ProblemError(f'{name}_dataloader.dataset has no sample left', 'Its filter_cfg or its annotations leave '
+                           'none: fix them')
     if any(hasattr(step, 'results_cache') for step in _transforms(dataset)):
         return  # a transform would cache these samples
     begin = time.monotonic()
@@ -154,5 +154,5 @@ def check_monitored(runner, metrics: Dict[str, Any]) -> None:
     for watcher in watching if metrics else ():
         for name in [*(getattr(watcher, 'key_indicators', None) or ()), getattr(watcher, 'monitor', None)]:
             if isinstance(name, str) and name != 'auto' and 'loss' not in name and name not in metrics:
-                raise ProblemError(f'{type(watcher).__name__} monitors `{name}`, but val_evaluator has no such '
+                raise ProblemError(f'{type(watcher).__name__} watches `{name}`, but val_evaluator has no such '
                                    'metric', f'{closest(name, metrics)}There are {", ".join(list(metrics)[:6])}')

@@ -21,7 +21,7 @@ LATE = {  # lines of a config, and what is said of them
                                    'evaluating with CocoMetric'),
     'a best checkpoint by a metric that is none': (
         "default_hooks = dict(checkpoint=dict(save_best='coco/nope', rule='greater'))\n",
-        'CheckpointHook monitors `coco/nope`'),
+        'CheckpointHook watches `coco/nope`'),
     'a missing meta key': ("val_dataloader['dataset']['pipeline'][3]['meta_keys'] = ('img_path', 'img_shape')\n",
                            'validating two samples'),
 }
