@@ -9,20 +9,17 @@ time of one thread, so that they hold beside other jobs: the median over rounds 
 over the round's plain one.
 Gradients are compared in float64. `checkpoint` is torch.utils.checkpoint on the same blocks and functions.
 """
-import argparse
 import gc
 import importlib
-import json
 import statistics
 import time
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
+import cases
 import numpy as np
 import torch
-from mmengine.logging import MMLogger
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
@@ -225,25 +222,11 @@ def draw(figures: Dict[str, Any], file: Path) -> None:
 
 def main(argv=None):
     """Measure, write the figures after every network, print the table and draw the picture."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--only', default='', help='networks whose name holds this')
+    parser = cases.parser(__doc__, 'work_dirs/benchmark_budget.json')
     parser.add_argument('--rounds', type=int, default=7, help='steps of each choice')
-    parser.add_argument('--table', action='store_true', help='measure nothing')
-    parser.add_argument('--out', type=Path, default='work_dirs/benchmark_budget.json')
     parser.add_argument('--picture', type=Path, default='work_dirs/budget.png')
     args = parser.parse_args(argv)
-    warnings.simplefilter('ignore')
-    MMLogger.get_current_instance().setLevel('ERROR')
-    torch.set_num_threads(1)
-    figures = json.loads(args.out.read_text()) if args.out.exists() else {}
-    for name, case in CASES.items():
-        if not args.table and args.only.lower() in name.lower():
-            figures[name] = measure(case, args.rounds)
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(figures, indent=2))
-            print(table({name: figures[name]}), flush=True)
-    figures = {name: figures[name] for name in CASES if name in figures}
+    figures = cases.measured(args, CASES, partial(measure, rounds=args.rounds), table)
     print(table(figures))
     draw(figures, args.picture)
 

@@ -31,7 +31,7 @@ def report(facts: Facts, found: list[Problem]) -> list[str]:
               for name, (purpose, _) in OPTIONAL.items()]
     if facts.torch_alone():
         lines.append('Without OpenMMLab: mmrev.reversible, mmrev.layers and mmrev.testing work, models do not '
-                     '(see "Set-up" in the README).')
+                     '(see "Installation" in the README).')
     lines.append(f'{len(found)} {"thing is" if len(found) == 1 else "things are"} wrong:' if found else
                  'Nothing is wrong.')
     for number, problem in enumerate(found, 1):

@@ -29,7 +29,7 @@ def unreadable(cfg: 'Config', splits: Sequence[str]) -> Iterator[Problem]:
 
     from mmrev.hooks import PhaseHook
     from mmrev.hooks.sanity_hook import check_classes
-    from mmrev.hooks.side_effects import unnoticed
+    from mmrev.side_effects import unnoticed
     init_default_scope(str(cfg.get('default_scope') or 'mmengine'))
     datasets: Dict[str, Any] = {}
     for split in splits:

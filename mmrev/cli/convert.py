@@ -1,11 +1,13 @@
 """``mmrev convert``: convert a published checkpoint for the models of this package."""
 import argparse
+from pathlib import Path
 from typing import List, Optional, Sequence
 
+from mmrev import checkpoints
 from mmrev.cli.common import Parser, run_command
 from mmrev.problems import phase
 
-FAMILIES = ('revbifpn', 'inplace_abn', 'inplace_abn_deeplab', 'parameter_free', 'revvit', 'minrev')
+FAMILIES = tuple(sorted(path.stem for path in Path(checkpoints.__file__).with_name('families').glob('[!_]*.py')))
 NORMS = ('inplace_abn', 'batch_norm')
 
 
@@ -33,5 +35,5 @@ def convert(args: argparse.Namespace) -> None:
 
         from mmrev.checkpoints import families
         from mmrev.checkpoints.conversion import convert_file
-    print(convert_file(args.src, args.dst, [families.FAMILIES[name] for name in args.family], args.any_hash,
-                       trained_with=args.trained_with, target=args.target))
+    chosen = [family for name, family in families.FAMILIES.items() if name in args.family]
+    print(convert_file(args.src, args.dst, chosen, args.any_hash, trained_with=args.trained_with, target=args.target))

@@ -10,9 +10,9 @@ from mmengine.registry import MODELS, TRANSFORMS, Registry, init_default_scope
 from torch import nn
 
 from mmrev.apis.distributed import alone
-from mmrev.hooks.side_effects import unnoticed
 from mmrev.problems import Problem, ProblemError, closest, one_line
 from mmrev.registry import find, names
+from mmrev.side_effects import unnoticed
 
 from . import CONFIG, problems
 from .signature import parameters

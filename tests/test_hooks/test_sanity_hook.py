@@ -8,8 +8,8 @@ import torch
 
 from mmrev.datasets.coco import wrong_entries
 from mmrev.hooks.sanity_hook import check_classes
-from mmrev.hooks.side_effects import random_states_kept, unnoticed
 from mmrev.problems import ProblemError
+from mmrev.side_effects import random_states_kept, unnoticed
 from support import toy_classification, toy_detection
 from support.commands import forked, said
 
