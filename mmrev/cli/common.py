@@ -1,4 +1,4 @@
-"""What the commands share: arguments, reading the config, reporting errors."""
+"""Code that the commands share: arguments, reading the config, reporting errors."""
 import argparse
 import gc
 import json
@@ -22,7 +22,7 @@ EXIT_TERMINATED = 143
 
 def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], None],
                 argv: Optional[Sequence[str]] = None) -> int:
-    """Run a command, and report an exception that ends it in two lines.
+    """Run a command; report an exception that ends it in two lines.
 
     Args:
         parser: Parser of the arguments; messages begin with its ``prog``.
@@ -93,12 +93,12 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE',
                         help='override the config: key=value, nested as a.b.c=value, list entries by index '
                         '(a.0.b=value), lists as key="[a,b]" or key=a,b without blanks')
-    parser.add_argument('--traceback', action='store_true', help='show where a problem was noticed')
+    parser.add_argument('--traceback', action='store_true', help='print the traceback of a problem')
     parser.set_defaults(launcher='none', work_dir=None)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of a command that runs."""
+    """Add the options of commands that run the config."""
     add_config_arguments(parser)
     parser.add_argument('--work-dir', help='folder for checkpoints and logs; default work_dirs/CONFIG')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
@@ -107,10 +107,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def join_launcher(args: argparse.Namespace) -> None:
-    """Take the rank of this process from the launcher. Only rank 0 prints; errors of all ranks reach stderr."""
+    """Read the rank of this process from the launcher. Only rank 0 prints; errors of all ranks go to stderr."""
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    with phase('mmengine cannot be imported', '`mmrev doctor` says what is installed and how to fix it'):
+    with phase('mmengine cannot be imported', '`mmrev doctor` shows what is installed and how to fix it'):
         from mmrev.apis.distributed import adopt_launcher
     with phase(f'--launcher {args.launcher}', 'Use tools/dist_train.sh, tools/dist_test.sh, torchrun, srun or mpirun'):
         rank = adopt_launcher(args.launcher)
