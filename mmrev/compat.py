@@ -235,15 +235,24 @@ def without_attention_fast_path() -> Iterator[None]:
         mha.set_fastpath_enabled(enabled)
 
 
-@contextmanager
-def without_cudnn_attention(device_type: str) -> Iterator[None]:
+def without_cudnn_attention(device_type: str) -> ContextManager[Any]:
     """Without the cuDNN kernel of scaled dot-product attention, which newer GPUs and versions of PyTorch try first.
 
-    It has no gradient for the bias, and PyTorch checks for one only where a graph is recorded.
+    It has no gradient for the bias, and PyTorch checks for one only where a graph is recorded. A compiled function
+    chooses among all other kernels, also those that the user has disabled: the compiler cannot ask.
     """
-    if device_type != 'cuda' or not hasattr(torch.backends.cuda, 'enable_cudnn_sdp') or is_compiling():
-        yield
-        return
+    if device_type != 'cuda' or not hasattr(torch.backends.cuda, 'enable_cudnn_sdp'):
+        return nullcontext()
+    if not is_compiling():
+        return _cudnn_attention_disabled()
+    if _VERSION < (2, 6):  # the compiler does not know the context manager
+        return nullcontext()
+    kernels = torch.nn.attention.SDPBackend
+    return torch.nn.attention.sdpa_kernel([kernels.FLASH_ATTENTION, kernels.EFFICIENT_ATTENTION, kernels.MATH])
+
+
+@contextmanager
+def _cudnn_attention_disabled() -> Iterator[None]:
     enabled = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(False)
     try:

@@ -41,6 +41,18 @@ def use_memory_budget(cfg: 'Config', size: str) -> None:
     cfg.custom_hooks = [hook for hook in hooks if hook not in own] + [dict(options, budget=size)]
 
 
+def scale_learning_rate(cfg: 'Config') -> None:
+    """Scale the learning rate with the batch size over ``auto_scale_lr.base_batch_size``.
+
+    Raises:
+        ProblemError: If the config has no such size.
+    """
+    if not isinstance(cfg.get('auto_scale_lr'), dict) or 'base_batch_size' not in cfg.auto_scale_lr:
+        raise ProblemError('--auto-scale-lr: the config does not say for which batch size its learning rate is meant',
+                           'Add auto_scale_lr=dict(enable=True, base_batch_size=16) to the config')
+    cfg.auto_scale_lr.enable = True
+
+
 def pin_memory(cfg: 'Config') -> None:
     """Use page-locked memory in the dataloaders if there is a GPU, unless the config specifies ``pin_memory``.
 

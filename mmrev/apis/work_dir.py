@@ -4,9 +4,12 @@ import os
 import re
 import shutil
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Tuple
 
 from mmrev.problems import ProblemError, phase
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 _LOCK = '.lock'
 _LOGS = re.compile(r'\d{8}_\d{6}|[^.].*\.py')  # what a run writes before it begins
@@ -17,6 +20,26 @@ class Resumable(NamedTuple):
     """The newest complete checkpoint, if any, and the names of files that cannot be read."""
     newest: Optional[str]
     skipped: Tuple[str, ...]
+
+
+def choose_checkpoint(cfg: 'Config', resume: Optional[str] = None) -> Tuple[str, ...]:
+    """Set what a training starts from.
+
+    Args:
+        cfg: The config; ``resume`` and ``load_from`` are set.
+        resume: A checkpoint to resume from, or ``'auto'``: the newest in the work dir, if there is one; without it, the
+            training starts from ``load_from``.
+
+    Returns:
+        Names of checkpoints that cannot be read.
+    """
+    if resume not in (None, 'auto'):
+        cfg.update(resume=True, load_from=resume)
+    elif resume or cfg.get('resume') and not cfg.get('load_from'):
+        newest, skipped = find_resumable(cfg.work_dir)
+        cfg.update(resume=bool(newest) or not cfg.get('load_from'), load_from=newest or cfg.get('load_from'))
+        return skipped
+    return ()
 
 
 def find_resumable(work_dir: str) -> Resumable:
@@ -61,7 +84,8 @@ def reserved(work_dir: str, resume: bool, overwrite: bool) -> Iterator[List[Path
     if os.environ.get('RANK', '0') != '0':  # the first process does it for all
         yield []
         return
-    others = [] if resume else [path.name for path in _checkpoints(Path(work_dir))]
+    with phase(f'looking into `{work_dir}`', 'Name another folder with --work-dir FOLDER'):
+        others = [] if resume else [path.name for path in _checkpoints(Path(work_dir))]
     if others and not overwrite:
         raise ProblemError(f'`{work_dir}` holds checkpoints of another run: {", ".join(others[:3])}'
                            + ', ...' * (len(others) > 3),
@@ -78,8 +102,8 @@ def without_traces(work_dir: str) -> Iterator[None]:
         yield
         return
     folder = Path(work_dir).absolute()
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     with phase(f'making the work dir `{work_dir}`', 'Name another one: --work-dir FOLDER'):
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         before = {path.name for path in folder.iterdir()}
     try:

@@ -94,12 +94,14 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
                         help='override the config: key=value, nested as a.b.c=value, list entries by index '
                         '(a.0.b=value), lists as key="[a,b]" or key=a,b without blanks')
     parser.add_argument('--traceback', action='store_true', help='print the traceback of a problem')
-    parser.set_defaults(launcher='none', work_dir=None)
+    parser.set_defaults(launcher='none', work_dir=None, skip_wrong_annotations=False)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of commands that run the config."""
     add_config_arguments(parser)
+    parser.add_argument('--skip-wrong-annotations', action='store_true', help='ignore invalid boxes, polygons and '
+                        'ids of COCO files, which are refused by default')
     parser.add_argument('--work-dir', help='folder for checkpoints and logs; default work_dirs/CONFIG')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what started the processes; with or without GPUs')
@@ -124,6 +126,9 @@ def load_config(args: argparse.Namespace) -> 'Config':
     """Read the config and merge the command line into it."""
     from mmrev.apis import run
     cfg = run.load_config(args.config, args.cfg_options)
+    if args.skip_wrong_annotations:
+        from mmrev.datasets.coco import skip_wrong_annotations
+        skip_wrong_annotations()
     cfg.launcher = args.launcher
     if '' in (args.work_dir, cfg.get('work_dir')):
         raise ProblemError('the work dir is empty', 'Name a folder with --work-dir, or leave it out for '

@@ -39,7 +39,7 @@ def test(args: argparse.Namespace) -> None:
         args.show_dir = draw_predictions(cfg, args.show_dir, args.show, args.wait_time)
     if args.tta and cfg.get('test_dataloader') is not None:
         augment_test(cfg)
-    Plan(cfg, ('test', )).require_none()
+    Plan(cfg, ('test', ), skip_wrong=args.skip_wrong_annotations).require_none()
     with without_traces(cfg.work_dir):
         runner = build_runner(cfg, [ProgressHook(), RunReportHook(images=args.show_dir, predictions=args.out)])
         with running(runner, 'test'):

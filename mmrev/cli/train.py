@@ -4,7 +4,6 @@ import os.path as osp
 from typing import List, Optional
 
 from mmrev.cli.common import Parser, add_run_arguments, join_launcher, load_config, run_command
-from mmrev.problems import ProblemError
 
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev train') -> int:
@@ -26,27 +25,21 @@ def train(args: argparse.Namespace, prog: str) -> None:
     """Run the checks, then train. Nothing is written before the checks have passed."""
     join_launcher(args)
     cfg = load_config(args)
-    from mmrev.apis.modes import use_memory_budget, use_mixed_precision
+    from mmrev.apis.modes import scale_learning_rate, use_memory_budget, use_mixed_precision
     from mmrev.apis.run import build_runner, running
-    from mmrev.apis.work_dir import find_resumable, reserved
+    from mmrev.apis.work_dir import choose_checkpoint, reserved
     from mmrev.diagnosis.plan import Plan
     from mmrev.hooks import ProgressHook, RunReportHook
     if args.amp:
         use_mixed_precision(cfg)
     if args.auto_scale_lr:
-        if not isinstance(cfg.get('auto_scale_lr'), dict) or 'base_batch_size' not in cfg.auto_scale_lr:
-            raise ProblemError('--auto-scale-lr: the config does not say for which batch size its learning rate is '
-                               'meant', 'Add auto_scale_lr=dict(enable=True, base_batch_size=16) to the config')
-        cfg.auto_scale_lr.enable = True
+        scale_learning_rate(cfg)
     if args.memory_budget:
         use_memory_budget(cfg, args.memory_budget)
-    if args.resume:
-        cfg.update(resume=True, load_from=None if args.resume == 'auto' else args.resume)
-    if cfg.get('resume') and not cfg.get('load_from'):
-        cfg.load_from, skipped = find_resumable(cfg.work_dir)
-        if skipped:
-            print(f'{prog}: resuming from {cfg.load_from}; {", ".join(skipped)} cannot be read')
-    Plan(cfg, ('train', 'val')).require_none()
+    skipped = choose_checkpoint(cfg, args.resume)
+    if skipped:
+        print(f'{prog}: resuming from {cfg.load_from}; {", ".join(skipped)} cannot be read')
+    Plan(cfg, ('train', 'val'), skip_wrong=args.skip_wrong_annotations).require_none()
     try:
         with reserved(cfg.work_dir, bool(cfg.get('resume')), args.overwrite) as others:
             runner = build_runner(cfg, [ProgressHook(), RunReportHook()], others)

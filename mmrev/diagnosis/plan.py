@@ -26,6 +26,7 @@ class Plan:
     splits: Tuple[str, ...]  # those of ``train``, ``val`` and ``test`` that the command runs
     model: Optional[nn.Module] = None  # without trained weights
     whole: bool = False  # whether to read annotation files of any size
+    skip_wrong: bool = False  # whether the run leaves out wrong annotations
 
     def fix(self, path: str, value: str = 'VALUE') -> str:
         """A hint where to set an entry of the config."""

@@ -107,12 +107,11 @@ class _Place:
 
 def _read_batch(dataset: Any, place: _Place, indices: Sequence[int]) -> List[Any]:
     """Read samples, each from random states of its own. PyTorch calls it as ``dataset.__getitems__``."""
-    batch, samples = place.next_batch(), []
+    seeds, samples = np.random.SeedSequence(place.next_batch()).generate_state(len(indices)).tolist(), []
     with random_states_kept():
-        for position, index in enumerate(indices):
-            words = np.random.SeedSequence([*batch, position]).generate_state(4)
-            np.random.seed(words)
-            random.seed(words.tobytes())
-            torch.default_generator.manual_seed(int(words[0]))
+        for seed, index in zip(seeds, indices):
+            np.random.seed(seed)
+            random.seed(seed)
+            torch.default_generator.manual_seed(seed)
             samples.append(dataset[index])
     return samples

@@ -80,9 +80,10 @@ def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:
 def _read(name: str, loader: Any) -> None:
     """Read the first batch and then, for a second, samples spread over the data set."""
     dataset, collate = loader.dataset, loader.collate_fn
-    if not len(dataset):
-        raise ProblemError(f'{name}_dataloader.dataset has no sample left', 'Its filter_cfg or its annotations leave '
-                           'none: fix them')
+    if hasattr(dataset, 'get_data_info') and not any(
+            dataset.get_data_info(index).get('instances', True) for index in range(len(dataset))):
+        raise ProblemError(f'none of the {len(dataset)} samples of {name}_dataloader has an annotated object',
+                           'Compare metainfo.classes with the names in the annotations, the boxes with the images')
     if any(hasattr(step, 'results_cache') for step in _transforms(dataset)):
         return  # a transform would cache these samples
     begin = time.monotonic()

@@ -24,7 +24,7 @@ def run(cfg: Config, args: argparse.Namespace, use_mixed_precision: Callable[[Co
     for key in ('model', 'optim_wrapper'):
         if cfg.get(key) is None:
             raise ProblemError(f'{cfg.filename} has no `{key}`', 'Give a config that trains')
-    if min(args.batch or 1, args.objects, args.depth, args.processes, *(args.image or (1, ))) < 1:
+    if min(1 if args.batch is None else args.batch, args.objects, args.depth, args.processes, *args.image or (1, )) < 1:
         raise ProblemError('--image, --batch, --objects, --depth and --processes must be above 0', 'Fix them')
     batch = _batch(cfg, args)
     forecaster = Forecaster(cfg, args.processes)
