@@ -25,14 +25,15 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
     """Run a command; report an exception that ends it in two lines.
 
     Args:
-        parser: Parser of the arguments; messages begin with its ``prog``.
+        parser: Parser of the arguments, which gets ``--traceback``; messages begin with its ``prog``.
         body: The command itself.
-        argv: Arguments; those of the process by default. ``--traceback`` prints the traceback as well.
+        argv: Arguments; those of the process by default.
 
     Returns:
         0, the status of a `ProblemError`, `EXIT_INTERRUPTED` or `EXIT_TERMINATED`.
     """
     argv = sys.argv[1:] if argv is None else argv
+    parser.add_argument('--traceback', action='store_true', help='print the traceback of a problem')
     try:
         args = parser.parse_args(argv)
         with phase('unexpected error', 'Run again with --traceback, and report it', status=1):
@@ -93,7 +94,6 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE',
                         help='override the config: key=value, nested as a.b.c=value, list entries by index '
                         '(a.0.b=value), lists as key="[a,b]" or key=a,b without blanks')
-    parser.add_argument('--traceback', action='store_true', help='print the traceback of a problem')
     parser.set_defaults(launcher='none', work_dir=None, skip_wrong_annotations=False)
 
 

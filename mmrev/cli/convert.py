@@ -24,7 +24,6 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev convert', families
                         'scales by |weight| + eps (the default), batch_norm by the weight')
     parser.add_argument('--for', choices=NORMS, dest='target', help='norms of the network that will load the result, '
                         'if different: mmrev.InPlaceABN or mmrev.BatchNormAct')
-    parser.add_argument('--traceback', action='store_true', help='print the traceback of a problem')
     return run_command(parser, convert, argv)
 
 

@@ -12,14 +12,12 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev memory') -> int:
     parser.add_argument('--image', type=int, nargs=2, metavar=('H', 'W'),
                         help='size of the images after padding; by default the largest of the training pipeline')
     parser.add_argument('--batch', type=int, metavar='N', help='images per step; by default as in the config')
-    parser.add_argument('--objects', type=int, default=8, metavar='K',
-                        help='annotated objects in each image (default 8)')
+    parser.add_argument('--objects', type=int, default=8, metavar='K', help='objects per image (default 8)')
     parser.add_argument('--amp', action='store_true', help='mixed precision, as in mmrev train --amp')
     parser.add_argument('--processes', type=int, default=1, metavar='N', help='data-parallel processes (default 1)')
     parser.add_argument('--depth', type=int, default=2, help='levels of modules in the table (default 2)')
     parser.add_argument('--what-if', action='store_true', help='also predict each method of saving memory')
-    parser.add_argument('--gpu-memory', metavar='SIZE',
-                        help='such as 12GB; print whether the step fits, and the largest batch and image that fit')
+    parser.add_argument('--gpu-memory', metavar='SIZE', help='such as 12GB; print what fits into it')
     parser.add_argument('--margin', metavar='SIZE', default='1GB',
                         help='memory of CUDA, cuDNN and the allocator (default 1GB; not measured)')
     parser.add_argument('--json', metavar='FILE', help='write the figures in bytes')

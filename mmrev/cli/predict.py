@@ -14,8 +14,7 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev predict') -> int:
     parser.add_argument('inputs', nargs='+', metavar='IMAGE', help='images, and folders of images at any depth')
     parser.add_argument('--out-dir', metavar='FOLDER', help='write the drawn images and predictions.json there')
     parser.add_argument('--score', type=float, default=0.3, help='boxes below it are neither drawn nor counted')
-    parser.add_argument('--task', choices=['detection', 'classification', 'semseg'],
-                        help='require that the config is for this task')
+    parser.add_argument('--task', choices=['detection', 'classification', 'semseg'], help='task that is expected')
     group = parser.add_argument_group('semantic segmentation')
     group.add_argument('--scales', type=float, nargs='+', metavar='SCALE',
                        help="predict at these sizes, relative to the config's, and fuse the probabilities")

@@ -11,7 +11,6 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev publish') -> int:
                                       'to a file whose name ends in its hash.')
     parser.add_argument('checkpoint', help='file of a training run')
     parser.add_argument('--out', metavar='FILE.pth', help='file to write; the hash is added. Default: the checkpoint')
-    parser.add_argument('--traceback', action='store_true', help='print the traceback of a problem')
     return run_command(parser, publish, argv)
 
 
