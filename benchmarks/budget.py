@@ -1,11 +1,11 @@
-"""Plans for memory budgets beside what is uniform: peak bytes, gradients, and time of a training step.
+"""Plans for memory budgets compared with uniform choices: peak bytes, gradients, and time of a training step.
 
     python benchmarks/budget.py                    # four networks, about an hour on one core
-    python benchmarks/budget.py --only yolox       # those whose name holds this
-    python benchmarks/budget.py --table            # what was measured so far, and the picture
+    python benchmarks/budget.py --only yolox       # networks whose name contains this
+    python benchmarks/budget.py --table            # the figures that were measured so far, and the picture
 
-Budgets are shares of the peak with everything kept. Peaks are counted in real steps on the CPU. Times are processor
-time of one thread, so that they hold beside other jobs: the median over rounds of a step (without optimizer)
+Budgets are fractions of the peak with everything kept. Peaks are counted in real steps on the CPU. Times are processor
+time of one thread, which hardly depends on other jobs: the median over rounds of a step (without optimizer)
 over the round's plain one.
 Gradients are compared in float64. `checkpoint` is torch.utils.checkpoint on the same blocks and functions.
 """
@@ -55,7 +55,7 @@ CASES = {
 
 
 def read(case: Case) -> Any:
-    """Its config, changed, with nothing random in the step."""
+    """Read the config of a case, with its changes."""
     return load_config(str(case.config), dict(case.options))
 
 

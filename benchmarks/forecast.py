@@ -1,11 +1,11 @@
 """`mmrev memory` compared with real steps on the CPU: bytes of activations and of the peak, at two sizes.
 
     python benchmarks/forecast.py                 # all, an hour on two cores
-    python benchmarks/forecast.py --only yolox    # those whose name contains this
-    python benchmarks/forecast.py --table         # what was measured so far, as the table of docs/forecast.md
+    python benchmarks/forecast.py --only yolox    # configs whose name contains this
+    python benchmarks/forecast.py --table         # the figures that were measured so far, as in docs/forecast.md
 
-Bytes are counted as tensors are made and freed; activations are what is alive besides weights, gradients, the
-optimizer's state and the batch. Sizes are small because the steps really run. Each error is the worst of the batches,
+Bytes are counted when tensors are allocated and freed; activations are all bytes alive except weights, gradients,
+optimizer state and the batch. Sizes are small because the steps really run. Each error is the worst of the batches,
 the bytes are those of the last.
 """
 import gc
@@ -81,7 +81,7 @@ CASES = {
 
 
 def read(case: Case) -> Any:
-    """Its config, changed."""
+    """Read the config of a case, with its changes."""
     cfg = load_config(str(case.config), dict(case.options))
     if case.amp:
         use_mixed_precision(cfg)
