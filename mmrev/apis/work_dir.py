@@ -1,4 +1,4 @@
-"""The work dir of a training: where to resume, one run at a time, nothing overwritten unasked."""
+"""The work dir of a training: find the checkpoint to resume, lock the folder, protect checkpoints of other runs."""
 import contextlib
 import os
 import re
@@ -43,7 +43,7 @@ def choose_checkpoint(cfg: 'Config', resume: Optional[str] = None) -> Tuple[str,
 
 
 def find_resumable(work_dir: str) -> Resumable:
-    """Find the complete checkpoint with most iterations, in a work dir and where its ``last_checkpoint`` lies.
+    """Find the complete checkpoint with the most iterations, in a work dir and the folder of its ``last_checkpoint``.
 
     Raises:
         ProblemError: If there are checkpoints, and none can be read.
@@ -68,18 +68,18 @@ def find_resumable(work_dir: str) -> Resumable:
 
 @contextlib.contextmanager
 def reserved(work_dir: str, resume: bool, overwrite: bool) -> Iterator[List[Path]]:
-    """Have a work dir for this run alone.
+    """Reserve a work dir for this run.
 
     Args:
-        work_dir: It is created.
-        resume: Whether its checkpoints are those of this run.
+        work_dir: The folder, which is created.
+        resume: Whether its checkpoints belong to this run.
         overwrite: Whether checkpoints of another run may be deleted.
 
     Yields:
-        What to delete of another run, once this one has begun.
+        Files of another run, to delete after this run has begun.
 
     Raises:
-        ProblemError: If another run is alive in it, or it holds checkpoints of another one.
+        ProblemError: If another run is active in the folder, or it contains checkpoints of another run.
     """
     if os.environ.get('RANK', '0') != '0':  # the first process does it for all
         yield []
@@ -97,7 +97,7 @@ def reserved(work_dir: str, resume: bool, overwrite: bool) -> Iterator[List[Path
 
 @contextlib.contextmanager
 def without_traces(work_dir: str) -> Iterator[None]:
-    """Make a work dir; delete what a command wrote into it that is refused before it has begun."""
+    """Create a work dir; if the command fails before the run begins, delete everything that it wrote."""
     if os.environ.get('RANK', '0') != '0':
         yield
         return
@@ -115,7 +115,7 @@ def without_traces(work_dir: str) -> Iterator[None]:
                     shutil.rmtree(path, ignore_errors=True)
                 elif path.name not in before and (path.name == _LOCK or _LOGS.fullmatch(path.name)):
                     path.unlink()
-            with contextlib.suppress(OSError):  # it holds something else
+            with contextlib.suppress(OSError):  # it contains other files
                 for path in made:
                     path.rmdir()
         raise
@@ -139,7 +139,7 @@ def _lock(file, work_dir: str) -> None:
 
 
 def _checkpoints(folder: Path) -> List[Path]:
-    """What a training writes; a user's own files may lie beside them."""
+    """Checkpoints that a training writes; the folder may contain other files of the user."""
     return sorted(path for path in folder.glob('*.pth') if _WRITTEN.match(path.name) and path.is_file())
 
 

@@ -22,7 +22,7 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev test') -> int:
 
 
 def test(args: argparse.Namespace) -> None:
-    """Check everything, then test; nothing is written before the checks."""
+    """Run the checks, then test. Nothing is written before the checks have passed."""
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise ProblemError(f'--out `{args.out}` must end in .pkl or .pickle', f'Write --out {args.out}.pkl')
     join_launcher(args)

@@ -11,18 +11,18 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev train') -> int:
     parser = Parser(prog, description='Train a model from a config.')
     add_run_arguments(parser)
     parser.add_argument('--resume', nargs='?', const='auto', metavar='CHECKPOINT',
-                        help='go on from this checkpoint; without one, from the latest in the work dir')
+                        help='resume from this checkpoint, or from the latest in the work dir')
     parser.add_argument('--overwrite', action='store_true', help='delete checkpoints of another run in the work dir')
     parser.add_argument('--amp', action='store_true', help='automatic mixed precision: float16 on a GPU, '
                         'bfloat16 without one')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the batch size over auto_scale_lr.base_batch_size')
-    parser.add_argument('--memory-budget', metavar='SIZE', help='such as 10GB: recompute and undo what needs more')
+    parser.add_argument('--memory-budget', metavar='SIZE', help='such as 10GB; recompute parts of the model to fit')
     return run_command(parser, lambda args: train(args, prog), argv)
 
 
 def train(args: argparse.Namespace, prog: str) -> None:
-    """Check everything, then train; nothing is written before the checks."""
+    """Run the checks, then train. Nothing is written before the checks have passed."""
     join_launcher(args)
     cfg = load_config(args)
     from mmrev.apis.modes import scale_learning_rate, use_memory_budget, use_mixed_precision

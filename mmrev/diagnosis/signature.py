@@ -1,4 +1,4 @@
-"""What a signature says about the keys and values of a config entry."""
+"""What a signature reveals about the keys and values of a config entry."""
 import inspect
 import sys
 import types

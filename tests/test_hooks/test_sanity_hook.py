@@ -11,8 +11,8 @@ from pycocotools.coco import COCO
 
 from mmrev.datasets.coco import skip_wrong_annotations, wrong_entries
 from mmrev.hooks.sanity_hook import check_classes
-from mmrev.hooks.side_effects import random_states_kept, unnoticed
 from mmrev.problems import ProblemError
+from mmrev.side_effects import random_states_kept, unnoticed
 from support import toy_classification, toy_detection
 from support.commands import forked, said
 
