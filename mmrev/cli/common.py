@@ -16,8 +16,7 @@ from mmrev.problems import ProblemError, Terminated, phase
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
+EXIT_INTERRUPTED, EXIT_TERMINATED = 130, 143
 
 
 def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], None],
