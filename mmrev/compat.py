@@ -22,10 +22,11 @@ from torch.utils import flop_counter
 from torch.utils._pytree import tree_map
 
 __all__ = [
-    'add_safe_globals', 'backward_into', 'can_save_memory', 'differentiate', 'eagerly', 'edge_node', 'flop_registry',
-    'get_autocast_dtype', 'get_device_module', 'has_global_hooks', 'is_autocast_available', 'is_autocast_enabled',
-    'is_compiler_active', 'is_compiling', 'is_exporting', 'is_fully_sharded', 'load_weights_only', 'notice_freed',
-    'output_edge', 'when_freed', 'without_attention_fast_path', 'without_cudnn_attention'
+    'add_safe_globals', 'backward_into', 'can_predict_memory', 'can_save_memory', 'differentiate', 'eagerly',
+    'edge_node', 'flop_registry', 'get_autocast_dtype', 'get_device_module', 'has_global_hooks',
+    'is_autocast_available', 'is_autocast_enabled', 'is_compiler_active', 'is_compiling', 'is_exporting',
+    'is_fully_sharded', 'load_weights_only', 'notice_freed', 'output_edge', 'when_freed',
+    'without_attention_fast_path', 'without_cudnn_attention'
 ]
 
 _VERSION = tuple(int(number) for number in torch.__version__.split('.')[:2])
@@ -119,6 +120,7 @@ def has_global_hooks() -> bool:
 # ------------------------------------------------------------------------------------------------- autograd
 
 can_save_memory = _VERSION >= (2, 5)  # torch tells which saved-tensor hooks are active
+can_predict_memory = _VERSION >= (2, 5)  # fake tensors can be released while a network of them runs
 _EDGES = _VERSION >= (2, 5)  # torch.autograd.grad accepts a GradientEdge as an output
 
 

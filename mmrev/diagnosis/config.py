@@ -79,6 +79,10 @@ def sections(plan: Plan) -> Iterator[Problem]:
         yield Problem(f'`pretrained` at the top of {file} is read by nothing',
                       f'Leave it out, and say --cfg-options model.backbone.init_cfg.checkpoint={pretrained}, or in the '
                       f'config model = dict(backbone=dict(init_cfg=dict(checkpoint={pretrained!r})))')
+    for path, node in walk(cfg.get('model'), 'model'):
+        if path.endswith('.init_cfg') and isinstance(node, str):
+            yield Problem(f'`{path}` is a string, not a dict (in {file})',
+                          f'To start from weights: --cfg-options {path}.checkpoint={node}')
 
 
 def scope(plan: Plan) -> Iterator[Problem]:

@@ -10,6 +10,7 @@ import importlib
 import itertools
 import math
 import weakref
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -19,7 +20,7 @@ from torch._subclasses.fake_tensor import (DataDependentOutputException, Dynamic
                                            FakeTensorMode, UnsupportedOperatorException)
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from .timeline import Timeline
 
@@ -29,13 +30,15 @@ _CONSTANTS = {aten.new_zeros, aten.new_ones, aten.new_full, aten.zeros_like, ate
 _FROM_NOTHING = {aten.empty, aten.zeros, aten.ones, aten.full, aten.rand, aten.randn}
 _INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._unsafe_index, aten._index_put_impl_}
 # Operators whose outputs are replaced by random numbers.
-_PRODUCTS = {aten.convolution, aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten._scaled_dot_product_flash_attention,
-             aten._scaled_dot_product_flash_attention_for_cpu, aten._scaled_dot_product_efficient_attention}
+_PRODUCTS = {getattr(aten, name) for name in (
+    'convolution', 'mm', 'addmm', 'bmm', 'baddbmm', '_scaled_dot_product_flash_attention',
+    '_scaled_dot_product_flash_attention_for_cpu', '_scaled_dot_product_efficient_attention') if hasattr(aten, name)}
 STAND_IN_SCALE = 0.01
 _SMALL = 2**16  # elements; parameters with fewer get values
 
 
-class _Ref(NamedTuple):
+@dataclass(frozen=True)
+class _Ref:
     """A tensor without values, as a view of a numbered storage."""
     storage: int
     dtype: torch.dtype
@@ -105,7 +108,7 @@ class FakeStep(Timeline):
 
     def _call(self, func: Any, args: tuple, kwargs: dict) -> Any:
         packet = func.overloadpacket
-        leaves = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        leaves = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         if not any(isinstance(x, FakeTensor) for x in leaves):
             return func(*args, **kwargs)
         if packet in _CONSTANTS and self._phase == 'forward':  # its values are known
@@ -176,7 +179,7 @@ class FakeStep(Timeline):
             self._log.append(_Write(None, (), {}, tuple(made), set(), writes))
             return
         args, kwargs = tree_map(self._ref, args), tree_map(self._ref, kwargs)
-        reads = {x.storage for x in tree_leaves((args, kwargs), is_leaf=_is_ref) if isinstance(x, _Ref)}
+        reads = {x.storage for x in tree_flatten((args, kwargs))[0] if isinstance(x, _Ref)}
         self._log.append(_Write(func, args, kwargs, tuple(made), reads, writes))
 
     def value(self, x: Any) -> Any:
@@ -212,7 +215,7 @@ class FakeStep(Timeline):
                 self._values[storage] = i + 1, self._values[storage][1]
 
     def _real(self, args: Any) -> Any:
-        return tree_map(lambda x: self._at(x) if isinstance(x, _Ref) else x, args, is_leaf=_is_ref)
+        return tree_map(lambda x: self._at(x) if isinstance(x, _Ref) else x, args)
 
     def _at(self, ref: _Ref) -> Tensor:
         if ref.storage not in self._values:  # an image or a weight
@@ -220,10 +223,6 @@ class FakeStep(Timeline):
             self._values[ref.storage] = 0, _noise(torch.empty(last, dtype=ref.dtype)).untyped_storage()
         storage = self._values[ref.storage][1]
         return torch.empty(0, dtype=ref.dtype).set_(storage, ref.offset, ref.shape, ref.stride)
-
-
-def _is_ref(x: Any) -> bool:
-    return isinstance(x, _Ref)
 
 
 def _noise(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from mmrev import compat
 from mmrev.problems import ProblemError, phase
 
 from .fake import Building, FakeStep
@@ -96,10 +97,12 @@ class Forecaster:
         processes: Number of data-parallel processes; with several, the buckets of DDP hold a copy of the gradients.
 
     Raises:
-        ProblemError: If the model or the optimizer cannot be built.
+        ProblemError: If the model or the optimizer cannot be built, or PyTorch is older than 2.5.
     """
 
     def __init__(self, cfg: Config, processes: int = 1):
+        if not compat.can_predict_memory:
+            raise ProblemError(f'a memory forecast needs PyTorch 2.5, this is {torch.__version__}', 'Update it')
         self._buckets = processes > 1
         building = Building()
         with building:
