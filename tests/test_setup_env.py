@@ -173,6 +173,12 @@ def test_a_wheel_is_kept_for_the_compiler_and_the_gpus_that_it_was_built_for(mac
     assert machine_with(answer, **variables).cuda_target('python') == target
 
 
+def test_wheels_for_different_gpus_lie_in_different_folders(monkeypatch):
+    monkeypatch.setattr(mmcv_wheel.subprocess, 'run', lambda *args, **kwargs: SimpleNamespace(stdout='2.11 cp311 x'))
+    targets = ('', 'cuda13.0-nvcc13.0-sm8.0', 'cuda13.0-nvcc13.0-sm9.0')
+    assert len({mmcv_wheel._torch_key('python', target) for target in targets}) == 3
+
+
 @pytest.mark.parametrize('answer, what', [('13.0 13.0 -', 'TORCH_CUDA_ARCH_LIST='), ('13.0 - 9.0', 'CUDA_HOME')])
 def test_cuda_ops_that_cannot_be_compiled_are_refused_before_the_build(machine_with, answer, what):
     machine = machine_with(answer, MMREV_CUDA_OPS='1')

@@ -2,6 +2,7 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import mmrev.layers.fused.max_pool as fused_max_pool
@@ -135,6 +136,13 @@ def test_an_index_of_eight_bytes_exists_for_some_samples_at_a_time(layout, monke
     expected = reference(x)
     assert torch.equal(y, expected)
     torch.testing.assert_close(gradient, torch.autograd.grad(expected, x, cotangent)[0])
+
+
+def test_on_a_gpu_blocks_are_large():
+    with FakeTensorMode():
+        found = [len(list(fused_max_pool._blocks(torch.empty(32, 64, 112, 112, dtype=torch.int16, device=device))))
+                 for device in ('cuda', 'cpu')]
+    assert found == [4, 32]
 
 
 @pytest.mark.parametrize('layout', LAYOUTS)

@@ -1,7 +1,8 @@
 """Nothing of a backbone waits for a device: its forward and backward are queued without a value being read.
 
 On the CPU, operators that return a value of a tensor, or a tensor whose size depends on values, are counted in forward
-and backward. With fake CUDA tensors, copies between host and device are counted in the forward.
+and backward. Copies between host and device are counted on the meta device in forward and backward, and with fake CUDA
+tensors, which cannot be differentiated without a GPU, in the forward.
 """
 import pytest
 import torch
@@ -35,7 +36,7 @@ class Waits(TorchDispatchMode):
         by_mask = name in INDEXING and any(
             isinstance(x, Tensor) and x.dtype in (torch.bool, torch.uint8) for x in tree_flatten(args[1])[0])
         devices = {x.device.type for x in tree_flatten((args, kwargs, out))[0] if isinstance(x, Tensor)}
-        if name in READING or by_mask or name in COPYING and len(devices) > 1:
+        if name in READING or by_mask or name in (*COPYING, *INDEXING) and len(devices) > 1:
             self.found.append(name)
         return out
 
@@ -54,16 +55,26 @@ def test_no_operator_of_a_training_step_reads_values(name, options):
         assert waits.found == []
 
 
+@pytest.mark.parametrize('name, options', NETWORKS)
+def test_a_training_step_copies_nothing_between_host_and_device(name, options):
+    """On the meta device, where to read a value is an error."""
+    with torch.device('meta'):
+        model, x = build(name, **options).train(), torch.randn(2, 3, HEIGHT, WIDTH)
+    for _ in range(2):
+        with Waits() as waits:
+            total(model(x)).backward()
+        assert waits.found == []
+
+
 @pytest.mark.parametrize('train', [True, False])
 @pytest.mark.parametrize('name, options', NETWORKS)
 def test_a_forward_on_a_gpu_copies_nothing_between_host_and_device(name, options, train):
     with FakeTensorMode(), torch.device('cuda'):
         model, x = build(name, **options).train(train), torch.randn(2, 3, HEIGHT, WIDTH)
         assert next(model.parameters()).is_cuda
-        for _ in range(2):
-            with Waits() as waits, torch.set_grad_enabled(train):
-                model(x)
-            assert waits.found == []
+        with Waits() as waits, torch.set_grad_enabled(train):
+            model(x)
+        assert waits.found == []
 
 
 @pytest.mark.parametrize('operation', [
@@ -79,4 +90,5 @@ def test_waits_are_counted(operation):
     with FakeTensorMode(), Waits() as waits:
         torch.randn(3, device='cuda').cpu()
         torch.tensor([1., 2.]).to('cuda')
-    assert waits.found == ['_to_copy', '_to_copy']
+        torch.randn(3, device='cuda')[torch.tensor([0, 2])]
+    assert waits.found == ['_to_copy', '_to_copy', 'index']
