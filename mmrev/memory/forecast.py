@@ -102,7 +102,7 @@ class Forecaster:
 
     def __init__(self, cfg: Config, processes: int = 1):
         if not compat.can_predict_memory:
-            raise ProblemError(f'a memory forecast needs PyTorch 2.5 or later, this is {torch.__version__}', 'Update it')
+            raise ProblemError(f'a memory forecast needs PyTorch 2.5, this is {torch.__version__}', 'Update it')
         self._buckets = processes > 1
         building = Building()
         with building:

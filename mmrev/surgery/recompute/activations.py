@@ -5,7 +5,8 @@ from typing import Any, Callable, Dict, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.graph import get_gradient_edge
+
+from mmrev import compat
 
 from .functions import Derivative, InPlace, Swish
 from .recipe import Kept, Recipe, Source
@@ -114,7 +115,7 @@ def _swish(x: Tensor) -> Tensor:
 
 def _is_sigmoid_of(recorder: Recorder, gate: Tensor, x: Tensor) -> Any:
     """The source of ``x``, if ``gate`` is its sigmoid and no hook expects the gradient of ``gate``."""
-    node, edge = gate.grad_fn, get_gradient_edge(x)
+    node, edge = gate.grad_fn, compat.output_edge(x)
     if (gate.shape != x.shape or gate.dtype != x.dtype or not x.is_floating_point() or gate._backward_hooks
             or gate.retains_grad or node is None or node.name() != 'SigmoidBackward0'
             or node.next_functions[0] != (edge.node, edge.output_nr)):
