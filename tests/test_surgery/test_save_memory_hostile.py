@@ -163,7 +163,11 @@ def changed_without_a_version(m, x):
     y.data.mul_(2)
     z = F.silu(m.other(y))
     z.detach().numpy()[:, :2] = 0
-    return m.last(z)
+    early = z.mean(1, keepdim=True) * 1
+    array = early.detach().numpy()
+    out = m.last(z + early)
+    array[:] = 3
+    return out
 
 
 def biases_changed_as_data(m, x):
@@ -212,6 +216,12 @@ def watched_gate():
     return block(swish)
 
 
+def operators(m, x):
+    x = F.relu(m.norm(m.first(x)))
+    x = -x / (1 + x ** 2) + 2 ** -x - abs(1 - x) * x.pow(2) + (x @ x.mT) % 3 + 1 / (x + 1)
+    return m.last(x + x.where(x > 0.5, x * 2))
+
+
 def asks_for_the_type(m, x):
     assert x.type() == 'torch.DoubleTensor'
     return m.last(F.relu(m.norm(m.first(x))))
@@ -229,6 +239,7 @@ HOSTILE = {
     'conjugates': sees(conjugated),
     'gates with gradients of their own': sees(gates_with_gradients_of_their_own),
     'a gate with a backward hook': watched_gate,
+    "Python's operators": sees(operators),
     'the type as a string': sees(asks_for_the_type),
     'a buffer that changes after its use': Centered,
     'lists that change after the call': hostile(with_arguments_that_change),
@@ -325,3 +336,12 @@ def test_lazy_modules_are_initialized_by_the_first_forward():
                      for _ in range(2))
     mmrev.save_memory(saving)
     assert_same(train_once(plain, images(torch.float32)), train_once(saving, images(torch.float32)), 0)
+
+
+def test_nothing_accumulates_over_the_steps_of_a_training():
+    model = nn.Sequential(block(nn.SiLU(True)), block(nn.SiLU(True)))
+    mmrev.save_memory(model, 'blocks')
+    for _ in range(3):
+        train_once(model, images(torch.float32))
+    entries = [getattr(p.untyped_storage(), '_mmrev_entry', None) for p in model.parameters()]
+    assert any(entries) and not any(entry.readers for entry in entries if entry is not None)

@@ -32,5 +32,5 @@ def _flag(function: Callable) -> Optional[int]:
         return ALWAYS
     if not inspect.isfunction(function):
         return None
-    names = list(inspect.signature(function).parameters)
+    names = list(inspect.signature(function, follow_wrapped=False).parameters)
     return names.index('inplace') if 'inplace' in names else None

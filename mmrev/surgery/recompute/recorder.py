@@ -37,7 +37,7 @@ class Entry:
 
     def __init__(self, version: int, recipe: Optional[Recipe] = None, keeper: Any = None):
         self.version, self.recipe, self.keeper, self.counted = version, recipe, keeper, None
-        self.readers: List[weakref.ref] = []
+        self.readers: Optional[weakref.WeakSet] = None
         self.exposed = self.bypassed = False
 
 
@@ -153,19 +153,19 @@ class Recorder(TorchFunctionMode):
             entry = _known(tensor)
             if entry is not None and entry.readers:
                 copies: Dict[tuple, Tensor] = {}
-                for kept in filter(None, (reader() for reader in entry.readers)):
+                for kept in entry.readers:
                     geometry = kept.tensor.shape, kept.tensor.stride(), kept.tensor.storage_offset()
                     if geometry not in copies:
                         with torch.inference_mode(False):
                             copies[geometry] = kept.tensor.detach().clone()
                     kept.tensor, kept.version = copies[geometry], copies[geometry]._version
-                entry.readers = []
+                entry.readers = None
 
     def expose(self, tensor: Tensor) -> None:
         """Store a tensor that may change without a new version, and compute nothing from it."""
-        entry = _known(tensor)
-        if entry is not None:
+        if not is_lazy(tensor) and tensor.layout is torch.strided:
             self.before_change(tensor)
+            entry = _entry_of(tensor.untyped_storage(), tensor._version)
             entry.recipe, entry.exposed = None, True
 
     def bypass(self, tensor: Tensor) -> None:
@@ -196,7 +196,9 @@ class Recorder(TorchFunctionMode):
         if tensor.is_leaf and may_be_updated and storage.nbytes() <= BUFFER:
             return Kept(tensor.detach().clone()), cost
         kept = Kept(tensor.detach())
-        entry.readers.append(weakref.ref(kept))
+        if entry.readers is None:
+            entry.readers = weakref.WeakSet()
+        entry.readers.add(kept)
         return kept, NEVER if entry.exposed else cost
 
     def arguments(self, args: Sequence[Any]) -> Tuple[List[Any], int]:
