@@ -108,7 +108,7 @@ def no_numbers(file: str, name: str, value: Any) -> ProblemError:
     """The error about a value for which `holds_numbers` is false."""
     kind = f'{value.dtype}, or NaN' if hasattr(value, 'dtype') else type(value).__name__
     return ProblemError(f'checkpoint `{file}` holds no real numbers for `{name}`, but {kind}',
-                        'Take another checkpoint, of the time before')
+                        'Use an earlier checkpoint')
 
 
 def mismatch(model: Any, checkpoint: Dict[str, Any]) -> str:
