@@ -43,19 +43,16 @@ _REWRITTEN = ('optim_wrapper', 'param_scheduler')  # mmengine changes their keys
 _PASSED_ON = {'CheckpointHook': Runner.save_checkpoint}  # class: the function that gets its other keys late in the run
 _PARAMWISE = ['custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult',
               'flat_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate']
-_STEPS = 200  # of each schedule that is tried
 _MANY = 10 ** 8  # iterations; more than any schedule has
 # Regular expressions of the paths of numbers that must be above 0, and that must be finite and not negative.
 _ABOVE_ZERO = (r'train_cfg\.(max_epochs|max_iters|val_interval)|auto_scale_lr\.base_batch_size|'
                r'log_processor\.window_size|optim_wrapper\.(accumulative_counts|clip_grad\.(max_norm|clip_value))|'
-               r'(model\.data_preprocessor\.|.*pipeline\.(.*\.)?)std(\.\d+)?|'
-               r'.*anchor_generator\.(scales|ratios)\.\d+|.*topk(\.\d+)?|'
-               r'.*_scheduler\.(.*\.)?(step_size|T_max|total_steps)|'
-               r'model\..*(output_size|target_stds|strides|num_classes|(in|out|feat)_channels|pad_size_divisor|sampler\.num)(\.\d+)*')
-_NOT_NEGATIVE = (r'optim_wrapper\.optimizer\.(lr|weight_decay|momentum|eps)|train_cfg\.val_begin|'
-                 r'.*(_mult|loss_weight|\.eps|iou_thr\w*|drop_rate|'
-                 r'drop_path_rate)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_min|eta_max|power|begin)')
-_READ_BY_MODEL = r'model\.(.+\.)?(train|test)_cfg(\..+)?'
+               r'(model\.data_preprocessor\.|.*pipeline\.(.*\.)?)std(\.\d+)?|.*_scheduler\.(.*\.)?(step_size|T_max)|'
+               r'.*anchor_generator\.(scales|ratios)\.\d+|.*topk(\.\d+)?|model\..*(output_size|target_stds|strides|'
+               r'num_classes|(in|out|feat)_channels|pad_size_divisor|sampler\.num)(\.\d+)*')
+_NOT_NEGATIVE = (r'optim_wrapper\.optimizer\.(lr|weight_decay|momentum|eps)|train_cfg\.val_begin|.*(_mult|'
+                 r'drop(_path)?_rate|loss_weight|\.eps|iou_thr\w*)|'
+                 r'.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_m(in|ax)|power|begin)')
 _SIMILAR = 0.85  # keys that are so near to one that is read are misspelt
 
 
@@ -160,28 +157,27 @@ def numbers(plan: Plan) -> Iterator[Problem]:
 def keys(plan: Plan) -> Iterator[Problem]:
     """Of the keys that nothing reads, none is nearly one that is read in the same place."""
     known, wrapper = known_keys(), plan.cfg.get('optim_wrapper') or {}
-    paramwise, kinds = wrapper.get('paramwise_cfg') or {}, [
-        find(entry.get('type'), *among, scope=entry.get('_scope_')) for _, entry, among in named_classes(plan)
-        if among[0] is MODELS]
+    kinds = [find(entry.get('type'), *among, scope=entry.get('_scope_')) for _, entry, among in named_classes(plan)
+             if among[0] is MODELS]
     code = '\n'.join({source(base) for kind in kinds for base in getattr(kind, '__mro__', ())})
     words, read = {*re.findall(r'\w+', code)}, [*re.findall(r'cfg\W+(?:get\W+|pop\W+)?([a-z]\w+)', code)]
     places = [(key, key, [*known, 'test_pipeline'], _SIMILAR)  # a usual variable
               for key in plan.cfg if not known & {key} and 'runner_type' not in plan.cfg
               and not any(key.startswith(name) for name in known & {*plan.cfg})]  # such as `val_evaluator_2`
+    nested = [(r'.*\.dataset\.metainfo', ['classes', 'palette'], _SIMILAR),
+              (r'optim_wrapper\.paramwise_cfg', [] if 'constructor' in wrapper else _PARAMWISE, 0.6),
+              (r'optim_wrapper\.paramwise_cfg\.custom_keys\..+', ['lr_mult', 'decay_mult'], 0.6),
+              (r'model\.(.+\.)?(train|test)_cfg(\..+)?', read, 0.6)]
     for path, entry in walk(plan.cfg._cfg_dict, ''):
-        if path.endswith('.dataset.metainfo') and isinstance(entry, dict):
-            places += [(f'{path}.{key}', key.lower(), ['classes', 'palette'], _SIMILAR) for key in entry]
-        elif isinstance(entry, dict) and 'type' not in entry and re.fullmatch(_READ_BY_MODEL, path):
-            places += [(f'{path}.{key}', key, read, 0.6) for key in entry if isinstance(key, str) and key not in words]
-    places += [(f'optim_wrapper.paramwise_cfg.{key}', key, _PARAMWISE, 0.6) for key in paramwise
-               if 'constructor' not in wrapper]  # mmengine's ignores others
-    custom = paramwise.get('custom_keys') or {}
-    places += [(f'optim_wrapper.paramwise_cfg.custom_keys.{name}.{key}', key, ['lr_mult', 'decay_mult'], 0.6)
-               for name, entry in custom.items() for key in (entry if isinstance(entry, dict) else ())]
+        for part, choices, likeness in nested if isinstance(entry, dict) else ():
+            if re.fullmatch(part, path) and not (choices is read and 'type' in entry):
+                places += [(f'{path}.{key}', str(key).lower(), choices, likeness) for key in entry
+                           if choices is not read or key not in words]
     if plan.model is not None:
+        custom = (wrapper.get('paramwise_cfg') or {}).get('custom_keys') or {}
         weights = [*dict(plan.model.named_parameters()), *dict(plan.model.named_modules())]
-        parts = [*weights, *'.'.join(weights).split('.')]
-        places += [(f'optim_wrapper.paramwise_cfg.custom_keys.{key}', key, parts, _SIMILAR)
+        weights += '.'.join(weights).split('.')
+        places += [(f'optim_wrapper.paramwise_cfg.custom_keys.{key}', key, weights, _SIMILAR)
                    for key in custom if not any(key in name for name in weights)]
     for path, key, choices, likeness in places:
         near = closest(key, choices, likeness)
@@ -215,7 +211,7 @@ def training(plan: Plan) -> Iterator[Problem]:
         build = functools.partial(PARAM_SCHEDULERS.build, default_args=dict(optimizer=wrapper, epoch_length=_MANY))
         schedule = yield from building(plan, path, build, entry)
         try:
-            for _ in range(_STEPS if isinstance(schedule, _ParamScheduler) else 0):
+            for _ in range(200 if isinstance(schedule, _ParamScheduler) else 0):
                 schedule.step()
         except Exception as error:  # arguments are used at the first step, in a run after the first epoch
             yield Problem(f'`{path}` fails when it is stepped: {one_line(error)}', plan.fix(f'{path}.KEY'), error)

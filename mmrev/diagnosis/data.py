@@ -20,7 +20,6 @@ from .plan import Plan, building, walk
 
 _TAKEN_BY_MMENGINE = ('num_batch_per_epoch', 'disable_subprocess_warning')  # keys of a dataloader that torch lacks
 _QUICKLY_READ = 1 << 26  # bytes of an annotation file that is read before every run; `mmrev check --data` reads any
-_SECONDS_TO_ANSWER = 10  # timeout of the server that a data set would be downloaded from
 
 
 def files(plan: Plan) -> Iterator[Problem]:
@@ -80,7 +79,7 @@ def _download(dataset: Any, path: str) -> Iterator[Problem]:
                       f'Leave `download` out, unpack {url} there, {elsewhere}')
         return
     try:
-        urllib.request.urlopen(url, timeout=_SECONDS_TO_ANSWER).close()
+        urllib.request.urlopen(url, timeout=10).close()
     except OSError as error:
         yield Problem(f'{name} is not in `{root}` ({path}) and cannot be downloaded: {one_line(error)}',
                       f'Download {url} where that is possible and put it there as it is, {elsewhere}', error)

@@ -3,7 +3,6 @@ import inspect
 import sys
 import types
 import typing
-from collections.abc import Sequence
 from typing import Any, Callable, Dict, Tuple
 
 import torch
@@ -48,8 +47,8 @@ def source(built: Callable) -> str:
 
 
 def takes_text(hint: Any, text: str, built: Callable) -> bool:
-    """Whether a string may be meant; False only for numbers and flags, and for sequences of other types."""
-    inner = typing.get_args(hint) if typing.get_origin(hint) in (tuple, list, Sequence) else alternatives(hint)
+    """Whether a string may be meant; False only for numbers and flags, and for tuples and lists of other types."""
+    inner = typing.get_args(hint) if typing.get_origin(hint) in (tuple, list) else alternatives(hint)
     if inner != (hint, ):
         return any(takes_text(each, text, built) for each in inner if each is not ...)
     if hint is bool:  # some classes of mmdet take names as well, which are in their code: bias='qv_bias'
