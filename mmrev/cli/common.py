@@ -1,4 +1,4 @@
-"""What the commands share: arguments, reading the config, reporting errors."""
+"""Code that the commands share: arguments, reading the config, reporting errors."""
 import argparse
 import gc
 import json
@@ -22,17 +22,18 @@ EXIT_TERMINATED = 143
 
 def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], None],
                 argv: Optional[Sequence[str]] = None) -> int:
-    """Run a command, and report an exception that ends it in two lines.
+    """Run a command; report an exception that ends it in two lines.
 
     Args:
-        parser: Parser of the arguments; messages begin with its ``prog``.
+        parser: Parser of the arguments, which gets ``--traceback``; messages begin with its ``prog``.
         body: The command itself.
-        argv: Arguments; those of the process by default. ``--traceback`` prints the traceback as well.
+        argv: Arguments; those of the process by default.
 
     Returns:
         0, the status of a `ProblemError`, `EXIT_INTERRUPTED` or `EXIT_TERMINATED`.
     """
     argv = sys.argv[1:] if argv is None else argv
+    parser.add_argument('--traceback', action='store_true', help='print the traceback of a problem')
     try:
         args = parser.parse_args(argv)
         with phase('unexpected error', 'Run again with --traceback, and report it', status=1):
@@ -93,13 +94,14 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE',
                         help='override the config: key=value, nested as a.b.c=value, list entries by index '
                         '(a.0.b=value), lists as key="[a,b]" or key=a,b without blanks')
-    parser.add_argument('--traceback', action='store_true', help='show where a problem was noticed')
-    parser.set_defaults(launcher='none', work_dir=None)
+    parser.set_defaults(launcher='none', work_dir=None, skip_wrong_annotations=False)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of a command that runs."""
+    """Add the options of commands that run the config."""
     add_config_arguments(parser)
+    parser.add_argument('--skip-wrong-annotations', action='store_true', help='ignore invalid boxes, polygons and '
+                        'ids of COCO files, which are refused by default')
     parser.add_argument('--work-dir', help='folder for checkpoints and logs; default work_dirs/CONFIG')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what started the processes; with or without GPUs')
@@ -107,10 +109,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def join_launcher(args: argparse.Namespace) -> None:
-    """Take the rank of this process from the launcher. Only rank 0 prints; errors of all ranks reach stderr."""
+    """Read the rank of this process from the launcher. Only rank 0 prints; errors of all ranks go to stderr."""
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    with phase('mmengine cannot be imported', '`mmrev doctor` says what is installed and how to fix it'):
+    with phase('mmengine cannot be imported', '`mmrev doctor` shows what is installed and how to fix it'):
         from mmrev.apis.distributed import adopt_launcher
     with phase(f'--launcher {args.launcher}', 'Use tools/dist_train.sh, tools/dist_test.sh, torchrun, srun or mpirun'):
         rank = adopt_launcher(args.launcher)
@@ -124,6 +126,9 @@ def load_config(args: argparse.Namespace) -> 'Config':
     """Read the config and merge the command line into it."""
     from mmrev.apis import run
     cfg = run.load_config(args.config, args.cfg_options)
+    if args.skip_wrong_annotations:
+        from mmrev.datasets.coco import skip_wrong_annotations
+        skip_wrong_annotations()
     cfg.launcher = args.launcher
     if '' in (args.work_dir, cfg.get('work_dir')):
         raise ProblemError('the work dir is empty', 'Name a folder with --work-dir, or leave it out for '

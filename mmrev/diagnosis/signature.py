@@ -1,5 +1,6 @@
-"""What a signature says about the keys and values of a config entry."""
+"""What a signature reveals about the keys and values of a config entry."""
 import inspect
+import sys
 import types
 import typing
 from typing import Any, Callable, Dict, Tuple
@@ -34,10 +35,11 @@ def alternatives(hint: Any) -> Tuple[Any, ...]:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint, )
 
 
-def _code(built: Callable) -> str:
+def source(built: Callable) -> str:
+    """The text of the module that has a class or function; empty if it is written in C."""
     try:
-        return inspect.getsource(inspect.getmodule(built))
-    except (OSError, TypeError):
+        return inspect.getsource(sys.modules[built.__module__])
+    except (OSError, TypeError, KeyError):
         return ''
 
 
@@ -47,5 +49,5 @@ def takes_text(hint: Any, text: str, built: Callable) -> bool:
     if inner != (hint, ):
         return any(takes_text(each, text, built) for each in inner if each is not ...)
     if hint is bool:  # some classes of mmdet take names as well, which are in their code: bias='qv_bias'
-        return not closest(text.lower(), ('true', 'false', 'yes', 'no', 'on', 'off')) and repr(text) in _code(built)
+        return not closest(text.lower(), ('true', 'false', 'yes', 'no', 'on', 'off')) and repr(text) in source(built)
     return hint not in _WITHOUT_TEXT

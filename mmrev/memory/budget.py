@@ -1,4 +1,4 @@
-"""Which parts of a model to keep, recompute or undo, so that a training step fits into a budget in the least time."""
+"""Choose which parts of a model to keep, recompute or undo, so that a training step fits a memory budget."""
 import json
 import math
 import time
@@ -18,27 +18,27 @@ from .training import Batch
 
 Choices = Dict[str, str]
 _TURNS = 4
-_MOVED = 3  # bytes that a device reads and writes for each byte that an operator makes
+_MOVED = 3  # bytes that a device reads and writes for each byte that an operator outputs
 
 
 class Speed(NamedTuple):
-    """What a device does in a second."""
+    """Multiply-accumulates and bytes per second of a device."""
     macs: float
     bytes: float
 
 
 class Plan(NamedTuple):
-    """What the backward does about each part.
+    """How the backward treats each part of a model.
 
     Attributes:
-        choices: By the name of the part, see :class:`~mmrev.memory.parts.Part`.
-        saved: Bytes that each part keeps less than under plain autograd.
-        seconds: Expected time of its recomputation in a step.
-        peak: Bytes of the step, as predicted.
-        plain: Bytes of the step under plain autograd, as predicted.
-        batch: The largest one.
-        budget: Bytes that it was made for.
-        leaky: Whether it takes InPlace-ABN with leaky ReLUs, another function.
+        choices: Choice by the name of the part, see :class:`~mmrev.memory.parts.Part`.
+        saved: Bytes that each part stores less than under plain autograd.
+        seconds: Expected time to recompute each part in a step.
+        peak: Predicted peak of the step in bytes.
+        plain: Predicted peak under plain autograd in bytes.
+        batch: Largest batch of the training.
+        budget: Budget of the plan in bytes.
+        leaky: Whether the plan includes InPlace-ABN with leaky ReLUs, which changes the function.
     """
     choices: Choices
     saved: Dict[str, int]
@@ -50,17 +50,17 @@ class Plan(NamedTuple):
     leaky: bool = False
 
     def save(self, file: Path) -> None:
-        """Write it as JSON."""
+        """Write the plan as JSON."""
         file.write_text(json.dumps(dict(self._asdict(), batch=self.batch._asdict()), indent=2) + '\n')
 
     @classmethod
     def load(cls, file: Path) -> 'Plan':
-        """Read what :meth:`save` wrote."""
+        """Read a plan that :meth:`save` wrote."""
         content = json.loads(file.read_text())
         return cls(**dict(content, batch=Batch(**content['batch'])))
 
     def __str__(self) -> str:
-        """One line for each run of parts that are treated alike."""
+        """A table with one line for consecutive parts with the same choice."""
         lines = [f'  {"part":60s}{"choice":>12s}{"saved":>14s}{"time":>11s}']
         for names, choice in _runs(self.choices):
             saved, seconds = (sum(x[name] for name in names) for x in (self.saved, self.seconds))
@@ -85,15 +85,18 @@ class Planner:
     """Finds plans for a config.
 
     Args:
-        forecaster: Of the config.
-        batch: The largest one that will be trained on.
-        speed: Of the device; by default one with the usual ratio.
-        rounds: Forecasts after the first three, besides a few.
+        forecaster: Forecaster of the config.
+        batch: Largest batch of the training.
+        speed: Speed of the device; the default has a typical ratio of arithmetic to bandwidth.
+        rounds: Maximum number of forecasts of the search, apart from the uniform choices and the last refinement.
 
     Attributes:
-        parts: Of the model.
-        plain: The step with all parts kept.
-        least: The plan of those looked at that needs least memory.
+        parts: Parts of the model.
+        plain: Forecast with all parts kept.
+        least: Plan with the lowest peak among those that have been evaluated.
+
+    Raises:
+        ProblemError: If no part of the model can be recomputed or undone.
     """
 
     def __init__(self, forecaster: Forecaster, batch: Batch, speed: Speed = Speed(1e11, 1e10), rounds: int = 12):
@@ -113,7 +116,7 @@ class Planner:
         self._work, self._speed = self._forward_work(), speed
 
     def __call__(self, budget: int) -> Optional[Plan]:
-        """The plan of least expected time among those found within the budget; ``None`` if there is none."""
+        """Return the fastest plan found that fits the budget; ``None`` if none fits."""
         if self.plain.peak > budget:
             self._try_uniform()
             self._approach(budget)
@@ -125,7 +128,7 @@ class Planner:
         return self._plan(min(self._tried, key=lambda tried: tried[1].peak)[0])
 
     def uniform(self, level: int) -> Choices:
-        """All parts kept, cheap, or recomputed and undone."""
+        """Return the same choice for all parts: kept (0), cheap (1), or recomputed and undone (2)."""
         return {part.name: part.choices[min(level, len(part.choices) - 1)] for part in self.parts}
 
     def _try_uniform(self) -> None:
@@ -133,7 +136,7 @@ class Planner:
             self._kept.append(self._by_part(self.forecast(self.uniform(level))))
 
     def forecast(self, choices: Choices) -> Forecast:
-        """A step with these choices."""
+        """Predict a step with these choices."""
         for tried, forecast in self._tried:
             if tried == choices:
                 return forecast
@@ -148,7 +151,7 @@ class Planner:
     # ------------------------------------------------------------------------------------------------ the search
 
     def _approach(self, budget: int) -> None:
-        """Give up, step by step, what holds most bytes at the peak for the least time; then take back what can be."""
+        """Lower the peak step by step, by the most bytes per second of recomputation; then undo needless changes."""
         choices = self.uniform(0)
         forecast = self.plain
         for _ in range(self._rounds):
@@ -162,7 +165,7 @@ class Planner:
                 return
 
     def _moves(self, choices: Choices, forecast: Forecast, needed: int) -> List[Tuple[str, str]]:
-        """What to give up to need that many bytes less at the peak; everything that helps, if that is too little."""
+        """Changes that lower the peak by `needed` bytes, or all that lower it if they are not enough."""
         alive = self._by_part(forecast, at=forecast.peak_at)
         found = []
         for part in self.parts:
@@ -184,7 +187,7 @@ class Planner:
         return [(name, choice) for name, (choice, _) in moves.items()]
 
     def _take_back(self, before: Choices, moves: List[Tuple[str, str]], budget: int) -> None:
-        """Of the last moves, make only as many as the budget asks for: by turns halfway and along a line."""
+        """Make only as many of the last moves as the budget needs; bisection and interpolation take turns."""
         def peak(number: int) -> int:
             return self.forecast({**before, **dict(moves[:number])}).peak
 
@@ -204,11 +207,11 @@ class Planner:
                     self.forecast(choices).peak, self.plain.peak, self._batch)
 
     def cost(self, choices: Choices) -> float:
-        """Seconds that a step is expected to take longer than a plain one."""
+        """Expected additional seconds of a step, compared with a plain one."""
         return sum(self._seconds(part.name, part.choices.index(choices[part.name])) for part in self.parts)
 
     def _seconds(self, name: str, level: int) -> float:
-        """Expected time of what a choice recomputes: what it does not keep, or the whole forward."""
+        """Expected time of what a choice recomputes: tensors that it does not store, or the whole forward."""
         saved = self._kept[0].get(name, 0) - self._kept[level].get(name, 0) if level else 0
         if saved <= 0:
             return 0.
@@ -216,7 +219,7 @@ class Planner:
         return _MOVED * made / self._speed.bytes + macs / self._speed.macs
 
     def _forward_work(self) -> Dict[str, List[int]]:
-        """Bytes made and multiply-accumulates in the forward of each part."""
+        """Bytes that the forward of each part allocates, and its multiply-accumulates."""
         work: Dict[str, List[int]] = defaultdict(lambda: [0, 0])
         for a in self.plain.allocations[:self.plain.marks['backward']]:
             work[self._part_of(a.path)][0] += a.bytes
@@ -225,7 +228,7 @@ class Planner:
         return work
 
     def _by_part(self, forecast: Forecast, at: Optional[int] = None) -> Dict[str, int]:
-        """Bytes kept for backward, by part; of those only that are alive after an allocation."""
+        """Bytes kept for backward, by part; with ``at``, only those alive after that allocation."""
         sums: Dict[str, int] = defaultdict(int)
         for a in forecast.allocations[:forecast.marks['backward']]:
             if forecast.kind(a) == 'kept for backward' and (at is None or _is_alive(a, at)):
@@ -243,7 +246,7 @@ def _is_alive(a: Allocation, at: int) -> bool:
 
 
 def measure_speed(device: Any = 'cpu') -> Speed:
-    """Measure a product of matrices and a sum, for a fraction of a second."""
+    """Measure a matrix product and an elementwise sum, for a fraction of a second."""
     on_gpu = torch.device(device).type == 'cuda'
     a = torch.ones(2048 if on_gpu else 512, 2048 if on_gpu else 512, device=device)
     b = torch.ones(2**24, device=device)  # larger than caches

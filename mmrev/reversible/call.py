@@ -1,15 +1,18 @@
 """One forward through the steps of a sequence: without a graph, in place on buffers of its own."""
 from contextlib import nullcontext
+from functools import partial
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
+from mmrev import compat
+
 from .check import ReconstructionReport, active_report
 from .errors import ReversibilityError, captured
 from .function import Weights
 from .generators import Draws
-from .observe import Observer
+from .observe import Observer, refuse_captured
 from .overlap import collectives
 from .plan import GRAPH, STATE, Plan
 from .record import Evaluated, Record
@@ -145,7 +148,8 @@ class Call:
                 f'{describe(index)} modified its input in place, so the step cannot be undone; use `inplace=False` in '
                 f'its first layer, or clone the input (shape {tuple(sources[0].shape)})')
         if out.requires_grad and not with_graph:
-            raise ReversibilityError(captured(describe(index), out.shape))
+            refuse_captured(compat.output_edge(out), (), partial(captured, describe(index)))
+            raise ReversibilityError(captured(describe(index), out))
         for x in sources:
             if shares_memory(out, x):
                 raise ReversibilityError(

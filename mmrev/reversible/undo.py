@@ -173,7 +173,7 @@ class Undo:
             gradient = gradient.to(evaluated.dtype)
         if evaluated.observer is not None:
             known = [p for p in (*record.replay.weights.found, *evaluated.sources) if p is not None]
-            refuse_captured(evaluated.edge, known, lambda shape: captured(self._plan.describe(index), shape))
+            refuse_captured(evaluated.edge, known, partial(captured, self._plan.describe(index)))
         hooked = hooks_on(weights)
         self._hooked = self._hooked or bool(hooked)
         if len(self._plan.backwards) > 1:

@@ -2,7 +2,7 @@
 import threading
 from collections import Counter
 from functools import partial
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence, Set
 
 import torch
 from torch import Tensor, nn
@@ -151,6 +151,7 @@ def _named(model: nn.Module, names: Sequence[str]) -> List[nn.Module]:
 class _Call(threading.local):
     """The forward that this thread is running."""
     module: Optional[nn.Module] = None
+    within: Set[nn.Module] = set()  # modules whose calls belong to it
     recorder: Optional[Recorder] = None
 
 
@@ -162,7 +163,7 @@ def _start(module: nn.Module, args: Any) -> None:
     """Start recording, unless an enclosing forward records."""
     if compat.is_compiling():
         return
-    if _CALL.module is module:  # an exception in its last forward skipped the hooks
+    if _CALL.module is not None and module not in _CALL.within:  # an interrupt in the last forward skipped the hooks
         _end()
     if _CALL.module is not None or not torch.is_grad_enabled() or is_staged():
         return
@@ -172,6 +173,7 @@ def _start(module: nn.Module, args: Any) -> None:
     report = _REPORTS.get(module)
     tally = None if report is None else Tally(module.parameters())
     _CALL.module, _CALL.recorder = module, Recorder(TABLE, tally)
+    _CALL.within = set(module.modules()) - {module}
     _CALL.recorder.__enter__()
 
 
@@ -187,7 +189,7 @@ def _stop(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
 
 
 def _end() -> None:
-    recorder, _CALL.module, _CALL.recorder = _CALL.recorder, None, None
+    recorder, _CALL.module, _CALL.recorder, _CALL.within = _CALL.recorder, None, None, set()
     recorder.__exit__(None, None, None)
 
 

@@ -36,8 +36,13 @@ MISTAKES = {
                                  'must be a finite number from 0', 'optim_wrapper.optimizer.lr=NUMBER'),
     'a misspelt clipping': (option('optim_wrapper.clip_grad.max_nrom=1'), '`optim_wrapper.clip_grad.max_nrom`',
                              '`max_norm`'),
-    'a misspelt rule for parameters': (option('optim_wrapper.paramwise_cfg.norm_decay_mul=0'), '`norm_decay_mul`',
-                                       '`norm_decay_mult`'),
+    'a misspelt rule for parameters': (option('optim_wrapper.paramwise_cfg.norm_decay_mul=0'),
+                                       'norm_decay_mul` is read by nothing', '`norm_decay_mult`'),
+    'a misspelt key of the training of a part': (
+        option('model.train_cfg.rpn.allowed_boarder=0'), '`model.train_cfg.rpn.allowed_boarder` is read by nothing',
+        '`allowed_border`'),
+    'a key of the test by the name of another library': (
+        option('model.test_cfg.rcnn.score_threshold=0.1'), 'rcnn.score_threshold` is read by nothing', '`score_thr`'),
     'a base batch size of none': ([*option('auto_scale_lr.base_batch_size=0'), '--auto-scale-lr'],
                                   '`auto_scale_lr.base_batch_size` is 0', 'NUMBER'),
     'a schedule that is no list of dicts': (option("param_scheduler=[dict(type='StepLR')]"),

@@ -73,7 +73,7 @@ def inplace_abn(x: Tensor,
 
     Raises:
         ValueError: For ``relu`` with ``training``; for one value per channel with ``training``; for shapes.
-        ImportError: If a backend is asked for that is not installed.
+        ImportError: If the requested backend is not installed.
     """
     settings = Settings(running_mean, running_var, training, momentum, eps,
                         get_activation(activation, activation_param))

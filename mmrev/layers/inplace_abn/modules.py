@@ -141,7 +141,7 @@ class InPlaceABN(ABN):
 
     Raises:
         ValueError: In forward also for ``relu`` with the batch's statistics.
-        ImportError: If the compiled package is asked for and not installed.
+        ImportError: If the compiled package is requested but not installed.
     """
 
     def __init__(self,

@@ -11,7 +11,7 @@ from .activations import Activation
 
 
 class Settings(NamedTuple):
-    """All settings of a call besides its input and parameters."""
+    """All settings of a call, except its input and parameters."""
     running_mean: Optional[Tensor]
     running_var: Optional[Tensor]
     batch: bool  # normalize by the batch's statistics, not by the running ones
@@ -80,7 +80,7 @@ def _transform(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, var: Tenso
 def _joint_statistics(x: Tensor, dtype: torch.dtype, s: Settings) -> Tuple[Tensor, Tensor, Tensor]:
     """Mean, biased variance and count over the processes of a group, whose batches may differ in size or be empty.
 
-    Each process gives its mean and its own squared deviations; these are joined by counts (Chan et al. 1979), which
+    Each process contributes its mean and squared deviations, which are combined by counts (Chan et al. 1979), which
     loses nothing where the mean is large, as a mean of squares would.
     """
     channels = x.shape[1]
