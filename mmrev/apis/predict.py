@@ -69,9 +69,9 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
         raise ProblemError(f'{cfg.filename} is for {SCOPES[scope]}, and {names} for semseg', 'Leave them out')
     images = find_images(inputs, '.png' if segmentation.get('out_format') else None)
     given = {file.resolve() for file, _ in images}
-    for drawn in (Path(out_dir, name) for _, name in images) if out_dir is not None else ():
-        if drawn.resolve() in given:
-            raise ProblemError(f'`{drawn}` is one of the images, and would be overwritten by a drawn one',
+    for _, name in images if out_dir is not None else ():
+        if Path(out_dir, name).resolve() in given:
+            raise ProblemError(f'`{Path(out_dir, name)}` is one of the images, and would be overwritten by a drawn one',
                                'Name another folder with --out-dir')
     if '://' not in checkpoint:
         load_local(checkpoint)  # raises if something is wrong with it

@@ -110,7 +110,7 @@ def no_numbers(file: str, name: str, value: Any) -> ProblemError:
     kind = type(value).__name__ if not isinstance(value, torch.Tensor) else (
         'NaN or infinity' if value.is_floating_point() else value.dtype)
     return ProblemError(f'checkpoint `{file}` holds no real numbers for `{name}`, but {kind}',
-                        'Take another checkpoint, of the time before')
+                        'Use an earlier checkpoint')
 
 
 def mismatch(model: Any, checkpoint: Dict[str, Any]) -> str:

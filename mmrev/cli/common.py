@@ -16,9 +16,6 @@ from mmrev.problems import ProblemError, Terminated, phase
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
-
 
 def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], None],
                 argv: Optional[Sequence[str]] = None) -> int:
@@ -30,7 +27,7 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
         argv: Arguments; those of the process by default.
 
     Returns:
-        0, the status of a `ProblemError`, `EXIT_INTERRUPTED` or `EXIT_TERMINATED`.
+        0, the status of a `ProblemError`, 130 after Ctrl-C, or 143 after SIGTERM.
     """
     argv = sys.argv[1:] if argv is None else argv
     parser.add_argument('--traceback', action='store_true', help='print the traceback of a problem')
@@ -43,7 +40,7 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
         if os.environ.get('LOCAL_RANK', '0') == '0':
             how = 'terminated' if isinstance(stop, Terminated) else 'interrupted'
             print(f'\n{parser.prog}: {how}. {stop}'.rstrip(), file=sys.stderr, flush=True)
-        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+        return 143 if isinstance(stop, Terminated) else 130
     except ProblemError as error:
         if '--traceback' in argv:
             traceback.print_exc()
@@ -92,16 +89,14 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the config and the options that change it."""
     parser.add_argument('config', help='config file, or mmrev::FOLDER/NAME.py')
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE',
-                        help='override the config: key=value, nested as a.b.c=value, list entries by index '
-                        '(a.0.b=value), lists as key="[a,b]" or key=a,b without blanks')
+                        help='override entries of the config: a.b.0.c=value, or key="[1,2]" without blanks')
     parser.set_defaults(launcher='none', work_dir=None, skip_wrong_annotations=False)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of commands that run the config."""
     add_config_arguments(parser)
-    parser.add_argument('--skip-wrong-annotations', action='store_true', help='ignore invalid boxes, polygons and '
-                        'ids of COCO files, which are refused by default')
+    parser.add_argument('--skip-wrong-annotations', action='store_true', help='ignore invalid COCO annotations')
     parser.add_argument('--work-dir', help='folder for checkpoints and logs; default work_dirs/CONFIG')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what started the processes; with or without GPUs')

@@ -174,8 +174,7 @@ def versions(facts: Facts) -> Iterator[Problem]:
         yield Problem(f'torchvision {facts.version("torchvision")} was built for torch {needed.group(1)}, but torch '
                       f'{installed} is installed', _fitting_torchvision(facts))
     if len(opencvs) > 1:
-        yield Problem(f'{len(opencvs)} packages of OpenCV overwrite each other\'s files: {", ".join(opencvs)}',
-                      _one_opencv(facts))
+        yield Problem(f'OpenCV packages overwrite each other\'s files: {", ".join(opencvs)}', _one_opencv(facts))
 
 
 def _fitting_torchvision(facts: Facts) -> str:

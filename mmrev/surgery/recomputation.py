@@ -20,13 +20,13 @@ MIB = 2**20
 
 
 class MemoryReport:
-    """What :func:`save_memory` did. The first forward that autograd records fills in the figures.
+    """The result of :func:`save_memory`. The first forward that autograd records fills in the figures.
 
     Attributes:
         images: Batch size of the first forward; ``None`` before it.
         plain: Bytes that autograd would have stored for backward, without parameters.
         kept: Bytes that autograd stored.
-        by_function: Both for each function of torch, in descending order of ``kept``.
+        by_function: ``(plain, kept)`` of each function of torch, in descending order of ``kept``.
     """
 
     def __init__(self, handles: List[RemovableHandle]):
@@ -68,7 +68,8 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
             and matrix products as well.
         modules: Names of the blocks; by default those of :func:`find_blocks`.
         plain: Names of modules within which nothing is recomputed; ``''`` is the model.
-        cheap: Names of modules in these within which cheap functions are; of nested ones the innermost counts.
+        cheap: Names of modules inside ``plain`` within which cheap functions are recomputed; of nested modules, the
+            innermost is decisive.
 
     Returns:
         A report that the first forward fills in.
@@ -84,7 +85,7 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
         kept 73.2 → 26.3 MiB per image
     """
     if not compat.can_save_memory:
-        raise RuntimeError(f'save_memory needs PyTorch 2.5 or later, this is {torch.__version__}; update it, or use '
+        raise RuntimeError(f'save_memory needs PyTorch 2.5 or later, got {torch.__version__}; update it, or use '
                            f'activation checkpointing (`with_cp=True` in many configs)')
     if level not in LEVELS:
         raise ValueError(f'`level` must be one of {", ".join(map(repr, LEVELS))}; got {level!r}')

@@ -38,7 +38,7 @@ def is_distributed(group: Any = None) -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
 
-def normalise(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: Settings,
+def normalize(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: Settings,
               residual: Optional[Tensor] = None) -> Normalised:
     """``act(scale * (x - mean) / sqrt(var + eps) + shift + residual)``, computed within one new tensor, without a
     graph.
