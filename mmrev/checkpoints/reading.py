@@ -106,7 +106,9 @@ def holds_numbers(value: Any, parameter: 'Tensor') -> bool:
 
 def no_numbers(file: str, name: str, value: Any) -> ProblemError:
     """The error about a value for which `holds_numbers` is false."""
-    kind = f'{value.dtype}, or NaN' if hasattr(value, 'dtype') else type(value).__name__
+    import torch
+    kind = type(value).__name__ if not isinstance(value, torch.Tensor) else (
+        'NaN or infinity' if value.is_floating_point() else value.dtype)
     return ProblemError(f'checkpoint `{file}` holds no real numbers for `{name}`, but {kind}',
                         'Use an earlier checkpoint')
 

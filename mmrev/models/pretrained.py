@@ -129,8 +129,8 @@ def load_weights(module: nn.Module, content: Any, source: str, prefix: Optional[
         raise ProblemError(f'`{source}` holds no weight of this {kind}: its names are {_short(weights)}',
                               f'Give a checkpoint of a {kind}; `mmrev convert` converts published ones')
     state = module.state_dict()
-    for name in state.keys() & weights.keys():
-        if not holds_numbers(weights[name], state[name]):
+    for name in state:
+        if name in weights and not holds_numbers(weights[name], state[name]):
             raise no_numbers(source, name, weights[name])
     own = [name for name in state if not name.endswith('num_batches_tracked')]
     lost = [name for name in own if name in missing or name in other_shape]
