@@ -1,4 +1,4 @@
-"""Which parts of a model to keep, recompute or undo, so that a training step fits into a budget in the least time."""
+"""Choose which parts of a model to keep, recompute or undo, so that a training step fits a memory budget."""
 import json
 import time
 from collections import defaultdict
@@ -17,28 +17,28 @@ from .report import mib
 from .training import Batch
 
 Choices = Dict[str, str]
-_CLOSE = 0.02  # to the budget: no better plan is looked for
-_MOVED = 3  # bytes that a device reads and writes for each byte that an operator makes
+_CLOSE = 0.02  # of the budget: within it, no better plan is searched for
+_MOVED = 3  # bytes that a device reads and writes for each byte that an operator outputs
 
 
 class Speed(NamedTuple):
-    """What a device does in a second."""
+    """Multiply-accumulates and bytes per second of a device."""
     macs: float
     bytes: float
 
 
 class Plan(NamedTuple):
-    """What the backward does about each part.
+    """How the backward treats each part of a model.
 
     Attributes:
-        choices: By the name of the part, see :class:`~mmrev.memory.parts.Part`.
-        saved: Bytes that each part keeps less than under plain autograd.
-        seconds: Expected time of its recomputation in a step.
-        peak: Bytes of the step, as predicted.
-        plain: Bytes of the step under plain autograd, as predicted.
-        batch: The largest one.
-        budget: Bytes that it was made for.
-        leaky: Whether it takes InPlace-ABN with leaky ReLUs, another function.
+        choices: Choice by the name of the part, see :class:`~mmrev.memory.parts.Part`.
+        saved: Bytes that each part stores less than under plain autograd.
+        seconds: Expected time to recompute each part in a step.
+        peak: Predicted peak of the step in bytes.
+        plain: Predicted peak under plain autograd in bytes.
+        batch: Largest batch of the training.
+        budget: Budget of the plan in bytes.
+        leaky: Whether the plan includes InPlace-ABN with leaky ReLUs, which changes the function.
     """
     choices: Choices
     saved: Dict[str, int]
@@ -50,17 +50,17 @@ class Plan(NamedTuple):
     leaky: bool = False
 
     def save(self, file: Path) -> None:
-        """Write it as JSON."""
+        """Write the plan as JSON."""
         file.write_text(json.dumps(dict(self._asdict(), batch=self.batch._asdict()), indent=2) + '\n')
 
     @classmethod
     def load(cls, file: Path) -> 'Plan':
-        """Read what :meth:`save` wrote."""
+        """Read a plan that :meth:`save` wrote."""
         content = json.loads(file.read_text())
         return cls(**dict(content, batch=Batch(**content['batch'])))
 
     def __str__(self) -> str:
-        """One line for each run of parts that are treated alike."""
+        """A table with one line for consecutive parts with the same choice."""
         lines = [f'  {"part":60s}{"choice":>12s}{"saved":>14s}{"time":>11s}']
         for names, choice in _runs(self.choices):
             saved, seconds = (sum(x[name] for name in names) for x in (self.saved, self.seconds))
@@ -85,16 +85,19 @@ class Planner:
     """Finds plans for a config.
 
     Args:
-        forecaster: Of the config.
-        batch: The largest one that will be trained on.
-        speed: Of the device; by default one with the usual ratio.
-        rounds: Forecasts for each budget, at most, after the first three.
+        forecaster: Forecaster of the config.
+        batch: Largest batch of the training.
+        speed: Speed of the device; the default has a typical ratio of arithmetic to bandwidth.
+        rounds: Maximum number of forecasts for each budget, after the first three.
 
     Attributes:
-        parts: Of the model.
-        plain: The step with all parts kept.
-        least: The plan of those looked at that needs least memory.
-        estimate: Of peaks, once a plan was asked for.
+        parts: Parts of the model.
+        plain: Forecast with all parts kept.
+        least: Plan with the lowest peak among those that have been evaluated.
+        estimate: Estimate of peaks, once a plan has been requested.
+
+    Raises:
+        ProblemError: If no part of the model can be recomputed or undone.
     """
 
     def __init__(self, forecaster: Forecaster, batch: Batch, speed: Speed = Speed(1e11, 1e10), rounds: int = 4):
@@ -114,7 +117,7 @@ class Planner:
         self._work, self._speed = self._forward_work(), speed
 
     def __call__(self, budget: int) -> Optional[Plan]:
-        """The plan of least expected time among those found within the budget; ``None`` if there is none."""
+        """Return the fastest plan found that fits the budget; ``None`` if none fits."""
         if self.plain.peak > budget:
             self._try_uniform()
             self._approach(budget)
@@ -126,7 +129,7 @@ class Planner:
         return self._plan(min(self._tried, key=lambda tried: tried[1].peak)[0])
 
     def uniform(self, level: int) -> Choices:
-        """All parts kept, cheap, or recomputed and undone."""
+        """Return the same choice for all parts: kept (0), cheap (1), or recomputed and undone (2)."""
         return {part.name: part.choices[min(level, len(part.choices) - 1)] for part in self.parts}
 
     def _try_uniform(self) -> None:
@@ -136,7 +139,7 @@ class Planner:
             self.estimate = Estimate(self.parts, steps, self._kept, [self._owners(step) for step in steps])
 
     def forecast(self, choices: Choices) -> Forecast:
-        """A step with these choices."""
+        """Predict a step with these choices."""
         for tried, forecast in self._tried:
             if tried == choices:
                 return forecast
@@ -180,11 +183,11 @@ class Planner:
                     self.forecast(choices).peak, self.plain.peak, self._batch)
 
     def cost(self, choices: Choices) -> float:
-        """Seconds that a step is expected to take longer than a plain one."""
+        """Expected additional seconds of a step, compared with a plain one."""
         return sum(self._seconds(part.name, part.choices.index(choices[part.name])) for part in self.parts)
 
     def _seconds(self, name: str, level: int) -> float:
-        """Expected time of what a choice recomputes: what it does not keep, or the whole forward."""
+        """Expected time of what a choice recomputes: tensors that it does not store, or the whole forward."""
         saved = self._kept[0].get(name, 0) - self._kept[level].get(name, 0) if level else 0
         if saved <= 0:
             return 0.
@@ -192,7 +195,7 @@ class Planner:
         return _MOVED * made / self._speed.bytes + macs / self._speed.macs
 
     def _forward_work(self) -> Dict[str, List[int]]:
-        """Bytes made and multiply-accumulates in the forward of each part."""
+        """Bytes that the forward of each part allocates, and its multiply-accumulates."""
         work: Dict[str, List[int]] = defaultdict(lambda: [0, 0])
         for a, owner in zip(self.plain.allocations[:self.plain.marks['backward']], self._owners(self.plain)):
             work[owner][0] += a.bytes
@@ -225,7 +228,7 @@ class Planner:
 
 
 def measure_speed(device: Any = 'cpu') -> Speed:
-    """Measure a product of matrices and a sum, for a fraction of a second."""
+    """Measure a matrix product and an elementwise sum, for a fraction of a second."""
     on_gpu = torch.device(device).type == 'cuda'
     a = torch.ones(2048 if on_gpu else 512, 2048 if on_gpu else 512, device=device)
     b = torch.ones(2**24, device=device)  # larger than caches
