@@ -6,8 +6,10 @@
 
 Budgets are fractions of the peak with everything kept. Peaks are counted in real steps on the CPU. Times are processor
 time of one thread, which hardly depends on other jobs: the median over rounds of a step (without optimizer)
-over the round's plain one.
-Gradients are compared in float64. `checkpoint` is torch.utils.checkpoint on the same blocks and functions.
+over the round's plain one, or over the best uniform choice within the same budget.
+Gradients are compared in float64. torch.utils.checkpoint is on the same blocks and functions.
+`activation_memory_budget` is that of torch.compile, which must trace the backbone: a ViT here, run by operators that
+are not fused.
 """
 import gc
 import importlib
@@ -15,11 +17,12 @@ import statistics
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
 
 import cases
 import numpy as np
 import torch
+import torch._functorch.config
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
@@ -34,6 +37,8 @@ from mmrev.reversible import ReversibleSequence
 MIB = 2**20
 SHARES = (.9, .7, .5, .35, .25)
 UNIFORM = ('all kept', 'all cheap', 'all recomputed or undone')
+CHECKPOINT = 'torch.utils.checkpoint'
+COMPILED = {'activation_memory_budget 0.5': .5}  # models compiled with two budgets would share code
 OURS = Path(__file__).parents[1] / 'configs'
 
 
@@ -42,6 +47,7 @@ class Case(NamedTuple):
     config: Any
     batch: Batch
     options: Dict[str, Any] = {}
+    compiled: bool = False  # torch.compile can trace its backbone
 
 
 CASES = {
@@ -49,7 +55,7 @@ CASES = {
     'YOLOX-s': Case('mmdet::yolox/yolox_s_8xb8-300e_coco.py', Batch(4, 256, 256)),
     'ViT-S/16': Case('mmpretrain::vision_transformer/vit-base-p16_32xb128-mae_in1k.py', Batch(4, 224, 224),
                      {'model.backbone.arch': 'deit-small', 'model.backbone.drop_path_rate': 0.,
-                      'model.head.in_channels': 384}),
+                      'model.head.in_channels': 384}, compiled=True),
     'RevBiFPN-S0': Case(OURS / 'revbifpn/revbifpn-s0_8xb128_in1k.py', Batch(8, 160, 160)),
 }
 
@@ -78,9 +84,29 @@ def apply_checkpoint(model: nn.Module, planner: Planner) -> Callable[[], None]:
     return remove
 
 
+def apply_compiled(model: nn.Module, budget: float) -> Callable[[], None]:
+    """Let ``torch.compile`` choose what the backbone keeps; without a code generator, whose bytes nobody counts."""
+    compiled = torch.compile(model.backbone.forward, backend='aot_eager_decomp_partition')
+
+    def forward(*args: Any) -> Any:
+        with torch._functorch.config.patch(activation_memory_budget=budget):
+            return compiled(*args)
+
+    model.backbone.forward = forward
+    return partial(delattr, model.backbone, 'forward')
+
+
+def prepare(model: nn.Module, way: str, choices: Optional[Choices], planner: Planner) -> Callable[[], None]:
+    """Have a step of the model run in this way."""
+    if choices is not None:
+        return apply(model, choices)
+    return apply_checkpoint(model, planner) if way == CHECKPOINT else apply_compiled(model, COMPILED[way])
+
+
 def measure(case: Case, rounds: int) -> Dict[str, Any]:
     """Peaks, gradients and times of all plans."""
     cfg, batch = read(case), case.batch
+    begin = time.process_time()
     planner = Planner(Forecaster(cfg), batch, measure_speed())
     plain = planner.plain.peak
     planner(0)
@@ -89,42 +115,51 @@ def measure(case: Case, rounds: int) -> Dict[str, Any]:
         plan = planner(int(share * plain))
         if plan is not None:
             ways[f'budget {share:.0%}'] = plan.choices
-    ways['checkpoint'] = None
-    figures: Dict[str, Any] = dict(batch=list(batch), least=planner.least.peak, ways={})
-    counter = Counter(cfg)
-    model = counter.training.model
+    figures: Dict[str, Any] = dict(batch=list(batch), least=planner.least.peak, parts=len(planner.parts),
+                                   planning=time.process_time() - begin, ways={})
+    ways.update(dict.fromkeys([CHECKPOINT, *COMPILED] if case.compiled else [CHECKPOINT]))
     for name, choices in ways.items():
-        remove = apply_checkpoint(model, planner) if choices is None else apply(model, choices)
-        figures['ways'][name] = dict(peak=counter(batch).peak)
+        counter = Counter(cfg)
+        remove = prepare(counter.training.model, name, choices, planner)
+        peak = profiled_peak(counter.training, batch) if name in COMPILED else counter(batch).peak
+        figures['ways'][name] = dict(peak=peak)
         if choices is not None:
             figures['ways'][name].update(predicted=planner.forecast(choices).peak, expected=planner.cost(choices))
         remove()
-    del counter, model
-    gc.collect()
-    for name, ratio in times(cfg, batch, planner, ways, rounds).items():
-        figures['ways'][name]['time'] = ratio
     for name, error in gradient_errors(cfg, batch, ways).items():
         figures['ways'][name]['gradients'] = error
+    for taken in times(cfg, batch, planner, ways, rounds):
+        for name, value in taken.items():
+            figures['ways'][name].setdefault('seconds', []).append(value)
     return figures
 
 
+def profiled_peak(training: Training, batch: Batch) -> int:
+    """Peak of a step from PyTorch's profiler, where the counter cannot look: within what is compiled."""
+    data = training.data(batch)
+    training.model.train_step(training.data(batch), training.optim_wrapper)  # compiles
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+        training.model.train_step(data, training.optim_wrapper)
+    events = [e for e in profile.profiler.kineto_results.events() if e.name() == '[memory]']
+    alive = np.cumsum([e.nbytes() for e in sorted(events, key=lambda e: e.start_ns())]).max()
+    return int(alive) + sum(training.fixed_bytes().values()) + sum(x.nbytes for x in data['inputs'])
+
+
 def times(cfg: Any, batch: Batch, planner: Planner, ways: Dict[str, Optional[Choices]], rounds: int
-          ) -> Dict[str, float]:
-    """Processor time of forward and backward over that of the plain ones of the same round: the median."""
+          ) -> Iterator[Dict[str, float]]:
+    """Processor time of forward and backward in each way, round after round in alternating order."""
     data: Any = None
     models: Dict[str, Any] = {}
     for name, choices in ways.items():
         training = Training(cfg)
         models[name] = training.model
-        apply_checkpoint(training.model, planner) if choices is None else apply(training.model, choices)
+        prepare(training.model, name, choices, planner)
         data = data or training.data(batch)
     data['inputs'] = tree_map_only(Tensor, lambda x: x.random_(256), data['inputs'])
-    ratios: Dict[str, List[float]] = {name: [] for name in ways}
     for turn in range(rounds + 1):  # in the first, the engine works out its plan and observes the functions
-        taken = {name: seconds(model, data) for name, model in models.items()}
-        for name in ways if turn else ():
-            ratios[name].append(taken[name] / taken[UNIFORM[0]])
-    return {name: statistics.median(values) for name, values in ratios.items()}
+        taken = {name: seconds(models[name], data) for name in (ways, reversed(ways))[turn % 2]}
+        if turn:
+            yield taken
 
 
 def seconds(model: Any, data: Any) -> float:
@@ -179,7 +214,7 @@ def gradient_errors(cfg: Any, batch: Batch, ways: Dict[str, Optional[Choices]]) 
         expected, errors = gradients(ways[UNIFORM[0]]), {}
         for name, choices in ways.items():
             if choices is not None:
-                pairs = [(a, b) for a, b in zip(gradients(choices), expected) if a is not None and b is not None]
+                pairs = [(a, b) for a, b in zip(gradients(choices), expected) if a is not b]
                 errors[name] = max(float((a - b).abs().max() / b.abs().max().clamp(min=1e-300)) for a, b in pairs)
         return errors
     finally:
@@ -187,32 +222,47 @@ def gradient_errors(cfg: Any, batch: Batch, ways: Dict[str, Optional[Choices]]) 
         compiled.nms = nms
 
 
+def ratio(found: Dict[str, Any], way: str, other: str = UNIFORM[0]) -> float:
+    """Time over that of another way, the median over rounds."""
+    return statistics.median(a / b for a, b in zip(*(found['ways'][name]['seconds'] for name in (way, other))))
+
+
+def best_uniform(found: Dict[str, Any], way: str) -> str:
+    """The fastest of the uniform ways that meet the budget of a plan."""
+    ways, budget = found['ways'], float(way.split()[1].rstrip('%')) / 100 * found['ways'][UNIFORM[0]]['predicted']
+    return min((name for name in UNIFORM if ways[name]['peak'] <= budget), key=partial(ratio, found), default='')
+
+
 def table(figures: Dict[str, Any]) -> str:
     """Markdown: each network's plans."""
-    lines = ['| network | choice | peak, MiB | of plain | predicted | time of plain | gradients off by |',
-             '|---|---|---|---|---|---|---|']
+    lines = ['| network | choice | peak, MiB | of plain | predicted | time of plain | of the best uniform | '
+             'gradients off by |', '|---|---|---|---|---|---|---|---|']
     for name, found in figures.items():
         plain = found['ways'][UNIFORM[0]]['peak']
         for way, row in found['ways'].items():
             predicted = f'{row["predicted"] / row["peak"] - 1:+.2%}' if 'predicted' in row else ''
             error = f'{row["gradients"]:.0e}' if row.get('gradients') is not None else ''
+            best = best_uniform(found, way) if way.startswith('budget') else ''
             lines.append(f'| {name} | {way} | {row["peak"] / MIB:,.1f} | {row["peak"] / plain:.1%} | {predicted} | '
-                         f'{row["time"]:.3f} | {error} |')
+                         f'{ratio(found, way):.3f} | {f"{ratio(found, way, best):.3f}, {best}" if best else ""} | '
+                         f'{error} |')
     return '\n'.join(lines)
 
 
 def draw(figures: Dict[str, Any], file: Path) -> None:
-    """Time over memory, a panel for each network."""
+    """Time over memory, a panel for each network, in rows of two."""
     from matplotlib.figure import Figure
-    figure = Figure(figsize=(4 * len(figures), 3.6), layout='constrained')
-    for axes, (name, found) in zip(figure.subplots(1, len(figures), squeeze=False)[0], figures.items()):
+    columns, rows = min(len(figures), 2), -(-len(figures) // 2)
+    figure = Figure(figsize=(4.4 * columns, 3.6 * rows), layout='constrained')
+    for axes, (name, found) in zip(figure.subplots(rows, columns, squeeze=False).flat, figures.items()):
         ways, plain = found['ways'], found['ways'][UNIFORM[0]]['peak']
-        points = sorted((100 * row['peak'] / plain, row['time']) for way, row in ways.items()
+        points = sorted((100 * row['peak'] / plain, ratio(found, way)) for way, row in ways.items()
                         if way.startswith('budget') or way == UNIFORM[0])
         axes.plot(*zip(*points), marker='o', label='plans for budgets', zorder=3)
-        for way, marker in zip((*UNIFORM[1:], 'checkpoint'), 's^x'):
-            axes.plot(100 * ways[way]['peak'] / plain, ways[way]['time'], marker, color='black', markersize=7,
-                      markerfacecolor='none', label='torch.utils.checkpoint' if way == 'checkpoint' else way)
+        for way, marker in zip((*UNIFORM[1:], CHECKPOINT, *COMPILED), 's^x+*'):
+            if way in ways:
+                axes.plot(100 * ways[way]['peak'] / plain, ratio(found, way), marker, color='black', markersize=7,
+                          markerfacecolor='none', label=way)
         axes.set(title=f'{name}, {"x".join(map(str, found["batch"][:3]))}', xlabel='peak, % of plain',
                  ylabel='time of a step, of plain')
         axes.grid(alpha=.3)

@@ -39,6 +39,7 @@ def _squares(*sides: int) -> tuple:
 
 
 FASTER, R50 = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'mmpretrain::resnet/resnet50_8xb32_in1k.py'
+ONE_DETECTOR, ONE_CLASSIFIER = (((160, 224), ), {}, False, (2, )), (_squares(128), {}, False, (2, ))
 PAD = 'model.data_preprocessor.batch_augments'
 CASES = {
     'ResNet-50': Case(R50, _squares(96, 160)),
@@ -60,6 +61,8 @@ CASES = {
     'RevBiFPN-S6': Case(OURS / 'revbifpn/revbifpn-s6_8xb128_in1k.py', _squares(96, 128)),
     'RevViT-S': Case(OURS / 'revvit/revvit-small_8xb256_in1k.py', _squares(224)),
     'RevViT-B': Case(OURS / 'revvit/revvit-base_8xb256_in1k.py', _squares(224)),
+    'RevViT-L, SGD': Case(OURS / 'revvit/revvit-large_8xb256_in1k.py', _squares(224), {
+        'optim_wrapper.optimizer': dict(type='SGD', lr=.1, weight_decay=.05, _delete_=True)}),
     'Rev-Swin-T': Case(OURS / 'revswin/revswin-tiny_16xb64_in1k.py', _squares(224)),
     'PF-ResNet-50 hybrid': Case(OURS / 'parameter_free/pf-resnet50-hybrid_4xb256_in1k.py', _squares(96, 160)),
     'RetinaNet R50-FPN': Case('mmdet::retinanet/retinanet_r50_fpn_1x_coco.py'),
@@ -77,6 +80,18 @@ CASES = {
     'DINO R50': Case('mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py', ((224, 288), (256, 320))),
     'Mask2Former R50': Case('mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco.py', ((96, 128), (128, 160)),
                             {PAD: None}),
+    # Ten that the forecast was not written with: one batch each.
+    'Cascade R-CNN R50-FPN': Case('mmdet::cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco.py', *ONE_DETECTOR),
+    'GFL R50-FPN': Case('mmdet::gfl/gfl_r50_fpn_1x_coco.py', *ONE_DETECTOR),
+    'SOLOv2 R50-FPN': Case('mmdet::solov2/solov2_r50_fpn_1x_coco.py', *ONE_DETECTOR),
+    'CenterNet R18, deformable': Case('mmdet::centernet/centernet_r18-dcnv2_8xb16-crop512-140e_coco.py',
+                                      *ONE_DETECTOR),
+    'YOLOv3 MobileNetV2': Case('mmdet::yolo/yolov3_mobilenetv2_8xb24-320-300e_coco.py', *ONE_DETECTOR),
+    'DenseNet-121': Case('mmpretrain::densenet/densenet121_4xb256_in1k.py', *ONE_CLASSIFIER),
+    'HRNet-W18': Case('mmpretrain::hrnet/hrnet-w18_4xb32_in1k.py', *ONE_CLASSIFIER),
+    'PoolFormer-S12': Case('mmpretrain::poolformer/poolformer-s12_32xb128_in1k.py', *ONE_CLASSIFIER),
+    'MViTv2-T': Case('mmpretrain::mvit/mvitv2-tiny_8xb256_in1k.py', _squares(224), batches=(2, )),
+    'SegFormer-B0': Case('mmseg::segformer/segformer_mit-b0_8xb2-160k_ade20k-512x512.py', *ONE_DETECTOR),
 }
 
 

@@ -131,7 +131,7 @@ class MemoryBudgetHook(Hook):
             except ProblemError:  # the pipeline does not resize images
                 batch = default_batch(cfg, _largest_of(runner.train_loop.dataloader.dataset))
             batch = batch._replace(objects=self.objects)
-            runner.logger.info(f'MemoryBudgetHook: planning for {describe(batch)}, which takes a minute or two')
+            runner.logger.info(f'MemoryBudgetHook: planning for {describe(batch)}, which takes up to a minute')
             planner = self._planner(cfg, batch)
             plan = planner(self.budget)
             if plan is None and self._leaky:

@@ -103,7 +103,8 @@ class Planner:
     def __init__(self, forecaster: Forecaster, batch: Batch, speed: Speed = Speed(1e11, 1e10), rounds: int = 4):
         self._forecaster, self._batch, self._rounds = forecaster, batch, rounds
         self._model = forecaster.training.model
-        remove = apply(self._model, dict.fromkeys(find_steps(self._model), KEPT))
+        self._steps = find_steps(self._model)
+        remove = apply(self._model, dict.fromkeys(self._steps, KEPT))
         self.plain = forecaster(batch)
         remove()
         self.parts = find_parts(self._model, self.plain.called)
@@ -135,7 +136,7 @@ class Planner:
         if len(self._kept) == 1:
             steps = [self.plain, *(self.forecast(self.uniform(level)) for level in (1, 2))]
             self._kept += [self._by_part(step) for step in steps[1:]]
-            self.estimate = Estimate(self.parts, steps, self._kept, self._part_of)
+            self.estimate = Estimate(self.parts, steps, self._kept, [self._owners(step) for step in steps])
 
     def forecast(self, choices: Choices) -> Forecast:
         """Predict a step with these choices."""
@@ -154,7 +155,8 @@ class Planner:
         """Forecast the best estimated choices; what the estimate is off by counts in the next ones."""
         seconds = np.array([[self._seconds(part.name, min(level, len(part.choices) - 1)) for part in self.parts]
                             for level in range(len(self._kept))])
-        target, fits, exceeds = float(budget), None, None  # the latter two: a target and the peak that it led to
+        aim = budget * (1 - _CLOSE / 2)
+        target, fits, exceeds = aim, None, None  # the latter two: a target and the peak that it led to
         for _ in range(self._rounds):
             levels = self.estimate.fit(target, seconds)
             choices = {part.name: part.choices[level] for part, level in zip(self.parts, levels)}
@@ -167,10 +169,10 @@ class Planner:
             else:
                 exceeds = target, peak
             if fits and exceeds:
-                share = (budget - fits[1]) / (exceeds[1] - fits[1])
+                share = (aim - fits[1]) / (exceeds[1] - fits[1])
                 target = fits[0] + share * (exceeds[0] - fits[0])
             else:
-                target += budget - peak
+                target += aim - peak
 
     # ------------------------------------------------------------------------------------------------ what it costs
 
@@ -195,8 +197,8 @@ class Planner:
     def _forward_work(self) -> Dict[str, List[int]]:
         """Bytes that the forward of each part allocates, and its multiply-accumulates."""
         work: Dict[str, List[int]] = defaultdict(lambda: [0, 0])
-        for a in self.plain.allocations[:self.plain.marks['backward']]:
-            work[self._part_of(a.path)][0] += a.bytes
+        for a, owner in zip(self.plain.allocations[:self.plain.marks['backward']], self._owners(self.plain)):
+            work[owner][0] += a.bytes
         for path, macs in self.plain.forward_macs.items():
             work[self._part_of(path)][1] += macs
         return work
@@ -204,10 +206,20 @@ class Planner:
     def _by_part(self, forecast: Forecast) -> Dict[str, int]:
         """Bytes kept for backward, by part."""
         sums: Dict[str, int] = defaultdict(int)
-        for a in forecast.allocations[:forecast.marks['backward']]:
+        for a, owner in zip(forecast.allocations[:forecast.marks['backward']], self._owners(forecast)):
             if forecast.kind(a) == 'kept for backward':
-                sums[self._part_of(a.path)] += a.bytes
+                sums[owner] += a.bytes
         return sums
+
+    def _owners(self, forecast: Forecast) -> List[str]:
+        """The part that makes each allocation. What a reversible sequence makes belongs to the step that ran last."""
+        owners, last = [], {}
+        for a in forecast.allocations:
+            owner = self._part_of(a.path)
+            if owner in self._steps:
+                last[self._steps[owner]] = owner
+            owners.append(last.get(a.path, owner))
+        return owners
 
     def _part_of(self, path: str) -> str:
         while path and path not in self._names:

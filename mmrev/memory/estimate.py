@@ -1,5 +1,5 @@
 """The peak of a step with any choices, estimated from forecasts in which all parts are treated alike."""
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 
@@ -17,22 +17,22 @@ class Estimate:
         parts: Of the model.
         steps: A forecast with all parts kept, one with all of them at level 1, and so on.
         kept: For each, the bytes that each part keeps for backward.
-        part_of: The name of the part that a path lies in.
+        owners: For each, the names of the parts that make its allocations.
     """
 
     def __init__(self, parts: Sequence[Part], steps: Sequence[Forecast], kept: Sequence[Dict[str, int]],
-                 part_of: Callable[[str], str]):
-        self._index = {part.name: i for i, part in enumerate(parts)}
+                 owners: Sequence[Sequence[str]]):
         self._last = [len(part.choices) - 1 for part in parts]
         self._kept = np.array([[found.get(part.name, 0) for part in parts] for found in kept])  # (levels, parts)
         running, levels, highest, pending = [], [], [], []
-        for level, step in enumerate(steps):
-            owners = [self._index[part_of(a.path)] for a in step.allocations]
-            begin, end = self._spans(step, owners)
+        index = {part.name: i for i, part in enumerate(parts)}
+        for level, (step, names) in enumerate(zip(steps, owners)):
+            made_by = [index[name] for name in names]
+            begin, end = self._spans(step, made_by)
             alive = np.array(step.alive(step.allocations)) + sum(step.fixed.values())
-            states = np.searchsorted(np.sort([*begin, *end]), np.arange(len(owners)))
-            for moment in _highest(owners, alive, states):
-                owner = owners[moment]
+            states = np.searchsorted(np.sort([*begin, *end]), np.arange(len(made_by)))
+            for moment in _highest(made_by, alive, states):
+                owner = made_by[moment]
                 held = (begin < moment) & (moment < end)
                 held[owner] = False
                 running.append(owner)

@@ -49,9 +49,10 @@ def find_parts(model: nn.Module, called: Collection[str]) -> List[Part]:
     return parts
 
 
-def find_steps(model: nn.Module) -> List[str]:
-    """Names of the functions of the steps that can be undone."""
-    return [name for _, names in _sequences(model) for name in names]
+def find_steps(model: nn.Module) -> Dict[str, str]:
+    """The functions of the steps that can be undone, each with the reversible sequence it lies in: names."""
+    names = {module: name for name, module in model.named_modules()}
+    return {step: names[sequence] for sequence, steps in _sequences(model) for step in steps}
 
 
 def _sequences(model: nn.Module) -> Iterator[Tuple[ReversibleSequence, List[str]]]:

@@ -108,7 +108,7 @@ def test_a_real_step_needs_what_the_plan_predicts_and_no_more_than_the_budget(na
         real = counter(batch).peak
         remove()
         assert plan.peak == pytest.approx(real, rel=0.01)
-        assert 0.97 * budget <= plan.peak <= budget and real <= 1.01 * budget
+        assert 0.95 * budget <= plan.peak <= budget and real <= 1.01 * budget
         seconds.append(sum(plan.seconds.values()))
         assert all(seconds[-1] <= planner.cost(planner.uniform(level)) for level in (1, 2)
                    if planner.forecast(planner.uniform(level)).peak <= budget)
