@@ -1,28 +1,25 @@
-"""Plans for memory budgets beside what is uniform: peak bytes, gradients, and time of a training step.
+"""Plans for memory budgets compared with uniform choices: peak bytes, gradients, and time of a training step.
 
     python benchmarks/budget.py                    # four networks, about an hour on one core
-    python benchmarks/budget.py --only yolox       # those whose name holds this
-    python benchmarks/budget.py --table            # what was measured so far, and the picture
+    python benchmarks/budget.py --only yolox       # networks whose name contains this
+    python benchmarks/budget.py --table            # the figures that were measured so far, and the picture
 
-Budgets are shares of the peak with everything kept. Peaks are counted in real steps on the CPU. Times are processor
-time of one thread, so that they hold beside other jobs: the median over rounds of a step (without optimizer)
+Budgets are fractions of the peak with everything kept. Peaks are counted in real steps on the CPU. Times are processor
+time of one thread, which hardly depends on other jobs: the median over rounds of a step (without optimizer)
 over the round's plain one.
 Gradients are compared in float64. `checkpoint` is torch.utils.checkpoint on the same blocks and functions.
 """
-import argparse
 import gc
 import importlib
-import json
 import statistics
 import time
-import warnings
 from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
+import cases
 import numpy as np
 import torch
-from mmengine.logging import MMLogger
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 from torch.utils.checkpoint import checkpoint
@@ -58,7 +55,7 @@ CASES = {
 
 
 def read(case: Case) -> Any:
-    """Its config, changed, with nothing random in the step."""
+    """Read the config of a case, with its changes."""
     return load_config(str(case.config), dict(case.options))
 
 
@@ -225,25 +222,11 @@ def draw(figures: Dict[str, Any], file: Path) -> None:
 
 def main(argv=None):
     """Measure, write the figures after every network, print the table and draw the picture."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--only', default='', help='networks whose name holds this')
+    parser = cases.parser(__doc__, 'work_dirs/benchmark_budget.json')
     parser.add_argument('--rounds', type=int, default=7, help='steps of each choice')
-    parser.add_argument('--table', action='store_true', help='measure nothing')
-    parser.add_argument('--out', type=Path, default='work_dirs/benchmark_budget.json')
     parser.add_argument('--picture', type=Path, default='work_dirs/budget.png')
     args = parser.parse_args(argv)
-    warnings.simplefilter('ignore')
-    MMLogger.get_current_instance().setLevel('ERROR')
-    torch.set_num_threads(1)
-    figures = json.loads(args.out.read_text()) if args.out.exists() else {}
-    for name, case in CASES.items():
-        if not args.table and args.only.lower() in name.lower():
-            figures[name] = measure(case, args.rounds)
-            args.out.parent.mkdir(parents=True, exist_ok=True)
-            args.out.write_text(json.dumps(figures, indent=2))
-            print(table({name: figures[name]}), flush=True)
-    figures = {name: figures[name] for name in CASES if name in figures}
+    figures = cases.measured(args, CASES, partial(measure, rounds=args.rounds), table)
     print(table(figures))
     draw(figures, args.picture)
 

@@ -36,7 +36,7 @@ def main(argv=None):
     runs = {mode: run(mode, args) for mode in args.modes}
     first = next(iter(runs))
     print(f'\n{"mode":<12}{"M param.":>9}{"MiB/img":>9}{"CPU s":>8}{"top-1":>8}{"best":>8}{"minutes":>9}   first '
-          f'{args.compare} losses beside {first}\'s, largest relative difference')
+          f'{args.compare} losses compared with {first}\'s, largest relative difference')
     for mode, (spent, losses, accuracies, minutes) in runs.items():
         pairs = list(zip(losses, runs[first][1]))[:args.compare]
         difference = max(abs(ours - other) / abs(other) for ours, other in pairs)

@@ -1,4 +1,4 @@
-"""What a training step of a config costs, on images of its own data set: parameters, memory and processor time."""
+"""Cost of a training step of a config on images of its data set: parameters, memory and processor time."""
 import time
 from statistics import median
 from typing import NamedTuple, Optional

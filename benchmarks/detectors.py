@@ -93,7 +93,7 @@ def train_step(model: nn.Module, batch: int, shape: Tuple[int, int]) -> None:
 
 
 def report(names: List[str], shape: Tuple[int, int]) -> Dict[str, float]:
-    """Measure the detectors whose name contains one of ``names``, all if there are none, one after another."""
+    """Measure the detectors whose name contains one of ``names``; all if ``names`` is empty."""
     figures = {}
     print(f'Peak bytes alive per image in a training step of whole detectors at {shape[0]}x{shape[1]}: slope between 1 '
           f'and 2 images')

@@ -1,23 +1,19 @@
 """`mmrev memory` compared with real steps on the CPU: bytes of activations and of the peak, at two sizes.
 
     python benchmarks/forecast.py                 # all, an hour on two cores
-    python benchmarks/forecast.py --only yolox    # those whose name contains this
-    python benchmarks/forecast.py --table         # what was measured so far, as the table of docs/forecast.md
+    python benchmarks/forecast.py --only yolox    # configs whose name contains this
+    python benchmarks/forecast.py --table         # the figures that were measured so far, as in docs/forecast.md
 
-Bytes are counted as tensors are made and freed; activations are what is alive besides weights, gradients, the
-optimizer's state and the batch. Sizes are small because the steps really run. Each error is the worst of the batches,
+Bytes are counted when tensors are allocated and freed; activations are all bytes alive except weights, gradients,
+optimizer state and the batch. Sizes are small because the steps really run. Each error is the worst of the batches,
 the bytes are those of the last.
 """
-import argparse
 import gc
-import json
 import time
-import warnings
 from pathlib import Path
 from typing import Any, Dict, NamedTuple
 
-import torch
-from mmengine.logging import MMLogger
+import cases
 
 from mmrev.apis.modes import use_mixed_precision
 from mmrev.apis.run import load_config
@@ -40,7 +36,6 @@ class Case(NamedTuple):
 
 def _squares(*sides: int) -> tuple:
     return tuple((side, side) for side in sides)
-
 
 
 FASTER, R50 = 'mmdet::faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py', 'mmpretrain::resnet/resnet50_8xb32_in1k.py'
@@ -86,7 +81,7 @@ CASES = {
 
 
 def read(case: Case) -> Any:
-    """Its config, changed."""
+    """Read the config of a case, with its changes."""
     cfg = load_config(str(case.config), dict(case.options))
     if case.amp:
         use_mixed_precision(cfg)
@@ -126,25 +121,8 @@ def table(figures: Dict[str, Any]) -> str:
 
 def main(argv=None):
     """Measure, write the figures after every config, and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0],
-                                     formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument('--only', default='', help='configs whose name holds this')
-    parser.add_argument('--table', action='store_true', help='measure nothing')
-    parser.add_argument('--again', action='store_true', help='measure also what has been measured')
-    parser.add_argument('--out', type=Path, default='work_dirs/benchmark_forecast.json')
-    args = parser.parse_args(argv)
-    warnings.simplefilter('ignore')
-    MMLogger.get_current_instance().setLevel('ERROR')
-    torch.set_num_threads(1)
-    figures = json.loads(args.out.read_text()) if args.out.exists() else {}
-    for name, case in CASES.items():
-        if args.table or args.only.lower() not in name.lower() or name in figures and not args.again:
-            continue
-        figures[name] = measure(case)
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps(figures, indent=2))
-        print(table({name: figures[name]}).splitlines()[-1], flush=True)
-    print(table({name: figures[name] for name in CASES if name in figures}))
+    args = cases.parser(__doc__, 'work_dirs/benchmark_forecast.json').parse_args(argv)
+    print(table(cases.measured(args, CASES, measure, lambda figures: table(figures).splitlines()[-1])))
 
 
 if __name__ == '__main__':

@@ -141,7 +141,7 @@ def main() -> int:
     parser.add_argument('--only', nargs='+', default=[''], metavar='WORD', help='networks with one of these words')
     parser.add_argument('--rounds', type=int, default=10, help='timed steps, after three that are not')
     parser.add_argument('--out', type=Path, default=ROOT / 'work_dirs' / 'gpu_benchmark.md',
-                        help='the table; the picture lies beside it')
+                        help='file of the table; the picture is in the same folder')
     args = parser.parse_args()
     device = torch.device(args.device)
     if device.type == 'cuda' and not torch.cuda.is_available():
@@ -152,7 +152,7 @@ def main() -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(as_markdown(rows, machine(on)))
     draw(rows, args.out.with_suffix('.png'))
-    print(f'The table is in {args.out}, the picture beside it')
+    print(f'The table is in {args.out}, the picture in the same folder')
     return 0
 
 

@@ -4,8 +4,8 @@
     python benchmarks/gpu_check.py --only attention norms   # checks with one of these words in their name
     python benchmarks/gpu_check.py --device cpu --small     # the logic alone, without a GPU
 
-Each line says pass, fail or skipped, with a figure or the reason. Without a GPU everything is skipped by name. The exit
-status is 1 if a check fails.
+Each line shows pass, fail or skipped, with a figure or the reason. Without a GPU all checks are skipped by name. The
+exit status is 1 if a check fails.
 """
 import argparse
 import platform

@@ -1,4 +1,4 @@
-"""What a step of a reversible network costs besides its function: ours, a bare reversible function, checkpointing.
+"""Overhead of a step of a reversible network: ours, a bare reversible function, checkpointing.
 
 ``python benchmarks/run.py overhead`` measures processor time of one thread, so that other jobs matter little. The bare
 functions are those of a textbook: they save their output streams, and neither repeat random numbers nor check anything.
@@ -147,7 +147,7 @@ def _runs(couplings: Sequence[nn.Module], plain: Sequence[Block], bare: Sequence
 
 
 def report(rounds: int) -> Dict[str, Dict[str, float]]:
-    """Microseconds per step besides its function: a training step, minus plain's, minus a forward without a graph."""
+    """Overhead per step in microseconds: a training step, minus a plain one, minus a forward without a graph."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     figures = {name: _measure(name, *build(), rounds) for name, build in NETWORKS.items()}

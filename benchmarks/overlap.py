@@ -3,8 +3,8 @@
     python benchmarks/overlap.py                   # a reversible ViT, 256 wide, 8 deep, 16 images of 32x32
     python benchmarks/overlap.py --threads 1 2     # with this many intra-op threads each
 
-With `overlap` a second thread recomputes a block while the gradient of the one after it is computed. Nothing else may
-run on the machine meanwhile.
+With `overlap` a second thread recomputes a block while the gradient of the following block is computed. Nothing else
+may run on the machine at the same time.
 """
 import argparse
 import json

@@ -1,7 +1,7 @@
 """Whole segmentors in training: bytes per image that forward keeps for backward, and at the peak of a step.
 
     python benchmarks/segmentors.py                  # the table of docs/segmentation.md
-    python benchmarks/segmentors.py --only swin      # those whose name holds this
+    python benchmarks/segmentors.py --only swin      # segmentors whose name contains this
     python benchmarks/segmentors.py --size 256 256 --counted    # in real steps
 
 Each figure is the difference of a step with three images and one with two: weights, their gradients and the state of
@@ -70,9 +70,9 @@ def measure(case: Case, sizes, counted: bool = False) -> List[Dict[str, int]]:
 
 
 def main(argv=None) -> int:
-    """Print the table, a row as soon as it is there."""
+    """Print the table, each row as soon as it is measured."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n', 1)[0])
-    parser.add_argument('--only', default='', help='segmentors whose name holds this text')
+    parser.add_argument('--only', default='', help='segmentors whose name contains this text')
     parser.add_argument('--size', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help='in place of the two sizes')
     parser.add_argument('--counted', action='store_true', help='in real steps on the CPU')
     args = parser.parse_args(argv)

@@ -1,6 +1,6 @@
 """Reversible and parameter-free networks for OpenMMLab, with a training memory that does not grow with depth.
 
-`mmrev.reversible`, `mmrev.layers` and `mmrev.testing` need torch alone. Where mmengine is installed, importing this
+`mmrev.reversible`, `mmrev.layers` and `mmrev.testing` require only PyTorch. If mmengine is installed, importing this
 package makes the scope `mmrev` known to its registries and configs; models are imported on first use.
 """
 import warnings
@@ -44,4 +44,4 @@ if find_spec('mmengine') is not None:
         checkpoints.allow_when_needed()
     except Exception as error:  # a broken mmengine must not take torch-only parts and `mmrev doctor` with it
         warnings.warn('mmengine is installed, but no `mmrev.*` type could be registered with it '
-                      f'({type(error).__name__}: {error}); `python -m mmrev.doctor` says how to fix it', stacklevel=2)
+                      f'({type(error).__name__}: {error}); `python -m mmrev.doctor` shows how to fix it', stacklevel=2)

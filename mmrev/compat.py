@@ -22,10 +22,11 @@ from torch.utils import flop_counter
 from torch.utils._pytree import tree_map
 
 __all__ = [
-    'add_safe_globals', 'backward_into', 'can_save_memory', 'differentiate', 'eagerly', 'edge_node', 'flop_registry',
-    'get_autocast_dtype', 'get_device_module', 'has_global_hooks', 'is_autocast_available', 'is_autocast_enabled',
-    'is_compiler_active', 'is_compiling', 'is_exporting', 'is_fully_sharded', 'load_weights_only', 'notice_freed',
-    'output_edge', 'when_freed', 'without_attention_fast_path', 'without_cudnn_attention'
+    'add_safe_globals', 'backward_into', 'can_predict_memory', 'can_save_memory', 'differentiate', 'eagerly',
+    'edge_node', 'flop_registry', 'get_autocast_dtype', 'get_device_module', 'has_global_hooks',
+    'is_autocast_available', 'is_autocast_enabled', 'is_compiler_active', 'is_compiling', 'is_exporting',
+    'is_fully_sharded', 'load_weights_only', 'notice_freed', 'output_edge', 'when_freed',
+    'without_attention_fast_path', 'without_cudnn_attention'
 ]
 
 _VERSION = tuple(int(number) for number in torch.__version__.split('.')[:2])
@@ -119,6 +120,7 @@ def has_global_hooks() -> bool:
 # ------------------------------------------------------------------------------------------------- autograd
 
 can_save_memory = _VERSION >= (2, 5)  # torch tells which saved-tensor hooks are active
+can_predict_memory = _VERSION >= (2, 5)  # fake tensors can be released while a network of them runs
 _EDGES = _VERSION >= (2, 5)  # torch.autograd.grad accepts a GradientEdge as an output
 
 
@@ -235,15 +237,24 @@ def without_attention_fast_path() -> Iterator[None]:
         mha.set_fastpath_enabled(enabled)
 
 
-@contextmanager
-def without_cudnn_attention(device_type: str) -> Iterator[None]:
+def without_cudnn_attention(device_type: str) -> ContextManager[Any]:
     """Without the cuDNN kernel of scaled dot-product attention, which newer GPUs and versions of PyTorch try first.
 
-    It has no gradient for the bias, and PyTorch checks for one only where a graph is recorded.
+    It has no gradient for the bias, and PyTorch checks for one only where a graph is recorded. A compiled function
+    chooses among all other kernels, also those that the user has disabled: the compiler cannot ask.
     """
-    if device_type != 'cuda' or not hasattr(torch.backends.cuda, 'enable_cudnn_sdp') or is_compiling():
-        yield
-        return
+    if device_type != 'cuda' or not hasattr(torch.backends.cuda, 'enable_cudnn_sdp'):
+        return nullcontext()
+    if not is_compiling():
+        return _cudnn_attention_disabled()
+    if _VERSION < (2, 6):  # the compiler does not know the context manager
+        return nullcontext()
+    kernels = torch.nn.attention.SDPBackend
+    return torch.nn.attention.sdpa_kernel([kernels.FLASH_ATTENTION, kernels.EFFICIENT_ATTENTION, kernels.MATH])
+
+
+@contextmanager
+def _cudnn_attention_disabled() -> Iterator[None]:
     enabled = torch.backends.cuda.cudnn_sdp_enabled()
     torch.backends.cuda.enable_cudnn_sdp(False)
     try:

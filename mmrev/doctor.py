@@ -1,4 +1,4 @@
-"""`mmrev doctor`: what is installed, whether it works, and the command that fixes what does not."""
+"""`mmrev doctor`: show what is installed, whether it works, and commands that fix what does not."""
 import argparse
 import os
 import platform
@@ -31,9 +31,8 @@ def report(facts: Facts, found: list[Problem]) -> list[str]:
               for name, (purpose, _) in OPTIONAL.items()]
     if facts.torch_alone():
         lines.append('Without OpenMMLab: mmrev.reversible, mmrev.layers and mmrev.testing work, models do not '
-                     '(see "Set-up" in the README).')
-    lines.append(f'{len(found)} {"thing is" if len(found) == 1 else "things are"} wrong:' if found else
-                 'Nothing is wrong.')
+                     '(see "Installation" in the README).')
+    lines.append(f'{len(found)} problem{"s" * (len(found) > 1)} found:' if found else 'No problems found.')
     for number, problem in enumerate(found, 1):
         lines += [f'  {number}. {problem.what}', f'     fix: {problem.fix}']
     return lines

@@ -1,7 +1,7 @@
-"""Problems in two lines (what is wrong, how to fix it), the exception that carries them, the phases that name them.
+"""Problems in two lines (what is wrong, how to fix it), their exception, and phases that name where it was raised.
 
 A check yields `Problem`. Code that cannot continue raises `ProblemError`. Commands do their work in a `phase`, which
-turns any other exception into a `ProblemError` that says what was being done and quotes the exception's message.
+turns any other exception into a `ProblemError` that names the phase and quotes the exception's message.
 """
 import contextlib
 import difflib
@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Iterable, Iterator, NamedTuple, Optional
 
 _RELAYED = re.compile(r'Caught (\w+) in .*^(?:[\w.]+\.)?\1: (.*?)(?:\n  (.*))?\s*$', re.DOTALL | re.MULTILINE)
-LOST = 'another process of this run has ended'  # said by the processes that notice it
+LOST = 'another process of this run has ended'  # the message of the processes that detect it
 
 
 class Problem(NamedTuple):
-    """Something that a person can fix."""
+    """Something that a user can fix."""
 
     what: str  # what is wrong, by name
     fix: str = ''  # how to fix it
@@ -23,13 +23,12 @@ class Problem(NamedTuple):
 
 
 class ProblemError(ValueError):
-    """Raised when a problem ends what is running.
+    """Raised when a problem ends a command.
 
     Args:
         what: What is wrong, by name.
         fix: How to fix it.
-        status: Exit status of a command that ends with it: 2 for wrong input, 1 for a run that failed after it had
-            begun.
+        status: Exit status of the command: 2 for wrong input, 1 for a run that failed after it had begun.
     """
 
     def __init__(self, what: str, fix: str = '', status: int = 2):
@@ -44,15 +43,15 @@ class ProblemError(ValueError):
 
 
 class Terminated(KeyboardInterrupt):
-    """Raised when SIGTERM ends a run, after it has saved a checkpoint."""
+    """Raised when SIGTERM ends a run, after a checkpoint has been saved."""
 
 
 @contextlib.contextmanager
 def phase(name: str, fix: str = '', status: int = 2) -> Iterator[None]:
-    """Name what the block does, for the message of an exception that leaves it. The innermost of nested phases counts.
+    """Name what a block does, for the message of an exception that leaves it. The innermost of nested phases is used.
 
     Args:
-        name: What is being done, as ``'iteration 7'``.
+        name: What the block does, such as ``'iteration 7'``.
         fix: How to fix it.
         status: See `ProblemError`.
 
@@ -68,7 +67,7 @@ def phase(name: str, fix: str = '', status: int = 2) -> Iterator[None]:
 
 
 def one_line(error: BaseException) -> str:
-    """The message of an exception in one line of at most 400 characters, with its type if it is a bare word."""
+    """The message of an exception in one line of at most 400 characters, with the type if it is a single word."""
     text = str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
     if isinstance(error, OSError) and error.filename is not None:
         text = f'{error.strerror}: `{error.filename}`'
@@ -86,6 +85,6 @@ def _raised_by(error: BaseException) -> str:
 
 
 def closest(name: str, choices: Iterable[str], likeness: float = 0.6) -> str:
-    """The choices closest to `name`, as the start of a fix; empty if there are none."""
+    """The choices closest to `name`, as the beginning of a fix; empty if none is similar."""
     near = difflib.get_close_matches(name, sorted(set(choices)), n=3, cutoff=likeness)
     return f'Did you mean {" or ".join(f"`{choice}`" for choice in near)}? ' if near else ''

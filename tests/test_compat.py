@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 NEWER = re.compile(r'torch\.autograd\.graph\.(?:GradientEdge|get_gradient_edge)|torch\.get_device_module|'
                    r'torch\.(?:is_autocast_enabled|get_autocast_dtype|amp\.is_autocast_available)|'
                    r'torch\.nn\.modules\.module\._has_any_global_hook|torch\.compiler\.is_\w+|'
-                   r'torch\.serialization\.\w*globals\w*')
+                   r'torch\.serialization\.\w*globals\w*|torch\.utils\._pytree\.tree_leaves')
 
 
 def names(path):

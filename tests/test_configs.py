@@ -68,6 +68,8 @@ def test_config_has_at_most_three_layers(name):
 def test_a_config_without_an_underscore_can_be_run_and_says_its_batch_size(name):
     cfg = load(name)
     assert {'type', 'backbone'} <= cfg.model.keys() and cfg.train_dataloader.dataset and cfg.optim_wrapper.optimizer
+    cfg.merge_from_dict({f'{part}.init_cfg.checkpoint': 'weights.pth' for part in ('model', 'model.backbone')})
+    assert cfg.model.init_cfg == dict(type='mmrev.Pretrained', checkpoint='weights.pth')
     stated = re.search(r'_(\d+)xb(\d+)[-_]', name)
     if stated:
         processes, images = map(int, stated.groups())

@@ -17,7 +17,7 @@ PARTS = (
     ('reversible', ),
     ('layers', ),
     ('testing', ),
-    ('problems', 'registry'),
+    ('problems', 'registry', 'side_effects'),
     ('checkpoints', ),
     ('models', ),
     ('surgery', ),

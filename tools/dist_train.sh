@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train in several processes, one per GPU, or on the CPU: tools/dist_train.sh CONFIG PROCESSES [flags of tools/train.py]
-# NNODES, NODE_RANK, MASTER_ADDR and PORT say how several machines find each other.
+# NNODES, NODE_RANK, MASTER_ADDR and PORT specify how several machines find each other.
 set -eu
 CONFIG=$1
 PROCESSES=$2

@@ -1,7 +1,7 @@
 """Make the digits data set, train a reversible detector or segmentor on it, evaluate it, draw what it finds.
 
 Everything comes from the public tools; each command is printed before it runs, so that it can be repeated by hand.
-An interrupted run continues from its last checkpoint; after a complete run, a new one begins beside it.
+An interrupted run continues from its last checkpoint; after a complete run, a new one begins in another folder.
 """
 import argparse
 import json
@@ -53,11 +53,11 @@ def main(argv: Optional[List[str]] = None) -> int:
         seconds = train(task, run, resume, args)
         metrics = evaluate(task, run, args)
     except StepFailed as failure:
-        print(f'quickstart stopped in {shown(run)}. The message above says why; run it again to go on.',
+        print(f'quickstart stopped in {shown(run)}. See the message above; run it again to continue.',
               file=sys.stderr)
         return failure.status
     except KeyboardInterrupt:
-        print(f'\nquickstart interrupted in {shown(run)}; run it again to go on.', file=sys.stderr)
+        print(f'\nquickstart interrupted in {shown(run)}; run it again to continue.', file=sys.stderr)
         return 130
     (run / RESULT).write_text(json.dumps(metrics, indent=1) + '\n', encoding='utf-8')
     print(summary(task, run, metrics, seconds))
@@ -87,9 +87,9 @@ def run_folder(parent: Path) -> Tuple[Path, bool]:
 
 
 def make_data(task: Task, args: argparse.Namespace) -> None:
-    """Make the data set, unless one is there."""
+    """Generate the data set unless it exists."""
     if task.data.exists():
-        print(f'{task.data} is there and is used as it is')
+        print(f'{task.data} exists and is used unchanged')
         return
     call('dataset_converters/digits.py', '--task', args.task, '--out', task.data, '--train-images', args.train_images,
          '--val-images', args.val_images)
@@ -157,7 +157,7 @@ def options(args: argparse.Namespace) -> List[str]:
 
 
 def latest(folder: Path, pattern: str) -> Optional[Path]:
-    """The youngest file of ``folder`` that matches, None if there is none."""
+    """The newest file in ``folder`` that matches; None if there is none."""
     return max(folder.glob(pattern), key=lambda path: path.stat().st_mtime, default=None)
 
 

@@ -25,7 +25,7 @@ class On(NamedTuple):
 
 
 class Skipped(Exception):
-    """Raised by a check that cannot run here; the text says why."""
+    """Raised by a check that cannot run here; the message states why."""
 
 
 Check = Callable[[On], str]

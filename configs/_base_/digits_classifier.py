@@ -1,4 +1,4 @@
-"""What all classifiers of handwritten digits share. The backbone and its channels are left to the configs.
+"""Common to all classifiers of handwritten digits. The backbone and its channels are left to the configs.
 
 The data: `python tools/dataset_converters/digits.py --task classification`.
 """

@@ -1,4 +1,4 @@
-"""What all detectors of handwritten digits share: a small Faster R-CNN. The backbone is left to the configs.
+"""Common to all detectors of handwritten digits: a small Faster R-CNN. The backbone is left to the configs.
 
 The data: `python tools/dataset_converters/digits.py`.
 """

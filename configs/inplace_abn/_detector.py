@@ -1,4 +1,4 @@
-"""What the detectors on COCO share: a ResNet-50 with InPlace-ABN, and FPN."""
+"""Common to the detectors on COCO: a ResNet-50 with InPlace-ABN, and FPN."""
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
 detector = dict(

@@ -1,4 +1,4 @@
-"""What all networks share: a classifier with InPlace-ABN on ImageNet-1k, trained as published.
+"""Common to all networks: a classifier with InPlace-ABN on ImageNet-1k, trained as published.
 
 Of each network, batch size, rate and norm are those of the published experiment. Statistics that are not synchronized
 are those of one process's share of the batch; over how many that was shared is not published.

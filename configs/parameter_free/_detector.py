@@ -1,4 +1,4 @@
-"""What the detectors on COCO share: R50-hybrid and FPN."""
+"""Common to the detectors on COCO: R50-hybrid and FPN."""
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
 detector = dict(

@@ -1,4 +1,4 @@
-"""What all sizes share: Cascade Mask R-CNN with HRFPN on COCO, the recipe of HRNet (8x2 images, 20 epochs).
+"""Common to all sizes: Cascade Mask R-CNN with HRFPN on COCO, the recipe of HRNet (8x2 images, 20 epochs).
 
 All start from random weights unless told otherwise:
 --cfg-options model.backbone.init_cfg.checkpoint=FILE

@@ -1,4 +1,4 @@
-"""What the detectors on COCO share: RevBiFPN with HRFPN."""
+"""Common to the detectors on COCO: RevBiFPN with HRFPN."""
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
 channels = 256  # of the feature pyramid and the heads

@@ -1,4 +1,4 @@
-"""What all sizes share: Faster R-CNN with HRFPN on COCO, the recipe of HRNet (8x2 images, 1x) that the paper uses.
+"""Common to all sizes: Faster R-CNN with HRFPN on COCO, the recipe of HRNet (8x2 images, 1x) that the paper uses.
 
 All start from random weights unless told otherwise:
 --cfg-options model.backbone.init_cfg.checkpoint=FILE

@@ -1,4 +1,4 @@
-"""What all sizes share: the classifier of the paper on ImageNet-1k.
+"""Common to all sizes: the classifier of the paper on ImageNet-1k.
 
 Architecture, resolution, dropout and stochastic depth of each size are the published code's. The schedule is ours, of
 EfficientNet's kind; README.md has a table of what is published and what is ours.

@@ -1,4 +1,4 @@
-"""What all sizes on Cityscapes share: SegFormer's head, and mmseg's recipe for SegFormer (8x1 images, 160k)."""
+"""Common to all sizes on Cityscapes: SegFormer's head, and mmseg's recipe for SegFormer (8x1 images, 160k)."""
 _base_ = [
     'mmseg::_base_/models/segformer_mit-b0.py',
     '../_base_/segmentation/cityscapes_1024_adamw_160k.py',

@@ -6,5 +6,6 @@ It starts from random weights unless told otherwise:
 _base_ = ['mmdet::mask2former/mask2former_r50_8xb2-lsj-50e_coco-panoptic.py', './_detector.py']
 
 model = dict(
+    init_cfg=dict(_base_.detector.init_cfg, _delete_=True),
     backbone=_base_.detector.backbone,
     panoptic_head=dict(in_channels=[48, 64, 80, 160]))

@@ -1,4 +1,4 @@
-"""What the detectors on COCO share: Rev-Swin-T, FPN, and AdamW."""
+"""Common to the detectors on COCO: Rev-Swin-T, FPN, and AdamW."""
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
 detector = dict(

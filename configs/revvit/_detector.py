@@ -1,4 +1,4 @@
-"""What the detectors on COCO share: RevViT-B, ViTDet's simple feature pyramid, and AdamW."""
+"""Common to the detectors on COCO: RevViT-B, ViTDet's simple feature pyramid, and AdamW."""
 custom_imports = dict(imports=['mmrev'], allow_failed_imports=False)
 
 detector = dict(

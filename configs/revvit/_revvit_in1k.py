@@ -1,4 +1,4 @@
-"""What all sizes share: RevViT on ImageNet-1k by mmpretrain's recipe for 8x256 images and 300 epochs.
+"""Common to all sizes: RevViT on ImageNet-1k by mmpretrain's recipe for 8x256 images and 300 epochs.
 
 README.md has a table of its values beside PySlowFast's, which differ in drop path, weight decay and clipping.
 """

@@ -1,4 +1,4 @@
-"""Facts about a network that need no data: operations, channels, running modules. Needs torch alone."""
+"""Analysis of a network without data: operations, channels, running modules. Requires only PyTorch."""
 from .module_stack import ModuleStack
 from .operations import Operations, count_operations
 

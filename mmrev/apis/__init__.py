@@ -1,4 +1,4 @@
-"""What your own programs need around mmengine's `Runner`, and models of mmrev by name in mmpretrain and mmdet.
+"""Functions for your own programs with mmengine's `Runner`, and models of mmrev by name in mmpretrain and mmdet.
 
 After ``import mmrev.apis`` mmpretrain's `get_model`, `list_models` and `inference_model` know the classifiers.
 `DetInferencer`, which needs mmdet and is imported on first use, knows the detectors.

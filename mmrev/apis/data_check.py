@@ -9,7 +9,7 @@ from mmrev.problems import Problem, one_line, phase
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-_SECONDS = 5.  # between two lines about the progress
+_SECONDS = 5.  # between two progress lines
 
 
 def unreadable(cfg: 'Config', splits: Sequence[str]) -> Iterator[Problem]:
@@ -17,10 +17,10 @@ def unreadable(cfg: 'Config', splits: Sequence[str]) -> Iterator[Problem]:
 
     Args:
         cfg: The config.
-        splits: Those of ``train``, ``val`` and ``test`` that it has.
+        splits: Its splits, of ``train``, ``val`` and ``test``.
 
     Yields:
-        For each data set how many samples cannot be read, and the first.
+        A problem for each data set with unreadable samples: their number, and the first error.
 
     Raises:
         ProblemError: If a data set cannot be built, or if their classes differ.
@@ -29,7 +29,7 @@ def unreadable(cfg: 'Config', splits: Sequence[str]) -> Iterator[Problem]:
 
     from mmrev.hooks import PhaseHook
     from mmrev.hooks.sanity_hook import check_classes
-    from mmrev.hooks.side_effects import unnoticed
+    from mmrev.side_effects import unnoticed
     init_default_scope(str(cfg.get('default_scope') or 'mmengine'))
     datasets: Dict[str, Any] = {}
     for split in splits:

@@ -30,7 +30,8 @@ def adopt_launcher(launcher: str) -> int:
         The rank of this process; 0 for ``'none'``.
 
     Raises:
-        ValueError: If the launcher has not started this process, or does not say where several machines meet.
+        ValueError: If the launcher has not started this process, gives it a rank that is none, or does not say where
+            several machines meet.
     """
     if launcher == 'none':
         return 0
@@ -40,6 +41,8 @@ def adopt_launcher(launcher: str) -> int:
         raise ValueError(f'it has not started this process: {", ".join(missing)} not set')
     for variable, name in zip(_RANK_VARIABLES['pytorch'], names):
         os.environ[variable] = os.environ[name]
+    if not 0 <= int(os.environ['RANK']) < int(os.environ['WORLD_SIZE']):  # gloo would wait for half an hour
+        raise ValueError(f'rank {os.environ["RANK"]} is none of {os.environ["WORLD_SIZE"]} processes')
     if launcher == 'mpi' and 'MASTER_ADDR' not in os.environ:  # mpirun does not set it, and mmengine asks for it
         if os.environ.get('OMPI_COMM_WORLD_LOCAL_SIZE', os.environ['WORLD_SIZE']) != os.environ['WORLD_SIZE']:
             raise ValueError('MASTER_ADDR is not set; on several machines, name that of process 0: '

@@ -1,11 +1,11 @@
-"""Make mmpretrain know the classifiers of mmrev by name."""
+"""Add the classifiers of mmrev to mmpretrain's model hub."""
 CLASSIFICATION = 'Image Classification'
 
 
 def add_classifiers() -> None:
-    """Add the classifiers of mmrev's metafiles to mmpretrain's `ModelHub`, which has no use for detectors.
+    """Add the classifiers of mmrev's metafiles to mmpretrain's `ModelHub`, which does not support detectors.
 
-    A model without published weights gets an address whose loader says so: mmpretrain itself would only warn, and
+    A model without published weights gets an address whose loader raises an error; mmpretrain would only warn, and
     continue with random weights.
     """
     from mmpretrain.apis.model import ModelHub

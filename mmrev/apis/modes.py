@@ -1,4 +1,4 @@
-"""What flags of the commands change in a config: mixed precision, augmentation at test time, drawn predictions."""
+"""Change a config for options of the commands: mixed precision, test-time augmentation, drawn predictions."""
 import copy
 import os
 import sys
@@ -32,7 +32,7 @@ def use_mixed_precision(cfg: 'Config') -> None:
 
 
 def use_memory_budget(cfg: 'Config', size: str) -> None:
-    """Train within that many bytes, such as ``'10GB'``, in place of a budget that the config has."""
+    """Set the memory budget, such as ``'10GB'``; it replaces a budget of the config."""
     from mmrev.memory.report import parse_bytes
     parse_bytes(size)
     hooks = list(cfg.get('custom_hooks') or ())
@@ -41,8 +41,20 @@ def use_memory_budget(cfg: 'Config', size: str) -> None:
     cfg.custom_hooks = [hook for hook in hooks if hook not in own] + [dict(options, budget=size)]
 
 
+def scale_learning_rate(cfg: 'Config') -> None:
+    """Scale the learning rate with the batch size over ``auto_scale_lr.base_batch_size``.
+
+    Raises:
+        ProblemError: If the config has no such size.
+    """
+    if not isinstance(cfg.get('auto_scale_lr'), dict) or 'base_batch_size' not in cfg.auto_scale_lr:
+        raise ProblemError('--auto-scale-lr: the config does not say for which batch size its learning rate is meant',
+                           'Add auto_scale_lr=dict(enable=True, base_batch_size=16) to the config')
+    cfg.auto_scale_lr.enable = True
+
+
 def pin_memory(cfg: 'Config') -> None:
-    """With a GPU, make dataloaders collate in page-locked memory unless the config says otherwise.
+    """Use page-locked memory in the dataloaders if there is a GPU, unless the config specifies ``pin_memory``.
 
     Copies from there to the GPU are faster. The configs do not set it because PyTorch warns about it without a GPU.
     """
@@ -72,7 +84,7 @@ def draw_predictions(cfg: 'Config', folder: Optional[str], show: bool = False, w
         raise ProblemError('--show and --show-dir need a visualization hook, and the config has none',
                            "Add default_hooks=dict(visualization=dict(type='DetVisualizationHook'))")
     if show and not (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY') or sys.platform != 'linux'):
-        raise ProblemError('--show needs a display, and there is none here', 'Write files instead: --show-dir drawn')
+        raise ProblemError('--show needs a display, but none is available', 'Write files instead: --show-dir drawn')
     if getattr(hook.type, '__name__', hook.type).split('.')[-1] == 'VisualizationHook':  # mmpretrain's
         folder = folder and os.path.abspath(folder)
         hook.update(enable=True, out_dir=folder, interval=1)  # by default it draws every 5000th image

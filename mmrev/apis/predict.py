@@ -1,4 +1,4 @@
-"""Predictions on images, drawn and as plain values, by the inferencers of the hosts."""
+"""Predictions on images, drawn and as plain values, by the inferencers of mmdet, mmpretrain and mmseg."""
 import json
 from collections import Counter
 from pathlib import Path
@@ -17,14 +17,14 @@ IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')  # 
 
 
 class Prediction(NamedTuple):
-    """What a model finds in an image.
+    """The prediction of a model on an image.
 
     Attributes:
-        file: The image.
-        summary: In a few words.
-        values: As numbers, strings, lists and dicts.
-        drawn: The image with the prediction on it, of shape (H, W, 3), in RGB; None where there are maps.
-        maps: Images to write in its place, by the ends of their names.
+        file: Path of the image.
+        summary: Summary in a few words.
+        values: Prediction as numbers, strings, lists and dicts.
+        drawn: Image with the drawn prediction, RGB of shape (H, W, 3); None if there are ``maps``.
+        maps: Images to write instead, by the suffixes of their names.
     """
     file: str
     summary: str
@@ -47,17 +47,17 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
     """Predict image by image.
 
     Args:
-        cfg: Config of the model; its ``default_scope`` says of which kind it is.
-        checkpoint: Its weights.
+        cfg: Config of the model; its ``default_scope`` determines the task.
+        checkpoint: Checkpoint of the model.
         inputs: Images, and folders of images at any depth.
-        out_dir: Where to write the drawn images, named as in the folder that they are from, and ``predictions.json``.
-        score: Boxes below it are neither drawn nor counted.
-        task: ``'detection'``, ``'classification'`` or ``'semseg'``, to be refused a config of another.
+        out_dir: Folder for ``predictions.json`` and the drawn images, which keep their names in the input folder.
+        score: Boxes with a lower score are neither drawn nor counted.
+        task: ``'detection'``, ``'classification'`` or ``'semseg'``; raise if the config is for another task.
         **segmentation: For a segmentor, see :class:`mmrev.apis.segmenter.Segmenter`.
 
     Raises:
         ProblemError: If there is no image, one cannot be read, the config is for another task, the checkpoint is of
-            another model, or the results cannot be written.
+            another model, or the results cannot be written or would overwrite an image.
     """
     scope = cfg.get('default_scope')
     if scope not in SCOPES:
@@ -68,13 +68,18 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
         names = ', '.join(f'--{name.replace("_", "-")}' for name in segmentation)
         raise ProblemError(f'{cfg.filename} is for {SCOPES[scope]}, and {names} for semseg', 'Leave them out')
     images = find_images(inputs, '.png' if segmentation.get('out_format') else None)
+    given = {file.resolve() for file, _ in images}
+    for _, name in images if out_dir is not None else ():
+        if Path(out_dir, name).resolve() in given:
+            raise ProblemError(f'`{Path(out_dir, name)}` is one of the images, and would be overwritten by a drawn one',
+                               'Name another folder with --out-dir')
     if '://' not in checkpoint:
-        load_local(checkpoint)  # which says what is wrong with it
+        load_local(checkpoint)  # raises if something is wrong with it
     with phase('building the model', 'Give the checkpoint that was trained with this config'):
         predict_one = _build(cfg, checkpoint, score, segmentation)
     found = {}
     for file, name in images:
-        with phase(f'image `{file}`', 'Leave it out, or repair it', status=1):
+        with phase(f'image `{file}`', 'Leave it out, or fix it', status=1):
             prediction = Prediction(str(file), *predict_one(str(file)))
         found[name.as_posix()] = prediction.values
         if out_dir is not None:
@@ -85,10 +90,10 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
 
 
 def find_images(inputs: Sequence[str], suffix: Optional[str] = None) -> List[Tuple[Path, Path]]:
-    """The images among files and folders, each with its name below `out_dir`, which ends in `suffix` if given.
+    """Find images in files and folders; return each with its name in `out_dir`, which ends in `suffix` if given.
 
     Raises:
-        ProblemError: If there is none, an input does not exist, or two have one name.
+        ProblemError: If there is no image, an input does not exist, or two images have the same name.
     """
     images: Dict[Path, Path] = {}
     for given in map(Path, inputs):
@@ -99,7 +104,8 @@ def find_images(inputs: Sequence[str], suffix: Optional[str] = None) -> List[Tup
             name = file.relative_to(folder)
             other = images.setdefault(name.with_suffix(suffix) if suffix else name, file)
             if other != file:
-                raise ProblemError(f'`{other}` and `{file}` would be drawn to one file', 'Predict one after the other')
+                raise ProblemError(f'`{other}` and `{file}` would be drawn to the same file',
+                                   'Predict them in separate calls')
     if not images:
         raise ProblemError(f'there is no image in {", ".join(inputs)}', f'Names of images end in {", ".join(IMAGES)}')
     return [(file, name) for name, file in images.items()]

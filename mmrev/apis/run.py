@@ -138,12 +138,29 @@ def _adopt_seed(cfg: 'Config') -> None:
             cfg.randomness = dict(cfg.get('randomness') or {}, seed=seed)
 
 
-def _build_dataloader(runner: 'Runner', build: Callable, exact: 'ExactResumeHook', *args: Any, **kwargs: Any) -> Any:
+def _build_dataloader(runner: 'Runner', build: Callable, exact: 'ExactResumeHook', config: Any, *args: Any,
+                      **kwargs: Any) -> Any:
     from mmrev.hooks import PhaseHook
-    loader = build(*args, **kwargs)
+    with phase(f'building the dataloader of {" and ".join(_annotations(config)) or "a data set"}',
+               'Fix them; --traceback shows where'):
+        loader = build(config, *args, **kwargs)
+    if hasattr(loader.dataset, '__len__') and not len(loader):
+        size = getattr(loader.batch_sampler, 'batch_size', 'its sampler')
+        raise ProblemError(f'{len(loader.dataset)} samples give no batch of {size}' +
+                           ' with drop_last=True' * bool(getattr(loader.batch_sampler, 'drop_last', False)),
+                           'Lower batch_size, or look at the filter_cfg and the annotations of the data set')
     PhaseHook.name_samples(loader.dataset)
     exact.seed_samples(runner, loader)
     return loader
+
+
+def _annotations(config: Any) -> Iterator[str]:
+    """The annotation files that a config names, else the folders; of data sets within others as well."""
+    if isinstance(config, dict) and (config.get('ann_file') or config.get('data_root')):
+        yield f'`{osp.join(config.get("data_root") or "", config.get("ann_file") or "")}`'
+    elif isinstance(config, (dict, list, tuple)):
+        for child in config.values() if isinstance(config, dict) else config:
+            yield from _annotations(child)
 
 
 @contextlib.contextmanager
@@ -167,6 +184,8 @@ def running(runner: 'Runner', *parts: str) -> Iterator[None]:
     except ProblemError as error:
         if re.search('Connection (reset|closed) by peer|Broken pipe', error.what):  # gloo
             error.what = f'{LOST}, which says why: {error.what}'
+        if 'need at least one array' in error.what:  # mmengine, where a filter leaves no sample
+            error.fix = 'No sample with an object is left: compare metainfo.classes with the names in the annotations'
         if 'BFloat16' in error.what:
             error.fix = f'Leave out --amp (or optim_wrapper.type), or train on a GPU. {error.fix}'
         if not any(getattr(hook, 'begun', False) for hook in runner.hooks):

@@ -18,7 +18,7 @@ class Segmenter:
 
     Args:
         cfg: Config of the segmentor. ``scales``, ``flip`` and ``fusion`` of its ``test_cfg`` are the defaults.
-        checkpoint: Its weights.
+        checkpoint: Checkpoint of the segmentor.
         out_format: ``'palette'`` for the labels as an indexed image in the colors of the classes, ``'raw'`` for the
             labels in gray, ``'prob'`` for these and the probabilities, times 255.
         **fusion: Arguments of :func:`mmrev.models.segmentors.predict_fused`.
@@ -49,7 +49,7 @@ class Segmenter:
         self.visualizer.set_dataset_meta(classes=self.classes, palette=self.palette)  # its constructor swaps the two
 
     def __call__(self, file: str) -> tuple:
-        """A summary, values by name, the drawn image (RGB), and maps to write in its place, by the end of their name"""
+        """Return a summary, values by name, the drawn image (RGB), and maps to write instead, by suffix."""
         import torch
         from mmcv.image import imread
         from mmengine.dataset import pseudo_collate

@@ -1,12 +1,15 @@
-"""The work dir of a training: where to resume, one run at a time, nothing overwritten unasked."""
+"""The work dir of a training: find the checkpoint to resume, lock the folder, protect checkpoints of other runs."""
 import contextlib
 import os
 import re
 import shutil
 from pathlib import Path
-from typing import Iterator, List, NamedTuple, Optional, Tuple
+from typing import TYPE_CHECKING, Iterator, List, NamedTuple, Optional, Tuple
 
 from mmrev.problems import ProblemError, phase
+
+if TYPE_CHECKING:
+    from mmengine.config import Config
 
 _LOCK = '.lock'
 _LOGS = re.compile(r'\d{8}_\d{6}|[^.].*\.py')  # what a run writes before it begins
@@ -19,8 +22,28 @@ class Resumable(NamedTuple):
     skipped: Tuple[str, ...]
 
 
+def choose_checkpoint(cfg: 'Config', resume: Optional[str] = None) -> Tuple[str, ...]:
+    """Set what a training starts from.
+
+    Args:
+        cfg: The config; ``resume`` and ``load_from`` are set.
+        resume: A checkpoint to resume from, or ``'auto'``: the newest in the work dir, if there is one; without it, the
+            training starts from ``load_from``.
+
+    Returns:
+        Names of checkpoints that cannot be read.
+    """
+    if resume not in (None, 'auto'):
+        cfg.update(resume=True, load_from=resume)
+    elif resume or cfg.get('resume') and not cfg.get('load_from'):
+        newest, skipped = find_resumable(cfg.work_dir)
+        cfg.update(resume=bool(newest) or not cfg.get('load_from'), load_from=newest or cfg.get('load_from'))
+        return skipped
+    return ()
+
+
 def find_resumable(work_dir: str) -> Resumable:
-    """Find the complete checkpoint with most iterations, in a work dir and where its ``last_checkpoint`` lies.
+    """Find the complete checkpoint with the most iterations, in a work dir and the folder of its ``last_checkpoint``.
 
     Raises:
         ProblemError: If there are checkpoints, and none can be read.
@@ -45,23 +68,24 @@ def find_resumable(work_dir: str) -> Resumable:
 
 @contextlib.contextmanager
 def reserved(work_dir: str, resume: bool, overwrite: bool) -> Iterator[List[Path]]:
-    """Have a work dir for this run alone.
+    """Reserve a work dir for this run.
 
     Args:
-        work_dir: It is created.
-        resume: Whether its checkpoints are those of this run.
+        work_dir: The folder, which is created.
+        resume: Whether its checkpoints belong to this run.
         overwrite: Whether checkpoints of another run may be deleted.
 
     Yields:
-        What to delete of another run, once this one has begun.
+        Files of another run, to delete after this run has begun.
 
     Raises:
-        ProblemError: If another run is alive in it, or it holds checkpoints of another one.
+        ProblemError: If another run is active in the folder, or it contains checkpoints of another run.
     """
     if os.environ.get('RANK', '0') != '0':  # the first process does it for all
         yield []
         return
-    others = [] if resume else [path.name for path in _checkpoints(Path(work_dir))]
+    with phase(f'looking into `{work_dir}`', 'Name another folder with --work-dir FOLDER'):
+        others = [] if resume else [path.name for path in _checkpoints(Path(work_dir))]
     if others and not overwrite:
         raise ProblemError(f'`{work_dir}` holds checkpoints of another run: {", ".join(others[:3])}'
                            + ', ...' * (len(others) > 3),
@@ -73,13 +97,13 @@ def reserved(work_dir: str, resume: bool, overwrite: bool) -> Iterator[List[Path
 
 @contextlib.contextmanager
 def without_traces(work_dir: str) -> Iterator[None]:
-    """Make a work dir; delete what a command wrote into it that is refused before it has begun."""
+    """Create a work dir; if the command fails before the run begins, delete everything that it wrote."""
     if os.environ.get('RANK', '0') != '0':
         yield
         return
     folder = Path(work_dir).absolute()
-    made = [path for path in (folder, *folder.parents) if not path.exists()]
     with phase(f'making the work dir `{work_dir}`', 'Name another one: --work-dir FOLDER'):
+        made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
         before = {path.name for path in folder.iterdir()}
     try:
@@ -91,7 +115,7 @@ def without_traces(work_dir: str) -> Iterator[None]:
                     shutil.rmtree(path, ignore_errors=True)
                 elif path.name not in before and (path.name == _LOCK or _LOGS.fullmatch(path.name)):
                     path.unlink()
-            with contextlib.suppress(OSError):  # it holds something else
+            with contextlib.suppress(OSError):  # it contains other files
                 for path in made:
                     path.rmdir()
         raise
@@ -115,7 +139,7 @@ def _lock(file, work_dir: str) -> None:
 
 
 def _checkpoints(folder: Path) -> List[Path]:
-    """What a training writes; a user's own files may lie beside them."""
+    """Checkpoints that a training writes; the folder may contain other files of the user."""
     return sorted(path for path in folder.glob('*.pth') if _WRITTEN.match(path.name) and path.is_file())
 
 

@@ -19,14 +19,14 @@ def convert(content: Any, request: Request, families: Optional[Iterable[Family]]
     Args:
         content: Result of `read`.
         request: Source of the content, and options.
-        families: Families that it may belong to; all by default.
+        families: Families to try; all by default.
 
     Returns:
         ``{'state_dict': ..., 'meta': ...}``.
 
     Raises:
         ProblemError: If it belongs to none of these families, is incomplete, or has a value under such a name that is
-            no tensor.
+            not a tensor.
     """
     families = tuple(FAMILIES.values() if families is None else families)
     refused = None
@@ -46,7 +46,7 @@ def _convert(weights: Weights, request: Request, family: Family) -> Dict[str, An
         if not isinstance(value, Tensor):
             raise ProblemError(f'{foreign}: `{key}` is a {type(value).__name__}, not a tensor', f'Give {family.source}')
     if family.adapt is None and (request.trained_with or request.target):
-        raise ProblemError(f'`{request.file}` is of {family.of}, whose norms cannot be changed',
+        raise ProblemError(f'`{request.file}` is a checkpoint of {family.of}, whose norms cannot be changed',
                            'Leave out --trained-with and --for')
     weights, facts = family.adapt(weights, request) if family.adapt else (weights, {})
     try:
@@ -72,17 +72,17 @@ def _unknown(content: Any, file: str, families: Tuple[Family, ...]) -> ProblemEr
 
 def convert_file(src: str, dst: str, families: Optional[Iterable[Family]] = None, any_hash: bool = False,
                  **norms: Optional[str]) -> str:
-    """Convert a checkpoint file and write the result; the file appears once it is complete.
+    """Convert a checkpoint file and write the result. The file appears only after it is complete.
 
     Args:
         src: File to convert.
         dst: File to write.
         families: See `convert`.
-        any_hash: Convert a file whose name or family is that of a published file and whose hash is not.
+        any_hash: Also convert a file that has the name or family of a published file, but another hash.
         **norms: ``trained_with`` and ``target`` of `Request`.
 
     Returns:
-        A sentence that says what was written, and of which model.
+        A sentence about the file that was written, and its model.
 
     Raises:
         ProblemError: If `src` cannot be converted, or `dst` cannot be written.

@@ -1,4 +1,4 @@
-"""What a file in `families` defines for the checkpoints of one publisher."""
+"""The definition of a family: the checkpoints of one publisher."""
 from typing import TYPE_CHECKING, Any, Callable, Dict, NamedTuple, Optional, Tuple
 
 from .published import Model
@@ -26,10 +26,11 @@ class Family(NamedTuple):
     ``convert`` raises `KeyError` for a foreign name, ``check_complete`` for a missing one.
     """
 
-    name: str  # name on the command line
+    name: str  # name on the command line, and of its file
     of: str  # in words, after 'a checkpoint of'
-    source: str  # where to get such a checkpoint
+    source: str  # in words, after 'Give ': a checkpoint to use instead
     is_published_name: Callable[[str], bool]
     convert: Callable[[Weights], Weights]
     check_complete: Callable[[Weights], None] = lambda weights: None
-    adapt: Optional[Callable[[Weights, Request], Tuple[Weights, Dict[str, Any]]]] = None  # values, before the names
+    # Changes values, before `convert`; returns facts for the meta as well.
+    adapt: Optional[Callable[[Weights, Request], Tuple[Weights, Dict[str, Any]]]] = None

@@ -135,7 +135,8 @@ def load_local(file: str) -> Dict[str, Any]:
     if has_published_form(file):
         content = load_from_published_file(file, 'cpu')
     if not isinstance(content, dict):
-        raise ProblemError(f'checkpoint `{file}` holds a {type(content).__name__}, not a dict of weights')
+        raise ProblemError(f'checkpoint `{file}` holds a {type(content).__name__}, not a dict of weights',
+                           'Give a checkpoint of a training run, or a state dict')
     return content
 
 

@@ -31,7 +31,7 @@ class Model(NamedTuple):
 
     @property
     def weights(self) -> str:
-        """What mmengine loads the weights from; if there are none, `load_from_mmrev` raises and says so."""
+        """Path for mmengine to load the weights from. If none are published, loading it raises an error."""
         return self.url if self.url and self.url.endswith('.pth.tar') else f'mmrev://{self.name}'
 
 
@@ -49,18 +49,18 @@ def models() -> Tuple[Model, ...]:
 
 
 def find_model(name: str) -> Optional[Model]:
-    """The model of this name; the case does not matter."""
+    """Find a model by its name, ignoring case."""
     return next((model for model in models() if model.name.lower() == name.lower()), None)
 
 
 def find_file(path: str) -> Optional[Model]:
-    """The model whose published weights have this file name, in any folder or at any address."""
+    """Find the model whose published weights have this file name, in any folder or at any address."""
     name = os.path.basename(path)
     return next((model for model in models() if model.url and os.path.basename(model.url) == name), None)
 
 
 def find_digest(*digests: str) -> Optional[Model]:
-    """The model whose published file has one of these hashes, SHA-256 or MD5."""
+    """Find the model whose published file has one of these hashes, SHA-256 or MD5."""
     return next((model for model in models() if model.sha256 in digests or model.md5 in digests), None)
 
 
@@ -96,5 +96,5 @@ def check_hash(file: str, model: Model, digest: Optional[str] = None) -> None:
     if not digest.startswith(model.sha256):
         raise ProblemError(
             f'`{file}` has the name of the published weights of {model.name}, but not their content: its sha256 is '
-            f'{digest}, theirs is {model.sha256}', f'Download {model.url} again; for weights of your own use another '
+            f'{digest}, theirs is {model.sha256}', f'Download {model.url} again; give your own weights another '
             'file name, or convert them: mmrev convert SRC DST --any-hash')

@@ -1,4 +1,4 @@
-"""A checkpoint of a training run, made into one to publish: its weights alone, under a name that holds their hash."""
+"""Publish a checkpoint: write its weights to a file whose name contains their hash."""
 import os
 import tempfile
 from pathlib import Path
@@ -10,23 +10,23 @@ from . import published
 from .loaders import load_local
 from .reading import read
 
-# Of mmengine's `meta`. The rest tells of the machine that trained: paths in the config, its environment, the time.
+# Keys of mmengine's `meta` to keep. The others describe the machine: paths in the config, environment, time.
 _META = ('dataset_meta', 'epoch', 'iter', 'mmengine_version')
 
 
 def publish(checkpoint: str, out: Optional[str] = None) -> str:
-    """Write the weights of a checkpoint to a file of their own.
+    """Write only the weights of a checkpoint to a file.
 
-    mmengine's `EMAHook` saves the averaged weights as those of the model, so these are what is published where a run
-    had it. The name ends in the first eight digits of the file's SHA-256, as torch.hub checks them; the same weights
-    give the same file.
+    mmengine's `EMAHook` saves the averaged weights as those of the model, so these are published if a run had it. The
+    name ends in the first eight digits of the file's SHA-256, which torch.hub checks. Equal weights produce identical
+    files.
 
     Args:
-        checkpoint: File of a training run, or another that holds weights.
-        out: File to write, without the hash; by default beside the checkpoint.
+        checkpoint: File of a training run, or another file with weights.
+        out: File to write, without the hash; by default next to the checkpoint.
 
     Returns:
-        In words, what was written.
+        A description of the file that was written.
 
     Raises:
         ProblemError: If the checkpoint cannot be read or holds no weights, or the result cannot be written.
@@ -40,9 +40,9 @@ def publish(checkpoint: str, out: Optional[str] = None) -> str:
     target = Path(out or checkpoint)
     if not target.parent.is_dir():
         raise ProblemError(f'folder `{target.parent}` does not exist', 'Make it, or name another one')
-    with phase(f'writing beside `{target}`', 'Make room or give access there, or name another file', status=1), \
+    with phase(f'writing next to `{target}`', 'Make room or give access there, or name another file', status=1), \
             tempfile.TemporaryDirectory(dir=target.parent) as folder:
-        partial = os.path.join(folder, 'weights.pth')  # a name that goes into the file
+        partial = os.path.join(folder, 'weights.pth')  # the file contains this name
         torch.save(dict(state_dict=weights, meta=_meta(content)), partial)
         read(partial, trusted=())
         file = target.with_name(f'{target.name.removesuffix(".pth")}-{published.sha256_of(partial)[:8]}.pth')

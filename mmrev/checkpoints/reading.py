@@ -97,6 +97,20 @@ def find_weights(content: Any, is_published_name: Callable[[str], bool]) -> Opti
     return None
 
 
+def holds_numbers(value: Any, parameter: 'Tensor') -> bool:
+    """Whether a value of a checkpoint is a tensor of finite real numbers, or the parameter is not one of reals."""
+    import torch
+    return isinstance(value, torch.Tensor) and (
+        value.is_floating_point() and bool(value.isfinite().all()) or not parameter.is_floating_point())
+
+
+def no_numbers(file: str, name: str, value: Any) -> ProblemError:
+    """The error about a value for which `holds_numbers` is false."""
+    kind = f'{value.dtype}, or NaN' if hasattr(value, 'dtype') else type(value).__name__
+    return ProblemError(f'checkpoint `{file}` holds no real numbers for `{name}`, but {kind}',
+                        'Use an earlier checkpoint')
+
+
 def mismatch(model: Any, checkpoint: Dict[str, Any]) -> str:
     """Name the first parameter of a model that a checkpoint lacks or has in another shape; empty if there is none.
 

@@ -6,12 +6,12 @@ from typing import List, Optional
 COMMANDS = dict(
     train=('mmrev.cli.train', 'train a model from a config'),
     test=('mmrev.cli.test', 'test a checkpoint, draw its predictions'),
-    memory=('mmrev.cli.memory', 'say how much memory a training step needs'),
-    predict=('mmrev.cli.predict', 'predict on images and folders, draw what is found'),
+    memory=('mmrev.cli.memory', 'predict the memory of a training step'),
+    predict=('mmrev.cli.predict', 'predict on images and folders, draw the predictions'),
     publish=('mmrev.cli.publish', 'write the weights of a checkpoint to a file with their hash'),
-    check=('mmrev.cli.check', 'say everything that is wrong with a config'),
+    check=('mmrev.cli.check', 'print all problems of a config'),
     convert=('mmrev.cli.convert', 'convert a published checkpoint'),
-    doctor=('mmrev.doctor', 'say what is installed, and how to fix what is not'))
+    doctor=('mmrev.doctor', 'show what is installed, and how to fix what is not'))
 
 
 def main(argv: Optional[List[str]] = None) -> int:
@@ -26,7 +26,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     command, *rest = (sys.argv[1:] if argv is None else argv) or ['--help']
     if command in ('-h', '--help'):
         lines = [f'  {name:8s}{summary}' for name, (_, summary) in COMMANDS.items()]
-        print('\n'.join(['usage: mmrev COMMAND ...', '', *lines, '', 'mmrev COMMAND --help says more.']))
+        print('\n'.join(['usage: mmrev COMMAND ...', '', *lines, '', 'mmrev COMMAND --help shows its options.']))
     elif command == '--version':
         from mmrev import __version__
         print(f'mmrev {__version__}')

@@ -1,4 +1,4 @@
-"""``mmrev check``: everything that is wrong with a config, before a run."""
+"""``mmrev check``: print all problems of a config before a run."""
 import argparse
 from typing import List, Optional
 
@@ -8,9 +8,9 @@ from mmrev.problems import ProblemError
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev check') -> int:
     """Print the problems of a config; return 0 if there are none, otherwise 2."""
-    parser = Parser(prog, description='Say everything that is wrong with a config.')
+    parser = Parser(prog, description='Print all problems of a config.')
     add_config_arguments(parser)
-    parser.add_argument('--data', action='store_true', help='read every annotation and image as well')
+    parser.add_argument('--data', action='store_true', help='also read every annotation and image')
     return run_command(parser, check, argv)
 
 

@@ -1,4 +1,4 @@
-"""What the commands share: arguments, reading the config, reporting errors."""
+"""Code that the commands share: arguments, reading the config, reporting errors."""
 import argparse
 import gc
 import json
@@ -16,23 +16,21 @@ from mmrev.problems import ProblemError, Terminated, phase
 if TYPE_CHECKING:
     from mmengine.config import Config
 
-EXIT_INTERRUPTED = 130
-EXIT_TERMINATED = 143
-
 
 def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namespace], None],
                 argv: Optional[Sequence[str]] = None) -> int:
-    """Run a command, and report an exception that ends it in two lines.
+    """Run a command; report an exception that ends it in two lines.
 
     Args:
-        parser: Parser of the arguments; messages begin with its ``prog``.
+        parser: Parser of the arguments, which gets ``--traceback``; messages begin with its ``prog``.
         body: The command itself.
-        argv: Arguments; those of the process by default. ``--traceback`` prints the traceback as well.
+        argv: Arguments; those of the process by default.
 
     Returns:
-        0, the status of a `ProblemError`, `EXIT_INTERRUPTED` or `EXIT_TERMINATED`.
+        0, the status of a `ProblemError`, 130 after Ctrl-C, or 143 after SIGTERM.
     """
     argv = sys.argv[1:] if argv is None else argv
+    parser.add_argument('--traceback', action='store_true', help='print the traceback of a problem')
     try:
         args = parser.parse_args(argv)
         with phase('unexpected error', 'Run again with --traceback, and report it', status=1):
@@ -42,7 +40,7 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
         if os.environ.get('LOCAL_RANK', '0') == '0':
             how = 'terminated' if isinstance(stop, Terminated) else 'interrupted'
             print(f'\n{parser.prog}: {how}. {stop}'.rstrip(), file=sys.stderr, flush=True)
-        return EXIT_TERMINATED if isinstance(stop, Terminated) else EXIT_INTERRUPTED
+        return 143 if isinstance(stop, Terminated) else 130
     except ProblemError as error:
         if '--traceback' in argv:
             traceback.print_exc()
@@ -91,15 +89,14 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the config and the options that change it."""
     parser.add_argument('config', help='config file, or mmrev::FOLDER/NAME.py')
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE',
-                        help='override the config: key=value, nested as a.b.c=value, list entries by index '
-                        '(a.0.b=value), lists as key="[a,b]" or key=a,b without blanks')
-    parser.add_argument('--traceback', action='store_true', help='show where a problem was noticed')
-    parser.set_defaults(launcher='none', work_dir=None)
+                        help='override entries of the config: a.b.0.c=value, or key="[1,2]" without blanks')
+    parser.set_defaults(launcher='none', work_dir=None, skip_wrong_annotations=False)
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the flags of a command that runs."""
+    """Add the options of commands that run the config."""
     add_config_arguments(parser)
+    parser.add_argument('--skip-wrong-annotations', action='store_true', help='ignore invalid COCO annotations')
     parser.add_argument('--work-dir', help='folder for checkpoints and logs; default work_dirs/CONFIG')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm', 'mpi'], default='none',
                         help='what started the processes; with or without GPUs')
@@ -107,10 +104,10 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def join_launcher(args: argparse.Namespace) -> None:
-    """Take the rank of this process from the launcher. Only rank 0 prints; errors of all ranks reach stderr."""
+    """Read the rank of this process from the launcher. Only rank 0 prints; errors of all ranks go to stderr."""
     if args.local_rank is not None:
         os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    with phase('mmengine cannot be imported', '`mmrev doctor` says what is installed and how to fix it'):
+    with phase('mmengine cannot be imported', '`mmrev doctor` shows what is installed and how to fix it'):
         from mmrev.apis.distributed import adopt_launcher
     with phase(f'--launcher {args.launcher}', 'Use tools/dist_train.sh, tools/dist_test.sh, torchrun, srun or mpirun'):
         rank = adopt_launcher(args.launcher)
@@ -124,6 +121,9 @@ def load_config(args: argparse.Namespace) -> 'Config':
     """Read the config and merge the command line into it."""
     from mmrev.apis import run
     cfg = run.load_config(args.config, args.cfg_options)
+    if args.skip_wrong_annotations:
+        from mmrev.datasets.coco import skip_wrong_annotations
+        skip_wrong_annotations()
     cfg.launcher = args.launcher
     if '' in (args.work_dir, cfg.get('work_dir')):
         raise ProblemError('the work dir is empty', 'Name a folder with --work-dir, or leave it out for '

@@ -1,4 +1,4 @@
-"""``python -m mmrev.cli.launch``: torchrun, which reports in two lines the process that failed first."""
+"""``python -m mmrev.cli.launch``: torchrun that reports only the process that failed first, in two lines."""
 import logging
 import os
 import signal
@@ -14,13 +14,13 @@ def main() -> int:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import main as torchrun
     logging.disable(logging.ERROR)
-    os.environ['MMREV_LAUNCH'] = '1'  # tells the processes to leave the report to this one
+    os.environ['MMREV_LAUNCH'] = '1'  # the processes leave the report to this one
     try:
         torchrun()
     except ChildFailedError as error:
         rank, failure = first_failure(error.failures)
         told = failure.message['message'] if isinstance(failure.message, dict) else None
-        print(told or f'mmrev: error: process {rank}: {failure.message}\n  It left no word; its memory may '
+        print(told or f'mmrev: error: process {rank}: {failure.message}\n  It printed no error; memory may '
               'have run out: see dmesg', file=sys.stderr)
         return failure.exitcode if failure.exitcode > 0 else 128 - failure.exitcode
     except SignalException as stop:
@@ -29,7 +29,7 @@ def main() -> int:
 
 
 def first_failure(failures: Dict[int, Any]) -> Tuple[int, Any]:
-    """Rank and report of the process that failed first. Processes that were stopped or fail because of it do not count.
+    """Return rank and report of the process that failed first, ignoring those that ended because of it.
 
     Timestamps are whole seconds, so they do not suffice.
     """

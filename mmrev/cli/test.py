@@ -22,7 +22,7 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev test') -> int:
 
 
 def test(args: argparse.Namespace) -> None:
-    """Check everything, then test; nothing is written before the checks."""
+    """Run the checks, then test. Nothing is written before the checks have passed."""
     if args.out and not args.out.endswith(('.pkl', '.pickle')):
         raise ProblemError(f'--out `{args.out}` must end in .pkl or .pickle', f'Write --out {args.out}.pkl')
     join_launcher(args)
@@ -39,7 +39,7 @@ def test(args: argparse.Namespace) -> None:
         args.show_dir = draw_predictions(cfg, args.show_dir, args.show, args.wait_time)
     if args.tta and cfg.get('test_dataloader') is not None:
         augment_test(cfg)
-    Plan(cfg, ('test', )).require_none()
+    Plan(cfg, ('test', ), skip_wrong=args.skip_wrong_annotations).require_none()
     with without_traces(cfg.work_dir):
         runner = build_runner(cfg, [ProgressHook(), RunReportHook(images=args.show_dir, predictions=args.out)])
         with running(runner, 'test'):

@@ -1,1 +1,1 @@
-"""Data sets that mmrev generates. Importing this package loads nothing heavy."""
+"""Data sets that mmrev generates, and transforms. Importing this package imports nothing large."""

@@ -4,7 +4,7 @@ import math
 import mmap
 import os.path as osp
 from collections import Counter
-from typing import Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 
 def category_names(file: str) -> Optional[Sequence[str]]:
@@ -20,43 +20,98 @@ def category_names(file: str) -> Optional[Sequence[str]]:
         return None
 
 
-def wrong_entries(file: str) -> Iterator[str]:
+def wrong_entries(file: str, skipped: bool = False) -> Iterator[str]:
     """What a COCO-format file has that mmdet would leave out or train on in silence: counted, the first one named.
 
     Wrong types and missing keys are left to the reader of the data set, which fails there.
+
+    Args:
+        file: Its path.
+        skipped: Whether wrong annotations will be left out, see `skip_wrong_annotations`; others cannot.
     """
     with open(file, encoding='utf-8') as stream:
         content = json.load(stream)
-    parts = {part: [entry for entry in content.get(part) or () if isinstance(entry, dict)]
-             for part in ('images', 'annotations', 'categories')} if isinstance(content, dict) else {}
-    known = {part: Counter(str(entry.get('id')) for entry in entries) for part, entries in parts.items()}
+    yield from counted(wrong_descriptions(content) if skipped else (
+        *wrong_descriptions(content), *((what, where) for what, where, _ in wrong_annotations(content))))
+
+
+def counted(wrong: Iterable[Tuple[str, str]]) -> Iterator[str]:
+    """One text for each kind of mistake."""
     found: Dict[str, List[str]] = {}
-    for part in parts:
-        for name, number in known[part].items():
-            if number > 1:
-                found.setdefault(f'the same id in `{part}`', []).append(f'id {name}')
-    for name, number in Counter(str(entry.get('name')) for entry in parts.get('categories', ())).items():
-        if number > 1:
-            found.setdefault('the same name in `categories`', []).append(f'`{name}`')
-    for entry in parts.get('images', ()):
+    for what, where in wrong:
+        found.setdefault(what, []).append(where)
+    for what, places in found.items():
+        yield f'{len(places)} with {what}, first {places[0]}'
+
+
+def _entries(content: Any, part: str) -> List[Dict[str, Any]]:
+    entries = content.get(part) if isinstance(content, dict) else None
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def _id(value: Any) -> Any:
+    """An id that can be a key; 1 and '1' are two."""
+    return value if isinstance(value, (int, float, str)) else repr(value)
+
+
+def wrong_descriptions(content: Any) -> Iterator[Tuple[str, str]]:
+    """What is wrong with images and categories or ids, and where."""
+    for part in ('images', 'annotations', 'categories'):
+        for key in ('id', 'name') if part == 'categories' else ('id', ):
+            for value, number in Counter(str(entry.get(key)) for entry in _entries(content, part)).items():
+                if number > 1:
+                    yield f'the same {key} in `{part}`', f'{key} {value}'
+    for entry in _entries(content, 'images'):
         sides = [entry.get(side, 1) for side in ('height', 'width')]
         if not all(isinstance(side, int) and side > 0 for side in sides):
-            found.setdefault('sides that no image has', []).append(f'image {entry.get("id")}: {sides}')
-    for entry in parts.get('annotations', ()):
-        box, which = entry.get('bbox'), f'annotation {entry.get("id")}'
-        for key, part in (('image_id', 'images'), ('category_id', 'categories')):
-            if key in entry and str(entry[key]) not in known[part]:
-                found.setdefault(f'an unknown `{key}`', []).append(f'{which}: {entry[key]!r}')
+            yield 'sides that no image has', f'image {entry.get("id")}: {sides}'
+
+
+def wrong_annotations(content: Any) -> Iterator[Tuple[str, str, Dict[str, Any]]]:
+    """What is wrong with an annotation, which one it is, and the annotation."""
+    images = {_id(entry.get('id')): entry for entry in _entries(content, 'images')}
+    categories = {_id(entry.get('id')) for entry in _entries(content, 'categories')}
+    for entry in _entries(content, 'annotations'):
+        box, mask, which = entry.get('bbox'), entry.get('segmentation'), f'annotation {entry.get("id")}'
+        for key, known in (('image_id', images), ('category_id', categories)):
+            if key in entry and _id(entry[key]) not in known:
+                yield f'an unknown `{key}`', f'{which}: {entry[key]!r}', entry
         if isinstance(box, list) and all(isinstance(value, (int, float)) for value in box):
             if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
-                found.setdefault('a box that is none', []).append(f'{which}: {box}')
-        mask = entry.get('segmentation')
+                yield 'a box that is none', f'{which}: {box}', entry
+            elif _is_outside(box, images.get(_id(entry.get('image_id')), {})):
+                yield 'a box outside of its image', f'{which}: {box}', entry
+        if isinstance(entry.get('area'), (int, float)) and not 0 <= entry['area'] < math.inf:
+            yield 'an area that is none', f'{which}: {entry["area"]}', entry
         if isinstance(mask, list) and not all(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
                                               and all(isinstance(value, (int, float)) and math.isfinite(value)
                                                       for value in polygon) for polygon in mask):
-            found.setdefault('a polygon that is none', []).append(which)
-    for what, where in found.items():
-        yield f'{len(where)} with {what}, first {where[0]}'
+            yield 'a polygon that is none', which, entry
+
+
+def _is_outside(box: Sequence[float], image: Dict[str, Any]) -> bool:
+    """Whether a box, as x, y, width and height, has no part of an image."""
+    sides = (image.get('width'), image.get('height'))
+    return any(isinstance(side, int) and (begin >= side or begin + length < 0)
+               for begin, length, side in zip(box, box[2:], sides))
+
+
+def skip_wrong_annotations() -> None:
+    """Have data sets and metrics of this process leave out wrong annotations, and log how many."""
+    from mmengine.logging import MMLogger
+    from pycocotools.coco import COCO
+    create_index = COCO.createIndex
+
+    def create_index_without(coco: Any) -> None:
+        wrong = list(wrong_annotations(coco.dataset))
+        left_out = {id(annotation) for _, _, annotation in wrong}
+        if left_out:
+            coco.dataset['annotations'] = [entry for entry in coco.dataset['annotations'] if id(entry) not in left_out]
+            for text in counted((what, where) for what, where, _ in wrong):
+                MMLogger.get_current_instance().warning(f'Annotations left out: {text}')
+        create_index(coco)
+
+    COCO.createIndex = create_index_without
 
 
 def is_whole(file: str) -> bool:

@@ -3,7 +3,7 @@
 scikit-learn ships 1,797 real handwritten digits of 8x8 pixels, so a detector can be trained on real handwriting without
 a download. Each digit is enlarged, slightly rotated and drawn in a light color on an uneven, darker background; boxes
 and masks follow the strokes of the digit. A source digit is used in training or in validation images, never in both.
-The same :class:`DigitsSpec` gives the same bytes.
+Equal :class:`DigitsSpec` produce identical bytes.
 
 Read top down: the specification, the two tasks, one scene, its parts.
 """

@@ -1,13 +1,15 @@
 """Checks of the checkpoints that a run starts from: they can be read, and belong to the model."""
 from typing import Any, Dict, Iterator
 
-from torch import Tensor
+from mmengine.model import BaseModule
 
 from mmrev.checkpoints import load_local, mismatch, not_resumable
+from mmrev.checkpoints.reading import holds_numbers, no_numbers
+from mmrev.models.backbone import Backbone
 from mmrev.models.pretrained import load_weights, starts_from_weights
 from mmrev.problems import Problem, ProblemError
 
-from .plan import Plan, walk
+from .plan import Plan
 
 
 def start(plan: Plan) -> Iterator[Problem]:
@@ -31,12 +33,8 @@ def unfit(plan: Plan, checkpoint: Dict[str, Any], file: str) -> Iterator[Problem
     fitting = 0
     for name, value in state.items():
         there = own.get(name.removeprefix('module.')) if isinstance(name, str) else None
-        if there is not None and not (isinstance(value, Tensor) and (
-                value.is_floating_point() and bool(value.isfinite().all()) or not there.is_floating_point())):
-            yield Problem(f'checkpoint `{file}` holds no real numbers for `{name}`, but ' +
-                          (f'{value.dtype}, or NaN' if isinstance(value, Tensor) else type(value).__name__),
-                          'Take another checkpoint, of the time before')
-            return
+        if there is not None and not holds_numbers(value, there):
+            raise no_numbers(file, name, value)
         fitting += there is not None and there.shape == value.shape
     other = mismatch(plan.model, checkpoint) if plan.cfg.get('resume') or 'train' not in plan.splits else ''
     if not fitting:
@@ -49,14 +47,17 @@ def unfit(plan: Plan, checkpoint: Dict[str, Any], file: str) -> Iterator[Problem
 
 
 def pretrained(plan: Plan) -> Iterator[Problem]:
-    """Local checkpoints in an ``init_cfg`` can be read, and belong to that part of the model."""
-    for path, entry in walk(plan.cfg.model, 'model') if 'train' in plan.splits else ():
-        if not isinstance(entry, dict) or 'init_cfg' not in path or not starts_from_weights(entry):
-            continue
-        file, part = str(entry['checkpoint']), path.partition('.init_cfg')[0].removeprefix('model').lstrip('.')
-        try:
-            content = load_local(file) if '://' not in file else None
-            if content is not None and entry.get('type') != 'Pretrained' and plan.model is not None:
-                load_weights(plan.model.get_submodule(part), content, file, entry.get('prefix'))
-        except ProblemError as error:
-            yield Problem(f'{error.what} ({path}.checkpoint)', error.fix, error.__cause__)
+    """Local checkpoints in the ``init_cfg`` of a module can be read, and belong to it."""
+    for name, module in plan.model.named_modules() if plan.model is not None and 'train' in plan.splits else ():
+        given = getattr(module, 'init_cfg', None) or ()
+        for entry in given if isinstance(given, (list, tuple)) else [given]:
+            if not starts_from_weights(entry) or '://' in str(entry['checkpoint']):
+                continue
+            try:
+                content = load_local(str(entry['checkpoint']))
+                # A module with an `init_weights` of its own may convert names, as mmdet's Swin does.
+                if isinstance(module, Backbone) or type(module).init_weights is BaseModule.init_weights:
+                    load_weights(module, content, entry['checkpoint'], entry.get('prefix'))
+            except ProblemError as error:
+                path = '.'.join(filter(None, ('model', name, 'init_cfg.checkpoint')))
+                yield Problem(f'{error.what} ({path})', error.fix, error.__cause__)

@@ -23,7 +23,7 @@ from mmrev.problems import Problem, closest, one_line
 from mmrev.registry import find
 
 from .plan import Plan, building, unknown_type, walk
-from .signature import alternatives, hints, parameters, takes_text
+from .signature import alternatives, hints, parameters, source, takes_text
 
 _TOGETHER = dict(train=('train_dataloader', 'train_cfg', 'optim_wrapper'),
                  val=('val_dataloader', 'val_cfg', 'val_evaluator'),
@@ -41,19 +41,21 @@ _NEED_A_TYPE = (DATASETS, DATA_SAMPLERS, TRANSFORMS, OPTIMIZERS, HOOKS, VISBACKE
 _OF_MMCV = ('norm_cfg', 'act_cfg', 'conv_cfg')  # mmcv does not say what it did not find there
 _REWRITTEN = ('optim_wrapper', 'param_scheduler')  # mmengine changes their keys before it calls the class
 _PASSED_ON = {'CheckpointHook': Runner.save_checkpoint}  # class: the function that gets its other keys late in the run
-_PARAMWISE = ('custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult',
-              'flat_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate')
+_PARAMWISE = ['custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult',
+              'flat_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate']
 _STEPS = 200  # of each schedule that is tried
 _MANY = 10 ** 8  # iterations; more than any schedule has
 # Regular expressions of the paths of numbers that must be above 0, and that must be finite and not negative.
 _ABOVE_ZERO = (r'train_cfg\.(max_epochs|max_iters|val_interval)|auto_scale_lr\.base_batch_size|'
                r'log_processor\.window_size|optim_wrapper\.(accumulative_counts|clip_grad\.(max_norm|clip_value))|'
                r'(model\.data_preprocessor\.|.*pipeline\.(.*\.)?)std(\.\d+)?|'
-               r'.*anchor_generator\.(scales|ratios)\.\d+|'
+               r'.*anchor_generator\.(scales|ratios)\.\d+|.*topk(\.\d+)?|'
+               r'.*_scheduler\.(.*\.)?(step_size|T_max|total_steps)|'
                r'model\..*(output_size|target_stds|strides|num_classes|(in|out|feat)_channels|pad_size_divisor|sampler\.num)(\.\d+)*')
 _NOT_NEGATIVE = (r'optim_wrapper\.optimizer\.(lr|weight_decay|momentum|eps)|train_cfg\.val_begin|'
                  r'.*(_mult|loss_weight|\.eps|iou_thr\w*|drop_rate|'
-                 r'drop_path_rate)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_min|eta_max|power)')
+                 r'drop_path_rate)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_min|eta_max|power|begin)')
+_READ_BY_MODEL = r'model\.(.+\.)?(train|test)_cfg(\..+)?'
 _SIMILAR = 0.85  # keys that are so near to one that is read are misspelt
 
 
@@ -78,6 +80,10 @@ def sections(plan: Plan) -> Iterator[Problem]:
         yield Problem(f'`pretrained` at the top of {file} is read by nothing',
                       f'Leave it out, and say --cfg-options model.backbone.init_cfg.checkpoint={pretrained}, or in the '
                       f'config model = dict(backbone=dict(init_cfg=dict(checkpoint={pretrained!r})))')
+    for path, node in walk(cfg.get('model'), 'model'):
+        if path.endswith('.init_cfg') and isinstance(node, str):
+            yield Problem(f'`{path}` is a string, not a dict (in {file})',
+                          f'To start from weights: --cfg-options {path}.checkpoint={node}')
 
 
 def scope(plan: Plan) -> Iterator[Problem]:
@@ -129,13 +135,13 @@ def misused(plan: Plan, built: Callable, entry: dict, path: str, keys: bool = Tr
             yield Problem(f'`{path}.{key}`: {name} has no argument `{key}`',
                           f'{closest(key, [*known, *besides])}Fix it in {plan.cfg.filename}')
     for key, hint in hints(built).items():
-        value = entry.get(key)
-        if isinstance(value, str) and not takes_text(hint, value, built):
-            yield Problem(f'`{path}.{key}` is the text `{value}`; {name} takes {inspect.formatannotation(hint)} there',
-                          plan.fix(f'{path}.{key}'))
-        elif keys and isinstance(value, (list, dict)) and {*alternatives(hint)} <= {int, float, bool, type(None)}:
-            yield Problem(f'`{path}.{key}` is {value!r}; {name} takes {inspect.formatannotation(hint)} there',
-                          plan.fix(f'{path}.{key}'))
+        value, kinds = entry.get(key, ...), {*alternatives(hint)}
+        no_text = isinstance(value, str) and not takes_text(hint, value, built)
+        no_list = keys and isinstance(value, (list, dict)) and kinds <= {int, float, bool, type(None)}
+        no_none = value is None and kinds == {float} and getattr(known.get(key), 'default', None) is not None
+        if no_text or no_list or no_none:
+            yield Problem(f'`{path}.{key}` is {f"the text `{value}`" if no_text else repr(value)}; {name} takes '
+                          f'{inspect.formatannotation(hint)} there', plan.fix(f'{path}.{key}'))
 
 
 def numbers(plan: Plan) -> Iterator[Problem]:
@@ -145,29 +151,40 @@ def numbers(plan: Plan) -> Iterator[Problem]:
         if isinstance(value, Real):
             wrong = math.isnan(value) or above and value <= 0 or least and not 0 <= value < math.inf
         else:
-            wrong = (least or above) and ('train_cfg.' in path or isinstance(value, str))
+            wrong = (least or above) and (path.startswith('train_cfg.') or isinstance(value, str))
         if wrong:
             yield Problem(f'`{path}` is {value!r}, which must be a finite number {"above" if above else "from"} 0',
                           plan.fix(path, 'NUMBER'))
 
 
 def keys(plan: Plan) -> Iterator[Problem]:
-    """No key that nothing reads is nearly one that is read: at the top, in metainfo, in custom_keys."""
-    known = known_keys()
-    choices = [*known, 'test_pipeline']  # a usual variable
-    places = [(key, key, choices) for key in plan.cfg if not known & {key} and 'runner_type' not in plan.cfg
+    """Of the keys that nothing reads, none is nearly one that is read in the same place."""
+    known, wrapper = known_keys(), plan.cfg.get('optim_wrapper') or {}
+    paramwise, kinds = wrapper.get('paramwise_cfg') or {}, [
+        find(entry.get('type'), *among, scope=entry.get('_scope_')) for _, entry, among in named_classes(plan)
+        if among[0] is MODELS]
+    code = '\n'.join({source(base) for kind in kinds for base in getattr(kind, '__mro__', ())})
+    words, read = {*re.findall(r'\w+', code)}, [*re.findall(r'cfg\W+(?:get\W+|pop\W+)?([a-z]\w+)', code)]
+    places = [(key, key, [*known, 'test_pipeline'], _SIMILAR)  # a usual variable
+              for key in plan.cfg if not known & {key} and 'runner_type' not in plan.cfg
               and not any(key.startswith(name) for name in known & {*plan.cfg})]  # such as `val_evaluator_2`
     for path, entry in walk(plan.cfg._cfg_dict, ''):
         if path.endswith('.dataset.metainfo') and isinstance(entry, dict):
-            places += [(f'{path}.{key}', key.lower(), ('classes', 'palette')) for key in entry
-                       if key not in ('classes', 'palette')]
+            places += [(f'{path}.{key}', key.lower(), ['classes', 'palette'], _SIMILAR) for key in entry]
+        elif isinstance(entry, dict) and 'type' not in entry and re.fullmatch(_READ_BY_MODEL, path):
+            places += [(f'{path}.{key}', key, read, 0.6) for key in entry if isinstance(key, str) and key not in words]
+    places += [(f'optim_wrapper.paramwise_cfg.{key}', key, _PARAMWISE, 0.6) for key in paramwise
+               if 'constructor' not in wrapper]  # mmengine's ignores others
+    custom = paramwise.get('custom_keys') or {}
+    places += [(f'optim_wrapper.paramwise_cfg.custom_keys.{name}.{key}', key, ['lr_mult', 'decay_mult'], 0.6)
+               for name, entry in custom.items() for key in (entry if isinstance(entry, dict) else ())]
     if plan.model is not None:
         weights = [*dict(plan.model.named_parameters()), *dict(plan.model.named_modules())]
-        custom = ((plan.cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}).get('custom_keys') or {}
-        places += [(f'optim_wrapper.paramwise_cfg.custom_keys.{key}', key, [*weights, *'.'.join(weights).split('.')])
+        parts = [*weights, *'.'.join(weights).split('.')]
+        places += [(f'optim_wrapper.paramwise_cfg.custom_keys.{key}', key, parts, _SIMILAR)
                    for key in custom if not any(key in name for name in weights)]
-    for path, key, choices in places:
-        near = closest(key, choices, _SIMILAR)
+    for path, key, choices, likeness in places:
+        near = closest(key, choices, likeness)
         if near and f'`{path.split(".")[-1]}`' not in near:
             yield Problem(f'`{path}` is read by nothing', f'{near}Fix it in {plan.cfg.filename}')
 
@@ -180,10 +197,6 @@ def training(plan: Plan) -> Iterator[Problem]:
     recomputed = cfg.get('activation_checkpointing') or ()
     for name in [recomputed] if isinstance(recomputed, str) else recomputed:
         yield from building(plan, 'activation_checkpointing', plan.model.get_submodule, name)
-    for key in cfg.optim_wrapper.get('paramwise_cfg') or () if 'constructor' not in cfg.optim_wrapper else ():
-        if key not in _PARAMWISE and closest(key, _PARAMWISE):  # mmengine's constructor ignores it
-            yield Problem(f'`optim_wrapper.paramwise_cfg.{key}`: mmengine reads no `{key}` there',
-                          f'{closest(key, _PARAMWISE)}Fix it in {cfg.filename}')
     if find(cfg.optim_wrapper.get('type'), OPTIM_WRAPPERS) is AmpOptimWrapper and get_device() == 'cpu':
         yield Problem('`optim_wrapper.type` is AmpOptimWrapper, which needs a GPU, and there is none here',
                       'Add --amp to train in bfloat16 on the CPU; `mmrev doctor` lists the devices')

@@ -1,8 +1,4 @@
-"""Checks of the data: files exist, data sets and metrics can be built, and classes match the model.
-
-mmdet's own errors come late and are obscure: an empty data set fails in ``np.concatenate``, and a head with too many
-classes trains for an epoch before the evaluation fails.
-"""
+"""Checks of the data: files exist, data sets and metrics can be built, and classes match the model."""
 import copy
 import inspect
 import math
@@ -34,7 +30,7 @@ def files(plan: Plan) -> Iterator[Problem]:
         if isinstance(entry.get('ann_file'), str) and entry['ann_file']:
             coco = hasattr(find(entry['type'], DATASETS, scope=entry.get('_scope_')), 'COCOAPI')
             yield from _annotation(_join(root, entry['ann_file']), path, f'{where}.data_root=FOLDER',
-                                   coco * (math.inf if plan.whole else _QUICKLY_READ))
+                                   coco * (math.inf if plan.whole else _QUICKLY_READ), plan.skip_wrong)
         prefixes = entry.get('data_prefix') or {}
         for key, folder in prefixes.items() if isinstance(prefixes, dict) else [('', prefixes)]:
             folder = _join(root, folder) if isinstance(folder, str) else ''
@@ -46,15 +42,16 @@ def files(plan: Plan) -> Iterator[Problem]:
             yield from _annotation(entry['ann_file'], path, f'Say where it is: --cfg-options {path}.ann_file=FILE')
 
 
-def _annotation(file: str, path: str, where: str, most: float = 0) -> Iterator[Problem]:
+def _annotation(file: str, path: str, where: str, most: float = 0, skip: bool = False) -> Iterator[Problem]:
     if _is_local(file) and not osp.exists(file):
         yield Problem(f'annotation file `{file}` does not exist ({path}.ann_file)', where)
     elif file.endswith('.json') and _is_local(file) and not is_whole(file):
         yield Problem(f'annotation file `{file}` is empty or truncated ({path}.ann_file)', 'Copy or download it again')
     elif _is_local(file) and osp.getsize(file) <= most:
         with phase(f'reading `{file}` ({path}.ann_file)', 'Fix that file'):
-            for what in wrong_entries(file):
-                yield Problem(f'`{file}` has {what}', 'Fix or remove them')
+            for what in wrong_entries(file, skip):
+                yield Problem(f'`{file}` has {what}', 'Fix or remove them, or leave wrong annotations out: '
+                              '--skip-wrong-annotations')
 
 
 def pipelines(plan: Plan) -> Iterator[Problem]:

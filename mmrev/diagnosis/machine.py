@@ -1,4 +1,4 @@
-"""What is installed, and whether it is compatible.
+"""Checks of the machine: which packages are installed, and whether they are compatible.
 
 This module imports only the standard library. `_probe.py` imports packages in another process, because a broken package
 may raise anything or crash.
@@ -31,7 +31,7 @@ OPTIONAL = {  # module: its purpose, its distribution
 
 @dataclass
 class Facts:
-    """What was found on a machine."""
+    """Packages, GPUs and compilers of a machine."""
 
     modules: dict  # answers of the probe by module name
     distributions: dict = field(default_factory=dict)  # distributions that provide each import name
@@ -122,7 +122,7 @@ def imports(facts: Facts) -> Iterator[Problem]:
 
 
 def _reinstall(facts: Facts, name: str) -> str:
-    """The command that repairs a missing or broken package."""
+    """The command that fixes a missing or broken package."""
     if name in OPTIONAL:
         return pip('uninstall', '-y', OPTIONAL[name][1])
     if name in ('mmcv', 'mmcv.ops'):
@@ -142,19 +142,19 @@ def _reinstall(facts: Facts, name: str) -> str:
 
 
 def gpu(facts: Facts) -> Iterator[Problem]:
-    """torch uses the GPU that the driver shows, and mmcv has the ops for it."""
+    """torch can use the GPUs that the driver lists, and mmcv has ops for them."""
     answer = facts.modules.get('torch', {})
     built = answer.get('cuda_build')
     if facts.works('torch') and facts.gpus and not answer.get('cuda') and 'CUDA_VISIBLE_DEVICES' not in os.environ:
         why = f'built for CUDA {built}, for which the driver may be too old' if built else 'built for the CPU'
-        yield Problem(f'the driver shows {len(facts.gpus)} GPU(s), but torch cannot use them: it is {why}',
-                      'install the torch that https://pytorch.org/get-started/locally names for your driver '
-                      '(`nvidia-smi` prints its CUDA version), then build mmcv again')
+        yield Problem(f'the driver lists {len(facts.gpus)} GPU(s), but torch cannot use them: it is {why}',
+                      'install the build of torch for your driver (https://pytorch.org/get-started/locally; '
+                      '`nvidia-smi` prints its CUDA version), then build mmcv again')
     if not facts.works('mmcv.ops') or not answer.get('cuda'):
         return
     ops, build = facts.modules['mmcv.ops'], build_mmcv(facts, exactly(facts.version('mmcv')), cuda=True)
     if not re.match(r'\d', str(ops.get('cuda_ops', ''))):
-        toolkit = f'install the CUDA toolkit {built} (it brings nvcc), then ' * (not facts.nvcc)
+        toolkit = f'install the CUDA toolkit {built}, which contains nvcc, then ' * (not facts.nvcc)
         yield Problem('a GPU is visible, but mmcv was compiled without its CUDA ops: detectors fail on the GPU at the '
                       'first NMS or RoIAlign',
                       f'{toolkit}{build}   (or train on the CPU: CUDA_VISIBLE_DEVICES= mmrev train ...)')
@@ -168,13 +168,13 @@ def versions(facts: Facts) -> Iterator[Problem]:
     misfit = facts.modules.get('torch', {}).get('numpy_error')
     needed = re.search(r'==\s*\(?([\d.]+)', facts.torchvision_needs)
     if misfit and facts.works('numpy'):
-        yield Problem(f'torch {installed} and numpy {facts.version("numpy")} do not fit: {misfit}',
+        yield Problem(f'torch {installed} and numpy {facts.version("numpy")} are incompatible: {misfit}',
                       pip('install', 'numpy<2'))
     if facts.works('torchvision') and needed and needed.group(1) != installed:
-        yield Problem(f'torchvision {facts.version("torchvision")} was made for torch {needed.group(1)}, but torch '
+        yield Problem(f'torchvision {facts.version("torchvision")} was built for torch {needed.group(1)}, but torch '
                       f'{installed} is installed', _fitting_torchvision(facts))
     if len(opencvs) > 1:
-        yield Problem(f'{len(opencvs)} OpenCVs overwrite each other\'s files: {", ".join(opencvs)}', _one_opencv(facts))
+        yield Problem(f'OpenCV packages overwrite each other\'s files: {", ".join(opencvs)}', _one_opencv(facts))
 
 
 def _fitting_torchvision(facts: Facts) -> str:

@@ -27,17 +27,17 @@ def build(plan: Plan) -> Iterator[Problem]:
 
 
 def norm_decay(plan: Plan) -> Iterator[Problem]:
-    """`norm_decay_mult` reaches the norms that hold their activation, which mmengine does not know as norms."""
+    """`norm_decay_mult` applies to norms that include their activation, which mmengine does not recognize as norms."""
     wrapper = plan.cfg.get('optim_wrapper') or {}
     constructor = find(wrapper.get('constructor', 'DefaultOptimWrapperConstructor'), OPTIM_WRAPPER_CONSTRUCTORS)
     if plan.model is not None and (wrapper.get('paramwise_cfg') or {}).get('norm_decay_mult') is not None:
         if constructor is DefaultOptimWrapperConstructor and any(isinstance(m, ABN) for m in plan.model.modules()):
-            yield Problem('optim_wrapper.paramwise_cfg.norm_decay_mult does not reach the InPlaceABN of this model',
+            yield Problem('optim_wrapper.paramwise_cfg.norm_decay_mult has no effect on the InPlaceABN of this model',
                           plan.fix('optim_wrapper.constructor', 'mmrev.OptimWrapperConstructor'))
 
 
 def channels(plan: Plan) -> Iterator[Problem]:
-    """Every layer gets as many channels as it takes, as far as the model runs on a blank image."""
+    """Every layer gets as many channels as it takes, as far as the model runs with a blank image."""
     model, given = plan.model, {}
     if not isinstance(model, BaseModel):
         return

@@ -1,4 +1,4 @@
-"""What a command is about to do with a config, and how to try parts of it without side effects."""
+"""The config of a command, and building parts of it without side effects."""
 import copy
 import re
 from dataclasses import dataclass
@@ -10,9 +10,9 @@ from mmengine.registry import MODELS, TRANSFORMS, Registry, init_default_scope
 from torch import nn
 
 from mmrev.apis.distributed import alone
-from mmrev.hooks.side_effects import unnoticed
 from mmrev.problems import Problem, ProblemError, closest, one_line
 from mmrev.registry import find, names
+from mmrev.side_effects import unnoticed
 
 from . import CONFIG, problems
 from .signature import parameters
@@ -20,15 +20,16 @@ from .signature import parameters
 
 @dataclass
 class Plan:
-    """What a command is about to do. Checks store the parts that they build here."""
+    """Config and splits that a command will run. Checks store the parts that they build here."""
 
     cfg: Config  # including the options of the command line
     splits: Tuple[str, ...]  # those of ``train``, ``val`` and ``test`` that the command runs
     model: Optional[nn.Module] = None  # without trained weights
     whole: bool = False  # whether to read annotation files of any size
+    skip_wrong: bool = False  # whether the run leaves out wrong annotations
 
     def fix(self, path: str, value: str = 'VALUE') -> str:
-        """A hint that says where to set an entry of the config."""
+        """A hint where to set an entry of the config."""
         return f'Fix it in {self.cfg.filename}, or override it with --cfg-options {path}={value}'
 
     def problems(self) -> Iterator[Problem]:
@@ -58,7 +59,7 @@ def building(plan: Plan, path: str, build: Callable, *arguments: Any) -> Generat
         return build(*arguments)
     except ImportError as error:
         yield Problem(f'`{path}` cannot be built: {one_line(error)}',
-                      '`mmrev doctor` says what is installed and how to fix it', error)
+                      '`mmrev doctor` shows what is installed and how to fix it', error)
     except Exception as error:
         config = next((entry for place, entry in walk(plan.cfg._cfg_dict, '') if place == path), None)
         yield _explain(plan, error, path, config)
@@ -84,7 +85,7 @@ def _explain(plan: Plan, error: Exception, path: str, config: Any) -> Problem:
 
 
 def _fails_alike(entry: dict, words: str) -> bool:
-    """Whether an entry of a model or pipeline, built alone, fails with the same message."""
+    """Whether an entry of a model or pipeline fails with the same message if it is built alone."""
     for registry in (MODELS, TRANSFORMS):
         if find(entry['type'], registry):
             try:

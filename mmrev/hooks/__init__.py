@@ -1,5 +1,5 @@
-"""Hooks: progress, curves, a report of the run's files, the phase of a failure; InPlace-ABN, memory saving
-and budgets; checkpoints that survive a kill, exact resume, a sanity pass before training.
+"""Hooks: progress, curves, the files of a run, the phase of a failure; InPlace-ABN, memory saving and budgets;
+checkpoints that survive a kill, exact resume, a check of validation before training.
 """
 from .exact_resume_hook import ExactResumeHook
 from .finite_loss_hook import FiniteLossHook

@@ -1,4 +1,4 @@
-"""A resumed run is the uninterrupted one: random states in checkpoints, samples that depend on their place alone."""
+"""Make a resumed run identical to an uninterrupted one: random states in checkpoints, a seed for each sample."""
 import functools
 import random
 from typing import Any, Callable, Dict, List, Optional, Sequence
@@ -11,19 +11,18 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from mmrev.problems import ProblemError
 from mmrev.registry import HOOKS
+from mmrev.side_effects import random_states, random_states_kept, set_random_states
 
-from .side_effects import random_states, random_states_kept, set_random_states
-
-_KEY = 'random_states'  # in a checkpoint: those of each process, in the order of the ranks
+_KEY = 'random_states'  # key in a checkpoint: the states of each process, by rank
 
 
 @HOOKS.register_module()
 class ExactResumeHook(Hook):
-    """Store the random states in checkpoints, and seed each sample by its place in the training.
+    """Store the random states in checkpoints, and seed each sample by its position in the training.
 
-    The place is the epoch, the batch and the position in the batch, so that a sample is augmented in the same way
-    before and after a resume, with persistent workers, and with any number of workers. Validation leaves the random
-    states as they are. Transforms that keep earlier samples, such as ``CachedMosaic``, start anew.
+    The position is the epoch, the batch and the index in the batch, so that a sample is augmented in the same way
+    before and after a resume, with persistent workers, and with any number of workers. Validation does not change the
+    random states. Transforms that cache earlier samples, such as ``CachedMosaic``, start with an empty cache.
     """
 
     priority = 'HIGHEST'
@@ -35,30 +34,31 @@ class ExactResumeHook(Hook):
         self._states: List[Dict[str, Any]] = []
 
     def seed_samples(self, runner, loader: DataLoader) -> None:
-        """Seed the samples of a dataloader. Call it before its workers start."""
-        loader.generator = torch.Generator()  # else every epoch takes a number from the random state of the process
+        """Seed the samples of a dataloader. Must be called before its workers start."""
+        loader.generator = torch.Generator()  # otherwise each epoch draws from the default generator
         if not hasattr(loader.dataset, '__getitems__') and hasattr(loader.dataset, '__dict__'):
             place = _Place(runner.seed, self._epoch)
             loader.dataset.__getitems__ = functools.partial(_read_batch, loader.dataset, place)
 
     def before_train_epoch(self, runner) -> None:
-        """Tell the workers, which may be those of the last epoch, which epoch comes next."""
+        """Set the epoch, which persistent workers read from shared memory."""
         self._epoch.fill_(runner.epoch)
 
     def after_load_checkpoint(self, runner, checkpoint: Dict[str, Any]) -> None:
-        """Note the random states of a checkpoint that the run goes on from.
+        """Keep the random states of the checkpoint that the run resumes from.
 
         Raises:
-            ProblemError: If it has another number of schedules, of which mmengine would resume the first few.
+            ProblemError: If the checkpoint and the config differ in their number of schedules; mmengine would resume
+                the first ones only.
         """
-        saved, built = checkpoint.get('param_schedulers'), runner.param_schedulers
+        saved, built = checkpoint.get('param_schedulers') or [], runner.param_schedulers
         if runner._resume and isinstance(saved, list) and isinstance(built, list) and len(saved) != len(built):
             raise ProblemError(f'the checkpoint has {len(saved)} schedules, and the config {len(built)}',
                                'To start from its weights: --cfg-options load_from=CHECKPOINT')
         self._resumed = checkpoint.get(_KEY) or ()
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
-        """Restore the random states, once the batches before are skipped."""
+        """Restore the random states after the batches that are already done have been skipped."""
         if runner.iter and len(self._resumed) > get_rank():
             set_random_states(self._resumed[get_rank()])
         self._resumed = ()
@@ -72,12 +72,12 @@ class ExactResumeHook(Hook):
         set_random_states(self._before_validation)
 
     def before_run(self, runner) -> None:
-        """Take over how the runner saves checkpoints, which it does in the first process alone."""
+        """Wrap the runner's ``save_checkpoint``, so that all processes contribute their random states."""
         runner.save_checkpoint = functools.partial(self._save, runner.save_checkpoint)
 
     def _save(self, save: Callable, *args: Any, **kwargs: Any) -> Any:
         """Gather the random states of all processes."""
-        alone = get_world_size() == 1 or (kwargs.get('meta') or {}).get('interrupted')  # the others may not be there
+        alone = get_world_size() == 1 or (kwargs.get('meta') or {}).get('interrupted')  # other processes may have ended
         self._states = [random_states()] if alone else all_gather_object(random_states())
         return save(*args, **kwargs)
 
@@ -87,13 +87,13 @@ class ExactResumeHook(Hook):
 
 
 class _Place:
-    """Where the reading of a data set stands; each worker has a copy, which shares the memory of ``epoch``."""
+    """Counts the batches that a process reads; each worker has a copy, which shares the memory of ``epoch``."""
 
     def __init__(self, seed: int, epoch: torch.Tensor):
         self.seed = seed
         self.rank = get_rank()
         self.epoch = epoch
-        self._batches = 0  # that this process has read in this epoch
+        self._batches = 0  # read by this process in this epoch
         self._in_epoch = -1
 
     def next_batch(self) -> List[int]:
@@ -107,12 +107,11 @@ class _Place:
 
 def _read_batch(dataset: Any, place: _Place, indices: Sequence[int]) -> List[Any]:
     """Read samples, each from random states of its own. PyTorch calls it as ``dataset.__getitems__``."""
-    batch, samples = place.next_batch(), []
+    seeds, samples = np.random.SeedSequence(place.next_batch()).generate_state(len(indices)).tolist(), []
     with random_states_kept():
-        for position, index in enumerate(indices):
-            words = np.random.SeedSequence([*batch, position]).generate_state(4)
-            np.random.seed(words)
-            random.seed(words.tobytes())
-            torch.default_generator.manual_seed(int(words[0]))
+        for seed, index in zip(seeds, indices):
+            np.random.seed(seed)
+            random.seed(seed)
+            torch.default_generator.manual_seed(seed)
             samples.append(dataset[index])
     return samples

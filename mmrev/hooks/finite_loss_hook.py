@@ -1,4 +1,4 @@
-"""Stop a training whose loss is not finite, before it replaces its checkpoints by useless ones."""
+"""Stop a training whose loss is not finite before useless weights replace its checkpoints."""
 import math
 from typing import Any, Dict, Optional
 
@@ -10,15 +10,16 @@ from mmrev.registry import HOOKS
 
 @HOOKS.register_module()
 class FiniteLossHook(Hook):
-    """Stop after some iterations in a row without a finite loss, and write no checkpoint meanwhile.
+    """Stop after several consecutive iterations without a finite loss, and write no checkpoint in the meantime.
 
-    `mmrev train` adds one. The losses are those that mmengine has logged already, so that nothing waits for the device.
+    `mmrev train` adds this hook. It reads the losses that mmengine has already logged, so it causes no synchronization
+    with the device.
 
     Args:
-        patience: Iterations in a row without a finite loss that end the run.
+        patience: Number of consecutive iterations without a finite loss that end the run.
 
     Raises:
-        ProblemError: Naming the first loss that is not finite, and the iteration.
+        ProblemError: If the run is stopped; the message names the first loss that was not finite, and the iteration.
     """
 
     def __init__(self, patience: int = 20):
@@ -27,7 +28,7 @@ class FiniteLossHook(Hook):
         self._first = ''
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs: Optional[Dict[str, Any]] = None) -> None:
-        """Count the iterations in a row without a finite loss."""
+        """Count the consecutive iterations without a finite loss."""
         losses = {name: runner.message_hub.get_scalar(f'train/{name}').current()
                   for name in outputs or {} if 'loss' in name}
         if all(map(math.isfinite, losses.values())):
@@ -41,11 +42,11 @@ class FiniteLossHook(Hook):
             self._stop(f'{self.patience} iterations in a row')
 
     def before_save_checkpoint(self, runner, checkpoint: Dict[str, Any]) -> None:
-        """Keep the checkpoints that are there."""
+        """Stop before a checkpoint with useless weights is written."""
         if self._in_a_row:
             self._stop('a checkpoint would hold useless weights')
 
     def _stop(self, why: str) -> None:
         raise ProblemError(f'{self._first}: {why}', 'Lower the learning rate, warm it up, or clip the gradients; '
-                           'checkpoints of the time before are kept. custom_hooks=[dict(type=\'mmrev.FiniteLossHook\', '
+                           'earlier checkpoints are kept. custom_hooks=[dict(type=\'mmrev.FiniteLossHook\', '
                            'patience=100)] waits longer', 1)

@@ -1,4 +1,4 @@
-"""InPlace-ABN for any model of mmdet, mmpretrain or mmseg, by config alone."""
+"""InPlace-ABN for any model of mmdet, mmpretrain or mmseg, by a line of the config."""
 import copy
 from typing import Dict, List, Optional, Tuple
 
@@ -20,9 +20,9 @@ class InPlaceABNHook(Hook):
     """Convert the model's batch norms to InPlace-ABN when training, validation or testing starts, and log the changes.
 
     The weights are loaded before the conversion, so checkpoints of the model with batch norms load unchanged. Saved
-    checkpoints have the same form: they load with or without this hook (without it, a ReLU that became leaky is a ReLU
-    again). Channels whose weight became negative in training are recorded under ``inplace_abn_negative``, so that a
-    resumed training continues exactly like the interrupted one. An exponential moving average (``EMAHook``) is
+    checkpoints have the same format: they load with or without this hook. Without it, a ReLU that became leaky is a
+    ReLU again. Channels whose weight became negative in training are recorded under ``inplace_abn_negative``, so that a
+    resumed training is identical to an uninterrupted one. An exponential moving average (``EMAHook``) is
     converted with the model.
 
     Args:
@@ -31,14 +31,14 @@ class InPlaceABNHook(Hook):
         slope: Negative slope of the leaky ReLUs.
 
     Raises:
-        ValueError: When a run starts, or in its first iteration, if an activation follows a norm that already
-            includes one.
+        ValueError: If an activation follows a norm that already includes one, when a run starts or in its first
+            iteration.
 
     Example:
         >>> custom_hooks = [dict(type='mmrev.InPlaceABNHook')]
     """
 
-    priority = 'LOW'  # runs after EMAHook has put the averaged weights into the checkpoint
+    priority = 'LOW'  # after EMAHook has added the averaged weights to the checkpoint
 
     def __init__(self, relu: Optional[str] = None, slope: float = 0.01):
         self.relu = relu
@@ -60,7 +60,7 @@ class InPlaceABNHook(Hook):
         self._convert(runner)
 
     def before_train_epoch(self, runner) -> None:
-        """Watch the first iteration for activations that only a forward shows."""
+        """Watch the first iteration for activations that only the forward reveals."""
         if self._watched is None:
             self._watched = watch_activations(_unwrapped(runner.model))
 
@@ -70,7 +70,7 @@ class InPlaceABNHook(Hook):
             self._watched.pop().remove()
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Record the signs that a resumed training needs; convert weights that are loaded into a converted model."""
+        """Keep the signs that a resumed training needs; convert weights for a model that is already converted."""
         negative = checkpoint.get('inplace_abn_negative', {})
         swapped = runner._resume and 'ema_state_dict' in checkpoint and _averages(runner)  # as EMAHook does
         self._negative = negative.get('ema_state_dict' if swapped else 'state_dict', {}), negative.get('state_dict', {})
@@ -83,7 +83,7 @@ class InPlaceABNHook(Hook):
         checkpoint['state_dict'] = plain.state_dict()
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Save the weights as those of batch norms, and record which were negative."""
+        """Save the weights in the format of batch norms, and record which were negative."""
         for states in ('state_dict', 'ema_state_dict'):
             for name, weight in list(checkpoint.get(states, {}).items()):
                 plain_name = name[len('module.'):] if name.startswith('module.') else name
@@ -126,7 +126,7 @@ def _averages(runner) -> List[nn.Module]:
 
 @torch.no_grad()
 def _negate(model: nn.Module, negative: Negative) -> None:
-    """Restore the signs of weights, on which the function does not depend but the optimizer state does."""
+    """Restore the signs of weights. The optimizer state depends on them, the function does not."""
     layers = dict(model.named_modules())
     for name, channels in negative.items():
         layer = layers.get(name.rpartition('.')[0])
@@ -150,18 +150,18 @@ def check_activations(model: nn.Module) -> None:
         raise ValueError(_TWICE.format(', '.join(named[:4]) + more))
 
 
-_TWICE = ('an activation follows a norm that is activated already: {}. Set `act_cfg=None` there; or use batch norms '
+_TWICE = ('an activation follows a norm that already includes one: {}. Set `act_cfg=None` there; or use batch norms '
           'and `custom_hooks=[dict(type="mmrev.InPlaceABNHook")]`, which converts norms with their activations')
 
 
 def watch_activations(model: nn.Module) -> list:
-    """Raise in the forward if an activation module gets the output of a norm that includes an activation.
+    """Make the forward raise if the input of an activation is the output of a norm that includes an activation.
 
     Args:
         model: The model to watch.
 
     Returns:
-        Handles; call ``remove()`` on each to stop watching.
+        Handles; call ``remove()`` on each to stop.
     """
     names, given = {m: name for name, m in model.named_modules()}, WeakIdKeyDictionary()
 

@@ -1,4 +1,4 @@
-"""Training within a memory budget; what ran out of memory, and what would not, in two lines."""
+"""Train within a memory budget, and explain out-of-memory errors in two lines."""
 import copy
 from functools import partial
 from pathlib import Path
@@ -25,34 +25,37 @@ from .inplace_abn_hook import InPlaceABNHook
 from .save_memory_hook import SaveMemoryHook
 
 PLAN = 'memory_plan.json'
-_SAMPLES = 16  # whose size counts where the pipeline does not say
-_MORE = 1.01  # than the largest peak so far: worth a line in the log
-_EVERY = 50  # iterations, of which the CPU counts one
+_SAMPLES = 16  # read for their size if the pipeline does not specify one
+_MORE = 1.01  # a peak is logged if it exceeds the largest so far by this factor
+_EVERY = 50  # iterations between two counted steps on the CPU
 
 
 @HOOKS.register_module()
 class MemoryBudgetHook(Hook):
-    """Keep a training step within a number of bytes, at the least expected time. Outputs and gradients stay the same.
+    """Keep a training step within a memory budget, at the lowest expected time. Outputs and gradients stay the same.
 
-    Before training, steps of the config are predicted (see ``mmrev memory``) with parts of the model kept, recomputed
-    or, in reversible sequences, undone. The plan is logged, and saved beside the checkpoints; a resumed run takes the
-    same. Bytes are those of tensors: leave the rest of a GPU to CUDA, cuDNN and the allocator.
+    Before training, the hook predicts steps of the config (see ``mmrev memory``) with parts of the model kept,
+    recomputed or, in reversible sequences, undone, and chooses a plan that fits. The plan is logged and saved next to
+    the checkpoints; a resumed run uses the same plan. The budget is for tensors only: on a GPU, leave memory for CUDA,
+    cuDNN and the allocator.
 
-    On the CPU the steps of batches larger than all before are counted, and every 50th; on a GPU the allocator is asked.
-    The log says the peak beside the forecast, and warns where it exceeds it.
+    During training, the log compares the peak with the forecast, and warns if the forecast is exceeded. On the CPU, the
+    hook counts the bytes of every 50th step and of steps with a larger batch than before; on a GPU, it reads the
+    allocator's statistics.
 
-    If memory runs out, two lines say what the step needs, where, and which budget would do; also without a budget.
+    If memory runs out, even without a budget, the error says what the step needs, in which part, and which budget would
+    be sufficient.
 
     Args:
-        budget: Such as ``'10GB'``; ``None`` plans nothing.
-        image: Height and width in pixels of the largest padded image; by default the largest of the training pipeline,
-            or of the first images where it does not say.
-        objects: Annotated in an image, at most.
-        allow: ``'leaky'`` allows another function where no plan meets the budget with the same: InPlace-ABN with leaky
-            ReLUs, as ``InPlaceABNHook(relu='leaky')``.
+        budget: Amount of memory such as ``'10GB'``; with ``None`` there is no plan.
+        image: Height and width in pixels of the largest padded image; the default is the largest image of the training
+            pipeline, or of the first images if the pipeline does not specify a size.
+        objects: Maximum number of annotated objects in an image.
+        allow: ``'leaky'`` allows InPlace-ABN with leaky ReLUs, as ``InPlaceABNHook(relu='leaky')``, if no plan fits
+            without it. It changes the function of the model.
 
     Raises:
-        ProblemError: When training starts, if no plan meets the budget; with exit status 2 if memory runs out.
+        ProblemError: If no plan fits the budget when training starts, or if memory runs out; the exit status is 2.
 
     Example:
         >>> custom_hooks = [dict(type='mmrev.MemoryBudgetHook', budget='10GB')]
@@ -69,11 +72,11 @@ class MemoryBudgetHook(Hook):
         self.objects = objects
         self._leaky = InPlaceABNHook(relu='leaky') if allow else None
         self.plan: Optional[Plan] = None
-        self.peak: Optional[Peak] = None  # the largest so far
+        self.peak: Optional[Peak] = None  # largest so far
         self.largest = 0  # pixels of a batch so far
 
     def before_train(self, runner) -> None:
-        """Plan, unless a resumed run has a plan; prepare the model, and watch its steps."""
+        """Make a plan or load that of a resumed run, prepare the model, and watch its steps."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         if self.budget is not None:
             self.plan = self._load(runner) if runner._resume else None
@@ -90,7 +93,7 @@ class MemoryBudgetHook(Hook):
             _watch(runner, _Watched(self, runner, model))
 
     def before_val(self, runner) -> None:
-        """Convert the model where the plan did."""
+        """Convert the model if the plan includes InPlace-ABN."""
         plan = self.plan or (self._load(runner) if self._leaky else None)
         if plan is not None and plan.leaky:
             self._leaky.before_val(runner)
@@ -117,17 +120,18 @@ class MemoryBudgetHook(Hook):
     def _make(self, runner) -> Plan:
         cfg = runner.cfg
         if any(isinstance(hook, SaveMemoryHook) for hook in runner.hooks):
-            raise ProblemError('SaveMemoryHook and MemoryBudgetHook both choose what is kept', 'Remove SaveMemoryHook')
+            raise ProblemError('SaveMemoryHook and MemoryBudgetHook both choose what is recomputed',
+                               'Remove SaveMemoryHook')
         if not compat.can_save_memory:
-            raise ProblemError(f'a memory budget needs PyTorch 2.5 or later, this is {torch.__version__}',
+            raise ProblemError(f'a memory budget needs PyTorch 2.5 or later, got {torch.__version__}',
                                'Update it, or use activation checkpointing (`with_cp=True` in many configs)')
         with aside():
             try:
                 batch = default_batch(cfg, self.image)
-            except ProblemError:  # the pipeline leaves images as they are
+            except ProblemError:  # the pipeline does not resize images
                 batch = default_batch(cfg, _largest_of(runner.train_loop.dataloader.dataset))
             batch = batch._replace(objects=self.objects)
-            runner.logger.info(f'MemoryBudgetHook: planning for {describe(batch)}; a minute or two')
+            runner.logger.info(f'MemoryBudgetHook: planning for {describe(batch)}, which takes a minute or two')
             planner = self._planner(cfg, batch)
             plan = planner(self.budget)
             if plan is None and self._leaky:
@@ -140,9 +144,9 @@ class MemoryBudgetHook(Hook):
             least = planner.least
             raise ProblemError(
                 f'no plan for {describe(batch)} meets a budget of {mib(self.budget)}: the least is {mib(least.peak)}, '
-                f'of {mib(least.plain)} with everything kept',
-                f'--memory-budget {-(-least.peak // 2**20)}MB; or smaller images or fewer at a time. `mmrev memory '
-                '--what-if` lists what else needs less')
+                f'instead of {mib(least.plain)} with everything kept',
+                f'Use --memory-budget {-(-least.peak // 2**20)}MB, smaller images or a smaller batch. `mmrev memory '
+                '--what-if` lists other methods')
         return plan
 
     def _planner(self, cfg: Config, batch: Batch) -> Planner:
@@ -155,7 +159,7 @@ class MemoryBudgetHook(Hook):
 
 
 def _watch(runner: Any, watched: '_Watched') -> None:
-    """Run iterations with another ``train_step``, which the model has only meanwhile, so that it can be copied."""
+    """Replace ``train_step`` during each iteration only, so that the model can be copied between iterations."""
     run_iter = runner.train_loop.run_iter
 
     def watching(*args: Any, **kwargs: Any) -> Any:
@@ -169,13 +173,13 @@ def _watch(runner: Any, watched: '_Watched') -> None:
 
 
 class _Watched:
-    """``train_step`` of a model, with its peak and with what to say if memory runs out."""
+    """``train_step`` of a model that records its peak, and explains an out-of-memory error."""
 
     def __init__(self, hook: MemoryBudgetHook, runner: Any, model: torch.nn.Module):
         self._hook, self._runner, self._model, self._step = hook, runner, model, runner.model.train_step
         self._averaged = any(isinstance(h, EMAHook) for h in runner.hooks)
         self._on_gpu = get_device() == 'cuda'
-        self._look = False  # at the next step
+        self._look = False  # count the next step
 
     def __call__(self, data: Any, optim_wrapper: Any) -> Any:
         step = partial(self._step, data, optim_wrapper=optim_wrapper)
@@ -187,7 +191,7 @@ class _Watched:
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
-            ran_out = error.with_traceback(None)  # whose frames hold tensors
+            ran_out = error.with_traceback(None)  # its frames hold tensors
         optim_wrapper.zero_grad()
         self._runner.logger.info('MemoryBudgetHook: out of memory; looking for a plan that fits')
         raise explain(self._runner.cfg, _size(data, self._model), self._hook.plan, ran_out)
@@ -202,7 +206,7 @@ class _Watched:
         return output
 
     def _asked(self, step: Callable[[], Any], counted: Callable[[], Tuple[Any, Peak]], data: Any) -> Any:
-        """Ask the allocator; once that exceeds the forecast, count the next step, which says where."""
+        """Read the allocator's peak; if it exceeds the forecast, count the next step to find the part."""
         look, self._look = self._look, False
         output, found = counted() if look else (step(), Peak(0, ''))
         peak = Peak(torch.cuda.max_memory_allocated(), found.moment)
@@ -222,19 +226,19 @@ class _Watched:
         if peak.bytes <= plan.peak:
             runner.logger.info(line)
         else:
-            runner.logger.warning(f'{line} for {describe(plan.batch)}; in {peak.moment}. If batches '
-                                  'are larger than planned, say how large: MemoryBudgetHook(image=(H, W), objects=K)')
+            runner.logger.warning(f'{line} for {describe(plan.batch)}; in {peak.moment}. If batches are larger than '
+                                  'planned, specify their size: MemoryBudgetHook(image=(H, W), objects=K)')
 
 
 def _common_speed() -> Speed:
-    """The same in all processes, so that they make the same plan."""
+    """The speed that the first process measured, so that all processes make the same plan."""
     numbers = torch.tensor(measure_speed(get_device()), device=get_device())
     broadcast(numbers)
     return Speed(*numbers.tolist())
 
 
 def _largest_of(dataset: Any) -> Tuple[int, int]:
-    """Height and width that hold the first images."""
+    """Maximum height and width of the first images."""
     shapes = [dataset[i]['inputs'].shape[-2:] for i in range(min(_SAMPLES, len(dataset)))]
     return max(h for h, _ in shapes), max(w for _, w in shapes)
 

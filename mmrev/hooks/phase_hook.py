@@ -1,4 +1,4 @@
-"""What a run was doing when an exception ended it."""
+"""Report what a run was doing when an exception ended it."""
 import functools
 from typing import Any, Callable, Iterator
 
@@ -12,10 +12,10 @@ from mmrev.registry import HOOKS
 
 @HOOKS.register_module()
 class PhaseHook(Hook):
-    """Turn exceptions into `mmrev.problems.ProblemError` that name the phase of the run.
+    """Turn exceptions into `mmrev.problems.ProblemError` that names the phase of the run.
 
-    The phases are: initializing the weights, loading a checkpoint, reading a sample, iteration, evaluating with a
-    metric. `SafeCheckpointHook` names one more, writing a checkpoint.
+    The phases are initializing the weights, loading a checkpoint, reading a sample, an iteration, and evaluating with a
+    metric. `SafeCheckpointHook` adds writing a checkpoint.
     """
 
     priority = 'HIGHEST'
@@ -32,12 +32,12 @@ class PhaseHook(Hook):
 
     @staticmethod
     def name_samples(dataset: Any) -> None:
-        """Name the sample that cannot be read. Call it before the workers of a dataloader start."""
+        """Name a sample that cannot be read. Must be called before the workers of a dataloader start."""
         for inner in _innermost(dataset):
             inner.prepare_data = functools.partial(_read_sample, inner)
 
     def before_run(self, runner) -> None:
-        """Name the phases of the run; by now the loops have been built."""
+        """Name the phases of the loops, which have been built by now."""
         for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
             if isinstance(loop, BaseLoop):
                 self._name_loop(runner, loop)
@@ -52,7 +52,7 @@ class PhaseHook(Hook):
 
 
 def _name(owner: Any, method: str, name: Callable[..., str], status: int = 1) -> None:
-    """Run a method of an object in a phase whose name may depend on the arguments."""
+    """Wrap a method of an object in a phase; its name may depend on the arguments."""
     run = getattr(owner, method)
 
     @functools.wraps(run)
@@ -64,7 +64,7 @@ def _name(owner: Any, method: str, name: Callable[..., str], status: int = 1) ->
 
 
 def _innermost(dataset: Any) -> Iterator[BaseDataset]:
-    """The innermost data sets of any wrappers."""
+    """The data sets inside any wrappers."""
     if isinstance(dataset, BaseDataset):
         yield dataset
         return

@@ -1,4 +1,4 @@
-"""A progress line with the time left when mmengine's logger is silent for long."""
+"""Log the progress and the time left if mmengine's logger has been silent for a while."""
 import datetime
 import time
 
@@ -9,14 +9,14 @@ from mmrev.registry import HOOKS
 
 @HOOKS.register_module()
 class ProgressHook(Hook):
-    """Print progress and the time left if nothing was printed for a while.
+    """Log the progress and the time left if nothing has been logged for a while.
 
-    mmengine's `LoggerHook` prints every few iterations: on a slow machine once in minutes, in a short epoch never. This
-    hook uses the clock instead. It logs values of this process only, because the clocks of processes differ and a
-    collective would deadlock.
+    mmengine's `LoggerHook` logs after a number of iterations, which takes minutes on a slow machine, and never happens
+    in a short epoch. This hook uses the clock instead. It logs values of its own process only: the clocks of processes
+    differ, so a collective would deadlock.
 
     Args:
-        seconds: The longest time without output.
+        seconds: Maximum time without output in seconds.
     """
 
     priority = 'VERY_LOW'  # after IterTimerHook, which estimates the time left, and after LoggerHook

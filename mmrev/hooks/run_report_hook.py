@@ -1,4 +1,4 @@
-"""At the end of a run, a picture of its curves and a line that lists its files."""
+"""Draw the curves of a run at its end, and log where its files are."""
 import os.path as osp
 from typing import Dict, List, Optional
 
@@ -19,8 +19,8 @@ class RunReportHook(Hook):
     The curves survive ``--resume``: losses and metrics are stored in the message hub, which checkpoints contain.
 
     Args:
-        images: Folder that a test draws into; a relative path lies in the log folder of the run.
-        predictions: File that a test writes its predictions to.
+        images: Folder of the images that a test draws; a relative path is inside the log folder of the run.
+        predictions: File of the predictions that a test writes.
     """
 
     priority = 'LOWEST'
@@ -29,18 +29,18 @@ class RunReportHook(Hook):
         self.images = images
         self.predictions = predictions
         self.trained = False
-        self.begun = False  # whether there is anything to keep
+        self.begun = False  # whether an iteration has been completed
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Note that this run trains."""
+        """Record that the run trains."""
         self.trained = self.begun = True
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Note that this run has begun."""
+        """Record that the run has begun."""
         self.begun = True
 
     def after_val_epoch(self, runner, metrics: Optional[Dict[str, float]] = None) -> None:
-        """Store the metrics of a validation with the iteration."""
+        """Store the metrics of a validation, with the iteration."""
         curves: Curves = runner.message_hub.get_info(_METRICS, {})
         step = runner.iter if runner._train_loop is not None else 0
         for name, value in (metrics or {}).items():
@@ -49,7 +49,7 @@ class RunReportHook(Hook):
         runner.message_hub.update_info(_METRICS, curves)
 
     def after_run(self, runner) -> None:
-        """Draw the curves and log the last line of the run."""
+        """Draw the curves and log the paths."""
         if not is_main_process():
             return
         places = {}
@@ -70,10 +70,10 @@ def draw_curves(losses: np.ndarray, metrics: Curves, last_iter: int, file: str) 
     """Draw the loss of every iteration and the metrics of every validation into a picture.
 
     Args:
-        losses: Total loss of the latest iterations, up to `last_iter`.
-        metrics: ``[iteration, value]`` pairs by metric; metrics for single object sizes are left out.
-        last_iter: Number of iterations trained.
-        file: Picture to write.
+        losses: Total losses of the last iterations, up to `last_iter`.
+        metrics: ``[iteration, value]`` pairs by metric; metrics of a single object size are not drawn.
+        last_iter: Number of the last iteration.
+        file: Image file to write.
     """
     from matplotlib.figure import Figure  # without pyplot, which has global state and may need a display
     shown = {name: np.array(points) for name, points in metrics.items() if not name.endswith(('_s', '_m', '_l'))}

@@ -1,4 +1,4 @@
-"""Checkpoints that survive a kill at any moment, a full disk and SIGTERM."""
+"""Keep checkpoints intact when a run is killed or terminated, or the disk is full."""
 import contextlib
 import errno
 import functools
@@ -23,14 +23,14 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 @HOOKS.register_module()
 class SafeCheckpointHook(Hook):
-    """Write checkpoints under a temporary name, and delete older ones only when the new one is complete.
+    """Write checkpoints to a temporary file, and delete older ones only after the new one is complete.
 
-    SIGTERM, with which clusters announce the end of a job, writes ``interrupted.pth`` after the current iteration and
-    ends the run. An exception that ends the training writes it, too. Resumed from there, an epoch goes on with the
-    batch that comes next.
+    On SIGTERM, which clusters send before they end a job, the hook writes ``interrupted.pth`` after the current
+    iteration and ends the run. An exception that ends the training writes it as well. A run that resumes from this file
+    continues the epoch with the next batch.
 
     Args:
-        others: Files of another run, to delete once an iteration is complete.
+        others: Files of another run, which are deleted after the first iteration.
 
     Raises:
         ProblemError: If the disk is full; the older checkpoints are kept.
@@ -46,13 +46,13 @@ class SafeCheckpointHook(Hook):
         self._terminated = False
 
     def before_run(self, runner) -> None:
-        """Take over how the runner writes checkpoints, and save one when an exception ends the training."""
+        """Wrap the runner's ``save_checkpoint``, and the training loop to save a checkpoint after an exception."""
         runner.save_checkpoint = functools.partial(self._write, runner, runner.save_checkpoint)
         if isinstance(runner._train_loop, BaseLoop):
             runner._train_loop.run = functools.partial(self._run, runner, runner._train_loop.run)
 
     def before_train(self, runner) -> None:
-        """Take over how older checkpoints are deleted, skip the batches that an interrupted epoch has done."""
+        """Defer the deletion of older checkpoints, and skip the batches that an interrupted epoch has completed."""
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook) and '://' not in hook.out_dir:
                 hook.file_backend = _Deferring(hook.file_backend, self._outdated)
@@ -67,19 +67,19 @@ class SafeCheckpointHook(Hook):
         signal.signal(signal.SIGTERM, self._note)
 
     def after_train(self, runner) -> None:
-        """Leave SIGTERM to the process again."""
+        """Restore the default action of SIGTERM."""
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
     def _note(self, number: int, frame: Any) -> None:
         self._terminated = True
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """Delete what another run left, end the run where SIGTERM asked for it."""
+        """Delete the files of another run; end this run after SIGTERM."""
         self._delete_others()
         self._end(runner, runner.iter + 1)
 
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
-        """End the run where SIGTERM asked for it."""
+        """End the run after SIGTERM."""
         self._end(runner, runner.iter)
 
     def _end(self, runner, iteration: int) -> None:
@@ -90,7 +90,7 @@ class SafeCheckpointHook(Hook):
         try:
             return run()
         except Exception as error:
-            # Sharded weights would have to be gathered from processes that may not be there.
+            # Sharded weights would have to be gathered from processes that may have ended.
             whole = get_world_size() == 1 or isinstance(runner.model, DistributedDataParallel)
             if whole and runner.iter > self._saved:
                 with contextlib.suppress(Exception):  # the error that ended the run is the one to report
@@ -100,7 +100,7 @@ class SafeCheckpointHook(Hook):
             raise
 
     def _interrupt(self, runner, iteration: int) -> str:
-        """Save what was trained, for ``--resume``; the path as one types it."""
+        """Save a checkpoint for ``--resume``; return its relative path."""
         file = Path(runner.work_dir, INTERRUPTED)
         runner.save_checkpoint(runner.work_dir, INTERRUPTED, by_epoch=False,
                                meta=dict(epoch=runner.epoch, iter=iteration, interrupted=True))
@@ -110,7 +110,7 @@ class SafeCheckpointHook(Hook):
 
     def _write(self, runner, save, out_dir: str, filename: str, *args: Any, **kwargs: Any) -> None:
         with _ctrl_c_deferred(), phase(f'writing `{filename}` in `{out_dir}`', status=1):
-            self._delete_others()  # a first checkpoint may have the name of one of them
+            self._delete_others()  # the first checkpoint may have the name of one of them
             if '://' in str(out_dir):
                 save(out_dir, filename, *args, **kwargs)
                 return
@@ -127,9 +127,9 @@ class SafeCheckpointHook(Hook):
                 kept = sorted(path.name for path in whole.parent.glob('*.pth'))
                 raise ProblemError(
                     f'writing `{whole}` (about {_megabytes(runner):,.0f} MB): {error.strerror}',
-                    f'Free some space, then go on with --resume. {", ".join(kept)} in that folder are complete' if kept
+                    f'Free some space, then continue with --resume. {", ".join(kept)} are complete' if kept
                     else 'Free some space, or train into another --work-dir', 1) from error
-            if kwargs.get('save_optimizer', True):  # the best checkpoint has none
+            if kwargs.get('save_optimizer', True):  # the best checkpoint has no optimizer
                 self._saved = (kwargs.get('meta') or {}).get('iter', self._saved)
             self._delete_outdated(whole)
 
@@ -145,7 +145,7 @@ class SafeCheckpointHook(Hook):
 
 
 class _Deferring:
-    """A file backend that notes what is to be deleted."""
+    """A file backend that collects the files to delete instead of deleting them."""
 
     def __init__(self, backend: Any, outdated: List[Path]):
         self._backend = backend
@@ -160,7 +160,7 @@ class _Deferring:
 
 @contextlib.contextmanager
 def _ctrl_c_deferred() -> Iterator[None]:
-    """Raise `KeyboardInterrupt` only after the block; mmengine formats the config in it, and takes it for an error."""
+    """Defer `KeyboardInterrupt` to the end of the block, in which mmengine would treat it as an error of the config."""
     noted: List[int] = []
     ours = signal.getsignal(signal.SIGINT) is signal.default_int_handler and current_thread() is main_thread()
     if ours:
@@ -175,7 +175,7 @@ def _ctrl_c_deferred() -> Iterator[None]:
 
 
 def _move(part: Path, whole: Path) -> None:
-    """Rename a file once its content is on the disk."""
+    """Rename a file after its content has been written to the disk."""
     for path in (part, whole.parent):
         descriptor = os.open(path, os.O_RDONLY)
         try:
@@ -187,7 +187,7 @@ def _move(part: Path, whole: Path) -> None:
 
 
 def _skip(loop: EpochBasedTrainLoop, number: int) -> None:
-    """Skip the first batches of the epoch that comes next; they are loaded, so that later ones stay the same."""
+    """Skip the first batches of the next epoch; they are loaded, so that later ones stay the same."""
     run_iter, epoch = loop.run_iter, loop.epoch
 
     def run_the_rest(index: int, batch: Any) -> None:
@@ -199,7 +199,7 @@ def _skip(loop: EpochBasedTrainLoop, number: int) -> None:
 
 
 def _megabytes(runner) -> float:
-    """Size of the tensors that a checkpoint holds."""
+    """Size of the tensors in a checkpoint."""
     sizes: List[int] = []
     apply_to([runner.model.state_dict(), runner.optim_wrapper.state_dict()], lambda x: hasattr(x, 'element_size'),
              lambda x: sizes.append(x.numel() * x.element_size()))

@@ -1,4 +1,4 @@
-"""What would fail only after the first epoch fails before the first iteration."""
+"""Run a short validation before training, so that errors in it are found before the first epoch."""
 import time
 from collections import Counter
 from typing import Any, Dict, Iterator, List, Optional, Tuple
@@ -7,34 +7,35 @@ import numpy as np
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.runner import ValLoop, autocast
+from mmengine.runner import EpochBasedTrainLoop, ValLoop, autocast
 from mmengine.structures import InstanceData
 
 from mmrev.problems import ProblemError, closest, phase
 from mmrev.registry import HOOKS
+from mmrev.side_effects import unnoticed
 
-from .side_effects import unnoticed
-
-_SECONDS = 1.  # in which samples of a data set are read
+_SECONDS = 1.  # for which samples of a data set are read
 
 
 @HOOKS.register_module()
 class SanityHook(Hook):
-    """Read some samples of each data set; run two for validation through model, metrics and visualization.
+    """Read some samples of each data set, and validate two samples with model, metrics and visualization.
 
-    Random states, weights and log stay as they are.
+    Random states, weights and log stay unchanged.
 
     Raises:
         ProblemError: If anything fails, if the classes of two data sets differ, or if a hook or schedule monitors a
-            metric that is not there.
+            metric that does not exist.
     """
 
     priority = 'LOWEST'
 
     def before_train(self, runner) -> None:
-        """Run the pass."""
+        """Run the checks."""
         begin = time.monotonic()
         training = runner.model.training
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            check_sampler(runner.train_loop.dataloader)
         with unnoticed():
             check_classes({name: loop.dataloader.dataset for name, loop in _loops(runner)}, runner.model)
             for name, loop in _loops(runner):
@@ -46,6 +47,14 @@ class SanityHook(Hook):
         runner.logger.info(f'SanityHook: data, metrics and visualization work ({time.monotonic() - begin:.1f} s)')
 
 
+def check_sampler(loader: Any) -> None:
+    """Require that an epoch ends."""
+    sampler = type(getattr(loader.batch_sampler, 'sampler', None)).__name__
+    if 'Infinite' in sampler:
+        raise ProblemError(f'{sampler} never ends the first epoch of EpochBasedTrainLoop', "Set train_dataloader."
+                           "sampler.type='DefaultSampler', or train_cfg.type='IterBasedTrainLoop'")
+
+
 def _loops(runner) -> Iterator[Tuple[str, Any]]:
     for name, loop in (('train', runner._train_loop), ('val', runner._val_loop)):
         if hasattr(loop, 'dataloader') and hasattr(loop.dataloader.dataset, '__len__'):
@@ -53,7 +62,7 @@ def _loops(runner) -> Iterator[Tuple[str, Any]]:
 
 
 def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:
-    """Require the same classes in the same order everywhere, each once, and as many in the head of a classifier."""
+    """Require that all data sets have the same unique classes in the same order, as many as a classifier's head."""
     wanted = getattr(getattr(getattr(model, 'module', model), 'head', None), 'num_classes', None)
     first: Tuple[str, Any] = ('', None)
     for name, dataset in datasets.items():
@@ -79,13 +88,14 @@ def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:
 
 
 def _read(name: str, loader: Any) -> None:
-    """Read the first batch and, for a second, samples from all over the data set."""
+    """Read the first batch and then, for a second, samples spread over the data set."""
     dataset, collate = loader.dataset, loader.collate_fn
-    if not len(dataset):
-        raise ProblemError(f'{name}_dataloader.dataset has no sample left', 'Its filter_cfg or its annotations leave '
-                           'none: fix them')
+    if hasattr(dataset, 'get_data_info') and not any(
+            dataset.get_data_info(index).get('instances', True) for index in range(len(dataset))):
+        raise ProblemError(f'none of the {len(dataset)} samples of {name}_dataloader has an annotated object',
+                           'Compare metainfo.classes with the names in the annotations, the boxes with the images')
     if any(hasattr(step, 'results_cache') for step in _transforms(dataset)):
-        return  # its transforms would keep these samples
+        return  # a transform would cache these samples
     begin = time.monotonic()
     with phase(f'reading the first batch of {name}_dataloader'):
         collate([dataset[index] for index in range(min(loader.batch_size or 1, len(dataset)))])
@@ -96,7 +106,7 @@ def _read(name: str, loader: Any) -> None:
 
 
 def _transforms(dataset: Any) -> Iterator[Any]:
-    """The transforms of a data set and of those within it."""
+    """The transforms of a data set and of the data sets inside it."""
     yield from getattr(getattr(dataset, 'pipeline', None), 'transforms', None) or ()
     pipeline = getattr(dataset, 'pipeline', None)
     yield from pipeline if isinstance(pipeline, (list, tuple)) else ()
@@ -107,7 +117,7 @@ def _transforms(dataset: Any) -> Iterator[Any]:
 
 @torch.no_grad()
 def validate(runner, loop: ValLoop, samples: int = 2) -> Dict[str, Any]:
-    """Run samples through model, metrics and visualization; the metrics, empty if they would write files."""
+    """Validate samples with model, metrics and visualization; return the metrics, or {} if they would write files."""
     dataset = loop.dataloader.dataset
     with phase('validating two samples'):
         indices = [(samples * get_rank() + index) % len(dataset) for index in range(samples)]
@@ -136,7 +146,7 @@ def validate(runner, loop: ValLoop, samples: int = 2) -> Dict[str, Any]:
 
 
 def _invent_prediction(sample: Any) -> None:
-    """Have an untrained detector find a box, because metrics leave out most of what they do where nothing is found."""
+    """Add a box if an untrained detector finds none; without one, metrics skip most of their work."""
     found: Optional[InstanceData] = getattr(sample, 'pred_instances', None)
     known = {'bboxes', 'labels', 'scores', 'masks'}
     if isinstance(found, InstanceData) and not len(found) and {*found.keys()} <= known:
@@ -149,11 +159,11 @@ def _invent_prediction(sample: Any) -> None:
 
 
 def check_monitored(runner, metrics: Dict[str, Any]) -> None:
-    """Require the metrics that hooks and schedules monitor."""
+    """Require that the metrics which hooks and schedules monitor exist."""
     schedules = runner.param_schedulers
     watching = [*runner.hooks, *(schedules if isinstance(schedules, list) else ())]
     for watcher in watching if metrics else ():
         for name in [*(getattr(watcher, 'key_indicators', None) or ()), getattr(watcher, 'monitor', None)]:
             if isinstance(name, str) and name != 'auto' and 'loss' not in name and name not in metrics:
-                raise ProblemError(f'{type(watcher).__name__} watches `{name}`, and val_evaluator has no such '
+                raise ProblemError(f'{type(watcher).__name__} watches `{name}`, but val_evaluator has no such '
                                    'metric', f'{closest(name, metrics)}There are {", ".join(list(metrics)[:6])}')

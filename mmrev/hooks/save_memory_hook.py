@@ -1,4 +1,4 @@
-"""Less memory for any model of mmdet, mmpretrain or mmseg, by config alone."""
+"""Less memory for any model of mmdet, mmpretrain or mmseg, by a line of the config."""
 from typing import Optional, Sequence
 
 from mmengine.hooks import Hook
@@ -10,23 +10,23 @@ from mmrev.surgery.recomputation import MemoryReport, save_memory
 
 @HOOKS.register_module()
 class SaveMemoryHook(Hook):
-    """Make autograd keep less of the model's forward. Outputs, gradients and checkpoints stay the same.
+    """Make autograd store less of the model's forward. Outputs, gradients and checkpoints stay the same.
 
-    The first iteration logs the bytes that are kept for backward and that would have been kept, with a warning if the
-    saving is small.
+    The first iteration logs the bytes that are kept for backward with and without the hook, and a warning if they
+    hardly differ.
 
     Args:
         level: ``'cheap'`` or ``'blocks'``, see :func:`mmrev.save_memory`.
-        modules: Names of the blocks; found automatically by default.
+        modules: Names of the blocks; by default they are found automatically.
 
     Raises:
-        ValueError: When training starts, as :func:`mmrev.save_memory` does.
+        ValueError: If :func:`mmrev.save_memory` raises it, when training starts.
 
     Example:
         >>> custom_hooks = [dict(type='mmrev.SaveMemoryHook')]
     """
 
-    # Fraction of what autograd would have kept, above which the log warns.
+    # Fraction of the bytes of plain autograd above which the hook warns.
     LITTLE = 0.9
 
     def __init__(self, level: str = 'cheap', modules: Optional[Sequence[str]] = None):
@@ -36,7 +36,7 @@ class SaveMemoryHook(Hook):
         self._logged = False
 
     def before_train(self, runner) -> None:
-        """Prepare the model after all other hooks and the wrapper."""
+        """Prepare the model, after all other hooks and the wrapper."""
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         self.report = save_memory(model, self.level, self.modules)
 
@@ -47,11 +47,11 @@ class SaveMemoryHook(Hook):
         self._logged = True
         line = f'SaveMemoryHook: {self.report}'
         if self.report.images is None:
-            runner.logger.warning('SaveMemoryHook: no forward was recorded; was the model compiled, or is all of it '
+            runner.logger.warning('SaveMemoryHook: no forward was recorded; is the model compiled, or all of it '
                                   'under activation checkpointing?')
         elif self.report.kept > self.LITTLE * self.report.plain:
             most = ', '.join(list(self.report.by_function)[:3])
-            runner.logger.warning(f"{line}; little of it is cheap to compute again, most is kept by {most}. "
-                                  "`level='blocks'` computes whole blocks again")
+            runner.logger.warning(f"{line}; little of it is cheap to recompute, most is kept by {most}. "
+                                  "`level='blocks'` recomputes whole blocks")
         else:
             runner.logger.info(line)

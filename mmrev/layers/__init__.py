@@ -1,4 +1,4 @@
-"""Layers that need torch alone.
+"""Layers that require only PyTorch.
 
 Each file shows a formula; :mod:`mmrev.layers.fused` has forms that are faster or store less for backward.
 """

@@ -79,7 +79,7 @@ class MultiheadAttention(nn.Module):
         dropout = self.attn_drop_rate if self.training else 0.
         if bias is None:
             return F.scaled_dot_product_attention(q, k, v, None, dropout)
-        with compat.without_cudnn_attention(q.device.type):  # in the forward without a graph, too
+        with compat.without_cudnn_attention(q.device.type):  # also in the forward without a graph
             return F.scaled_dot_product_attention(q, k, v, bias.to(q.dtype).contiguous(), dropout)
 
     def extra_repr(self) -> str:
@@ -89,8 +89,8 @@ class MultiheadAttention(nn.Module):
 class WindowAttention(MultiheadAttention):
     """Attention within (shifted) windows, with a bias by relative position (Swin, Liu et al. 2021, eq. 4).
 
-    A map whose sides are not multiples of the window is padded with zeros, which take part in the attention as
-    published.
+    A map whose sides are not multiples of the window is padded with zeros, which take part in the attention, as in
+    the published code.
 
     Args:
         window_size: Side of a window, in tokens.
@@ -163,14 +163,14 @@ class PoolingAttention(MultiheadAttention):
     """Attention between pooled queries, keys and values (MViTv2, Li et al. 2022, eqs. 1 to 6).
 
     Queries, keys and values are pooled by depthwise convolutions that all heads share, then normalized; the pooled
-    query is added to the output, and the relative position enters as one term per axis. Within windows the pooled maps
-    are divided, so that a window sees its own share of the keys.
+    query is added to the output, and the relative position enters as one term per axis. With windows, the pooled
+    maps are divided, so that each window attends to its part of the keys.
 
     Args:
         embed_dims: Channels; a multiple of ``num_heads``.
         num_heads: Heads.
-        input_size: Height and width, in tokens, that the tables of relative positions are made for; they are resized
-            for others.
+        input_size: Height and width, in tokens, of the tables of relative positions; they are resized for other
+            sizes.
         kernel_size: Kernel size of the pooling convolutions; odd.
         stride_q: Stride of the pooling of queries, and so of the output.
         stride_kv: Stride of the pooling of keys and values.
@@ -243,7 +243,7 @@ class PoolingAttention(MultiheadAttention):
 
 
 def relative_positions(table: Tensor, num_queries: int, num_keys: int) -> Tensor:
-    """Rows of ``table`` for each query and key of one axis; the axis with fewer of them takes longer steps.
+    """Rows of ``table`` for each query and key along one axis; the shorter of the two sequences takes larger steps.
 
     Shape:
         Input: ``(L, d)``, resized to ``2 * max(num_queries, num_keys) - 1`` rows; output:

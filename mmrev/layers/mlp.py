@@ -4,8 +4,7 @@ from typing import Optional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fused.gelu_linear import gelu_linear
-from .fused.guard import may_fuse
+from .fused.gelu_linear import can_fuse, gelu_linear
 
 
 class MLP(nn.Module):
@@ -35,7 +34,7 @@ class MLP(nn.Module):
         if self.training and self.drop_rate:
             x = self.fc2(F.dropout(F.gelu(x), self.drop_rate))
             return F.dropout(x, self.drop_rate)
-        if type(self.fc1) is type(self.fc2) is nn.Linear and may_fuse(self.fc1, self.fc2):
+        if can_fuse(self.fc1, self.fc2):
             return gelu_linear(x, self.fc2)
         return self.fc2(F.gelu(x))
 

@@ -9,7 +9,7 @@ def norm_act(x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
 
     PyTorch's batch norm stores its input, and an activation like Hardswish its own, which is the batch norm's output.
     The fused form recomputes the latter in backward. It exists for PyTorch's batch norms with Hardswish or SiLU; other
-    pairs are evaluated one after the other.
+    pairs are evaluated separately.
 
     Args:
         x: Input.

@@ -14,9 +14,9 @@ class PatchEmbed(nn.Module):
         in_channels: Channels of the image.
         embed_dims: Channels of a token.
         patch_size: Side of the convolution's kernel, in pixels.
-        stride: In pixels; None is ``patch_size``.
+        stride: Stride in pixels; None is ``patch_size``.
         padding: Zeros around the image, in pixels.
-        norm_eps: Of a layer norm of the tokens; None for no norm.
+        norm_eps: ``eps`` of a layer norm of the tokens; None for no norm.
 
     Shape:
         Input: ``(B, in_channels, H, W)``; output: ``(B, H', W', embed_dims)`` with ``H' = ceil(H / stride)``.
@@ -62,12 +62,12 @@ def state_grid(module: nn.Module, state_dict: dict, prefix: str, local_metadata:
 
 
 def loaded_grid(num_tokens: int, local_metadata: dict, grid: Tuple[int, int]) -> Optional[Tuple[int, int]]:
-    """The grid of a loaded position embedding: from the metadata, else ours, else a square; or None.
+    """Find the grid of a loaded position embedding: that of the metadata, that of the module, or a square; else None.
 
     Args:
-        num_tokens: Of the grid.
-        local_metadata: The module's, of the state dict.
-        grid: Ours.
+        num_tokens: Number of tokens of the grid.
+        local_metadata: Metadata of the module in the state dict.
+        grid: Grid of the module.
     """
     side = math.isqrt(num_tokens)
     stated = local_metadata.get('grid', ())

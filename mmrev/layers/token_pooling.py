@@ -2,8 +2,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fused.guard import may_fuse
-from .fused.pooled_linear import pooled_linear
+from .fused.pooled_linear import can_fuse, pooled_linear
 from .max_pool import max_pool_tokens
 
 
@@ -30,7 +29,7 @@ class TokenPooling(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.fc1(x)
-        if type(self.fc1) is type(self.fc2) is nn.Linear and may_fuse(self.fc1, self.fc2) and x.numel():
+        if can_fuse(x, self.fc1, self.fc2):
             x = pooled_linear(x, self.fc2)
         else:
             x = self.fc2(F.gelu(max_pool_tokens(F.gelu(x))))

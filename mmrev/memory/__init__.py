@@ -1,1 +1,1 @@
-"""What a training step needs in memory, known before it runs."""
+"""Predict the memory of a training step, and fit it into a budget."""

@@ -1,44 +1,44 @@
-"""Which parts of a model to keep, recompute or undo, so that a training step fits into a budget in the least time."""
+"""Choose which parts of a model to keep, recompute or undo, so that a training step fits a memory budget."""
 import json
-import math
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+import numpy as np
 import torch
 
 from mmrev.problems import ProblemError
 
+from .estimate import Estimate
 from .forecast import Forecast, Forecaster
-from .parts import KEPT, apply, find_parts
+from .parts import KEPT, apply, find_parts, find_steps
 from .report import mib
-from .timeline import Allocation
 from .training import Batch
 
 Choices = Dict[str, str]
-_TURNS = 4
-_MOVED = 3  # bytes that a device reads and writes for each byte that an operator makes
+_CLOSE = 0.02  # of the budget: within it, no better plan is searched for
+_MOVED = 3  # bytes that a device reads and writes for each byte that an operator outputs
 
 
 class Speed(NamedTuple):
-    """What a device does in a second."""
+    """Multiply-accumulates and bytes per second of a device."""
     macs: float
     bytes: float
 
 
 class Plan(NamedTuple):
-    """What the backward does about each part.
+    """How the backward treats each part of a model.
 
     Attributes:
-        choices: By the name of the part, see :class:`~mmrev.memory.parts.Part`.
-        saved: Bytes that each part keeps less than under plain autograd.
-        seconds: Expected time of its recomputation in a step.
-        peak: Bytes of the step, as predicted.
-        plain: Bytes of the step under plain autograd, as predicted.
-        batch: The largest one.
-        budget: Bytes that it was made for.
-        leaky: Whether it takes InPlace-ABN with leaky ReLUs, another function.
+        choices: Choice by the name of the part, see :class:`~mmrev.memory.parts.Part`.
+        saved: Bytes that each part stores less than under plain autograd.
+        seconds: Expected time to recompute each part in a step.
+        peak: Predicted peak of the step in bytes.
+        plain: Predicted peak under plain autograd in bytes.
+        batch: Largest batch of the training.
+        budget: Budget of the plan in bytes.
+        leaky: Whether the plan includes InPlace-ABN with leaky ReLUs, which changes the function.
     """
     choices: Choices
     saved: Dict[str, int]
@@ -50,17 +50,17 @@ class Plan(NamedTuple):
     leaky: bool = False
 
     def save(self, file: Path) -> None:
-        """Write it as JSON."""
+        """Write the plan as JSON."""
         file.write_text(json.dumps(dict(self._asdict(), batch=self.batch._asdict()), indent=2) + '\n')
 
     @classmethod
     def load(cls, file: Path) -> 'Plan':
-        """Read what :meth:`save` wrote."""
+        """Read a plan that :meth:`save` wrote."""
         content = json.loads(file.read_text())
         return cls(**dict(content, batch=Batch(**content['batch'])))
 
     def __str__(self) -> str:
-        """One line for each run of parts that are treated alike."""
+        """A table with one line for consecutive parts with the same choice."""
         lines = [f'  {"part":60s}{"choice":>12s}{"saved":>14s}{"time":>11s}']
         for names, choice in _runs(self.choices):
             saved, seconds = (sum(x[name] for name in names) for x in (self.saved, self.seconds))
@@ -85,35 +85,38 @@ class Planner:
     """Finds plans for a config.
 
     Args:
-        forecaster: Of the config.
-        batch: The largest one that will be trained on.
-        speed: Of the device; by default one with the usual ratio.
-        rounds: Forecasts after the first three, besides a few.
+        forecaster: Forecaster of the config.
+        batch: Largest batch of the training.
+        speed: Speed of the device; the default has a typical ratio of arithmetic to bandwidth.
+        rounds: Maximum number of forecasts for each budget, after the first three.
 
     Attributes:
-        parts: Of the model.
-        plain: The step with all parts kept.
-        least: The plan of those looked at that needs least memory.
+        parts: Parts of the model.
+        plain: Forecast with all parts kept.
+        least: Plan with the lowest peak among those that have been evaluated.
+        estimate: Estimate of peaks, once a plan has been requested.
+
+    Raises:
+        ProblemError: If no part of the model can be recomputed or undone.
     """
 
-    def __init__(self, forecaster: Forecaster, batch: Batch, speed: Speed = Speed(1e11, 1e10), rounds: int = 12):
+    def __init__(self, forecaster: Forecaster, batch: Batch, speed: Speed = Speed(1e11, 1e10), rounds: int = 4):
         self._forecaster, self._batch, self._rounds = forecaster, batch, rounds
         self._model = forecaster.training.model
-        self._tried: List[Tuple[Choices, Forecast]] = []
-        plain = forecaster(batch)
-        self.parts = find_parts(self._model, plain.called)
+        remove = apply(self._model, dict.fromkeys(find_steps(self._model), KEPT))
+        self.plain = forecaster(batch)
+        remove()
+        self.parts = find_parts(self._model, self.plain.called)
         self._names = {part.name for part in self.parts}
         if len(self.parts) == 1:
             raise ProblemError(f'no part of {type(self._model).__name__} can be recomputed or undone',
                                'Train smaller images or fewer at a time: `mmrev memory --gpu-memory` says how many')
-        self.plain = plain if not any(part.choices[-1] == 'undone' for part in self.parts) else self.forecast(
-            {part.name: KEPT for part in self.parts})
-        self._tried = [({part.name: KEPT for part in self.parts}, self.plain)]
+        self._tried: List[Tuple[Choices, Forecast]] = [({part.name: KEPT for part in self.parts}, self.plain)]
         self._kept: List[Dict[str, int]] = [self._by_part(self.plain)]
         self._work, self._speed = self._forward_work(), speed
 
     def __call__(self, budget: int) -> Optional[Plan]:
-        """The plan of least expected time among those found within the budget; ``None`` if there is none."""
+        """Return the fastest plan found that fits the budget; ``None`` if none fits."""
         if self.plain.peak > budget:
             self._try_uniform()
             self._approach(budget)
@@ -125,15 +128,17 @@ class Planner:
         return self._plan(min(self._tried, key=lambda tried: tried[1].peak)[0])
 
     def uniform(self, level: int) -> Choices:
-        """All parts kept, cheap, or recomputed and undone."""
+        """Return the same choice for all parts: kept (0), cheap (1), or recomputed and undone (2)."""
         return {part.name: part.choices[min(level, len(part.choices) - 1)] for part in self.parts}
 
     def _try_uniform(self) -> None:
-        for level in (1, 2) if len(self._kept) == 1 else ():
-            self._kept.append(self._by_part(self.forecast(self.uniform(level))))
+        if len(self._kept) == 1:
+            steps = [self.plain, *(self.forecast(self.uniform(level)) for level in (1, 2))]
+            self._kept += [self._by_part(step) for step in steps[1:]]
+            self.estimate = Estimate(self.parts, steps, self._kept, self._part_of)
 
     def forecast(self, choices: Choices) -> Forecast:
-        """A step with these choices."""
+        """Predict a step with these choices."""
         for tried, forecast in self._tried:
             if tried == choices:
                 return forecast
@@ -145,55 +150,27 @@ class Planner:
         self._tried.append((dict(choices), forecast))
         return forecast
 
-    # ------------------------------------------------------------------------------------------------ the search
-
     def _approach(self, budget: int) -> None:
-        """Give up, step by step, what holds most bytes at the peak for the least time; then take back what can be."""
-        choices = self.uniform(0)
-        forecast = self.plain
+        """Forecast the best estimated choices; what the estimate is off by counts in the next ones."""
+        seconds = np.array([[self._seconds(part.name, min(level, len(part.choices) - 1)) for part in self.parts]
+                            for level in range(len(self._kept))])
+        target, fits, exceeds = float(budget), None, None  # the latter two: a target and the peak that it led to
         for _ in range(self._rounds):
-            moves = self._moves(choices, forecast, forecast.peak - budget)
-            if not moves:
-                return
-            before, choices = choices, {**choices, **dict(moves)}
-            forecast = self.forecast(choices)
-            if forecast.peak <= budget:
-                self._take_back(before, moves, budget)
-                return
-
-    def _moves(self, choices: Choices, forecast: Forecast, needed: int) -> List[Tuple[str, str]]:
-        """What to give up to need that many bytes less at the peak; everything that helps, if that is too little."""
-        alive = self._by_part(forecast, at=forecast.peak_at)
-        found = []
-        for part in self.parts:
-            now = part.choices.index(choices[part.name])
-            for level in range(now + 1, len(part.choices)):
-                kept, less = (self._kept[i].get(part.name, 0) for i in (now, level))
-                saved = alive.get(part.name, 0) * (kept - less) / max(kept, 1)
-                seconds = self._seconds(part.name, level) - self._seconds(part.name, now)
-                if saved > 0:
-                    found.append((saved / (seconds + 1e-9), saved, part.name, part.choices[level]))
-        moves: Dict[str, Tuple[str, float]] = {}
-        total = 0.
-        for _, saved, name, choice in sorted(found, reverse=True):
-            if total >= needed:
-                break
-            if name not in moves or moves[name][1] < saved:
-                total += saved - moves.get(name, ('', 0.))[1]
-                moves[name] = choice, saved
-        return [(name, choice) for name, (choice, _) in moves.items()]
-
-    def _take_back(self, before: Choices, moves: List[Tuple[str, str]], budget: int) -> None:
-        """Of the last moves, make only as many as the budget asks for: by turns halfway and along a line."""
-        def peak(number: int) -> int:
-            return self.forecast({**before, **dict(moves[:number])}).peak
-
-        low, high = 0, len(moves)  # too few, enough
-        for turn in range(_TURNS):
-            if high - low > 1:
-                share = (peak(low) - budget) / max(peak(low) - peak(high), 1) if turn % 2 == 0 else 0.5
-                number = min(max(low + 1, math.ceil(low + share * (high - low))), high - 1)
-                low, high = (low, number) if peak(number) <= budget else (number, high)
+            levels = self.estimate.fit(target, seconds)
+            choices = {part.name: part.choices[level] for part, level in zip(self.parts, levels)}
+            known = any(tried == choices for tried, _ in self._tried)
+            peak = self.forecast(choices).peak
+            if peak <= budget:
+                if known or peak >= budget * (1 - _CLOSE):
+                    return
+                fits = target, peak
+            else:
+                exceeds = target, peak
+            if fits and exceeds:
+                share = (budget - fits[1]) / (exceeds[1] - fits[1])
+                target = fits[0] + share * (exceeds[0] - fits[0])
+            else:
+                target += budget - peak
 
     # ------------------------------------------------------------------------------------------------ what it costs
 
@@ -204,11 +181,11 @@ class Planner:
                     self.forecast(choices).peak, self.plain.peak, self._batch)
 
     def cost(self, choices: Choices) -> float:
-        """Seconds that a step is expected to take longer than a plain one."""
+        """Expected additional seconds of a step, compared with a plain one."""
         return sum(self._seconds(part.name, part.choices.index(choices[part.name])) for part in self.parts)
 
     def _seconds(self, name: str, level: int) -> float:
-        """Expected time of what a choice recomputes: what it does not keep, or the whole forward."""
+        """Expected time of what a choice recomputes: tensors that it does not store, or the whole forward."""
         saved = self._kept[0].get(name, 0) - self._kept[level].get(name, 0) if level else 0
         if saved <= 0:
             return 0.
@@ -216,7 +193,7 @@ class Planner:
         return _MOVED * made / self._speed.bytes + macs / self._speed.macs
 
     def _forward_work(self) -> Dict[str, List[int]]:
-        """Bytes made and multiply-accumulates in the forward of each part."""
+        """Bytes that the forward of each part allocates, and its multiply-accumulates."""
         work: Dict[str, List[int]] = defaultdict(lambda: [0, 0])
         for a in self.plain.allocations[:self.plain.marks['backward']]:
             work[self._part_of(a.path)][0] += a.bytes
@@ -224,11 +201,11 @@ class Planner:
             work[self._part_of(path)][1] += macs
         return work
 
-    def _by_part(self, forecast: Forecast, at: Optional[int] = None) -> Dict[str, int]:
-        """Bytes kept for backward, by part; of those only that are alive after an allocation."""
+    def _by_part(self, forecast: Forecast) -> Dict[str, int]:
+        """Bytes kept for backward, by part."""
         sums: Dict[str, int] = defaultdict(int)
         for a in forecast.allocations[:forecast.marks['backward']]:
-            if forecast.kind(a) == 'kept for backward' and (at is None or _is_alive(a, at)):
+            if forecast.kind(a) == 'kept for backward':
                 sums[self._part_of(a.path)] += a.bytes
         return sums
 
@@ -238,12 +215,8 @@ class Planner:
         return path
 
 
-def _is_alive(a: Allocation, at: int) -> bool:
-    return a.begin <= at and (a.end is None or a.end > at)
-
-
 def measure_speed(device: Any = 'cpu') -> Speed:
-    """Measure a product of matrices and a sum, for a fraction of a second."""
+    """Measure a matrix product and an elementwise sum, for a fraction of a second."""
     on_gpu = torch.device(device).type == 'cuda'
     a = torch.ones(2048 if on_gpu else 512, 2048 if on_gpu else 512, device=device)
     b = torch.ones(2**24, device=device)  # larger than caches

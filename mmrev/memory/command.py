@@ -1,4 +1,4 @@
-"""What the command ``mmrev memory`` does with its arguments."""
+"""The work of the command ``mmrev memory``."""
 import argparse
 import contextlib
 from typing import Callable, Dict, List
@@ -14,17 +14,17 @@ from .search import Fit, largest
 from .training import Batch, default_batch
 from .what_if import Row, what_if
 
-_SIDE = 32  # pixels by which sides of images are changed
+_SIDE = 32  # images grow by multiples of this many pixels
 
 
 def run(cfg: Config, args: argparse.Namespace, use_mixed_precision: Callable[[Config], None]) -> None:
-    """Predict, print and write what the arguments ask for."""
+    """Predict, print and write what the arguments request."""
     MMLogger.get_current_instance().setLevel('ERROR')
     memory, margin = args.gpu_memory and parse_bytes(args.gpu_memory), parse_bytes(args.margin)
     for key in ('model', 'optim_wrapper'):
         if cfg.get(key) is None:
             raise ProblemError(f'{cfg.filename} has no `{key}`', 'Give a config that trains')
-    if min(args.batch or 1, args.objects, args.depth, args.processes, *(args.image or (1, ))) < 1:
+    if min(1 if args.batch is None else args.batch, args.objects, args.depth, args.processes, *args.image or (1, )) < 1:
         raise ProblemError('--image, --batch, --objects, --depth and --processes must be above 0', 'Fix them')
     batch = _batch(cfg, args)
     forecaster = Forecaster(cfg, args.processes)
@@ -55,7 +55,7 @@ def _batch(cfg: Config, args: argparse.Namespace) -> Batch:
 
 
 def slopes(forecaster: Forecaster, forecast: Forecast) -> Dict[str, float]:
-    """Bytes by which the peak grows with each dimension of the batch that the model leaves free."""
+    """Growth of the peak in bytes, for each dimension of the batch that may vary."""
     batch, found = forecast.batch, {}
     wider = batch._replace(width=batch.width + max(_SIDE, batch.width // 4 // _SIDE * _SIDE))
     more = {'each image': (batch._replace(images=batch.images + 1), 1),

@@ -1,15 +1,16 @@
-"""A training step without its arithmetic: tensors have shapes, and values only where the step asks for them.
+"""A training step without its arithmetic: tensors have shapes, and get values only when the step reads them.
 
-What a network computes from images and weights has no values here: those are `FakeTensor` of PyTorch. Anchors, boxes,
-labels and whatever else follows from the data have values, so target assignment and sampling really run. Where code
-asks for a value that depends on the network, as the selection of proposals does, that value is computed from stand-ins:
-small random numbers for the outputs of convolutions and products of matrices, and the real operators after them.
+Tensors that a network computes from images and weights are PyTorch's `FakeTensor`, which have no values. Anchors,
+boxes, labels and everything else that follows from the data have values, so target assignment and sampling really run.
+If code reads a value that depends on the network, as the selection of proposals does, that value is computed from
+stand-ins: small random numbers for the outputs of convolutions and matrix products, and the real operators after them.
 """
 import contextlib
 import importlib
 import itertools
 import math
 import weakref
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
@@ -19,7 +20,7 @@ from torch._subclasses.fake_tensor import (DataDependentOutputException, Dynamic
                                            FakeTensorMode, UnsupportedOperatorException)
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from .timeline import Timeline
 
@@ -28,15 +29,17 @@ _DYNAMIC = (DataDependentOutputException, DynamicOutputShapeException, Unsupport
 _CONSTANTS = {aten.new_zeros, aten.new_ones, aten.new_full, aten.zeros_like, aten.ones_like, aten.full_like}
 _FROM_NOTHING = {aten.empty, aten.zeros, aten.ones, aten.full, aten.rand, aten.randn}
 _INDEXED = {aten.index, aten.index_put, aten.index_put_, aten._unsafe_index, aten._index_put_impl_}
-# Where values end: what these give is replaced by random numbers.
-_PRODUCTS = {aten.convolution, aten.mm, aten.addmm, aten.bmm, aten.baddbmm, aten._scaled_dot_product_flash_attention,
-             aten._scaled_dot_product_flash_attention_for_cpu, aten._scaled_dot_product_efficient_attention}
+# Operators whose outputs are replaced by random numbers.
+_PRODUCTS = {getattr(aten, name) for name in (
+    'convolution', 'mm', 'addmm', 'bmm', 'baddbmm', '_scaled_dot_product_flash_attention',
+    '_scaled_dot_product_flash_attention_for_cpu', '_scaled_dot_product_efficient_attention') if hasattr(aten, name)}
 STAND_IN_SCALE = 0.01
 _SMALL = 2**16  # elements; parameters with fewer get values
 
 
-class _Ref(NamedTuple):
-    """A tensor as a place in a storage without values."""
+@dataclass(frozen=True)
+class _Ref:
+    """A tensor without values, as a view of a numbered storage."""
     storage: int
     dtype: torch.dtype
     shape: Tuple[int, ...]
@@ -45,20 +48,20 @@ class _Ref(NamedTuple):
 
 
 class _Write(NamedTuple):
-    """An operator that made or changed storages."""
+    """An operator that allocated or changed storages."""
     func: Any  # None: its values are stand-ins
     args: Any
     kwargs: Any
-    outputs: Tuple[Tuple[int, _Ref], ...]  # what it made: position among its outputs, and where
+    outputs: Tuple[Tuple[int, _Ref], ...]  # new tensors: position among its outputs, and view
     reads: Set[int]
     writes: Set[int]
 
 
 class Building(TorchDispatchMode):
-    """Large tensors that are made from nothing get no values: weights, until they are loaded.
+    """Large tensors that a factory function creates, such as weights, get no values.
 
     Attributes:
-        fake: Of which the tensors without values are.
+        fake: Mode of the tensors without values.
     """
 
     def __init__(self) -> None:
@@ -72,7 +75,7 @@ class Building(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def take_values(self, model: nn.Module) -> None:
-        """Take the values from the weights that have some."""
+        """Replace the weights that have values by tensors without."""
         replaced: Dict[nn.Parameter, nn.Parameter] = {}
         for module in model.modules():
             for name, weight in module._parameters.items():
@@ -83,9 +86,9 @@ class Building(TorchDispatchMode):
 
 
 class FakeStep(Timeline):
-    """A :class:`Timeline` within which nothing that depends on images or weights is computed.
+    """A :class:`Timeline` in which nothing that depends on images or weights is computed.
 
-    These are tensors without values, see :class:`Building`.
+    Images and weights are tensors without values, see :class:`Building`.
     """
 
     def __init__(self, model: nn.Module):
@@ -105,7 +108,7 @@ class FakeStep(Timeline):
 
     def _call(self, func: Any, args: tuple, kwargs: dict) -> Any:
         packet = func.overloadpacket
-        leaves = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
+        leaves = [x for x in tree_flatten((args, kwargs))[0] if isinstance(x, Tensor)]
         if not any(isinstance(x, FakeTensor) for x in leaves):
             return func(*args, **kwargs)
         if packet in _CONSTANTS and self._phase == 'forward':  # its values are known
@@ -126,7 +129,7 @@ class FakeStep(Timeline):
         return out
 
     def _as_positions(self, indices: Sequence[Optional[Tensor]]) -> List[Optional[Tensor]]:
-        """Masks as the positions that they select, whose number is known."""
+        """Replace masks by the positions that they select, whose number is known."""
         positions: List[Optional[Tensor]] = []
         for index in indices:
             if index is None or index.dtype not in (torch.bool, torch.uint8):
@@ -176,11 +179,11 @@ class FakeStep(Timeline):
             self._log.append(_Write(None, (), {}, tuple(made), set(), writes))
             return
         args, kwargs = tree_map(self._ref, args), tree_map(self._ref, kwargs)
-        reads = {x.storage for x in tree_leaves((args, kwargs), is_leaf=_is_ref) if isinstance(x, _Ref)}
+        reads = {x.storage for x in tree_flatten((args, kwargs))[0] if isinstance(x, _Ref)}
         self._log.append(_Write(func, args, kwargs, tuple(made), reads, writes))
 
     def value(self, x: Any) -> Any:
-        """A tensor with values in place of one without, of the same shape; anything else as it is."""
+        """Return a tensor of the same shape with values for one without; anything else unchanged."""
         if not isinstance(x, FakeTensor):
             return x
         with torch._C._DisableTorchDispatch(), torch.no_grad():  # not part of the step
@@ -212,7 +215,7 @@ class FakeStep(Timeline):
                 self._values[storage] = i + 1, self._values[storage][1]
 
     def _real(self, args: Any) -> Any:
-        return tree_map(lambda x: self._at(x) if isinstance(x, _Ref) else x, args, is_leaf=_is_ref)
+        return tree_map(lambda x: self._at(x) if isinstance(x, _Ref) else x, args)
 
     def _at(self, ref: _Ref) -> Tensor:
         if ref.storage not in self._values:  # an image or a weight
@@ -222,17 +225,13 @@ class FakeStep(Timeline):
         return torch.empty(0, dtype=ref.dtype).set_(storage, ref.offset, ref.shape, ref.stride)
 
 
-def _is_ref(x: Any) -> bool:
-    return isinstance(x, _Ref)
-
-
 def _noise(x: Tensor) -> Tensor:
-    generator = torch.Generator().manual_seed(x.numel())  # the step's own random numbers stay as they are
+    generator = torch.Generator().manual_seed(x.numel())  # the step's own random state is unchanged
     return x.normal_(0, STAND_IN_SCALE, generator=generator) if x.is_floating_point() else x.zero_()
 
 
 def _tiny(x: Any) -> Any:
-    """Something small in place of a tensor without values, from which PyTorch chooses the same operator."""
+    """A small tensor in place of one without values, for which PyTorch chooses the same operator."""
     if isinstance(x, Tensor):
         return torch.empty([min(n, 1) for n in x.shape[:2]] + list(x.shape[2:]), dtype=x.dtype,
                            requires_grad=x.requires_grad)
@@ -240,7 +239,7 @@ def _tiny(x: Any) -> Any:
 
 
 class _ForNumPy(TorchFunctionMode):
-    """Gives values to what leaves PyTorch."""
+    """Gives values to tensors that are converted to NumPy or lists."""
 
     def __init__(self, value: Callable[[Any], Any]):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Peak bytes of a training step, predicted without its arithmetic or counted in a real one."""
+"""The peak bytes of a training step, predicted without its arithmetic or counted in a real step."""
 import contextlib
 from collections import defaultdict
 from typing import Any, Dict, Iterator, List, Sequence
@@ -8,6 +8,7 @@ from mmengine.config import Config
 from torch import Tensor
 from torch.utils._pytree import tree_map_only
 
+from mmrev import compat
 from mmrev.problems import ProblemError, phase
 
 from .fake import Building, FakeStep
@@ -16,21 +17,20 @@ from .training import Batch, Training
 
 
 class Forecast:
-    """What a training step allocates.
+    """The allocations of a training step.
 
     Attributes:
-        batch: Its size.
-        fixed: Bytes by kind that exist from step to step: weights, the optimizer's state, a moving average; and the
-            batch itself.
-        allocations: Of the step, in their order.
-        marks: Number of allocations made when backward and optimizer began.
-        gradients: Bytes of the weights' gradients that are alive when backward ends.
-        activations: Most bytes alive at once besides these and what is fixed.
-        peak: Most bytes alive at once, everything counted.
-        peak_at: Number of the allocation with which the peak was reached.
-        gradients_at_peak: Bytes of the weights' gradients that are alive then.
-        macs: Multiply-accumulates of convolutions, products of matrices and attention.
-        made: Bytes of all tensors that were made.
+        batch: Size of the batch.
+        fixed: Bytes that live through the whole step, by kind: weights, optimizer state, moving average, batch.
+        allocations: Allocations of the step, in order.
+        marks: Number of allocations before backward and optimizer began.
+        gradients: Bytes of the gradients of weights that are alive when backward ends.
+        activations: Maximum of the bytes alive at once, without these gradients and without ``fixed``.
+        peak: Maximum of the bytes alive at once.
+        peak_at: Index of the allocation that reached the peak.
+        gradients_at_peak: Bytes of the gradients of weights that are alive at the peak.
+        macs: Multiply-accumulates of convolutions, matrix products and attention.
+        made: Bytes of all tensors that the step allocated.
         forward_macs: Multiply-accumulates of the forward, by the path of the module.
         called: Paths of the modules whose forward ran.
     """
@@ -50,7 +50,7 @@ class Forecast:
         self.made = sum(a.bytes for a in self.allocations)
 
     def alive(self, allocations: Sequence[Allocation]) -> List[int]:
-        """Bytes of some allocations that are alive after each allocation of the step."""
+        """Bytes of the given allocations that are alive after each allocation of the step."""
         changes = [0] * (len(self.allocations) + 1)
         for a in allocations:
             changes[a.begin] += a.bytes
@@ -63,19 +63,19 @@ class Forecast:
         return sums
 
     def kind(self, a: Allocation) -> str:
-        """What it is at the peak and after: ``'gradients'``, ``'kept for backward'`` or ``'in passing'``."""
+        """Kind of an allocation: ``'gradients'``, ``'kept for backward'`` or ``'temporary'``."""
         backward = self.marks['backward']
         if id(a) in self._gradients:
             return 'gradients'
-        return 'kept for backward' if a.begin < backward and (a.end is None or a.end > backward) else 'in passing'
+        return 'kept for backward' if a.begin < backward and (a.end is None or a.end > backward) else 'temporary'
 
     def kept(self, depth: int) -> Dict[str, int]:
-        """Bytes that the forward leaves for backward, by the path of the part down to `depth`."""
+        """Bytes that the forward keeps for backward, by module path down to `depth`."""
         return _by_path((a for a in self.allocations if self.kind(a) == 'kept for backward'), depth)
 
     def at_peak(self, depth: int) -> Dict[str, Dict[str, int]]:
-        """Bytes alive at the peak: by kind, and of each kind by the path of the part down to `depth`."""
-        found: Dict[str, List[Allocation]] = {'kept for backward': [], 'in passing': [], 'gradients': []}
+        """Bytes alive at the peak: by kind, then by module path down to `depth`."""
+        found: Dict[str, List[Allocation]] = {'kept for backward': [], 'temporary': [], 'gradients': []}
         for a in self.allocations[:self.peak_at + 1]:
             if a.end is None or a.end > self.peak_at:
                 found[self.kind(a)].append(a)
@@ -94,13 +94,15 @@ class Forecaster:
 
     Args:
         cfg: The config.
-        processes: Of data-parallel training; with several, buckets hold a copy of the gradients.
+        processes: Number of data-parallel processes; with several, the buckets of DDP hold a copy of the gradients.
 
     Raises:
-        ProblemError: If its model or optimizer cannot be built.
+        ProblemError: If the model or the optimizer cannot be built, or PyTorch is older than 2.5.
     """
 
     def __init__(self, cfg: Config, processes: int = 1):
+        if not compat.can_predict_memory:
+            raise ProblemError(f'a memory forecast needs PyTorch 2.5, this is {torch.__version__}', 'Update it')
         self._buckets = processes > 1
         building = Building()
         with building:
@@ -111,7 +113,7 @@ class Forecaster:
         """Predict a step.
 
         Raises:
-            ProblemError: If the model does not train on such a batch.
+            ProblemError: If the step fails for such a batch.
         """
         if self.training.kind != 'mmdet':
             batch = batch._replace(objects=0)
@@ -124,7 +126,7 @@ class Forecaster:
 
 
 class Counter:
-    """Runs real steps of a config on the CPU, with random weights, and counts.
+    """Runs real steps of a config on the CPU with random weights, and counts their bytes.
 
     Args:
         cfg: The config.
@@ -141,7 +143,7 @@ class Counter:
 
 
 def describe(batch: Batch) -> str:
-    """As in ``2 images of 800x1344``."""
+    """The size of a batch, as in ``2 images of 800x1344``."""
     return f'{batch.images} image{"s" * (batch.images > 1)} of {batch.height}x{batch.width}'
 
 
@@ -152,7 +154,7 @@ def _run(training: Training, batch: Batch, data: Dict[str, Any], timeline: Timel
     fixed = {**training.fixed_bytes(), 'batch': sum(x.nbytes for x in images), **more}
     del images
     counts = training.optim_wrapper._accumulative_counts
-    if counts > 1:  # the last of the steps that accumulate: its gradients are added to those of the others
+    if counts > 1:  # the last accumulation step, whose gradients are added to those of the others
         training.optim_wrapper.initialize_count_status(training.model, counts - 1, counts * 2)
         for weight in training.weights():
             weight.grad = torch.zeros_like(weight)
@@ -169,7 +171,7 @@ def _run(training: Training, batch: Batch, data: Dict[str, Any], timeline: Timel
 @contextlib.contextmanager
 def marked(optim_wrapper: Any, weights: Sequence[Tensor], timeline: Timeline, gradients: List[Allocation]
            ) -> Iterator[None]:
-    """Have the timeline know when backward begins and ends, and which allocations are gradients then."""
+    """Record in the timeline when backward begins and ends, and which allocations are gradients at its end."""
     backward = optim_wrapper.backward
 
     def marking(loss: Tensor, **kwargs: Any) -> None:

@@ -1,4 +1,4 @@
-"""The parts of a model whose memory can be turned into time: blocks, and steps of reversible sequences."""
+"""The parts of a model that trade memory for time: blocks, and steps of reversible sequences."""
 from typing import Callable, Collection, Dict, Iterator, List, Mapping, NamedTuple, Tuple
 
 from torch import nn
@@ -14,24 +14,27 @@ class Part(NamedTuple):
     """A part of a model.
 
     Attributes:
-        name: As in ``named_modules``.
-        choices: What the backward may do about it, from the fastest to the one that keeps least: ``'kept'``, as plain
-            autograd; ``'cheap'``, recompute what is cheap (:func:`mmrev.save_memory`); ``'recomputed'``, all of it
-            from its input; ``'undone'``, the step of a reversible sequence.
+        name: Name as in ``named_modules``.
+        choices: Possible choices, from the fastest to the one that stores least: ``'kept'``, as under plain autograd;
+            ``'cheap'``, recompute what is cheap (:func:`mmrev.save_memory`); ``'recomputed'``, recompute the part from
+            its input; ``'undone'``, undo the step of a reversible sequence.
     """
     name: str
     choices: Tuple[str, ...]
 
 
 def find_parts(model: nn.Module, called: Collection[str]) -> List[Part]:
-    """Steps of reversible sequences, blocks (:func:`find_blocks`), and what has layers and lies beside them.
+    """Find steps of reversible sequences, blocks (:func:`find_blocks`), and other modules that have layers.
 
     Args:
         model: The model.
         called: Names of the modules whose forward runs in training.
+
+    Returns:
+        The parts in the order of ``named_modules``.
     """
     names = {module: name for name, module in model.named_modules()}
-    steps = {name for _, names_of_steps in _sequences(model) for name in names_of_steps}
+    steps = {*find_steps(model)}
     blocks = {names[m] for m in find_blocks(model)} & {*called}
     blocks = {name for name in blocks if not _within(name, steps)}
     beside = {path: layers > 1 for path, layers in _beside(model, '', steps | blocks, called)}
@@ -46,8 +49,13 @@ def find_parts(model: nn.Module, called: Collection[str]) -> List[Part]:
     return parts
 
 
+def find_steps(model: nn.Module) -> List[str]:
+    """Names of the functions of the steps that can be undone."""
+    return [name for _, names in _sequences(model) for name in names]
+
+
 def _sequences(model: nn.Module) -> Iterator[Tuple[ReversibleSequence, List[str]]]:
-    """The outermost reversible sequences that keep nothing so far, with the names of their steps' functions."""
+    """The outermost reversible sequences, with the names of the functions of their steps."""
     names = {module: name for name, module in model.named_modules()}
     found: List[str] = []
     for name, module in model.named_modules():
@@ -59,14 +67,14 @@ def _sequences(model: nn.Module) -> Iterator[Tuple[ReversibleSequence, List[str]
 
 
 def _within(name: str, names: Collection[str]) -> bool:
-    """Whether a module is one of these, or lies in one."""
+    """Whether a module is one of these, or inside one."""
     parts = name.split('.')
     return any('.'.join(parts[:n]) in names for n in range(1, len(parts) + 1))
 
 
 def _beside(module: nn.Module, name: str, parts: Collection[str], called: Collection[str]
             ) -> Iterator[Tuple[str, int]]:
-    """The largest modules that hold none of the parts and lie in none, with the number of their layers."""
+    """The largest modules that neither contain parts nor lie inside one, with their number of layers."""
     for child_name, child in module.named_children():
         path = f'{name}.{child_name}'.lstrip('.')
         if _within(path, parts):
@@ -79,14 +87,14 @@ def _beside(module: nn.Module, name: str, parts: Collection[str], called: Collec
 
 
 def apply(model: nn.Module, choices: Mapping[str, str]) -> Callable[[], None]:
-    """Have the backward treat the parts of a model so. Outputs and gradients stay the same.
+    """Apply choices to the parts of a model. Outputs and gradients stay the same.
 
     Args:
         model: Changed in place; its modules, parameters and state dict stay.
-        choices: By the name of the part, see :class:`Part`; all parts of the model.
+        choices: Choice for each part of the model, by its name; see :class:`Part`.
 
     Returns:
-        A function that undoes it.
+        A function that undoes the change.
     """
     before: Dict[ReversibleSequence, object] = {}
     for sequence, steps in list(_sequences(model)):

@@ -16,25 +16,25 @@ _GRADIENTS = 'gradients of weights'
 
 
 def parse_bytes(text: str) -> int:
-    """Bytes from a text such as ``12GB``, which is 12 * 2**30, as the makers of GPUs count.
+    """Parse an amount of memory such as ``12GB``, which is 12 * 2**30 bytes, as GPU vendors count.
 
     Raises:
-        ProblemError: If it is none.
+        ProblemError: If the text is not an amount of memory.
     """
     found = re.fullmatch(r'\s*([\d.]+)\s*([a-zA-Z]*)\s*', text)
     try:
         return int(float(found.group(1)) * _UNITS[found.group(2).upper()])  # type: ignore[union-attr]
     except (AttributeError, KeyError, ValueError):
-        raise ProblemError(f'`{text}` is no amount of memory', 'Write e.g. 12GB or 800MB') from None
+        raise ProblemError(f'`{text}` is not an amount of memory', 'Write for example 12GB or 800MB') from None
 
 
 def mib(nbytes: float) -> str:
-    """As in ``1,234.5 MiB``."""
+    """Format bytes as in ``1,234.5 MiB``."""
     return f'{nbytes / MIB:,.1f} MiB'
 
 
 def as_text(forecast: Forecast, depth: int) -> str:
-    """The peak, what is alive then, and what each part keeps for backward."""
+    """The peak, the bytes alive at the peak by kind, and the bytes that each part keeps for backward."""
     alive, fixed = forecast.at_peak(depth), forecast.fixed
     rows = [(kind, nbytes) for kind, nbytes in fixed.items()]
     rows += [(kind, sum(parts.values())) for kind, parts in alive.items()]
@@ -61,7 +61,7 @@ def _moment(forecast: Forecast) -> str:
 
 
 def _with_parents(sizes: Dict[str, int]) -> Dict[str, int]:
-    """The bytes of each path with those of all below it; of everything for ``''``."""
+    """The bytes of each path, including those of all paths below it; the total for ``''``."""
     sums: Dict[str, int] = {'': 0}
     for path, nbytes in sizes.items():
         while path:
@@ -72,19 +72,19 @@ def _with_parents(sizes: Dict[str, int]) -> Dict[str, int]:
 
 
 def as_data(forecast: Forecast, depth: int) -> Dict[str, Any]:
-    """The same in bytes, for programs."""
+    """The forecast as a dict for JSON, in bytes."""
     return dict(batch=forecast.batch._asdict(), peak=forecast.peak, fixed=forecast.fixed,
                 gradients=forecast.gradients, activations=forecast.activations, moment=_moment(forecast),
                 at_peak=forecast.at_peak(depth), kept_for_backward=forecast.kept(depth))
 
 
 def write_json(content: Dict[str, Any], file: str) -> None:
-    """Write it."""
+    """Write a dict as JSON."""
     Path(file).write_text(json.dumps(content, indent=2) + '\n')
 
 
 def draw(forecast: Forecast, file: str, depth: int = 2, title: str = '', memory: Optional[int] = None) -> None:
-    """Draw the bytes alive over the step, by part; a line where `memory` ends, if that is near."""
+    """Draw the bytes alive over the step, by part, and a line at `memory` if the peak is near it."""
     from matplotlib import colormaps
     from matplotlib.figure import Figure
     curves = _curves(forecast, depth)
@@ -101,14 +101,14 @@ def draw(forecast: Forecast, file: str, depth: int = 2, title: str = '', memory:
         axes.annotate(f' {name}', (mark, 1), xycoords=('data', 'axes fraction'), va='top')
     if memory is not None and memory < 1.5 * forecast.peak:
         axes.axhline(memory / MIB, color='red', linewidth=1)
-    axes.set(xlabel='tensors made since the step began', ylabel='MiB alive', xlim=(0, len(forecast.allocations)),
+    axes.set(xlabel='tensors allocated since the step began', ylabel='MiB alive', xlim=(0, len(forecast.allocations)),
              title=f'{title}{describe(forecast.batch)}: {mib(forecast.peak)}')
     figure.legend(*(x[::-1] for x in axes.get_legend_handles_labels()), loc='outside right upper', fontsize='small')
     figure.savefig(file, dpi=110)
 
 
 def _curves(forecast: Forecast, depth: int) -> Dict[str, List[int]]:
-    """Bytes alive over the step: of the largest parts, of the rest of what is above them, of gradients last."""
+    """Bytes alive over the step: the largest parts, the rest by top-level module, and last the gradients."""
     groups: Dict[str, List[Allocation]] = {}
     for a in forecast.allocations:
         name = _GRADIENTS if forecast.kind(a) == 'gradients' else '.'.join(a.path.split('.')[:depth])

@@ -1,4 +1,4 @@
-"""The largest batch, and the largest image, for a memory."""
+"""Find the largest batch and the largest image that fit into memory."""
 from typing import Callable, Dict, NamedTuple, Optional
 
 from mmrev.problems import ProblemError
@@ -11,13 +11,13 @@ _MOST = 2**14
 
 
 class Fit(NamedTuple):
-    """The largest batch of its kind; `None` if none fits."""
+    """The largest batch that fits, and its peak in bytes; the batch is `None` if none fits."""
     batch: Optional[Batch]
     peak: int
 
 
 def largest(forecaster: Callable[[Batch], Forecast], forecast: Forecast, memory: int) -> Dict[str, Fit]:
-    """The most images of this size, and the largest images in this number, for that many bytes."""
+    """Find the most images of the given size, and the largest images in the given number, for `memory` bytes."""
     batch = forecast.batch
     found = {'batch': _search(lambda n: batch._replace(images=n), batch.images, forecaster, memory)}
     short = min(batch.height, batch.width)
@@ -34,7 +34,7 @@ def largest(forecaster: Callable[[Batch], Forecast], forecast: Forecast, memory:
 
 
 def _search(batch_of: Callable[[int], Batch], start: int, forecaster: Callable[[Batch], Forecast], memory: int) -> Fit:
-    """The largest number whose batch fits; the peak grows with it, nearly along a line."""
+    """Find the largest number whose batch fits. The peak grows almost linearly with the number."""
     peaks: Dict[int, int] = {}
     low, high, guess = 0, _MOST, start
     while high - low > 1:
@@ -47,7 +47,7 @@ def _search(batch_of: Callable[[int], Batch], start: int, forecaster: Callable[[
 
 
 def _crossing(peaks: Dict[int, int], memory: int) -> int:
-    """Where the line through the two points nearest to the bound meets it."""
+    """The number at which the line through the two points nearest to `memory` reaches it."""
     if len(peaks) == 1:
         (n, peak), = peaks.items()
         return 2 * n if peak <= memory else n // 2

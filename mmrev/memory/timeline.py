@@ -1,4 +1,4 @@
-"""When every tensor of a training step was made and freed, and by which part of the model."""
+"""Record when each tensor of a training step is allocated and freed, and by which part of the model."""
 import contextlib
 import threading
 from collections import defaultdict
@@ -12,23 +12,23 @@ from torch.utils._pytree import tree_map_only
 
 from mmrev.compat import flop_registry, notice_freed, when_freed
 
-# What mmdet's parts are run by, besides their call.
+# Methods, besides `__call__`, by which mmdet runs its modules.
 _METHODS = ('loss', 'loss_and_predict', 'loss_and_target', 'loss_by_feat', 'predict', 'predict_by_feat')
 
 _OPERATIONS = flop_registry()
 
 
 class Allocation:
-    """A storage that an operator made.
+    """A storage that an operator allocated.
 
     Attributes:
-        bytes: Its size.
-        path: Of the module that made it, as in ``named_modules``; ``''`` outside of the model's parts.
+        bytes: Size of the storage.
+        path: Name of the module that ran, as in ``named_modules``; ``''`` outside of all named modules.
         phase: ``'forward'``, ``'backward'`` or ``'optimizer'``.
-        operator: What made it.
-        shape: Of the tensor that was made with it.
-        begin: Number of this allocation in the step.
-        end: Number of the first allocation after it was freed; ``None`` while it is alive.
+        operator: Name of the operator.
+        shape: Shape of the tensor.
+        begin: Index of this allocation in the step.
+        end: Index of the first allocation after the storage was freed; ``None`` while it is alive.
     """
     __slots__ = ('bytes', 'path', 'phase', 'operator', 'shape', 'begin', 'end')
 
@@ -39,18 +39,18 @@ class Allocation:
 
 
 class Timeline(TorchDispatchMode):
-    """Records, within its context, what operators allocate on any device.
+    """A context that records what operators allocate on any device.
 
-    What an operator allocates and frees within itself is not seen, nor what an allocator keeps in reserve.
+    Workspaces that an operator frees before it returns, and memory that an allocator reserves, are not recorded.
 
     Args:
-        model: Whose parts the allocations belong to.
+        model: The model; allocations are recorded with the names of its modules.
 
     Attributes:
-        allocations: In the order in which they were made.
-        marks: Number of allocations made when each phase after the forward began.
-        macs: Multiply-accumulates of convolutions, products of matrices and attention so far.
-        forward_macs: Those of the forward, by the path of the module.
+        allocations: Allocations so far, in order.
+        marks: Number of allocations before each phase after the forward began.
+        macs: Multiply-accumulates of convolutions, matrix products and attention so far.
+        forward_macs: Multiply-accumulates of the forward, by the path of the module.
         called: Paths of the modules whose forward ran.
     """
 
@@ -65,25 +65,25 @@ class Timeline(TorchDispatchMode):
         self._phase = 'forward'
         self._names = {module: name for name, module in model.named_modules()}
         self._running = ['']
-        self._paths: Dict[int, str] = {}  # of the module that made a node of autograd's graph, by its number
+        self._paths: Dict[int, str] = {}  # of the module that created a node of the graph, by sequence number
         self._alive: Dict[int, Tuple[Any, Allocation]] = {}
         self._lock = threading.RLock()
 
     def begin(self, phase: str) -> None:
-        """Begin a phase; what is made from now on belongs to it."""
+        """Begin a phase, to which all later allocations belong."""
         self._phase = phase
         self.marks[phase] = len(self.allocations)
 
     def find(self, x: Tensor) -> Optional[Allocation]:
-        """The allocation that a tensor lies in, if it was made here."""
+        """Return the allocation of a tensor, if it was recorded."""
         found = self._alive.get(x.untyped_storage()._cdata)
         return found and found[1]
 
     @contextlib.contextmanager
     def following(self) -> Iterator['Timeline']:
-        """Record, and follow which part of the model runs.
+        """Record allocations, and track which module runs.
 
-        Hooks would do the latter, but some layers choose another form where there are hooks.
+        Modules are not tracked by hooks, because some layers use another form if they have hooks.
         """
         call = nn.Module.__call__
         patched: List[Tuple[nn.Module, str]] = []
@@ -122,7 +122,7 @@ class Timeline(TorchDispatchMode):
 
     def _path(self) -> str:
         node = torch._C._current_autograd_node()
-        if node is not None and self._running[-1] == '':  # not computed again by a module within backward
+        if node is not None and self._running[-1] == '':  # not recomputed by a module in backward
             return self._paths.get(node._sequence_nr(), '')
         if node is None and torch.is_grad_enabled():
             self._paths.setdefault(torch.autograd._get_sequence_nr() - 1, self._running[-1])
@@ -152,7 +152,7 @@ class Timeline(TorchDispatchMode):
         key = storage._cdata
         with self._lock:
             if key not in self._alive:
-                notice_freed([entry for entry, _ in self._alive.values()])
+                notice_freed(entry for entry, _ in self._alive.values())
                 made = Allocation(storage.nbytes(), path, self._phase, str(func.overloadpacket).partition('.')[2],
                                   tuple(x.shape), len(self.allocations))
                 self.allocations.append(made)

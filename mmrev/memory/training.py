@@ -1,4 +1,4 @@
-"""What a config trains: its model, optimizer and moving average, and a batch of the size that it is asked for."""
+"""The model, optimizer and moving average that a config trains, and synthetic batches of any size."""
 import copy
 import sys
 from types import SimpleNamespace
@@ -17,14 +17,14 @@ from torch import Tensor, nn
 
 from mmrev.problems import ProblemError, phase
 
-# Transforms that decide the size of the image, and the argument that states it.
+# Transforms that set the size of the image, and the argument that specifies it.
 _SIZES = dict(Resize='scale', RandomResize='scale', RandomChoiceResize='scales', FixShapeResize='scale',
               ResizeEdge='scale', RandomResizedCrop='scale', CenterCrop='crop_size', RandomCrop='crop_size',
               EfficientNetCenterCrop='crop_size', EfficientNetRandomCrop='scale', Pad='size', Mosaic='img_scale',
               CachedMosaic='img_scale')
 _BASES = (('mmdet', 'detectors', 'BaseDetector'), ('mmpretrain', 'classifiers', 'BaseClassifier'),
           ('mmseg', 'segmentors', 'BaseSegmentor'))
-_HOOKS = ('InPlaceABNHook', 'SaveMemoryHook')  # those that change what the model keeps, in their order
+_HOOKS = ('InPlaceABNHook', 'SaveMemoryHook')  # hooks that change what the model stores, in their order
 _GOOD_PROPOSALS = 512  # per image: more than a sampler takes
 
 
@@ -32,10 +32,10 @@ class Batch(NamedTuple):
     """The size of a batch.
 
     Attributes:
-        images: Their number.
-        height: In pixels, after padding.
-        width: In pixels, after padding.
-        objects: Annotated in each image.
+        images: Number of images.
+        height: Height in pixels, after padding.
+        width: Width in pixels, after padding.
+        objects: Number of annotated objects in each image.
     """
     images: int
     height: int
@@ -44,15 +44,19 @@ class Batch(NamedTuple):
 
 
 class Training:
-    """What trains, as the runner of a config would build it in one process on the CPU, with random weights.
+    """Model and optimizer as the runner of a config builds them, in one process on the CPU with random weights.
 
     Args:
         cfg: The config.
-        prepare: Called with the model once it is built.
+        prepare: Called with the model after it is built.
 
     Attributes:
-        model: In training mode.
-        optim_wrapper: With the state that the optimizer has after its first step.
+        model: The model in training mode.
+        optim_wrapper: Its optimizer wrapper, with the state that the optimizer has after its first step.
+
+    Raises:
+        ProblemError: If the model or the optimizer cannot be built, or if the model is none of mmdet, mmpretrain or
+            mmseg.
     """
 
     def __init__(self, cfg: Config, prepare: Callable[[nn.Module], None] = lambda model: None):
@@ -100,11 +104,11 @@ class Training:
         optimizer.zero_grad()
 
     def weights(self) -> List[nn.Parameter]:
-        """Those that are trained."""
+        """The weights that are trained."""
         return [p for p in self.model.parameters() if p.requires_grad]
 
     def fixed_bytes(self) -> Dict[str, int]:
-        """What exists from step to step."""
+        """Bytes that live through all steps, by kind."""
         state = [x for entry in self.optim_wrapper.optimizer.state.values() for x in entry.values()]
         found = {'weights': _nbytes([*self.model.parameters(), *self.model.buffers()]),
                  'optimizer': _nbytes([x for x in state if isinstance(x, Tensor)])}
@@ -113,7 +117,7 @@ class Training:
         return found
 
     def data(self, batch: Batch) -> Dict[str, Any]:
-        """A batch as the data loader would give it."""
+        """Return a batch as the data loader would return it."""
         shape = batch.height, batch.width
         images = [torch.zeros(3, *shape, dtype=torch.uint8) for _ in range(batch.images)]
         if self.kind == 'mmpretrain':
@@ -161,7 +165,7 @@ def _metainfo(i: int, batch: Batch) -> Dict[str, Any]:
 
 
 def _kind(model: nn.Module) -> str:
-    """The package whose training step the model has."""
+    """The package whose base class the model has."""
     for package, part, base in _BASES:
         if isinstance(model, getattr(sys.modules.get(f'{package}.models.{part}'), base, ())):
             return package
@@ -170,7 +174,7 @@ def _kind(model: nn.Module) -> str:
 
 
 def _on_cpu(optim_wrapper: dict) -> dict:
-    """With autocast of the CPU in place of a GPU's: numbers of the same size."""
+    """Replace autocast on a GPU by autocast on the CPU, with numbers of the same size."""
     changed = copy.deepcopy(optim_wrapper)
     if _name(changed) == 'AmpOptimWrapper':
         for key in ('loss_scale', 'dtype', 'use_fsdp'):
@@ -185,7 +189,7 @@ def _name(entry: dict) -> str:
 
 
 def _transforms(cfg: Config) -> Iterator[dict]:
-    """All transforms of the training pipelines, outer datasets' last."""
+    """All transforms of the training pipelines, those of outer datasets last."""
     def walk(dataset: Any) -> Iterator[dict]:
         if isinstance(dataset, (list, tuple)):
             for one in dataset:
@@ -202,7 +206,7 @@ def _loads(cfg: Config, what: str) -> bool:
 
 
 def _num_classes(node: Any) -> int:
-    """The least number of classes that a part of the model has."""
+    """The smallest number of classes of any part of the model."""
     found = [2**30]
     for key, value in node.items() if isinstance(node, dict) else enumerate(node):
         if key in ('num_classes', 'num_things_classes') and isinstance(value, int) and value > 0:
@@ -213,7 +217,7 @@ def _num_classes(node: Any) -> int:
 
 
 def _add_good_proposals(rpn_head: nn.Module) -> None:
-    """Let an untrained proposal network find the objects, so that the heads get as much to do as in training."""
+    """Add the objects to the proposals of an untrained network, so that heads get as many regions as in training."""
     loss_and_predict = rpn_head.loss_and_predict
 
     def with_good_proposals(features, samples, proposal_cfg=None):
@@ -232,14 +236,14 @@ def _add_good_proposals(rpn_head: nn.Module) -> None:
 
 
 def default_batch(cfg: Config, image: Optional[Sequence[int]] = None) -> Batch:
-    """The largest batch that the training pipeline makes, landscape, padded as the model pads it.
+    """Return the size of the largest batch of the training pipeline, in landscape format and padded as by the model.
 
     Args:
         cfg: The config.
-        image: Height and width, if the pipeline does not say.
+        image: Height and width, if the pipeline does not specify them.
 
     Raises:
-        ProblemError: If it does not say how large its images are.
+        ProblemError: If neither the pipeline nor ``image`` specifies the size of the images.
     """
     shape: Optional[Tuple[int, int]] = None
     for transform in _transforms(cfg) if image is None else ():
@@ -253,8 +257,8 @@ def default_batch(cfg: Config, image: Optional[Sequence[int]] = None) -> Batch:
     if image is not None:
         shape = image[0], image[1]
     if shape is None:
-        raise ProblemError(f'the training pipeline of {cfg.filename} states no size of the image',
-                           'Give it: --image H W')
+        raise ProblemError(f'the training pipeline of {cfg.filename} does not specify the size of the images',
+                           'Specify it: --image H W')
     preprocessor = cfg.model.get('data_preprocessor') or {}
     for augment in preprocessor.get('batch_augments') or () if image is None else ():
         side, size = (augment.get('random_size_range') or (0, 0))[1], augment.get('size')
@@ -269,5 +273,5 @@ def default_batch(cfg: Config, image: Optional[Sequence[int]] = None) -> Batch:
 
 
 def _nbytes(tensors: List[Tensor]) -> int:
-    """Bytes of their storages; those that share one count once."""
+    """Bytes of the storages of tensors; a shared storage counts once."""
     return sum({x.untyped_storage()._cdata: x.untyped_storage().nbytes() for x in tensors}.values())

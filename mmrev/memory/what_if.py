@@ -1,4 +1,4 @@
-"""The same config with each of the ways in which mmrev saves memory."""
+"""Predict a config with each method of saving memory."""
 import copy
 import inspect
 from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
@@ -11,19 +11,19 @@ from mmrev.registry import find
 
 from .forecast import Forecast, Forecaster
 
-PROCESSES = 8  # over which FSDP2 is predicted, unless the command line says how many
+PROCESSES = 8  # over which FSDP2 is predicted, unless the command line specifies a number
 
 
 class Row(NamedTuple):
-    """What one means does.
+    """The effect of one method.
 
     Attributes:
-        means: Its name.
-        setting: What to write into the config.
-        peak: Bytes; ``None`` if the model cannot be trained with it.
-        macs: Multiply-accumulates of a step, relative to the config's.
-        made: Bytes that operators make in a step, relative to the config's.
-        function: Whether the network computes the same.
+        means: Name of the method.
+        setting: Setting to add to the config.
+        peak: Peak in bytes; ``None`` if the model cannot be trained with the method.
+        macs: Multiply-accumulates of a step, relative to the unchanged config.
+        made: Bytes that operators allocate in a step, relative to the unchanged config.
+        function: Whether the network computes the same function.
     """
     means: str
     setting: str
@@ -35,13 +35,13 @@ class Row(NamedTuple):
 
 def what_if(cfg: Config, forecast: Forecast, use_mixed_precision: Callable[[Config], None], processes: int
             ) -> Iterator[Row]:
-    """Predict the config with each way to save memory.
+    """Predict the config with each method of saving memory.
 
     Args:
         cfg: The config.
-        forecast: Its own.
+        forecast: Forecast of the unchanged config.
         use_mixed_precision: Changes a config to train in bfloat16.
-        processes: Over which weights, gradients and the optimizer's state are divided.
+        processes: Number of processes that weights, gradients and optimizer state are divided over.
     """
     yield Row('as it is', '', forecast.peak, 1., 1., 'same')
     for means, setting, function, change in _changes(cfg, use_mixed_precision):
@@ -53,7 +53,7 @@ def what_if(cfg: Config, forecast: Forecast, use_mixed_precision: Callable[[Conf
                 batch = batch._replace(images=-(-batch.images // 2))
             found = Forecaster(changed)(batch)
         except ProblemError as error:
-            yield Row(means, setting, None, 0., 0., f'not here: {one_line(error)[:100]}')
+            yield Row(means, setting, None, 0., 0., f'not possible: {one_line(error)[:100]}')
             continue
         repeats = 2 if means == 'accumulation' else 1
         yield Row(means, setting, found.peak, repeats * found.macs / max(forecast.macs, 1),
@@ -63,14 +63,14 @@ def what_if(cfg: Config, forecast: Forecast, use_mixed_precision: Callable[[Conf
 
 
 def _divided(forecast: Forecast, processes: int) -> int:
-    """Peak with weights, gradients and the optimizer's state divided; the largest gather is left out."""
+    """Peak with weights, gradients and optimizer state divided; gathered weights are not counted."""
     shared = sum(forecast.fixed[key] for key in ('weights', 'optimizer')) + forecast.gradients_at_peak
     return forecast.peak - shared * (processes - 1) // processes
 
 
 def _changes(cfg: Config, use_mixed_precision: Callable[[Config], None]
              ) -> Iterator[Tuple[str, str, str, Callable[[Config], Any]]]:
-    """Means, what to write into the config, whether the function stays, and how to change the config."""
+    """Name of each method, the setting, whether the function stays the same, and a function that changes the config."""
     def hook(**entry: Any) -> Callable[[Config], Any]:
         return lambda changed: changed.merge_from_dict(dict(custom_hooks=[*(cfg.get('custom_hooks') or ()), entry]))
 
@@ -81,7 +81,7 @@ def _changes(cfg: Config, use_mixed_precision: Callable[[Config], None]
     for level in ('cheap', 'blocks'):
         yield (f'save_memory {level}', f"custom_hooks=[dict(type='mmrev.SaveMemoryHook', level='{level}')]", 'same',
                hook(type='mmrev.SaveMemoryHook', level=level))
-    yield ('InPlace-ABN', "custom_hooks=[dict(type='mmrev.InPlaceABNHook', relu='leaky')]", 'another: leaky ReLU',
+    yield ('InPlace-ABN', "custom_hooks=[dict(type='mmrev.InPlaceABNHook', relu='leaky')]", 'changed: leaky ReLU',
            hook(type='mmrev.InPlaceABNHook', relu='leaky'))
     yield 'bfloat16', '--amp', 'same, in lower precision', use_mixed_precision
     yield ('efficient_conv_bn_eval', "efficient_conv_bn_eval=['backbone']", 'same',
@@ -95,7 +95,7 @@ def _changes(cfg: Config, use_mixed_precision: Callable[[Config], None]
 
 
 def _switches(model: Any) -> Dict[str, Any]:
-    """Parts of a model's config whose class has the argument `reversible`."""
+    """The parts of a model config whose class has the argument `reversible`."""
     found = {}
     for name in ('backbone', 'neck', 'head'):
         entry = model.get(name)

@@ -12,22 +12,22 @@ from .pretrained import InitCfg, initialization, starts_from_weights
 class Backbone(BaseModule):
     """Base of all backbones.
 
-    A subclass builds its modules, ends its constructor with :meth:`_freeze_stages`, and says in :meth:`_stages` what
-    ``frozen_stages`` counts. CONTRIBUTING.md has an example.
+    A subclass builds its modules, ends its constructor with :meth:`_freeze_stages`, and returns from :meth:`_stages`
+    the stages that ``frozen_stages`` counts. CONTRIBUTING.md has an example.
 
     Args:
         num_levels: Number of levels that ``out_indices`` can select.
         out_indices: Levels that the forward returns, in ascending order, from 0, or from -1, the last, backwards; one
             number or several.
-        frozen_stages: As in mmdet: -1 freezes nothing, 0 the stem, ``k`` also stages 1 ... ``k``. What is frozen gets
-            no gradient and stays in eval mode.
-        norm_eval: Freeze the statistics of batch norms in training; None: if ``init_cfg`` names weights.
+        frozen_stages: As in mmdet: -1 freezes nothing, 0 the stem, ``k`` also stages 1 ... ``k``. Frozen modules get no
+            gradient and stay in eval mode.
+        norm_eval: Freeze the statistics of batch norms in training; None freezes them if ``init_cfg`` names weights.
         init_cfg: Initialization: weights to load, or a replacement for ``default_init``.
 
     Attributes:
         arch_zoo: Class attribute: architectures by name.
         arch_defaults: Class attribute: keys that a dict ``arch`` may leave out.
-        default_init: Initialization without ``init_cfg``; modules that it does not name keep PyTorch's.
+        default_init: Initialization without ``init_cfg``; other modules keep PyTorch's initialization.
         out_indices: A tuple, counted from 0.
         channels: Channels of the levels that the forward returns; set by the subclass.
 
@@ -96,7 +96,7 @@ class Backbone(BaseModule):
             self._init_parameters()
 
     def _init_parameters(self) -> None:
-        """Initialize what no entry of ``default_init`` can, such as a position embedding."""
+        """Initialize parameters that ``default_init`` cannot, such as a position embedding."""
 
 
 def _ascending(out_indices: Any, num_levels: int) -> Tuple[int, ...]:
@@ -111,6 +111,6 @@ def _ascending(out_indices: Any, num_levels: int) -> Tuple[int, ...]:
 
 
 def check_choice(name: str, value: Any, choices: Sequence[Any]) -> None:
-    """Raise ``ValueError`` if ``value`` is none of the choices."""
+    """Raise ``ValueError`` if ``value`` is not one of the choices."""
     if value not in choices:
         raise ValueError(f'`{name}` must be one of {tuple(choices)}, got {value!r}')

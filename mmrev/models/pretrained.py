@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from mmengine.model import PretrainedInit, is_model_wrapper, update_init_info
 from torch import Tensor, nn
 
+from mmrev.checkpoints.reading import holds_numbers, no_numbers
 from mmrev.problems import ProblemError
 from mmrev.registry import WEIGHT_INITIALIZERS
 
@@ -60,27 +61,29 @@ class Pretrained:
             update_init_info(module, init_info=f'Pretrained: load from {self.checkpoint}')
 
 
+_KINDS = ('mmrev.Pretrained', Pretrained, 'Pretrained', PretrainedInit)  # initializers that load weights
+
+
 def initialization(init_cfg: InitCfg, default: Iterable[dict]) -> List[dict]:
     """The ``init_cfg`` of a backbone: `default`, then the given weights.
 
     Args:
-        init_cfg: As given to the backbone. An entry of ours may omit its type, and then also its prefix.
+        init_cfg: As given to the backbone. An entry of ours may omit its type, and then also its prefix. One of
+            mmengine's ``Pretrained``, which says nothing if no weight fits, becomes one of ours.
         default: How the backbone is initialized otherwise.
     """
-    if not init_cfg:
-        return list(default)
+    init_cfg = init_cfg or {}
     if isinstance(init_cfg, dict) and 'type' not in init_cfg:
         init_cfg = dict(dict(type='mmrev.Pretrained', prefix='backbone.'), **init_cfg)
-    if isinstance(init_cfg, dict) and init_cfg['type'] in ('mmrev.Pretrained', Pretrained):
-        return [*default, init_cfg]
-    return init_cfg if isinstance(init_cfg, list) else [init_cfg]
+    entries = [dict(entry, type='mmrev.Pretrained') if entry.get('type') in _KINDS else entry
+               for entry in (init_cfg if isinstance(init_cfg, list) else [init_cfg])]
+    return [*default, *entries] if [entry.get('type') for entry in entries] == ['mmrev.Pretrained'] else entries
 
 
 def starts_from_weights(init_cfg: InitCfg) -> bool:
     """Whether an ``init_cfg`` names a checkpoint, with the initializer of mmengine or mmrev."""
     entries = init_cfg if isinstance(init_cfg, (list, tuple)) else [init_cfg or {}]
-    kinds = ('mmrev.Pretrained', Pretrained, 'Pretrained', PretrainedInit)
-    return any(entry.get('type', kinds[0]) in kinds and entry.get('checkpoint') is not None for entry in entries)
+    return any(entry.get('type', _KINDS[0]) in _KINDS and entry.get('checkpoint') is not None for entry in entries)
 
 
 def load_weights(module: nn.Module, content: Any, source: str, prefix: Optional[str] = None) -> str:
@@ -96,7 +99,7 @@ def load_weights(module: nn.Module, content: Any, source: str, prefix: Optional[
         One line with the number of loaded tensors, and those that are missing or unused.
 
     Raises:
-        ProblemError: If it has no parameter of the module, or most in another shape.
+        ProblemError: If it has no parameter of the module, most in another shape, or one that is no real number.
     """
     kind = type(module).__name__
     weights = _tensors(content)
@@ -125,7 +128,11 @@ def load_weights(module: nn.Module, content: Any, source: str, prefix: Optional[
     if not loaded:
         raise ProblemError(f'`{source}` holds no weight of this {kind}: its names are {_short(weights)}',
                               f'Give a checkpoint of a {kind}; `mmrev convert` converts published ones')
-    own = [name for name in module.state_dict() if not name.endswith('num_batches_tracked')]
+    state = module.state_dict()
+    for name in state.keys() & weights.keys():
+        if not holds_numbers(weights[name], state[name]):
+            raise no_numbers(source, name, weights[name])
+    own = [name for name in state if not name.endswith('num_batches_tracked')]
     lost = [name for name in own if name in missing or name in other_shape]
     said = f'Loaded {len(own) - len(lost)} of the {len(own)} tensors of {kind} from {source}'
     parts = dict(missing=[name for name in lost if name in missing], left_over=sorted(unexpected))

@@ -1,5 +1,5 @@
 """Optimizer wrappers of mmrev and their constructor. The import registers mmengine's as well."""
-import mmengine.optim  # noqa: F401  (mmengine imports the location of the first registry that is asked, and no other)
+import mmengine.optim  # noqa: F401  (mmengine imports the location of the first registry only)
 
 from .bfloat16_optim_wrapper import BFloat16OptimWrapper
 from .optim_in_backward_wrapper import OptimInBackwardWrapper

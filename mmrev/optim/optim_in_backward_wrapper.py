@@ -1,4 +1,4 @@
-"""Each weight is updated within backward, as soon as its gradient is complete, and the gradient is released."""
+"""Update each weight in backward as soon as its gradient is complete, and release the gradient."""
 import contextlib
 import copy
 import threading
@@ -19,15 +19,15 @@ _ORDINARY = "Use optim_wrapper.type='OptimWrapper'"
 
 @OPTIM_WRAPPERS.register_module()
 class OptimInBackwardWrapper(OptimWrapper):
-    """Use each gradient when it arrives and release it, so that the gradients never exist all at once.
+    """Update each weight when its gradient arrives, and release the gradient, so that not all gradients are alive.
 
-    Weights after each step and checkpoints are those of mmengine's `OptimWrapper`; either resumes from the other's. At
-    most the gradients that one node of autograd's graph gives exist at a time: those of one layer, or of one coupling
-    of a reversible sequence.
+    Weights and checkpoints are identical to those of mmengine's `OptimWrapper`; either resumes from the other's. At any
+    time, only the gradients that one node of the graph returns are alive: those of one layer, or of one coupling of a
+    reversible sequence.
 
-    A weight that several parts of the graph use is updated when all of them have given their share. Where the graph
-    still needs the old value, as with ``weight.detach()`` as the weight of an earlier layer, autograd raises.
-    ``weight.data`` hides such a use from autograd; then the gradients of what comes before are wrong.
+    A weight that several parts of the graph use is updated after all of them have contributed. If the graph still needs
+    the old value, as with ``weight.detach()`` in an earlier layer, autograd raises. ``weight.data`` hides such a use
+    from autograd; the gradients of earlier layers are then wrong.
 
     Args:
         optimizer: One that treats each weight by itself, as SGD and AdamW do.

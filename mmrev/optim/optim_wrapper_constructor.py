@@ -1,4 +1,4 @@
-"""Parameter-wise options for norms that hold their activation."""
+"""Parameter-wise options for norms that include their activation."""
 from typing import List, Optional, Union
 
 from mmengine.optim import DefaultOptimWrapperConstructor
@@ -10,11 +10,11 @@ from mmrev.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class OptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's constructor, to which :class:`mmrev.layers.ABN` and its subclasses are norms too.
+    """mmengine's constructor that also treats :class:`mmrev.layers.ABN` and its subclasses as norms.
 
-    mmengine applies ``norm_decay_mult`` to the four classes of norms that it knows, and ``bias_lr_mult`` to biases
-    outside of them. An activated norm is none of these, so ``norm_decay_mult`` passes it by without this constructor.
-    What :class:`mmrev.hooks.InPlaceABNHook` converts was a batch norm when the optimizer was built and needs none.
+    mmengine applies ``norm_decay_mult`` to the four classes of norms that it knows, and ``bias_lr_mult`` to biases of
+    all other modules. Without this constructor, ``norm_decay_mult`` has no effect on an activated norm. Norms that
+    :class:`mmrev.hooks.InPlaceABNHook` converts do not need it: they are batch norms when the optimizer is built.
 
     Example:
         >>> optim_wrapper = dict(constructor='mmrev.OptimWrapperConstructor', paramwise_cfg=dict(norm_decay_mult=0.))

@@ -1,4 +1,4 @@
-"""The engine: reversible networks as lists of additive steps. Needs torch alone."""
+"""The engine: reversible networks as lists of additive steps. Requires only PyTorch."""
 from .check import ReconstructionReport, StepError, check_reconstruction
 from .coupling import Coupling, NewStream, RevSilo, TwoStreamCoupling
 from .errors import ReversibilityError

@@ -1,4 +1,4 @@
-"""Couplings: modules that say in which order their functions are added to which stream.
+"""Couplings: modules that define in which order their functions are added to which stream.
 
 A coupling knows forward and inverse only through its list of :class:`AdditiveStep`; the engine does the rest.
 """
@@ -13,9 +13,9 @@ from .streams import StreamPart, as_part
 
 
 class Coupling(nn.Module):
-    """Base class of couplings: a module that says its steps, in their order, by :meth:`steps`.
+    """Base class of couplings: a module that returns its steps, in order, from :meth:`steps`.
 
-    A sequence asks for them once, and again after ``train()``, ``eval()`` or a change of its modules or their hooks.
+    A sequence calls it once, and again after ``train()``, ``eval()`` or a change of its modules or their hooks.
     """
 
     def steps(self) -> List[AdditiveStep]:

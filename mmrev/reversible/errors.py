@@ -1,5 +1,5 @@
 """The one error of the engine."""
-from typing import Sequence
+from torch import Tensor
 
 
 class ReversibilityError(RuntimeError):
@@ -10,8 +10,14 @@ class ReversibilityError(RuntimeError):
     """
 
 
-def captured(step: str, shape: Sequence[int]) -> str:
-    """The message about a tensor of this shape that a function uses without having it."""
-    return (f'{step} uses a tensor (shape {tuple(shape)}) that requires grad but is neither one of its parameters nor '
-            f'one of its inputs; its gradient would be lost. Register it as a parameter, pass it as a stream, or '
+FSDP = ('FullyShardedDataParallel, which hides its parameters from the reversible backward; apply '
+        '`torch.distributed.fsdp.fully_shard` to the couplings and to the whole network, or set `reversible=False`')
+
+
+def captured(step: str, x: Tensor) -> str:
+    """The message about a tensor that a function uses without having it."""
+    if getattr(x, '_is_flat_param', False):
+        return f'{step} is trained within {FSDP}'
+    return (f'{step} uses a tensor (shape {tuple(x.shape)}) that requires grad but is neither one of its parameters '
+            f'nor one of its inputs; its gradient would be lost. Register it as a parameter, pass it as a stream, or '
             f'detach it')

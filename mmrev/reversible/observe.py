@@ -90,11 +90,11 @@ def refuse_survivors(observer: Observer, step: str) -> None:
             f'so its gradient would be lost. Return it as a stream, detach it, or set `reversible=False`')
 
 
-def refuse_captured(edge: Any, known: Sequence[Tensor], message: Callable[[torch.Size], str]) -> None:
+def refuse_captured(edge: Any, known: Sequence[Tensor], message: Callable[[Tensor], str]) -> None:
     """Refuse a leaf of a function's graph that is neither a weight nor a source: its gradient would be lost.
 
     Raises:
-        ReversibilityError: With ``message(shape)``.
+        ReversibilityError: With ``message(leaf)``.
     """
     known_ids = {id(x) for x in known}
     node = compat.edge_node(edge)
@@ -102,7 +102,7 @@ def refuse_captured(edge: Any, known: Sequence[Tensor], message: Callable[[torch
     while todo:
         node = todo.pop()
         if isinstance(node, _AccumulateGrad) and node.variable.requires_grad and id(node.variable) not in known_ids:
-            raise ReversibilityError(message(node.variable.shape))
+            raise ReversibilityError(message(node.variable))
         for following, _ in node.next_functions:
             if following is not None and following not in seen:
                 seen.add(following)

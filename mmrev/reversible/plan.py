@@ -11,7 +11,7 @@ from torch.nn.parameter import UninitializedParameter
 from mmrev import compat
 
 from .coupling import Coupling
-from .errors import ReversibilityError
+from .errors import FSDP, ReversibilityError
 from .function import Function, is_training, walk
 from .step import AdditiveStep
 
@@ -52,6 +52,8 @@ class Plan:
             start = len(self.steps)
             if cache_every and i and i % cache_every == 0:
                 states.append(start)
+            if _is_wrapped(coupling):
+                raise ReversibilityError(f'coupling {i} is wrapped by {FSDP}')
             self.steps += steps_of(coupling)
             if compat.is_fully_sharded(coupling) and not isinstance(coupling, Coupling):
                 raise ReversibilityError(
@@ -126,7 +128,7 @@ class _Signature:
         self._modules = modules
         self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self._tables: List[Any] = [table for m in modules for table in (m._modules, m._parameters, m._buffers)]
-        self._parents = [m for m in modules if m._modules]
+        self._children = [m._modules for m in modules if m._modules]
         self._before = self._now()
 
     def holds(self) -> bool:
@@ -134,7 +136,7 @@ class _Signature:
 
     def _now(self) -> Tuple[Any, ...]:
         return (compat.has_global_hooks(), list(map(is_training, self._modules)), list(map(len, self._tables)),
-                [list(hooks) for hooks in self._hooks if hooks], [list(m._modules.values()) for m in self._parents])
+                list(map(list, filter(None, self._hooks))), list(map(list, map(dict.values, self._children))))
 
 
 def _names(root: nn.Module, steps: Sequence[AdditiveStep]) -> List[str]:
@@ -158,16 +160,18 @@ def _resolve(keep: Keep, steps: Sequence[AdditiveStep]) -> List[str]:
     return found
 
 
+def _is_wrapped(module: nn.Module) -> bool:
+    wrapper = getattr(sys.modules.get('torch.distributed.fsdp'), 'FullyShardedDataParallel', None)
+    return wrapper is not None and isinstance(module, wrapper)
+
+
 def _refuse_modules(function: Function, step: str) -> None:
     for owner, name in function.parameters:
         if isinstance(owner[name], UninitializedParameter):
             raise ReversibilityError(f'the parameter `{name}` of {step} is not initialized yet; run the network once '
                                      f'under `torch.no_grad()` first, so that lazy modules learn their shapes')
-    fsdp = sys.modules.get('torch.distributed.fsdp')
-    wrapper = getattr(fsdp, 'FullyShardedDataParallel', None)
-    if wrapper is not None and any(isinstance(m, wrapper) for m in function.modules):
-        raise ReversibilityError(f'{step} is wrapped by FullyShardedDataParallel, which hides its parameters from the '
-                                 f'reversible backward; wrap the whole network, or apply `fully_shard` to couplings')
+    if any(map(_is_wrapped, function.modules)):
+        raise ReversibilityError(f'{step} is wrapped by {FSDP}')
     if any(compat.is_fully_sharded(m) for m in function.modules):
         raise ReversibilityError(f'`fully_shard` was applied within {step}, and would release its parameters before '
                                  f'the backward; apply it to the coupling that has the step, or to the whole network')

@@ -1,4 +1,4 @@
-"""What a call notes of each step, for the backward."""
+"""What a call records of each step for the backward."""
 from typing import List, Optional
 
 from torch import Tensor

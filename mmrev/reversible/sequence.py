@@ -11,9 +11,10 @@ from mmrev import compat
 
 from .call import Call
 from .coupling import surrounded
-from .errors import ReversibilityError
+from .errors import ReversibilityError, captured
 from .generators import refusing_captured_draws
 from .node import run_reversible
+from .observe import refuse_captured
 from .overlap import obstacle, settle
 from .plain import run_plain
 from .plan import Calls, Keep, Plan, steps_of
@@ -180,16 +181,17 @@ def _spread(run: Callable, steps: Sequence[AdditiveStep], *streams: Tensor) -> T
 def _run_without_graph(lock: Any, steps: Sequence[AdditiveStep], streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
     """Inference: in place on buffers of our own; ``lock`` waits for a replay, which changes flags for a moment."""
     buffers = StreamBuffers(streams)
-    for step in steps:
+    for i, step in enumerate(steps):
         sources = [buffers.get(part).detach() for part in step.sources]
         with lock:
             out = step.f(*sources)
+        if out.requires_grad:  # of a tensor that is no parameter: the sequence has none that is trained
+            refuse_captured(compat.output_edge(out), (), partial(captured, f'step {i} ({type(step.f).__name__})'))
         if step.creates:
             held = any(shares_memory(out, x) for x in sources)
             buffers.create(step.target, (out.clone() if held else out).to(sources[0].dtype))
         else:
             buffers.add(step.target, out)
         del out, sources  # not alive while the next function runs
-        for part in step.sources:
-            buffers.share_if_held(part.stream)
+        buffers.share_if_held(part.stream for part in step.sources)
     return tuple(buffers.aliases())

@@ -1,4 +1,4 @@
-"""Changes to existing models: InPlace-ABN in place of batch norms, recomputation in backward. Needs torch alone."""
+"""Changes to existing models: InPlace-ABN instead of batch norms, recomputation in backward. Requires only PyTorch."""
 from .convert import Conversion, activated_twice, convert_batchnorm, to_batchnorm
 from .recomputation import MemoryReport, save_memory
 from .sync import convert_sync, revert_sync

@@ -16,11 +16,11 @@ from .sync import replace
 
 
 class Conversion(NamedTuple):
-    """What :func:`convert_batchnorm` did; ``print`` shows it.
+    """The result of :func:`convert_batchnorm`; ``print`` shows it.
 
     Attributes:
         converted: Activation of each new layer, by the name of the layer.
-        kept: Why a batch norm was not converted, by name.
+        kept: Reason why a batch norm was not converted, by name.
         changed: Names of layers whose ReLU became a leaky ReLU, which changes the function.
         folded: Channels whose sign moved into the convolution before the norm, by name.
         small: Channels with ``|weight| <= eps``, whose scale became ``eps``, by name.
@@ -56,7 +56,7 @@ def convert_batchnorm(model: nn.Module, relu: Optional[str] = None, slope: float
     Res2Net, and the layers of DenseNet. Everything else stays unchanged and is listed. Parameters remain the same
     objects under the same names, so an existing optimizer remains valid. ``SyncBatchNorm`` becomes
     :class:`InPlaceABNSync`. Load weights of the model with batch norms before the conversion, not after it. The
-    momentum of an optimizer does not follow folded signs.
+    momentum of an optimizer is not adapted to folded signs.
 
     The scale of the new layers is ``|weight| + eps``. So ``eps`` is subtracted from the absolute weights, and the sign
     of a negative weight moves into the convolution whose only consumer is the norm, and into the running mean. Whether
@@ -70,7 +70,7 @@ def convert_batchnorm(model: nn.Module, relu: Optional[str] = None, slope: float
         slope: Negative slope of the leaky ReLUs.
 
     Returns:
-        What was converted, what was not, and why.
+        The converted norms, and those that were not converted, with the reasons.
 
     Raises:
         ValueError: If ``relu`` is unknown, or if the slope has no inverse.

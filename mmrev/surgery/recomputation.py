@@ -2,7 +2,7 @@
 import threading
 from collections import Counter
 from functools import partial
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence, Set
 
 import torch
 from torch import Tensor, nn
@@ -20,13 +20,13 @@ MIB = 2**20
 
 
 class MemoryReport:
-    """What :func:`save_memory` did. The first forward that autograd records fills in the figures.
+    """The result of :func:`save_memory`. The first forward that autograd records fills in the figures.
 
     Attributes:
         images: Batch size of the first forward; ``None`` before it.
         plain: Bytes that autograd would have stored for backward, without parameters.
         kept: Bytes that autograd stored.
-        by_function: Both for each function of torch, in descending order of ``kept``.
+        by_function: ``(plain, kept)`` of each function of torch, in descending order of ``kept``.
     """
 
     def __init__(self, handles: List[RemovableHandle]):
@@ -68,7 +68,8 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
             and matrix products as well.
         modules: Names of the blocks; by default those of :func:`find_blocks`.
         plain: Names of modules within which nothing is recomputed; ``''`` is the model.
-        cheap: Names of modules in these within which cheap functions are; of nested ones the innermost counts.
+        cheap: Names of modules inside ``plain`` within which cheap functions are recomputed; of nested modules, the
+            innermost is decisive.
 
     Returns:
         A report that the first forward fills in.
@@ -84,7 +85,7 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
         kept 73.2 → 26.3 MiB per image
     """
     if not compat.can_save_memory:
-        raise RuntimeError(f'save_memory needs PyTorch 2.5 or later, this is {torch.__version__}; update it, or use '
+        raise RuntimeError(f'save_memory needs PyTorch 2.5 or later, got {torch.__version__}; update it, or use '
                            f'activation checkpointing (`with_cp=True` in many configs)')
     if level not in LEVELS:
         raise ValueError(f'`level` must be one of {", ".join(map(repr, LEVELS))}; got {level!r}')
@@ -151,6 +152,7 @@ def _named(model: nn.Module, names: Sequence[str]) -> List[nn.Module]:
 class _Call(threading.local):
     """The forward that this thread is running."""
     module: Optional[nn.Module] = None
+    within: Set[nn.Module] = set()  # modules whose calls belong to it
     recorder: Optional[Recorder] = None
 
 
@@ -162,7 +164,7 @@ def _start(module: nn.Module, args: Any) -> None:
     """Start recording, unless an enclosing forward records."""
     if compat.is_compiling():
         return
-    if _CALL.module is module:  # an exception in its last forward skipped the hooks
+    if _CALL.module is not None and module not in _CALL.within:  # an interrupt in the last forward skipped the hooks
         _end()
     if _CALL.module is not None or not torch.is_grad_enabled() or is_staged():
         return
@@ -172,6 +174,7 @@ def _start(module: nn.Module, args: Any) -> None:
     report = _REPORTS.get(module)
     tally = None if report is None else Tally(module.parameters())
     _CALL.module, _CALL.recorder = module, Recorder(TABLE, tally)
+    _CALL.within = set(module.modules()) - {module}
     _CALL.recorder.__enter__()
 
 
@@ -187,7 +190,7 @@ def _stop(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
 
 
 def _end() -> None:
-    recorder, _CALL.module, _CALL.recorder = _CALL.recorder, None, None
+    recorder, _CALL.module, _CALL.recorder, _CALL.within = _CALL.recorder, None, None, set()
     recorder.__exit__(None, None, None)
 
 

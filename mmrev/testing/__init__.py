@@ -1,4 +1,4 @@
-"""Assertions for tests of reversible modules. Needs torch alone."""
+"""Assertions for tests of reversible modules. Requires only PyTorch."""
 from .assertions import assert_invertible, assert_same_gradients, set_reversible
 from .memory import PeakMemory, bytes_per_sample
 

@@ -58,6 +58,13 @@ def test_a_launcher_that_has_not_started_the_process_is_refused(launcher):
         adopt_launcher(launcher)
 
 
+def test_a_rank_beyond_the_number_of_processes_is_refused(monkeypatch):
+    for name, value in (('RANK', '3'), ('WORLD_SIZE', '1'), ('LOCAL_RANK', '3')):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match='rank 3 is none of 1 processes'):
+        adopt_launcher('pytorch')
+
+
 def test_without_a_launcher_nothing_is_joined():
     cfg = Config(dict(model=dict(norm_cfg=dict(type='SyncBN')), launcher='none'))
     prepare_cpu_processes(cfg)

@@ -3,9 +3,10 @@ import os
 import shutil
 
 import pytest
+from mmengine.config import Config
 import torch
 
-from mmrev.apis.work_dir import find_resumable, reserved
+from mmrev.apis.work_dir import choose_checkpoint, find_resumable, reserved
 from mmrev.problems import ProblemError
 
 
@@ -94,3 +95,9 @@ def test_further_processes_of_a_run_leave_the_folder_to_the_first(tmp_path, monk
     monkeypatch.setenv('RANK', '1')
     with reserved(str(tmp_path), False, False):
         shutil.rmtree(tmp_path)  # it holds nothing open there
+
+
+def test_where_nothing_can_be_resumed_a_training_starts_from_the_weights_that_the_config_names(tmp_path):
+    cfg = Config(dict(work_dir=str(tmp_path / 'new'), load_from='weights.pth'))
+    choose_checkpoint(cfg, 'auto')
+    assert (cfg.resume, cfg.load_from) == (False, 'weights.pth')

@@ -11,7 +11,7 @@ from mmengine.registry import DefaultScope
 from mmrev.checkpoints import allow_mmengine_checkpoints, load_local
 from mmrev.checkpoints.families.revbifpn import convert_state_dict
 from mmrev.cli import main
-from mmrev.diagnosis.checkpoint import unfit
+from mmrev.diagnosis.checkpoint import pretrained, unfit
 from mmrev.diagnosis.plan import Plan
 from mmrev.problems import ProblemError
 from mmrev.registry import MODELS
@@ -25,6 +25,12 @@ MISTAKES = {
     'weights to start from of another model': (
         option('model.backbone.init_cfg.checkpoint=other.pth'), '`other.pth` holds no weight of this RevBiFPN: its '
         'names are other (model.backbone.init_cfg.checkpoint)', 'Give a checkpoint of a RevBiFPN'),
+    "mmengine's initializer with weights of another model": (
+        ['train', 'good.py', '--cfg-options', 'model.init_cfg.type=Pretrained', 'model.init_cfg.checkpoint=other.pth'],
+        '`other.pth` holds no weight of this FasterRCNN: its names are other (model.init_cfg.checkpoint)', 'Give a'),
+    'a file in place of an initializer': (
+        option('model.backbone.init_cfg=other.pth'), '`model.backbone.init_cfg` is a string, not a dict (in good.py)',
+        '--cfg-options model.backbone.init_cfg.checkpoint=other.pth'),
     'weights to start from without a tensor': (option('model.backbone.init_cfg.checkpoint=numbers.pth'),
                                                '`numbers.pth` holds no weights', 'Give a checkpoint of a RevBiFPN'),
     'a checkpoint that is not there': (['test', 'good.py', 'othre.pth'], '`othre.pth` does not exist', '`other.pth`'),
@@ -44,6 +50,15 @@ MISTAKES = {
 @pytest.mark.parametrize('mistake', MISTAKES)
 def test_it_is_named_with_a_way_out_and_nothing_is_written(mistake, refused):
     refused(*MISTAKES[mistake])
+
+
+def test_the_argument_pretrained_of_a_classifier_is_checked_as_well(folder):
+    model = dict(type='mmpretrain.ImageClassifier', pretrained=str(folder / 'other.pth'), backbone=dict(
+        type='mmpretrain.LeNet5', num_classes=-1))
+    with DefaultScope.overwrite_default_scope('mmpretrain'):
+        plan = Plan(Config(dict(model=model)), ('train', ), MODELS.build(model))
+    problem, = pretrained(plan)
+    assert 'holds no weight of this ImageClassifier' in problem.what
 
 
 def test_a_damaged_checkpoint_alone_cannot_be_resumed(folder, tmp_path, monkeypatch, capfd):

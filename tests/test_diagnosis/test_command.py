@@ -33,6 +33,11 @@ MISTAKES = {
     'an import that is not there': (option('custom_imports.imports=no_such_module'), 'no_such_module', 'PYTHONPATH'),
     '--amp in place of another wrapper': (['train', 'good.py', '--amp', '--cfg-options',
                                            'optim_wrapper.type=ApexOptimWrapper'], '`ApexOptimWrapper`', '--amp'),
+    'memory of no image': (['memory', 'good.py', '--batch', '0'], '--batch', 'above 0'),
+    'a work dir whose name is too long': (['train', 'good.py', '--work-dir', 300 * 'x'], 'File name too long',
+                                          '--work-dir FOLDER'),
+    'nothing to resume and nothing to start from': (
+        [*option('load_from=nowhere.pth'), '--resume', '--work-dir', 'new'], '`nowhere.pth` does not exist', ''),
     'an --out that is no pickle': (['test', 'good.py', 'other.pth', '--out', 'x.json'], 'x.json', '.pkl'),
 }
 

@@ -102,7 +102,7 @@ def only_finding(found):
 def test_a_healthy_machine_has_no_findings(tmp_path):
     status, output = run_doctor(tmp_path)
     assert status == 0, output
-    assert 'Nothing is wrong' in output
+    assert 'No problems found' in output
 
 
 BROKEN = {
@@ -207,7 +207,7 @@ def test_torchvision_made_for_another_torch_is_found_from_its_metadata():
     known = facts()
     known.torchvision_needs = 'torch==2.9.1'
     finding = only_finding(diagnose(known))
-    assert 'made for torch 2.9.1' in finding.what
+    assert 'built for torch 2.9.1' in finding.what
     assert 'torchvision==0.26.*' in finding.fix
 
 

@@ -18,7 +18,7 @@ MISTAKES = {
     'a decay of norms that InPlaceABN is not reached by': (
         [*option('model.backbone.norm_cfg.type=mmrev.ABN'), 'model.backbone.act_cfg=None',
          'optim_wrapper.paramwise_cfg.norm_decay_mult=0'],
-        'does not reach the InPlaceABN', 'optim_wrapper.constructor=mmrev.OptimWrapperConstructor'),
+        'has no effect on the InPlaceABN', 'optim_wrapper.constructor=mmrev.OptimWrapperConstructor'),
     'a model without this part': (option('model.nekc.out_channels=3'), "'nekc'", 'model.KEY=VALUE'),
     'an unknown norm': (option('model.backbone.norm_cfg.type=BNN'), '`BNN` (model.backbone.norm_cfg.type)', '`BN`'),
     'no type': (option('model.neck.type='), '(model.neck.type)', 'good.py'),

@@ -150,5 +150,5 @@ def test_a_full_disk_leaves_what_was_complete(share, folders):
         LocalBackend.put = limited
 
     assert end(begin(folder, work_dir, first=limit_later)) == 1
-    assert 'epoch_2.pth in that folder are complete' in (folder / f'{work_dir}.txt').read_text()
+    assert 'epoch_2.pth are complete' in (folder / f'{work_dir}.txt').read_text()
     finish(campaign.CLS, work_dir, folders[campaign.CLS])

@@ -103,7 +103,7 @@ def test_a_full_disk_names_the_file_and_its_size_and_keeps_the_last_good_one(tmp
         with pytest.raises(ProblemError) as caught:
             train(tmp_path, hooks=[At(3, limit)])
         assert 'epoch_2.pth` (about 0 MB): File too large' in caught.value.what, caught.value.what
-        assert 'epoch_1.pth in that folder are complete' in caught.value.fix and caught.value.status == 1
+        assert 'epoch_1.pth are complete' in caught.value.fix and caught.value.status == 1
 
     assert in_child(run) == 0
     assert names(tmp_path) == ['epoch_1.pth']

@@ -5,11 +5,14 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from mmdet.datasets import CocoDataset
+from mmengine.logging import MMLogger
+from pycocotools.coco import COCO
 
-from mmrev.datasets.coco import wrong_entries
+from mmrev.datasets.coco import skip_wrong_annotations, wrong_entries
 from mmrev.hooks.sanity_hook import check_classes
-from mmrev.hooks.side_effects import random_states_kept, unnoticed
 from mmrev.problems import ProblemError
+from mmrev.side_effects import random_states_kept, unnoticed
 from support import toy_classification, toy_detection
 from support.commands import forked, said
 
@@ -22,6 +25,10 @@ LATE = {  # lines of a config, and what is said of them
     'a best checkpoint by a metric that is none': (
         "default_hooks = dict(checkpoint=dict(save_best='coco/nope', rule='greater'))\n",
         'CheckpointHook watches `coco/nope`'),
+    'fewer samples than a batch': ('train_dataloader.update(batch_size=64, drop_last=True, batch_sampler=None)\n',
+                                   '4 samples give no batch of 64 with drop_last=True'),
+    'an epoch that never ends': ("train_dataloader.update(sampler=dict(type='InfiniteSampler'))\n",
+                                 'InfiniteSampler never ends the first epoch'),
     'a missing meta key': ("val_dataloader['dataset']['pipeline'][3]['meta_keys'] = ('img_path', 'img_shape')\n",
                            'validating two samples'),
 }
@@ -87,7 +94,8 @@ def test_the_pass_leaves_random_states_as_they_are(capsys):
 
 
 WRONG = {
-    'an unknown `category_id`': dict(category_id=9), 'an unknown `image_id`': dict(image_id=9),
+    'an unknown `category_id`': dict(category_id='1'), 'an unknown `image_id`': dict(image_id=9),
+    'a box outside of its image': dict(bbox=[1e30, 1, 2, 2]),
     'a box that is none': dict(bbox=[1, 2, float('nan'), 4]),
     'a polygon that is none': dict(segmentation=[[1, 2, 3, 4]]),
 }
@@ -103,6 +111,43 @@ def test_annotations_that_would_be_left_out_in_silence_are_counted_and_the_first
     file.write_text(json.dumps(content))
     problem, = wrong_entries(str(file))
     assert problem.startswith(f'2 with {what}, first annotation 2')
+    assert not list(wrong_entries(str(file), skipped=True))
+
+
+def test_wrong_annotations_are_left_out_on_request_and_counted_in_the_log(tmp_path, monkeypatch):
+    monkeypatch.setattr(COCO, 'createIndex', COCO.createIndex)
+    file = toy_detection.write_dataset(tmp_path / 'data', num_images=2)
+    content = json.loads(file.read_text())
+    content['annotations'][1]['bbox'] = [1, 2, float('nan'), 4]
+    file.write_text(json.dumps(content))
+    (tmp_path / 'config.py').write_text(toy_detection.config_text('data') + 'train_cfg = dict(max_epochs=-1)\n')
+    assert '--skip-wrong-annotations' in said(forked('train', 'config.py', cwd=tmp_path)[1])[1]
+    assert 'max_epochs' in said(forked('train', 'config.py', '--skip-wrong-annotations', cwd=tmp_path)[1])[0]
+    said_of_them = []
+    monkeypatch.setattr(MMLogger, 'warning', lambda self, text, *args: said_of_them.append(text))
+    skip_wrong_annotations()
+    dataset = CocoDataset(ann_file=str(file), metainfo=dict(classes=toy_detection.CLASSES), test_mode=True,
+                          data_prefix=dict(img=''))
+    boxes = [instance['bbox'] for index in range(2) for instance in dataset.get_data_info(index)['instances']]
+    assert len(boxes) == len(content['annotations']) - 1 and np.isfinite(boxes).all()
+    assert 'Annotations left out: 1 with a box that is none, first annotation 2: [1, 2, nan, 4]' in said_of_them
+
+
+@pytest.mark.parametrize('change, filtered, message', [
+    (lambda content: content.update(annotations=[]), False, 'none of the 4 samples of train_dataloader has an annotat'),
+    (lambda content: content.update(annotations=[]), True, 'No sample with an object is left'),
+    (lambda content: content['annotations'][0].update(bbox=None), True, 'data/annotations.json`: cannot unpack')])
+def test_annotations_from_which_nothing_can_be_learned_are_refused(change, filtered, message, data, tmp_path):
+    shutil.copytree(data / 'detection', tmp_path / 'data')
+    file = tmp_path / 'data/annotations.json'
+    annotations = json.loads(file.read_text())
+    change(annotations)
+    file.write_text(json.dumps(annotations))
+    keep = "train_dataloader['dataset'].update(filter_cfg=None)\n"
+    (tmp_path / 'config.py').write_text(toy_detection.config_text('data').replace('(64, 64)', '(32, 32)') +
+                                        keep * (not filtered))
+    status, errors = forked('train', 'config.py', cwd=tmp_path)
+    assert status == 2 and message in ' '.join(said(errors)), errors
 
 
 def test_check_with_data_reads_every_image(data, tmp_path):

@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from mmrev import compat
 from mmrev.layers import MultiheadAttention, PoolingAttention, WindowAttention, attention
 from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
 
@@ -43,6 +44,24 @@ def test_on_a_gpu_attention_without_a_bias_leaves_the_kernel_to_pytorch(calls):
     with FakeTensorMode(), torch.device('cuda'):
         MultiheadAttention(8, 2)(torch.randn(2, 16, 8))
     assert calls == [(None, True)]
+
+
+@pytest.mark.skipif(torch.__version__ < '2.6', reason='the compiler cannot choose kernels of attention')
+def test_a_compiled_function_chooses_the_kernel_without_cudnn_too(monkeypatch):
+    """The choice is a node of the graph, before the attention; afterwards cuDNN's kernel is allowed as before."""
+    choices, without_cudnn = [], compat.without_cudnn_attention
+    monkeypatch.setattr(compat, 'without_cudnn_attention', lambda device_type: without_cudnn('cuda'))
+
+    def note(graph, _):
+        choices.append([node.args[0] if node.target is torch.nn.attention._backend_from_string else node.target
+                        for node in graph.graph.nodes if node.op == 'call_function'])
+        return graph.forward
+
+    layer, (q, k, v) = MultiheadAttention(8, 2), torch.randn(3, 2, 2, 16, 4)
+    torch.compile(layer.attend, backend=note, fullgraph=True)(q, k, v, torch.zeros(1, 2, 16, 16, requires_grad=True))
+    before, after = (found.index(F.scaled_dot_product_attention) for found in (choices[0], choices[0][::-1]))
+    assert 'MATH' in choices[0][:before] and 'CUDNN_ATTENTION' not in choices[0][:before]
+    assert 'CUDNN_ATTENTION' in choices[0][-after:] and torch.backends.cuda.cudnn_sdp_enabled()
 
 
 @pytest.mark.parametrize('name', LAYERS)

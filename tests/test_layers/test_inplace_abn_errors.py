@@ -95,7 +95,7 @@ def test_second_backward_and_double_backward_raise():
 
 
 def test_the_switch_is_not_a_layer():
-    with pytest.raises(RuntimeError, match='call the layer that holds it'):
+    with pytest.raises(RuntimeError, match='call the layer that contains it'):
         InPlaceABN(4).statistics(torch.zeros(2, 4))
 
 

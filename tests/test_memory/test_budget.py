@@ -97,6 +97,9 @@ def test_a_real_step_needs_what_the_plan_predicts_and_no_more_than_the_budget(na
     assert planner(0) is None
     plain, least = planner.plain.peak, planner.least.peak
     assert least < 0.95 * plain and least <= planner.forecast(planner.uniform(2)).peak
+    for level in range(3):
+        levels = [min(level, len(part.choices) - 1) for part in planner.parts]
+        assert planner.estimate.peak(levels) == planner.forecast(planner.uniform(level)).peak
     seconds = []
     for share in (.3, 1):
         budget = int(plain - share * (plain - least))
@@ -105,7 +108,7 @@ def test_a_real_step_needs_what_the_plan_predicts_and_no_more_than_the_budget(na
         real = counter(batch).peak
         remove()
         assert plan.peak == pytest.approx(real, rel=0.01)
-        assert plan.peak <= budget and real <= 1.01 * budget
+        assert 0.97 * budget <= plan.peak <= budget and real <= 1.01 * budget
         seconds.append(sum(plan.seconds.values()))
         assert all(seconds[-1] <= planner.cost(planner.uniform(level)) for level in (1, 2)
                    if planner.forecast(planner.uniform(level)).peak <= budget)
@@ -218,7 +221,7 @@ def test_a_budget_that_cannot_be_met_ends_the_run_with_two_lines(train, options,
 
 def test_the_command_refuses_an_amount_that_it_cannot_read_and_a_config_without_data(tmp_path, capsys):
     (tmp_path / 'c.py').write_text("_base_ = ['mmpretrain::_base_/models/resnet18.py']\n")
-    for size, words in (('12parsecs', '`12parsecs` is no amount of memory'), ('1GB', 'train_dataloader')):
+    for size, words in (('12parsecs', '`12parsecs` is not an amount of memory'), ('1GB', 'train_dataloader')):
         assert main(['train', str(tmp_path / 'c.py'), '--work-dir', str(tmp_path / 'w'), '--memory-budget', size]) == 2
         assert words in ' '.join(said(capsys.readouterr().err))
     assert not (tmp_path / 'w').exists()

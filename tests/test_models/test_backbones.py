@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmrev.models import backbones
 from mmrev.models.backbone import Backbone
 from mmrev.registry import MODELS
+from mmrev.testing import assert_same_gradients
 from support.backbones import BACKBONES, HEIGHT, WIDTH, build, kind
 from support.images import image
 
@@ -133,6 +134,11 @@ def test_whatever_level_is_taken_alone_no_weight_waits_for_a_gradient(name):
         train_once(model)
         waiting = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
         assert not waiting, f'out_indices=({level}, ) leaves {waiting}'
+
+
+@pytest.mark.parametrize('name', [name for name in BACKBONES if offers(name, 'reversible')])
+def test_its_gradients_are_those_of_plain_autograd(name):
+    assert_same_gradients(build(name).double(), image(2, HEIGHT, WIDTH, dtype=torch.float64, requires_grad=True))
 
 
 @pytest.mark.parametrize('name, kwargs', modes('reversible', [False]))

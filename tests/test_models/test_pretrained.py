@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import threading
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import torch
 pytest.importorskip('mmdet')
 from mmengine.config import Config, DictAction  # noqa: E402
 from mmengine.logging import MMLogger  # noqa: E402
+from mmengine.model import PretrainedInit, initialize  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 from torch import nn  # noqa: E402
 
@@ -115,15 +117,31 @@ def test_no_base_has_weights_to_start_from_but_a_place_for_them(name, tmp_path):
     assert 'pretrained' not in cfg
 
 
+def ways(name, part, source, folder):
+    """Both ways to name a checkpoint for a part of a base: a child config and an option."""
+    inner = f'init_cfg=dict(checkpoint={source!r})'
+    text = f'model = dict({inner})' if part == 'whole' else f'model = dict(backbone=dict({inner}))'
+    return child(name, folder, text=text), child(name, folder, {PARTS[part]: source})
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', BASES)
-def test_the_weights_are_in_the_model_by_a_child_config_and_by_an_option(name, trained, tmp_path):
+def test_the_weights_are_in_the_model_by_a_child_config_and_by_an_option(name, trained, tmp_path, address):
     file = trained(name)
-    inner = f'init_cfg=dict(checkpoint={str(file)!r})'
-    texts = dict(whole=f'model = dict({inner})', backbone=f'model = dict(backbone=dict({inner}))')
-    for part, option in PARTS.items():
-        for cfg in (child(name, tmp_path, text=texts[part]), child(name, tmp_path, {option: str(file)})):
-            assert same(build(cfg), file, part)
+    (tmp_path / 'trained.pth').symlink_to(file)
+    torch.save(dict(state_dict=dict(other=torch.zeros(1))), tmp_path / 'wrong.pth')
+    for part in PARTS:
+        model = build(ways(name, part, str(file), tmp_path)[0])
+        assert same(model, file, part)
+        module = model if part == 'whole' else model.backbone
+        for source, way in ((str(file), 1), (f'{address}/trained.pth', 0), (str(tmp_path / 'wrong.pth'), 0),
+                            (f'{address}/wrong.pth', 1)):  # into the model that has been built
+            cfg = ways(name, part, source, tmp_path)[way].model
+            with torch.no_grad():
+                next(module.parameters()).zero_()
+            with pytest.raises(ProblemError, match='no weight of this') if 'wrong' in source else nullcontext():
+                initialize(module, (cfg if part == 'whole' else cfg.backbone).init_cfg)
+            assert same(model, file, part) != ('wrong' in source)
 
 
 @pytest.mark.slow
@@ -160,15 +178,8 @@ def address(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize('part', PARTS)
-def test_an_address_gives_the_weights(part, address, tmp_path, trained):
-    name = 'revbifpn/_faster_rcnn_revbifpn'
-    (tmp_path / 'trained.pth').symlink_to(trained(name))
-    assert same(build(child(name, tmp_path, {PARTS[part]: f'{address}/trained.pth'})), trained(name), part)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize('part', PARTS)
-@pytest.mark.parametrize('name', ['revbifpn/_faster_rcnn_revbifpn', 'revbifpn/revbifpn-s0_8xb128_in1k'])
+@pytest.mark.parametrize('name', ['revbifpn/_faster_rcnn_revbifpn', 'revbifpn/_mask_rcnn_revbifpn',
+                                  'revbifpn/revbifpn-s0_8xb128_in1k'])
 def test_the_name_of_published_weights_gives_them_converted(name, part, address, tmp_path, monkeypatch):
     file = tmp_path / 'revbifpn_s0.pth.tar'
     torch.save({key: value.float() for key, value in GoldenRecord('revbifpn_s0').state_dict().items()}, file)
@@ -349,6 +360,9 @@ def test_the_line_says_how_many_tensors_came_and_what_is_missing_or_left_over():
     (dict(state_dict={'bn.num_batches_tracked': torch.tensor(3)}), 'holds no weight of this Net'),
     (dict(state_dict=Net(8).state_dict()), r'of another Net: `conv.weight` is of shape \[8, 3, 3, 3\] there, and of '
      r'shape \[4, 3, 3, 3\] in this config'),
+    (dict(Net().state_dict(), **{'fc.bias': torch.tensor([1., torch.nan])}),
+     'a.pth` holds no real numbers for `fc.bias`, but torch.float32, or NaN'),
+    (dict(Net().state_dict(), **{'fc.bias': torch.tensor([1, 2])}), 'for `fc.bias`, but torch.int64'),
 ])
 def test_a_checkpoint_that_gives_the_model_nothing_is_refused(content, message):
     with pytest.raises(ProblemError, match=message):
@@ -359,8 +373,16 @@ def test_a_backbone_takes_a_checkpoint_without_a_type():
     default = [dict(type='Constant', layer='Conv2d', val=1.)]
     given = dict(checkpoint='a.pth')
     assert initialization(given, default) == [*default, dict(type='mmrev.Pretrained', prefix='backbone.', **given)]
-    assert initialization(None, default) == default
+    assert initialization(None, default) == [*default, dict(type='mmrev.Pretrained', prefix='backbone.')]
     assert initialization(dict(type='Kaiming'), default) == [dict(type='Kaiming')]
+
+
+@pytest.mark.parametrize('kind', ['Pretrained', PretrainedInit])
+def test_the_initializer_of_mmengine_becomes_one_that_refuses_a_wrong_file(kind):
+    default = [dict(type='Constant', layer='Conv2d', val=1.)]
+    ours, theirs = (dict(type=name, checkpoint='a.pth') for name in ('mmrev.Pretrained', kind))
+    assert initialization(theirs, default) == [*default, ours]
+    assert initialization([dict(type='Kaiming'), theirs], default) == [dict(type='Kaiming'), ours]
 
 
 def test_parts_that_are_no_module_of_mmengine_are_not_initialized_after_loading(tmp_path):

@@ -444,15 +444,32 @@ def test_replicas_of_data_parallel_are_refused(requires_grad):
         replica(*inputs('two_stream', requires_grad=requires_grad))
 
 
-def test_a_function_within_fully_sharded_data_parallel_is_refused():
+@pytest.mark.parametrize('what', ['function', 'coupling'])
+def test_a_part_within_fully_sharded_data_parallel_is_refused(what):
     fsdp = pytest.importorskip('torch.distributed.fsdp')
     module = two_stream(1)
     wrapper = fsdp.FullyShardedDataParallel.__new__(fsdp.FullyShardedDataParallel)  # without a process group
     torch.nn.Module.__init__(wrapper)
-    wrapper._fsdp_wrapped_module = module.couplings[0].f
-    module.couplings[0].f = wrapper
-    with pytest.raises(ReversibilityError, match='is wrapped by FullyShardedDataParallel'):
+    if what == 'function':
+        wrapper._fsdp_wrapped_module, module.couplings[0].f = module.couplings[0].f, wrapper
+    else:
+        wrapper._fsdp_wrapped_module, module.couplings[0] = module.couplings[0], wrapper
+    with pytest.raises(ReversibilityError, match='is wrapped by FullyShardedDataParallel.*apply .*fully_shard'):
         module(*inputs('two_stream'))
+
+
+@pytest.mark.parametrize('requires_grad', [True, False])
+def test_a_network_within_fully_sharded_data_parallel_is_refused_by_that_name(requires_grad):
+    """It replaces weights by views of one flat parameter, which no module has."""
+    module = two_stream(1)
+    for m in module.modules():
+        for name, weight in list(m._parameters.items()):
+            flat = torch.nn.Parameter(weight.detach().flatten())
+            flat._is_flat_param = True  # as of torch.distributed.fsdp.FlatParameter
+            del m._parameters[name]
+            m.__dict__[name] = flat.view(weight.shape)
+    with pytest.raises(ReversibilityError, match=r'step \d .*is trained within FullyShardedDataParallel'):
+        loss_of(module(*inputs('two_stream', requires_grad=requires_grad))).backward()
 
 
 def test_a_list_of_what_steps_keep_may_be_changed_in_place():

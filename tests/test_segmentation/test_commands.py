@@ -105,7 +105,7 @@ def test_predict_refuses_what_does_not_belong_to_the_task(tmp_path):
         next(predict(detector, 'x.pth', ['x.png'], scales=(1, ), flip=True))
     for name in ('a.png', 'a.jpg'):
         (tmp_path / name).touch()
-    with pytest.raises(ProblemError, match='would be drawn to one file'):
+    with pytest.raises(ProblemError, match='would be drawn to the same file'):
         next(predict(cfg, 'x.pth', [str(tmp_path)], out_format='raw'))
 
 

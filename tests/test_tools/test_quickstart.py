@@ -68,7 +68,7 @@ def test_a_failing_step_ends_the_quickstart_with_its_status(tmp_path, monkeypatc
     (tmp_path / 'data' / 'digits').mkdir(parents=True)
     monkeypatch.setattr(quickstart.subprocess, 'run', lambda command: subprocess.CompletedProcess(command, 2))
     assert quickstart.main([]) == 2
-    assert 'run it again to go on' in capsys.readouterr().err
+    assert 'run it again to continue' in capsys.readouterr().err
 
 
 def test_the_contact_sheet_names_a_missing_file(tmp_path, capsys):

@@ -1,6 +1,6 @@
 """Latency and throughput of a config's model on random images: the median of many runs, after a warm-up.
 
-For a detector, backbone and neck are timed unless --part says otherwise: the rest depends on the image.
+For a detector, backbone and neck are timed unless --part is given: the rest depends on the image.
 
 Examples:
     python tools/analysis_tools/benchmark.py configs/parameter_free/pf-resnet50-max_4xb256_in1k.py --batch-size 1 8
@@ -43,7 +43,7 @@ class Timing(NamedTuple):
 
 
 def main(argv: Optional[List[str]] = None, prog: str = 'benchmark.py') -> int:
-    """Print the figures that the command line asks for; returns the exit status."""
+    """Print the figures; return the exit status."""
     return run_command(build_parser(prog), report, argv)
 
 

@@ -1,4 +1,4 @@
-"""Draw several images with their ground truth beside the predictions into one picture.
+"""Draw several images into one picture, each with its ground truth next to the predictions.
 
 Example:
     python tools/test.py CONFIG CHECKPOINT --out predictions.pkl
@@ -25,7 +25,7 @@ LABEL_BOX = dict(boxstyle='square,pad=0.12', linewidth=0)
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Draw what the command line asks for; returns the exit status."""
+    """Draw the sheet; return the exit status."""
     args = parse_args(argv)
     try:
         predictions = load_predictions(args.predictions)
@@ -35,7 +35,7 @@ def main(argv: Optional[List[str]] = None) -> int:
     except (OSError, ValueError) as error:
         print(f'contact_sheet.py: {error}', file=sys.stderr)
         return 2
-    print(f'{len(chosen)} images, ground truth beside predictions: {args.out}')
+    print(f'{len(chosen)} images, ground truth next to predictions: {args.out}')
     return 0
 
 
@@ -96,7 +96,7 @@ def draw_sheet(samples: List[dict], coco: COCO, out: str, score_thr: float = 0.5
     for index, (sample, picture) in enumerate(zip(samples, pictures)):
         truth, found = axes[index // columns, 2 * (index % columns):][:2]
         objects = ground_truth(sample, coco), detections(sample, coco, score_thr)
-        # Objects of a single class may be many, and their labels say nothing.
+        # There may be many objects of a single class, whose labels are redundant.
         masks_alone = len(coco.cats) == 1 and all(mask is not None for half in objects for *_, mask in half)
         draw_panel(truth, picture, objects[0], 'ground truth', masks_alone)
         draw_panel(found, picture, objects[1], 'prediction', masks_alone)

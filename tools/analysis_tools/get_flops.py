@@ -30,7 +30,7 @@ _SIZES = dict(Resize='scale', FixShapeResize='scale', ResizeEdge='scale', Random
 
 
 def main(argv: Optional[List[str]] = None, prog: str = 'get_flops.py') -> int:
-    """Print the table that the command line asks for; returns the exit status."""
+    """Print the table; return the exit status."""
     return run_command(build_parser(prog), report, argv)
 
 

@@ -16,7 +16,7 @@ MARGIN = 4  # pixels between panels
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Draw what the command line asks for; returns the exit status."""
+    """Draw the sheet; return the exit status."""
     parser = argparse.ArgumentParser(
         description=__doc__.split('\n', 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('images', type=Path, help='folder of images')
@@ -35,7 +35,7 @@ def main(argv: Optional[List[str]] = None) -> int:
         print(f'segmentation_sheet.py: {error}', file=sys.stderr)
         return 2
     sheet(rows, args.columns).save(args.out)
-    print(f'{len(rows)} images, each beside its true and its predicted labels: {args.out}')
+    print(f'{len(rows)} images, each next to its true and its predicted labels: {args.out}')
     return 0
 
 

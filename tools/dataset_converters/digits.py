@@ -28,11 +28,11 @@ TASK_DEFAULTS = dict(
 
 
 class FolderError(Exception):
-    """The output folder cannot be used; the message says why and what to do."""
+    """Raised if the output folder cannot be used; the message states why and what to do."""
 
 
 def main(argv: Optional[List[str]] = None) -> int:
-    """Make the data set that the command line asks for; returns the exit status."""
+    """Generate the data set; return the exit status."""
     args = parse_args(argv)
     try:
         spec = spec_from(args)
@@ -109,7 +109,7 @@ def is_complete(out: Path, spec: DigitsSpec, overwrite: bool) -> bool:
         return False
     found = read_marker(out)
     if found is None:
-        raise FolderError(f'{out} exists and was not made by this tool: it stays as it is; choose another --out')
+        raise FolderError(f'{out} exists and was not made by this tool, so it is not changed; choose another --out')
     if found == spec.as_dict():
         return True
     if not overwrite:
@@ -121,10 +121,10 @@ def is_complete(out: Path, spec: DigitsSpec, overwrite: bool) -> bool:
 
 
 def make(spec: DigitsSpec, out: Path, quiet: bool = False) -> Dict[str, int]:
-    """Build the data set beside ``out`` and give it that name when it is complete.
+    """Build the data set in a temporary folder, and rename it to ``out`` when it is complete.
 
     Returns:
-        What it holds, as :func:`mmrev.datasets.digits.build` says.
+        The result of :func:`mmrev.datasets.digits.build`.
     """
     partial = out.with_name(f'{out.name}.partial')
     if partial.exists():
@@ -144,7 +144,7 @@ def make(spec: DigitsSpec, out: Path, quiet: bool = False) -> Dict[str, int]:
 
 
 def read_marker(folder: Path) -> Optional[dict]:
-    """What this tool recorded in a folder of its own; None for any other folder."""
+    """The record of this tool in a folder that it made; None for any other folder."""
     try:
         return json.loads((folder / MARKER).read_text(encoding='utf-8'))
     except (OSError, ValueError):

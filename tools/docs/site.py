@@ -1,7 +1,7 @@
-"""What the site has besides docs/: the READMEs, other files of the repository that pages link to, and the model zoo.
+"""Add pages to the site of docs/: the READMEs, other files of the repository that pages link to, and the model zoo.
 
 A hook of MkDocs (`mkdocs.yml`). A page keeps its path in the repository, so that its relative links work there and on
-the site; README.md becomes the front page, and docs/X.md is beside it.
+the site; README.md becomes the front page, and docs/X.md is in the same folder.
 """
 import posixpath
 import re

@@ -4,7 +4,7 @@ Examples:
     python tools/model_converters/inplace_abn_to_mmrev.py resnet50.pth.tar resnet50_iabn.pth
     python tools/model_converters/inplace_abn_to_mmrev.py model_best.pth.tar mine.pth --any-hash    # your own weights
 
-The file must have one of the nine published md5 (configs/inplace_abn/metafile.yml), unless --any-hash says otherwise.
+The file must have one of the nine published md5 (configs/inplace_abn/metafile.yml), unless --any-hash is given.
 The config alone chooses the activation: weights can move between networks that differ in it, as from ReLU to leaky
 ReLU.
 """

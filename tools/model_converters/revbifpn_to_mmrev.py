@@ -4,7 +4,7 @@ Examples:
     python tools/model_converters/revbifpn_to_mmrev.py revbifpn_s3.pth.tar revbifpn_s3.pth
     python tools/model_converters/revbifpn_to_mmrev.py model_best.pth.tar mine.pth    # trained with the published code
 
-A file with a published name must have the published sha256, unless --any-hash says otherwise.
+A file with a published name must have the published sha256, unless --any-hash is given.
 """
 import sys
 from typing import List, Optional

@@ -1,4 +1,4 @@
-"""What the set-up shows: one line per step, a log with everything, progress while something long runs."""
+"""Output of the set-up: one line per step, a complete log, and progress while a step runs for long."""
 import shutil
 import subprocess
 import sys
@@ -8,7 +8,7 @@ HEARTBEAT_SECONDS = 30
 
 
 class SetupError(Exception):
-    """A reason to stop that the user can fix; the message says how."""
+    """A problem that the user can fix; the message states how."""
 
 
 class Console:

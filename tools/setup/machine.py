@@ -1,4 +1,4 @@
-"""Checks of the machine before anything is downloaded; each failure says how to fix it."""
+"""Checks of the machine before anything is downloaded; each failure states how to fix it."""
 import os
 import shutil
 import subprocess
@@ -74,7 +74,7 @@ print(torch.version.cuda or "-", release.group(1) if release else "-", ";".join(
 def cuda_target(python):
     """What mmcv's CUDA ops would be compiled for, as part of a folder's name; empty for ops on the CPU only.
 
-    They are compiled if torch sees a GPU and a CUDA compiler of its own major version is installed;
+    They are compiled if torch finds a GPU and a CUDA compiler of the same major version is installed;
     ``MMREV_CUDA_OPS=0`` or ``1`` decides otherwise. Architectures are those of the visible GPUs, or
     ``TORCH_CUDA_ARCH_LIST``.
 

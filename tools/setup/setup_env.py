@@ -1,7 +1,7 @@
 """Makes an environment that mmrev runs in: `setup_env.py --stack openmmlab --env .venv`.
 
 Every step may be repeated, so a set-up that was killed continues where it stopped. The environment counts as ready only
-once a file in it says for which pins, interpreter and folder it was made; that file is written last.
+once it contains a file that records its pins, interpreter and folder, which is written last.
 """
 import argparse
 import fcntl
@@ -44,7 +44,7 @@ def main():
             console.say(f'error: {error}')
             return 2
         except KeyboardInterrupt:
-            console.say('stopped; the same command goes on from here.')
+            console.say('stopped; the same command continues from here.')
             return 130
     return 0
 
@@ -54,7 +54,7 @@ def parse_options():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('--stack', default='openmmlab', help='a file of requirements/: openmmlab, torch21 or onedl')
     parser.add_argument('--env', default='.venv', help='folder of the environment, in the repository')
-    parser.add_argument('--chosen-python', action='store_true', help='the user asked for this interpreter')
+    parser.add_argument('--chosen-python', action='store_true', help='the user chose this interpreter')
     options = parser.parse_args()
     if not os.path.exists(stack_file(options.stack)):
         parser.error(f'no stack of the name {options.stack}: see requirements/')
@@ -75,7 +75,7 @@ def is_ready(env, options):
 
 
 def read_ready(env):
-    """What the environment's ready file says, or None."""
+    """Content of the environment's ready file, or None."""
     try:
         with open(os.path.join(env, READY_FILE), encoding='utf-8') as opened:
             return json.load(opened)
@@ -186,7 +186,7 @@ def make_environment(env, options, console):
         return
     check_space(ROOT)
     if os.path.exists(env):
-        console.say(f'      {options.env} is unfinished, moved or of another Python: made anew')
+        console.say(f'      {options.env} is incomplete, was moved or has another Python; it is created again')
         shutil.rmtree(env)
     status, tail = console.run([sys.executable, '-m', 'venv', env])
     if status:
@@ -236,7 +236,7 @@ def pip_install(python, arguments, console):
     if not status:
         return
     text = '\n'.join(tail)
-    advice = 'the lines above say why'
+    advice = 'see the lines above'
     if 'No space left' in text:
         advice = 'the disk is full; free some and run the same command'
     elif any(sign in text for sign in ('NewConnectionError', 'ConnectTimeout', 'Connection', 'ProxyError',
@@ -262,7 +262,7 @@ def prove(python, console):
     status, tail = console.run([python, '-W', 'ignore', '-c', PROOF], cwd=os.path.join(ROOT, '.setup'))
     if status:
         raise SetupError('\n'.join(tail) + '\nthe environment does not work; '
-                         f'`{os.path.relpath(python)} -m mmrev.doctor` says how to fix it.')
+                         f'`{os.path.relpath(python)} -m mmrev.doctor` shows how to fix it.')
 
 
 def write_ready(env, options):

@@ -1,4 +1,4 @@
-"""Published checkpoints that mmrev converts. To add a family, add a file to this folder and a line here."""
+"""Families of published checkpoints. To add a family, add a file to this folder and a line here."""
 from . import inplace_abn, inplace_abn_deeplab, minrev, parameter_free, revbifpn, revvit
 
 FAMILIES = {family.name: family for family in (

@@ -76,7 +76,7 @@ def _join_qkv(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
         parts = [f'{prefix}{name}{kind}' for name in 'qkv']
         missing = [name for name in parts if name not in state_dict]
         if missing:
-            raise KeyError(f'{missing[0]!r} is missing beside {key!r}')
+            raise KeyError(f'{missing[0]!r} is missing, but there is {key!r}')
         if part == 'q':
             joined[f'{prefix}qkv{kind}'] = torch.cat([state_dict[name] for name in parts])
     return joined

@@ -8,9 +8,14 @@ from torch.autograd.function import once_differentiable
 
 from mmrev.compat import backward_into
 
-from .guard import needs_gradient, without_autocast
+from .guard import may_fuse, needs_gradient, without_autocast
 
 aten = torch.ops.aten
+
+
+def can_fuse(fc1: nn.Module, fc2: nn.Module) -> bool:
+    """Whether :func:`gelu_linear` may replace GELU and ``fc2``, and overwrite the output of ``fc1``."""
+    return type(fc1) is type(fc2) is nn.Linear and may_fuse(fc1, fc2)
 
 
 def gelu_linear(x: Tensor, linear: nn.Linear) -> Tensor:

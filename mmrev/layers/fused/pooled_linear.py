@@ -8,11 +8,16 @@ from torch.autograd.function import once_differentiable
 
 from mmrev.compat import backward_into
 
-from .guard import needs_gradient, without_autocast
+from .guard import may_fuse, needs_gradient, without_autocast
 from .max_pool import fused_max_pool3x3
 
 aten = torch.ops.aten
 _WINDOW = [3, 3], [1, 1], [1, 1], [1, 1], False  # size, stride, padding, dilation, whether to round sizes up
+
+
+def can_fuse(x: Tensor, fc1: nn.Module, fc2: nn.Module) -> bool:
+    """Whether :func:`pooled_linear` may replace what follows ``fc1``, and overwrite ``x``, the output of ``fc1``."""
+    return type(fc1) is type(fc2) is nn.Linear and may_fuse(fc1, fc2) and x.numel() > 0
 
 
 def pooled_linear(x: Tensor, linear: nn.Linear) -> Tensor:

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from .activations import get_activation
 
-_MODULES = {  # in place: what they overwrite is the norm's own output, or a sum of our own
+_MODULES = {  # in place, because they overwrite only the output of the norm, or the sum
     'leaky_relu': lambda slope: nn.LeakyReLU(slope, inplace=True),
     'elu': lambda alpha: nn.ELU(alpha, inplace=True),
     'relu': lambda _: nn.ReLU(inplace=True),
@@ -14,16 +14,16 @@ _MODULES = {  # in place: what they overwrite is the norm's own output, or a sum
 
 
 class _BatchNorm(nn.BatchNorm2d):
-    """For inputs of any number of dimensions, as in the other layers."""
+    """A batch norm for inputs of any number of dimensions, like the other layers."""
 
     def _check_input_dim(self, x: Tensor) -> None:
         pass
 
 
 class BatchNormAct(nn.Module):
-    """``act(batch_norm(x) + residual)`` with the weight as it is, of either sign: the "Std-BN" of arXiv:1712.02616.
+    """``act(batch_norm(x) + residual)`` with the weight itself, of either sign: the "Std-BN" of arXiv:1712.02616.
 
-    :class:`ABN` scales by ``|weight| + eps`` instead, so weights trained with one do not fit the other. Both the
+    :class:`ABN` scales by ``|weight| + eps`` instead, so weights trained with one are not valid for the other. Both the
     norm's input and the output are stored for backward. It consists of PyTorch's own modules, for any exporter.
 
     The batch norm is a child, so tools that replace or fuse batch norms (``convert_sync_batchnorm``, ``fuse_conv_bn``)
@@ -32,7 +32,7 @@ class BatchNormAct(nn.Module):
     Args:
         num_features: Channels ``C``.
         eps: Added to the variance.
-        momentum: Share of the batch in the running statistics; ``None`` for their plain average.
+        momentum: Weight of the batch in the running statistics; ``None`` for a cumulative average.
         affine: Whether there are weight and bias.
         track_running_stats: Whether there are running statistics.
         activation: ``leaky_relu``, ``elu``, ``identity`` or ``relu``.

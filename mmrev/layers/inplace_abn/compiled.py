@@ -18,7 +18,7 @@ def package(backend: str) -> Optional[ModuleType]:
 
     Raises:
         ValueError: If there is no such backend.
-        ImportError: If it is asked for and not installed.
+        ImportError: If it is requested but not installed.
     """
     if backend not in BACKENDS:
         raise ValueError(f'`backend` must be one of {", ".join(map(repr, BACKENDS))}; got {backend!r}')

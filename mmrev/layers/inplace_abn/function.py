@@ -23,17 +23,17 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .statistics import Settings, normalise
+from .statistics import Settings, normalize
 
 native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
 
-# Backward has two ways. A small output takes one call of ATen's kernel, whose intermediate results are as large as the
-# output: in blocks it would take twice the time. A larger one is made block by block, of an eighth of the output, but
-# at least so many bytes and at most four times that, so that only the input's gradient is as large as the output; and
-# so is one with statistics over processes, which have to be joined between the sums and the input's gradient. A few
-# channels of all samples at a time, a third way, would save 6% of the backward on a CPU.
-# On GPUs a block starts about ten kernels, which only a large block keeps busy.
-SMALL_BYTES = {'cpu': 2**20, 'cuda': 2**26}  # CPU: a thread, what a cache holds beside three intermediate results
+# The backward has two algorithms. A small output takes one call of ATen's kernel, whose intermediate results are as
+# large as the output; in blocks it would take twice the time. A larger output is processed in blocks of an eighth of
+# it, but at least BLOCK_BYTES and at most four times that, so that only the gradient of the input is as large as the
+# output. So is an output with statistics over processes, which have to be reduced between the sums and the gradient of
+# the input. A third algorithm, a few channels of all samples at a time, would save 6% of the backward on a CPU.
+# On GPUs a block launches about ten kernels, so only large blocks keep the GPU busy.
+SMALL_BYTES = {'cpu': 2**20, 'cuda': 2**26}  # CPU: per thread, fits in a cache with three intermediate results
 BLOCK_BYTES = {'cpu': 2**18, 'cuda': 2**26}
 DEFAULT_BLOCK_BYTES = 2**23
 
@@ -46,7 +46,7 @@ class InPlaceABNFunction(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], residual: Optional[Tensor],
                 settings: Settings) -> Tensor:
-        out = normalise(x, weight, bias, settings, residual)
+        out = normalize(x, weight, bias, settings, residual)
         needs_x, needs_weight, *_ = ctx.needs_input_grad
         ctx.settings = settings._replace(running_mean=None, running_var=None)
         ctx.shape, ctx.count = tuple(out.z.shape), out.count

@@ -10,7 +10,7 @@ from ..fused.guard import is_staged, needs_gradient
 from . import compiled
 from .activations import get_activation
 from .function import InPlaceABNFunction
-from .statistics import Settings, is_distributed, normalise, too_few_values
+from .statistics import Settings, is_distributed, normalize, too_few_values
 
 
 def abn(x: Tensor,
@@ -26,7 +26,7 @@ def abn(x: Tensor,
         residual: Optional[Tensor] = None) -> Tensor:
     """Batch normalization with the scale ``|weight| + eps``, then an activation, by PyTorch's own operators.
 
-    The reference for :func:`inplace_abn` (arXiv:1712.02616), of which it has the arguments, the shapes and the errors;
+    The reference for :func:`inplace_abn` (arXiv:1712.02616), with the same arguments, shapes and errors;
     ``relu`` is allowed with any statistics.
     """
     settings = Settings(running_mean, running_var, training, momentum, eps,
@@ -49,23 +49,23 @@ def inplace_abn(x: Tensor,
                 residual: Optional[Tensor] = None) -> Tensor:
     """Batch normalization and activation that store only their output for backward (Rota Bulò et al. 2018).
 
-    ``z = act((|weight| + eps) * (x - mean) / sqrt(var + eps) + bias + residual)``. The input is left as it is.
+    ``z = act((|weight| + eps) * (x - mean) / sqrt(var + eps) + bias + residual)``. The input is not changed.
 
     Args:
         x: Input.
         weight: ``(C,)``, or ``None`` for a scale of 1.
         bias: ``(C,)``; ``None`` with ``weight``.
         running_mean: ``(C,)``; updated with ``training``, if given.
-        running_var: ``(C,)``, likewise; takes the unbiased variance.
+        running_var: ``(C,)``; likewise, with the unbiased variance.
         training: Whether to normalize by the statistics of the batch instead of the running ones.
-        momentum: Share of the batch in the running statistics.
+        momentum: Weight of the batch in the running statistics.
         eps: Added to the variance, and to the absolute weight.
         activation: ``leaky_relu``, ``elu`` or ``identity``; without ``training`` also ``relu``.
         activation_param: Slope of ``leaky_relu`` (by default 0.01) or alpha of ``elu`` (1).
         backend: ``'torch'``, ``'inplace_abn'`` for the compiled package of that name, which overwrites ``x``, or
             ``'auto'``: ``'torch'``.
-        residual: Of the input's shape: the shortcut of a residual block. It is stored for backward, as a block stores
-            it anyway.
+        residual: Shortcut of a residual block, of the shape of the input. It is stored for backward, which a block
+            does anyway.
 
     Shape:
         ``(B, C)``, ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``; output: the same, in the memory format and
@@ -73,7 +73,7 @@ def inplace_abn(x: Tensor,
 
     Raises:
         ValueError: For ``relu`` with ``training``; for one value per channel with ``training``; for shapes.
-        ImportError: If a backend is asked for that is not installed.
+        ImportError: If the requested backend is not installed.
     """
     settings = Settings(running_mean, running_var, training, momentum, eps,
                         get_activation(activation, activation_param))
@@ -96,8 +96,8 @@ def inplace_abn_sync(x: Tensor,
     """:func:`inplace_abn` with the statistics of the joined batch of all processes of ``group`` (by default the world).
 
     The batches may differ in size; one may be empty. As with ``torch.nn.SyncBatchNorm`` the gradients of weight and
-    bias are those of the own batch, for DistributedDataParallel to join. Without a process group, or with one process,
-    this is :func:`inplace_abn`, whose other arguments, shapes and errors it has.
+    bias are those of the local batch, for DistributedDataParallel to reduce. Without a process group, or with one
+    process, this is :func:`inplace_abn`, with the same other arguments, shapes and errors.
     """
     settings = Settings(running_mean, running_var, training, momentum, eps,
                         get_activation(activation, activation_param), 'inplace_abn_sync', is_distributed(group), group)
@@ -106,7 +106,7 @@ def inplace_abn_sync(x: Tensor,
 
 def run(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: Settings, backend: str,
         residual: Optional[Tensor] = None) -> Tensor:
-    """Shared by the functions above and the modules."""
+    """Common implementation of the functions above and the modules."""
     if (weight is None) != (bias is None):
         raise ValueError(f'{settings.name} takes weight and bias, or neither of the two')
     package = compiled.package(backend)
@@ -119,7 +119,7 @@ def run(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: S
         y = run(x, weight, bias, settings._replace(activation=get_activation('identity')), backend)
         return settings.activation.apply(y + residual, inplace=True)
     if not needs_gradient(x, weight, bias, residual):
-        return normalise(x, weight, bias, settings, residual).z
+        return normalize(x, weight, bias, settings, residual).z
     if package is not None:
         return compiled.run(package, x, weight, bias, settings)
     return InPlaceABNFunction.apply(x, weight, bias, residual, settings)
@@ -137,8 +137,8 @@ def plain(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], s: Settin
 
 def check_input(x: Tensor, weight: Optional[Tensor], s: Settings, residual: Optional[Tensor] = None) -> None:
     if isinstance(x, torch.fx.Proxy):
-        raise TypeError(f'{s.name} cannot be traced symbolically, as `efficient_conv_bn_eval` does; leave it out '
-                        'there, or turn it into a batch norm by `mmrev.surgery.to_batchnorm`')
+        raise TypeError(f'{s.name} cannot be traced symbolically, as `efficient_conv_bn_eval` does; leave that '
+                        'out, or convert the layer by `mmrev.surgery.to_batchnorm`')
     if not 2 <= x.ndim <= 5:
         raise ValueError(f'{s.name} takes an input of 2 to 5 dimensions, (B, C, ...); got shape {tuple(x.shape)}')
     if residual is not None and residual.shape != x.shape:

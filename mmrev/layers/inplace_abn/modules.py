@@ -12,9 +12,9 @@ from .statistics import Settings, is_distributed
 
 
 class BatchStatistics(_BatchNorm):
-    """A module without parameters, buffers or forward, by which frameworks switch a layer's statistics.
+    """A module without parameters, buffers or forward that frameworks use to switch the statistics of a layer.
 
-    In eval mode (``norm_eval`` puts every batch norm there) the layer normalizes by its running statistics. If
+    In eval mode, which ``norm_eval`` sets for every batch norm, the layer normalizes by its running statistics. If
     ``SyncBatchNorm`` replaces it, the layer synchronizes.
     """
 
@@ -22,7 +22,7 @@ class BatchStatistics(_BatchNorm):
         super().__init__(num_features, affine=False, track_running_stats=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        raise RuntimeError('this is only the switch of an activated batch norm; call the layer that holds it')
+        raise RuntimeError('this is only the switch of an activated batch norm; call the layer that contains it')
 
     def extra_repr(self) -> str:
         return ''
@@ -31,24 +31,24 @@ class BatchStatistics(_BatchNorm):
 class ABN(_NormBase):
     """Activated batch norm: batch normalization with the scale ``|weight| + eps``, then an activation.
 
-    Made of PyTorch's own operators; the reference for :class:`InPlaceABN`, with the same state dict, that of
+    It consists of PyTorch's own operators and is the reference for :class:`InPlaceABN`. Both have the state dict of
     ``torch.nn.BatchNorm2d``. Checkpoints without ``num_batches_tracked``, like the published ones, load as well.
 
     It is not a subclass of ``_BatchNorm``: tools that fold or replace those (``fuse_conv_bn``,
     ``convert_sync_batchnorm``, ``efficient_conv_bn_eval``) know neither the activation nor the absolute weight. Its
-    child ``statistics`` is one, so ``norm_eval`` freezes it and ``sync_bn`` synchronizes it. For ``norm_decay_mult`` of
-    mmengine, which finds norms by their class, see :class:`mmrev.optim.OptimWrapperConstructor`.
+    child ``statistics`` is a ``_BatchNorm``: ``norm_eval`` freezes it and ``sync_bn`` synchronizes it. For mmengine's
+    ``norm_decay_mult``, which recognizes norms by their class, see :class:`mmrev.optim.OptimWrapperConstructor`.
 
     Args:
         num_features: Channels ``C``.
         eps: Added to the variance, and to the absolute weight.
-        momentum: Share of the batch in the running statistics; ``None`` for their plain average.
+        momentum: Weight of the batch in the running statistics; ``None`` for a cumulative average.
         affine: Whether there are weight and bias.
         track_running_stats: Whether there are running statistics; without, those of the batch are used in eval too.
         activation: ``leaky_relu``, ``elu``, ``identity`` or ``relu``.
         activation_param: Slope of ``leaky_relu`` (by default 0.01) or alpha of ``elu`` (1).
-        device: Of parameters and buffers.
-        dtype: Of parameters and buffers; float32 suits an input in half precision too.
+        device: Device of parameters and buffers.
+        dtype: Dtype of parameters and buffers; float32 also works with an input in half precision.
 
     Shape:
         ``(B, C)``, ``(B, C, L)``, ``(B, C, H, W)`` or ``(B, C, D, H, W)``; ``residual``, if given, which is added
@@ -125,23 +125,23 @@ class InPlaceABN(ABN):
     section 3.1). The input is never written to; a change of the output before backward is an error that names the
     layer.
 
-    With running statistics (eval, ``norm_eval``) memory is saved too, and ``relu`` is exact: the weight's gradient
-    needs normalized values only where the output is positive. With the batch's statistics ``relu`` is refused.
+    With running statistics (eval, ``norm_eval``) it saves memory as well, and ``relu`` is exact: the gradient of the
+    weight needs normalized values only where the output is positive. With batch statistics ``relu`` raises.
 
     The last norm of a residual block also adds the shortcut: ``bn3(x, residual=shortcut)`` is
     ``act(norm(x) + shortcut)`` and stores output and shortcut, which the blocks store anyway.
 
-    The precision of the recovered values is that of the output, relative to the scale: a weight that is tiny compared
-    with its bias gets a finite but coarse gradient.
+    The precision of the recovered values is that of the output, relative to the scale: a weight that is much smaller
+    than its bias gets a finite but inaccurate gradient.
 
     Args:
-        num_features: As the others, see :class:`ABN`.
+        num_features: This and the other arguments are those of :class:`ABN`.
         backend: ``'auto'`` and ``'torch'`` use PyTorch's operators on every device. ``'inplace_abn'`` uses the
-            compiled package of that name where a gradient is needed; it overwrites its input.
+            compiled package of that name if a gradient is needed; it overwrites its input.
 
     Raises:
-        ValueError: In forward also for ``relu`` with the batch's statistics.
-        ImportError: If the compiled package is asked for and not installed.
+        ValueError: Also in forward, for ``relu`` with batch statistics.
+        ImportError: If the compiled package is requested but not installed.
     """
 
     def __init__(self,
@@ -173,12 +173,12 @@ class InPlaceABNSync(InPlaceABN):
     """:class:`InPlaceABN` with the statistics of the joined batch of all processes of a group.
 
     Batches may differ in size, and one may be empty. Without a process group, or with one process, it is an
-    :class:`InPlaceABN`; so models with it run unchanged on one device. Works wherever the process group does, on CPUs
-    (gloo) as well.
+    :class:`InPlaceABN`; so models with it run unchanged on one device. It works with any process group, also on
+    CPUs (gloo).
 
     Args:
-        num_features: As the others, see :class:`InPlaceABN`.
-        group: Processes to join with; ``None`` for all. A copy shares it, a pickle omits it.
+        num_features: This and the other arguments are those of :class:`InPlaceABN`.
+        group: Process group to synchronize with; ``None`` for all processes. A copy shares it, a pickle omits it.
     """
 
     def __init__(self,

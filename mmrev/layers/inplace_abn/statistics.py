@@ -11,7 +11,7 @@ from .activations import Activation
 
 
 class Settings(NamedTuple):
-    """All settings of a call besides its input and parameters."""
+    """All settings of a call, except its input and parameters."""
     running_mean: Optional[Tensor]
     running_var: Optional[Tensor]
     batch: bool  # normalize by the batch's statistics, not by the running ones
@@ -38,7 +38,7 @@ def is_distributed(group: Any = None) -> bool:
     return dist.is_available() and dist.is_initialized() and dist.get_world_size(group) > 1
 
 
-def normalise(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: Settings,
+def normalize(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: Settings,
               residual: Optional[Tensor] = None) -> Normalised:
     """``act(scale * (x - mean) / sqrt(var + eps) + shift + residual)``, computed within one new tensor, without a
     graph.
@@ -80,7 +80,7 @@ def _transform(x: Tensor, scale: Tensor, shift: Tensor, mean: Tensor, var: Tenso
 def _joint_statistics(x: Tensor, dtype: torch.dtype, s: Settings) -> Tuple[Tensor, Tensor, Tensor]:
     """Mean, biased variance and count over the processes of a group, whose batches may differ in size or be empty.
 
-    Each process gives its mean and its own squared deviations; these are joined by counts (Chan et al. 1979), which
+    Each process contributes its mean and squared deviations, which are combined by counts (Chan et al. 1979), which
     loses nothing where the mean is large, as a mean of squares would.
     """
     channels = x.shape[1]

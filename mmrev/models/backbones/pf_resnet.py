@@ -1,12 +1,12 @@
 """ResNet of parameter-free layers ("Learning Features with Parameter-Free Layers", Han et al. 2022, arXiv:2202.02777).
 
-The 3x3 convolution of a bottleneck is one spatial operation among others: max pooling has no weights and costs next to
-nothing. R50-max has it in every block. R50-hybrid, made of "efficient bottlenecks", keeps a convolution where the
-resolution changes, after an average pooling.
+The 3x3 convolution of a bottleneck is one spatial operation among others: max pooling has no weights and hardly any
+cost. R50-max uses it in every block. R50-hybrid, made of "efficient bottlenecks", keeps a convolution, after an average
+pooling, in blocks that change the resolution.
 
 Deviations from the published code: in a dilated stage the pooling is dilated as well, and the first block keeps its
-convolution, so that weights trained with strides fit; average pooling includes a last odd row or column, so that images
-of any size work.
+convolution, so that weights trained with strides remain valid; average pooling includes a last odd row or column, so
+that images of any size work.
 """
 from typing import Callable, Dict, List, Optional, Sequence, Tuple, Union
 
@@ -19,8 +19,8 @@ from ...layers import ABN, BatchNormAct, MaxPool3x3, conv_norm, convolve, max_po
 from ...layers.fused.guard import may_fuse
 from ..blocks.resnet import ResNetBackbone
 
-# Of channels, stride, dilation, and whether the block begins a stage of another resolution: a pooling, then a
-# convolution of as many channels, which a norm and an activation follow. Either may be left out.
+# An operation gets the channels, the stride, the dilation, and whether the block begins a stage of another resolution.
+# It returns a pooling and a convolution with as many channels, followed by norm and activation; either may be None.
 Parts = Tuple[Optional[nn.Module], Optional[nn.Conv2d]]
 Operation = Callable[[int, int, int, bool], Parts]
 
@@ -49,7 +49,7 @@ class Bottleneck(nn.Module):
     Args:
         in_channels: Channels of the input.
         channels: Channels of the operation, a quarter of those of the output.
-        stride: Of the operation.
+        stride: Stride of the operation.
         pool: The operation's parameter-free part, or None.
         conv: The operation's convolution, or None.
         norm_cfg: Norm; a ReLU follows unless the norm includes an activation.
@@ -101,7 +101,7 @@ def conv_norm_act(x: Tensor, conv: nn.Conv2d, norm: nn.Module, shortcut: Optiona
     """Convolution, norm, sum with the shortcut, activation (the norm's own, or a ReLU), and a pooling.
 
     A ReLU follows max pooling instead of preceding it: it is monotone, so values and gradients are the same, but it
-    then stores nothing for backward that the next convolution does not store, and has less to do where the stride is 2.
+    then stores nothing for backward that the next convolution does not store, and processes fewer values with stride 2.
     """
     activated = isinstance(norm, (ABN, BatchNormAct))
     if activated:

@@ -26,11 +26,11 @@ class PFViT(PFTransformer):
 
     Args:
         arch: ``'ti'``, ``'s'`` or ``'b'``, or a dict with the keys of :attr:`arch_zoo`'s entries.
-        operation: Of the odd blocks: ``'max'``, or ``'attention'`` for a plain ViT.
-        img_size: Height and width, in pixels, that the position embedding is made for; it is resized for others.
+        operation: Operation of the odd blocks: ``'max'``, or ``'attention'`` for a plain ViT.
+        img_size: Height and width, in pixels, of the position embedding; it is resized for other images.
         patch_size: Side of a patch, in pixels.
         in_channels: Channels of the image.
-        out_indices: Blocks after which the map of tokens is returned, from 0, or from -1, the last, counting backwards.
+        out_indices: Blocks after which the map of tokens is returned, counted from 0, or backwards from -1, the last.
             The map of the last block is normalized.
         mlp_ratio: Factor of the MLPs' channels.
         drop_rate: Dropout after the position embedding and in all blocks.
@@ -38,7 +38,7 @@ class PFViT(PFTransformer):
         drop_path_rate: Stochastic depth of the last block, growing linearly from 0 of the first.
         frozen_stages: 0 freezes patch and position embedding, ``k`` also ``k`` blocks; -1 freezes nothing.
         norm_cfg: Norm of the tokens.
-        interpolate_mode: For resizing the position embedding.
+        interpolate_mode: Interpolation of the position embedding.
         init_cfg: Initialization.
 
     Shape:

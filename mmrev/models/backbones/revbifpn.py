@@ -22,17 +22,17 @@ from ..blocks import MBConv
 
 
 class RevBiFPNStage(Coupling):
-    """Blocks on every level, then the fusion of all levels; with ``new_channels`` a coarser level begins here.
+    """Blocks on every level, then the fusion of all levels; with ``new_channels`` it creates a coarser level.
 
     Args:
-        channels: Channels of the levels that come in, fine to coarse; even.
-        new_channels: Channels of the level that begins, or None.
+        channels: Channels of the input levels, fine to coarse; even.
+        new_channels: Channels of the new level, or None.
         num_blocks: Two-stream blocks on each level before the fusion.
         kernel_sizes: Depthwise kernel of the blocks on each level.
-        up_kernel_sizes: Depthwise kernel of what leaves each level towards finer ones.
-        expand_ratios: MBConv expansion on each level; towards finer levels, that of the level reached.
-        se_ratios: Squeeze-excite ratio on each level; towards finer levels, that of the level reached.
-        drop_path_rate: Of every function except those that begin a level.
+        up_kernel_sizes: Depthwise kernel of the functions from each level to finer ones.
+        expand_ratios: MBConv expansion on each level; functions to finer levels use that of their target.
+        se_ratios: Squeeze-excite ratio on each level; functions to finer levels use that of their target.
+        drop_path_rate: Stochastic depth of every function, except those that create a level.
     """
 
     def __init__(self,
@@ -63,7 +63,7 @@ class RevBiFPNStage(Coupling):
         return [step for step in blocks + self.silo.steps() if all(step.f is not f for f in self.unread)]
 
     def begins(self) -> List[nn.Module]:
-        """The functions whose sum a new level begins as; empty if there is none."""
+        """The functions whose sum is the new level; empty without a new level."""
         return [f for pair, f in self.silo.down.items() if int(pair.split('_')[1]) == self.num_inputs]
 
     def _block(self, level: int) -> TwoStreamCoupling:
@@ -101,28 +101,28 @@ class RevBiFPN(Backbone):
         arch: ``'s0'`` ... ``'s6'``, or a dict with the keys of :attr:`arch_zoo`'s entries; ``channels`` (per level,
             fine to coarse, even, the first a multiple of 16) and ``num_extra_stages`` are required.
         in_channels: Channels of the image.
-        out_indices: Levels to return, of 0 (stride 4) ... 3 (stride 32), or from -1, the coarsest, backwards. What none
-            of them needs is not computed, and its weights are frozen.
+        out_indices: Levels to return, of 0 (stride 4) ... 3 (stride 32), or backwards from -1, the coarsest. Functions
+            that none of them needs are not computed, and their weights are frozen.
         frozen_stages: Stages 1 ... ``frozen_stages`` get no gradient and stay in eval mode; 0 and -1 freeze nothing,
-            for the stem has no weights. There is one stage per level after the first, and the extra stages.
-        norm_eval: Freeze the statistics of batch norms in training; None: if ``init_cfg`` names weights.
+            because the stem has no weights. There is one stage per level after the first, and the extra stages.
+        norm_eval: Freeze the statistics of batch norms in training; None freezes them if ``init_cfg`` names weights.
         norm_cfg: Norm of every convolution.
         act_cfg: Activation of every convolution except the projections; None if the norm includes one.
         reversible: False trains under plain autograd, with the same weights and results.
-        cache_every: Keep the levels before every ``cache_every``-th stage, see
+        cache_every: Store the levels before every ``cache_every``-th stage, see
             :class:`~mmrev.reversible.ReversibleSequence`.
-        overlap: In backward, recompute a step while the gradient of the one after it is computed, see
+        overlap: In backward, recompute a step while the gradient of the following step is computed, see
             :class:`~mmrev.reversible.ReversibleSequence`.
         keep: What each step stores for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
             list, see :class:`~mmrev.reversible.ReversibleSequence`.
         drop_path_rate: Stochastic depth of the last stage, growing linearly from the first; None is ``arch``'s.
-        zero_init_residual: Begin training with a zero scale in the last norm of every function that adds to a level, so
-            that the levels, which no norm holds, begin as what the stem and the first downsamplings make of the image.
+        zero_init_residual: Initialize the scale of the last norm of every function that adds to a level to zero. The
+            levels, which are not normalized, then start as the outputs of the stem and the first downsamplings.
         init_cfg: Initialization.
 
     Shape:
         Input: ``(B, in_channels, H, W)``; zeros are appended at the right and at the bottom up to multiples of 32, the
-        coarsest stride. ``pad_size_divisor=32`` in the data preprocessor leaves nothing to append.
+        coarsest stride. With ``pad_size_divisor=32`` in the data preprocessor, nothing is appended.
         Output: a tuple of ``(B, channels[i], H / 4 / 2**i, W / 4 / 2**i)`` for ``i`` in ``out_indices``.
 
     Attributes:

@@ -54,19 +54,19 @@ class RevMViT(Backbone):
 
     Args:
         arch: A key of :attr:`arch_zoo`, or a dict with ``embed_dims``, ``num_layers``, ``num_heads`` (of the first
-            stage; a stage has twice those of the one before) and ``downscale_indices``, the blocks that begin a stage.
-        img_size: Height and width, in pixels, that the relative position tables are made for; they are resized for
-            others.
+            stage, doubled with each stage) and ``downscale_indices``, the blocks that begin a stage.
+        img_size: Height and width, in pixels, of the tables of relative positions; they are resized for other
+            images.
         in_channels: Channels of the image.
         patch_kernel: Side of the patch embedding's kernel, in pixels.
-        patch_stride: Its stride, in pixels.
+        patch_stride: Stride of the patch embedding, in pixels.
         pool_kernel: Side of the kernels that pool queries, keys and values; odd.
         stride_kv: Stride of the first stage's keys and values, halved with each stage down to 1.
         window_size: Side of the first stage's windows, in tokens, halved with each stage. The last block of each stage
             but the first attends to the whole map.
         residual_pooling: Whether attention adds the pooled queries (MViTv2, eq. 6).
-        out_indices: Stages after which a normalized level is returned, from 0, or from -1, the last, counting
-            backwards.
+        out_indices: Stages after which a normalized level is returned, counted from 0, or backwards from -1,
+            the last.
         out_type: ``'featmap'``, maps; or ``'avg_featmap'``, their means.
         norm_pooled: Normalize the mean of a level instead of its tokens (minREV); only with ``'avg_featmap'``.
         mlp_ratio: Channels in an MLP over those of a stream.
@@ -79,7 +79,7 @@ class RevMViT(Backbone):
         reversible: False trains under plain autograd, with the same weights and results.
         cache_every: Store the streams before every ``cache_every``-th block, see
             :class:`~mmrev.reversible.ReversibleSequence`.
-        overlap: In backward, recompute a step while the gradient of the one after it is computed, see
+        overlap: In backward, recompute a step while the gradient of the following step is computed, see
             :class:`~mmrev.reversible.ReversibleSequence`.
         keep: What each step stores for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
             list, see :class:`~mmrev.reversible.ReversibleSequence`.

@@ -1,8 +1,8 @@
 """Rev-Swin: Swin (Liu et al. 2021, arXiv:2103.14030) with reversible blocks (PaReprop, Zhu and Mangalam 2023,
 arXiv:2306.09342).
 
-A stage is reversible; at its end an MLP fuses the two streams and patch merging makes the next stage's (section
-3). In backward the steps between stages are recomputed as well, so that only their input is stored.
+A stage is reversible; at its end an MLP fuses the two streams, and patch merging creates those of the next stage
+(section 3). In backward the steps between stages are recomputed as well, so that only their input is stored.
 
 Deviation from the published code (minREV): the output of shifted windows is shifted back, as in Swin; there it
 stays shifted. ``shift_back=False`` does the same, for weights that were trained that way.
@@ -32,18 +32,18 @@ class FusedMLP(MLP):
 
 
 class StageEnd(nn.Module):
-    """Fuse the two streams, begin the next stage's as the merged patches of the result; a level may be returned
-    between.
+    """Fuse the two streams; merge the patches of the result into the streams of the next stage. The result may be
+    returned as a level.
 
     Args:
-        channels: Of a stream.
-        sources: The stage's streams.
-        first: Index of the next stream that begins.
-        level_norm: Norm of the level that is returned, or None if none is.
-        norm_eps: Of the norm in patch merging.
+        channels: Channels of a stream.
+        sources: Streams of the stage.
+        first: Index of the first new stream.
+        level_norm: Norm of the returned level; None if no level is returned.
+        norm_eps: ``eps`` of the norm in patch merging.
 
     Attributes:
-        streams: The next stage's streams.
+        streams: Streams of the next stage.
         level: The level's stream, or None.
     """
 
@@ -85,8 +85,8 @@ class RevSwin(Backbone):
         in_channels: Channels of the image.
         window_size: Side of a window, in tokens.
         shift_back: False leaves the output of shifted windows shifted, as minREV does.
-        out_indices: Stages after which a normalized level is returned, from 0, or from -1, the last, counting
-            backwards.
+        out_indices: Stages after which a normalized level is returned, counted from 0, or backwards from -1,
+            the last.
         out_type: ``'featmap'``, maps; or ``'avg_featmap'``, their means.
         mlp_ratio: Channels in an MLP over those of a stream.
         drop_rate: Dropout after the patch embedding and in all blocks.
@@ -98,7 +98,7 @@ class RevSwin(Backbone):
         reversible: False trains under plain autograd, with the same weights and results.
         cache_every: Store the streams before every ``cache_every``-th block, see
             :class:`~mmrev.reversible.ReversibleSequence`.
-        overlap: In backward, recompute a step while the gradient of the one after it is computed, see
+        overlap: In backward, recompute a step while the gradient of the following step is computed, see
             :class:`~mmrev.reversible.ReversibleSequence`.
         keep: What each step stores for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
             list, see :class:`~mmrev.reversible.ReversibleSequence`.

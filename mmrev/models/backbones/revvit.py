@@ -37,11 +37,11 @@ class RevViT(Backbone):
         arch: A key of :attr:`arch_zoo`, or a dict with ``embed_dims``, ``num_layers``, ``num_heads`` and
             ``feedforward_channels``. RevViT-S and -B of the paper are ``'deit-small'`` and ``'deit-base'``; the other
             names are those of mmpretrain, where ``'small'`` is 768 wide and 8 deep.
-        img_size: Height and width, in pixels, that the position embedding is made for; it is resized for others.
+        img_size: Height and width, in pixels, of the position embedding; it is resized for other images.
         patch_size: Side of a patch, in pixels.
         in_channels: Channels of the image.
-        out_indices: Layers after which the fused streams are returned as a level, from 0, or from -1, the last,
-            counting backwards.
+        out_indices: Layers after which the fused streams are returned as a level, counted from 0, or backwards from
+            -1, the last.
         out_type: ``'raw'``, all tokens; ``'cls_token'``; ``'featmap'``, the patches' tokens as a map; or
             ``'avg_featmap'``, their mean.
         fusion_mode: How the two streams become one level: ``'concat'``, ``'add'``, ``'max'``, ``'min'``, ``'avg'``.
@@ -53,13 +53,13 @@ class RevViT(Backbone):
         drop_path_rate: Stochastic depth of the last layer, growing linearly from 0 of the first.
         qkv_bias: Whether queries, keys and values have a bias.
         norm_cfg: Norm of the tokens.
-        frozen_stages: 0 freezes what comes before the layers, ``k`` also ``k`` layers; -1 freezes nothing.
-        interpolate_mode: For resizing the position embedding.
-        operation: Of the odd blocks: ``'attention'``, or ``'max'``; even blocks attend.
+        frozen_stages: 0 freezes the modules before the layers, ``k`` also ``k`` layers; -1 freezes nothing.
+        interpolate_mode: Interpolation of the position embedding.
+        operation: Operation of the odd blocks: ``'attention'`` or ``'max'``; even blocks have attention.
         reversible: False trains under plain autograd, with the same weights and results.
         cache_every: Store the streams before every ``cache_every``-th layer, see
             :class:`~mmrev.reversible.ReversibleSequence`.
-        overlap: In backward, recompute a step while the gradient of the one after it is computed, see
+        overlap: In backward, recompute a step while the gradient of the following step is computed, see
             :class:`~mmrev.reversible.ReversibleSequence`.
         keep: What each step stores for the backward: ``'undo'`` (nothing), ``'state'`` or ``'graph'``, for all or by a
             list, see :class:`~mmrev.reversible.ReversibleSequence`.

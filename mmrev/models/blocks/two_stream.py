@@ -1,4 +1,4 @@
-"""What reversible transformers share: blocks of two streams, and levels made from them."""
+"""Parts of reversible transformers: blocks of two streams, and levels computed from them."""
 from typing import Iterable, List, Optional, Sequence, Tuple
 
 import torch
@@ -10,11 +10,11 @@ FUSION_MODES = ('concat', 'add', 'max', 'min', 'avg')
 
 
 class FusedStreams(nn.Module):
-    """A level made from the streams: their channels are concatenated, normalized and fused.
+    """A level computed from the streams: their channels are concatenated, normalized and fused.
 
     Args:
-        norm: Of all channels; None for no norm.
-        mode: ``'concat'``, ``'add'``, ``'max'``, ``'min'`` or ``'avg'`` of the streams.
+        norm: Norm of all channels; None for no norm.
+        mode: How the streams are fused: ``'concat'``, ``'add'``, ``'max'``, ``'min'`` or ``'avg'``.
 
     Shape:
         Input: streams of ``(B, ..., C)``; output: ``(B, ..., C)``, for ``'concat'`` ``(B, ..., C * streams)``.
@@ -36,7 +36,7 @@ class FusedStreams(nn.Module):
 
 
 class TwoStreamBlock(TwoStreamCoupling):
-    """A reversible transformer block, and what happens to the streams after it.
+    """A reversible transformer block, and couplings that follow it.
 
     ``x[0] += f(x[1])``, attention; ``x[1] += g(x[0])``, MLP (RevViT, Mangalam et al. 2022, eqs. 4 and 5). Then
     come the couplings in ``after``, such as a :class:`~mmrev.reversible.NewStream` for a level to return. They belong
@@ -80,10 +80,10 @@ def steps_of(couplings: nn.ModuleDict) -> List[AdditiveStep]:
 
 
 def freeze_unread(sequence: ReversibleSequence, levels: Iterable[int]) -> None:
-    """Freeze what no returned level needs: it would get no gradient, for which ``DistributedDataParallel`` stops.
+    """Freeze functions that no returned level needs. Without a gradient, they would stop ``DistributedDataParallel``.
 
     Args:
-        sequence: Blocks.
+        sequence: The sequence of blocks.
         levels: Indices of the streams that are returned.
     """
     for f in unread([step for block in sequence.couplings for step in block.steps()], levels):
@@ -91,7 +91,7 @@ def freeze_unread(sequence: ReversibleSequence, levels: Iterable[int]) -> None:
 
 
 class Copy(nn.Module):
-    """``x`` in memory of its own."""
+    """A copy of ``x``."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.clone()

@@ -24,7 +24,7 @@ class InPlaceABNDeepLabHead(BaseDecodeHead):
         channels: Channels before the classifier.
         num_classes: Number of classes.
         hidden_channels: Channels of each parallel convolution and of the pooled branch.
-        dilations: Of the 3x3 convolutions beside the 1x1.
+        dilations: Dilations of the 3x3 convolutions, which are parallel to the 1x1 convolution.
         pooling_size: Height and width of the window in evaluation, in points of the map; None for the whole map.
         norm_cfg: Norm with activation: ``mmrev.InPlaceABN``, ``mmrev.InPlaceABNSync``, ``mmrev.ABN`` or
             ``mmrev.BatchNormAct``; None for InPlace-ABN with a leaky ReLU of slope 0.01. In training the pooled branch

@@ -31,7 +31,7 @@ class SimpleFeaturePyramid(BaseModule):
         Output: a tuple of ``(B, out_channels, H * scales[i], W * scales[i])``, and of halves.
 
     Raises:
-        ValueError: If there is not one map, or a scale is none of those.
+        ValueError: If there is more than one map, or a scale is not one of those.
     """
 
     def __init__(self,

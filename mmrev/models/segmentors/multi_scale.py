@@ -126,7 +126,7 @@ def _restore(x: Tensor, meta: dict) -> Tensor:
 class MultiScaleEncoderDecoder(EncoderDecoder):
     """mmseg's ``EncoderDecoder``, tested at several scales.
 
-    ``test_cfg`` may have ``scales``, ``flip`` and ``fusion`` beside ``mode``; see :func:`predict_fused`. All other
+    ``test_cfg`` may have ``scales``, ``flip`` and ``fusion`` besides ``mode``; see :func:`predict_fused`. All other
     arguments and the training are mmseg's.
     """
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrev import compat
+
 from .functions import Derivative, InPlace, Swish
 from .recipe import Kept, Recipe, Source
 from .recorder import Recorder
@@ -92,9 +94,18 @@ def _multiply(recorder: Recorder, function: Callable, args: Sequence[Any], kwarg
             if source is not None:
                 recorder.begin()
                 out = Swish.apply(x, gate.detach())
+                recorder.bypass(gate)
                 recorder.write(out, _swish, [source])
                 return out
     return pure(recorder, function, args, kwargs)
+
+
+@handles(Tensor.register_hook, Tensor.retain_grad)
+def _expect_gradient(recorder, function, args, kwargs):
+    if recorder.is_bypassed(args[0]):
+        raise RuntimeError(f'`{function.__name__}` of a sigmoid after its product with the input, which '
+                           '`mmrev.save_memory` differentiates as one function; call it before the multiplication')
+    return function(*args, **kwargs)
 
 
 def _swish(x: Tensor) -> Tensor:
@@ -103,8 +114,11 @@ def _swish(x: Tensor) -> Tensor:
 
 
 def _is_sigmoid_of(recorder: Recorder, gate: Tensor, x: Tensor) -> Any:
-    """The source of ``x``, if ``gate`` is its sigmoid."""
-    if gate.shape != x.shape or gate.dtype != x.dtype:
+    """The source of ``x``, if ``gate`` is its sigmoid and no hook expects the gradient of ``gate``."""
+    node, edge = gate.grad_fn, compat.output_edge(x)
+    if (gate.shape != x.shape or gate.dtype != x.dtype or not x.is_floating_point() or gate._backward_hooks
+            or gate.retains_grad or node is None or node.name() != 'SigmoidBackward0'
+            or node.next_functions[0] != (edge.node, edge.output_nr)):
         return None
     recipe, _ = recorder.source(gate)
     if type(recipe) is not Recipe or recipe.function not in _SIGMOIDS:

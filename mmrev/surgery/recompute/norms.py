@@ -26,9 +26,12 @@ def _normalize(recorder: Recorder, input: Tensor, running_mean: Optional[Tensor]
         input, weight, bias, running_mean, running_var, training, momentum, eps, torch.backends.cudnn.enabled)
     if out.requires_grad:
         source, cost = recorder.source(input)
-        vectors = (mean, invstd, weight, bias) if training else (running_mean, running_var, weight, bias)
-        recorder.write(out, by_batch if training else partial(by_running, eps=eps),
-                       [source, *(None if v is None else Kept(v) for v in vectors)], cost)
+        affine, _ = recorder.arguments([weight, bias])
+        if training:
+            recorder.write(out, by_batch, [source, Kept(mean), Kept(invstd), *affine], cost)
+        else:  # a later call may update the running statistics, without a new version
+            statistics = [Kept(running_mean.clone()), Kept(running_var.clone())]
+            recorder.write(out, partial(by_running, eps=eps), [source, *statistics, *affine], cost)
     return out
 
 

@@ -59,7 +59,7 @@ _NONE = (0, None)
 
 class Kept:
     """A tensor that is stored in its current version."""
-    __slots__ = ('tensor', 'version')
+    __slots__ = ('tensor', 'version', '__weakref__')
     depth = 0
 
     def __init__(self, tensor: Tensor) -> None:
@@ -220,9 +220,12 @@ def sources(args: Sequence[Any]) -> Iterator[Source]:
 
 
 def part_of(recipe: Recipe, tensor: Tensor) -> Union[Recipe, Part, None]:
-    """The recipe of a tensor that shares storage with the result of ``recipe``; ``None`` for another dtype."""
+    """The recipe of a tensor that shares storage with the result of ``recipe``.
+
+    ``None`` for another dtype, and for a conjugate.
+    """
     size, stride, dtype = recipe.layout
-    if tensor.dtype != dtype:
+    if tensor.dtype != dtype or dtype.is_complex and tensor.is_conj():
         return None
     offset = tensor.storage_offset()
     if not offset and tensor.size() == size and tensor.stride() == stride:

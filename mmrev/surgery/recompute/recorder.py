@@ -4,10 +4,12 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
 from mmrev import compat
 
+from .changes import changed_argument, shares_without_version
 from .recipe import Kept, Recipe, Saved, Source, Values, part_of, sources
 
 _autograd = torch._C._autograd
@@ -15,7 +17,7 @@ Handler = Callable[['Recorder', Callable, Sequence[Any], Dict[str, Any]], Any]
 
 SMALL = 2048  # bytes: not worth a recipe
 DEPTH = 100  # of a recipe; limits the recursion
-BUFFER = 65536  # bytes: smaller buffers are copied, for the module may update them before backward
+BUFFER = 65536  # bytes: smaller buffers and biases are copied, for they may be updated before backward
 NEVER = 2**62  # bytes: the cost of a source that cannot be stored
 
 
@@ -26,11 +28,17 @@ class Entry:
         version: Version of its tensors at that time.
         recipe: How to recompute the content.
         keeper: Mark of the recorder for which autograd stores it.
+        readers: What recipes compute from it.
+        exposed: Whether it may change without a new version.
+        bypassed: Whether an operator returns no gradient for it, but one for what it was computed from.
     """
-    __slots__ = ('version', 'recipe', 'keeper', 'counted', '__weakref__')
+    __slots__ = ('version', 'recipe', 'keeper', 'counted', 'readers', 'exposed', 'bypassed',
+                 '__weakref__')
 
     def __init__(self, version: int, recipe: Optional[Recipe] = None, keeper: Any = None):
         self.version, self.recipe, self.keeper, self.counted = version, recipe, keeper, None
+        self.readers: List[weakref.ref] = []
+        self.exposed = self.bypassed = False
 
 
 class Recorder(TorchFunctionMode):
@@ -71,10 +79,17 @@ class Recorder(TorchFunctionMode):
         self._entries = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        if compat.is_compiling():
+            return func(*args, **(kwargs or {}))
+        changed = changed_argument(func, args, kwargs)
+        if changed is not None:
+            self.before_change(changed)
+        elif func in shares_without_version:
+            self.expose(args[0])
         handler = self._table.get(func)
         if self.tally is not None:
             self.tally.function = func
-        if handler is None or compat.is_compiling() or not self._is_recording(func):
+        if handler is None or not self._is_recording(func):
             return func(*args, **(kwargs or {}))
         return handler(self, func, args, kwargs or {})
 
@@ -126,13 +141,41 @@ class Recorder(TorchFunctionMode):
                 entry.recipe, entry.keeper = None, self._mark
 
     def _keep(self, storage: torch.UntypedStorage, version: int) -> Entry:
-        entry = getattr(storage, '_mmrev_entry', None)
-        if entry is None:
-            entry = storage._mmrev_entry = Entry(version)
-        elif entry.version != version:
-            entry.version, entry.recipe = version, None
+        entry = _entry_of(storage, version)
         entry.keeper = self._mark
         return entry
+
+    # How tensors change.
+
+    def before_change(self, changed: Any) -> None:
+        """Give recipes that compute from these tensors copies."""
+        for tensor in [changed] if isinstance(changed, Tensor) else changed:
+            entry = _known(tensor)
+            if entry is not None and entry.readers:
+                copies: Dict[tuple, Tensor] = {}
+                for kept in filter(None, (reader() for reader in entry.readers)):
+                    geometry = kept.tensor.shape, kept.tensor.stride(), kept.tensor.storage_offset()
+                    if geometry not in copies:
+                        with torch.inference_mode(False):
+                            copies[geometry] = kept.tensor.detach().clone()
+                    kept.tensor, kept.version = copies[geometry], copies[geometry]._version
+                entry.readers = []
+
+    def expose(self, tensor: Tensor) -> None:
+        """Store a tensor that may change without a new version, and compute nothing from it."""
+        entry = _known(tensor)
+        if entry is not None:
+            self.before_change(tensor)
+            entry.recipe, entry.exposed = None, True
+
+    def bypass(self, tensor: Tensor) -> None:
+        """Note that the gradient of an operator does not pass this argument."""
+        _entry_of(tensor.untyped_storage(), tensor._version).bypassed = True
+
+    def is_bypassed(self, tensor: Tensor) -> bool:
+        """Whether :meth:`bypass` noted it."""
+        entry = _known(tensor)
+        return entry is not None and entry.bypassed
 
     # How tensors are computed.
 
@@ -143,20 +186,18 @@ class Recorder(TorchFunctionMode):
         if tensor.is_inference():  # without a version
             tensor = tensor.clone()
         storage = tensor.untyped_storage()
-        entry = getattr(storage, '_mmrev_entry', None)
-        cost = storage.nbytes()
-        if entry is not None and entry.version == tensor._version:
-            if entry.recipe is not None:
-                source = part_of(entry.recipe, tensor)
-                if source is not None:
-                    return source, 0
-            if entry.keeper is self._mark:
-                cost = 0
-        if tensor.is_leaf and tensor.requires_grad:
-            return Kept(tensor), 0
-        if tensor.is_leaf and 0 < cost <= BUFFER:
-            return Kept(tensor.clone()), cost
-        return Kept(tensor.detach()), cost
+        entry = _entry_of(storage, tensor._version)
+        if entry.recipe is not None:
+            source = part_of(entry.recipe, tensor)
+            if source is not None:
+                return source, 0
+        cost = 0 if entry.keeper is self._mark or tensor.is_leaf and tensor.requires_grad else storage.nbytes()
+        may_be_updated = tensor.ndim == 1 if tensor.requires_grad else cost > 0  # biases; buffers
+        if tensor.is_leaf and may_be_updated and storage.nbytes() <= BUFFER:
+            return Kept(tensor.detach().clone()), cost
+        kept = Kept(tensor.detach())
+        entry.readers.append(weakref.ref(kept))
+        return kept, NEVER if entry.exposed else cost
 
     def arguments(self, args: Sequence[Any]) -> Tuple[List[Any], int]:
         """The arguments with sources in place of tensors, and the bytes that would be stored for them alone."""
@@ -187,7 +228,8 @@ class Recorder(TorchFunctionMode):
         """
         storage = out.untyped_storage()
         size = storage.nbytes()
-        if size <= SMALL or 2 * cost > size or out.numel() * out.element_size() != size:
+        if size <= SMALL or 2 * cost > size or out.numel() * out.element_size() != size or (
+                out.is_complex() and out.is_conj()):
             return None
         recipe = Recipe(self.values, function, args, inplace, (out.size(), out.stride(), out.dtype))
         if recipe.depth > DEPTH:
@@ -197,14 +239,28 @@ class Recorder(TorchFunctionMode):
                 source = part_of(recipe, saved.tensor)
                 if source is not None:
                     saved.replace(source)
-        entry = getattr(storage, '_mmrev_entry', None)
-        if entry is None:
-            entry = storage._mmrev_entry = Entry(out._version, recipe)
-        else:
-            entry.version, entry.recipe, entry.keeper = out._version, recipe, None
+        entry = _entry_of(storage, out._version)
+        entry.recipe, entry.keeper = recipe, None
         self._entries.append(weakref.ref(entry))
         if cost:
             for source in sources(args):
                 if type(source) is Kept:
                     self._keep(source.tensor.untyped_storage(), source.version)
         return recipe
+
+
+def _known(tensor: Tensor) -> Optional[Entry]:
+    """What is known about the storage of a tensor, if it has one."""
+    if is_lazy(tensor) or tensor.layout is not torch.strided:
+        return None
+    return getattr(tensor.untyped_storage(), '_mmrev_entry', None)
+
+
+def _entry_of(storage: torch.UntypedStorage, version: int) -> Entry:
+    """What is known about a storage in this version."""
+    entry = getattr(storage, '_mmrev_entry', None)
+    if entry is None:
+        entry = storage._mmrev_entry = Entry(version)
+    elif entry.version != version:
+        entry.version, entry.recipe, entry.keeper = version, None, None
+    return entry

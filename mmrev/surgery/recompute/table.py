@@ -77,6 +77,8 @@ def copies_or_not(recorder: Recorder, function: Callable, args: Sequence[Any], k
     recorder.begin()
     out = function(*args)
     x = args[0]
+    if not isinstance(out, Tensor):  # `type` without an argument returns a string
+        return out
     if out.requires_grad and out.device == x.device and out.layout is x.layout is torch.strided and (
             out.untyped_storage()._cdata != x.untyped_storage()._cdata):
         made, cost = recorder.arguments(args)

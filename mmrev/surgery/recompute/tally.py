@@ -4,6 +4,7 @@ from typing import Any, Iterable, List, Set
 
 import torch
 from torch import Tensor
+from torch.nn.parameter import is_lazy
 
 from .recipe import Kept, Recipe, Saved, sources
 
@@ -24,7 +25,7 @@ class Tally:
         self.function: Any = None
         self.plain: Counter = Counter()
         self.kept: Counter = Counter()
-        self._apart = {tensor.untyped_storage()._cdata for tensor in apart}
+        self._apart = {tensor.untyped_storage()._cdata for tensor in apart if not is_lazy(tensor)}
         self._saved: List[tuple] = []
 
     def add(self, saved: Saved, storage: torch.UntypedStorage, entry: Any) -> None:

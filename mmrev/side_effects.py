@@ -1,4 +1,4 @@
-"""Try something without side effects: random states, output and warnings stay as they are."""
+"""Run code without side effects: save and restore random states, suppress output and warnings."""
 import contextlib
 import io
 import logging
@@ -12,7 +12,7 @@ from mmengine.logging import MMLogger
 
 
 def random_states() -> Dict[str, Any]:
-    """The states of the random generators of this process, as plain values and tensors."""
+    """Return the states of the default random generators of this process, as plain values and tensors."""
     kind, keys, *rest = np.random.get_state()
     states = dict(python=random.getstate(), numpy=(kind, keys.tolist(), *rest), torch=torch.get_rng_state())
     if torch.cuda.is_initialized():
