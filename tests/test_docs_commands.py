@@ -49,7 +49,7 @@ NOT_RUN = {
     'python benchmarks/own_data.py': 'trains several detectors; test_configs.py builds their configs',
     'python benchmarks/classify.py': 'trains several classifiers, one after the other',
     'mmrev doctor': 'imports everything in a process of its own; test_machine.py does so',
-    'mmrev predict configs/revbifpn/segformer': 'needs a training; test_segmentation trains and predicts',
+    'mmrev predict configs/revbifpn/fpn': 'needs a training; test_segmentation trains and predicts',
     'mmrev convert wide_resnet38': 'needs a published file; test_families.py has its names',
     'mmrev memory': 'makes up to ten forecasts; test_forecast.py makes them of a small network',
     'python benchmarks/segmentors.py': 'steps seven whole segmentors, for minutes',

@@ -30,7 +30,7 @@ TASKS = dict(
     detection=Task(CONFIGS / 'faster_rcnn_revbifpn_s0_digits.py', Path('data/digits'),
                    'bounding boxes; mAP of each digit on the right',
                    {'coco/bbox_mAP': 'mAP', 'coco/bbox_mAP_50': 'mAP50', 'coco/bbox_mAP_75': 'mAP75'}),
-    semseg=Task(CONFIGS / 'segformer_revbifpn-s0_digits.py', Path('data/digits_seg'), 'labels of pixels, in percent',
+    semseg=Task(CONFIGS / 'fpn_revbifpn-s0_digits.py', Path('data/digits_seg'), 'labels of pixels, in percent',
                 dict(mIoU='mIoU', mAcc='mAcc', aAcc='aAcc'), 'segmentation.png'))
 RESULT = 'result.json'  # in a run's folder: marks a complete run
 

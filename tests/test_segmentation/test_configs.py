@@ -19,7 +19,7 @@ pytest.importorskip('mmseg')
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SEGMENTORS = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('*/*.py')
                     if not path.name.startswith('_') and any(word in path.name for word in (
-                        '_ade20k', '_cityscapes', '_vistas', 'segformer_')))
+                        '_ade20k', '_cityscapes', '_vistas', 'fpn_revbifpn-')))
 
 
 SIZES = [name for name in SEGMENTORS if re.search(r'segformer_revbifpn-s[1-6]|revbifpn-s0_8xb1', name)]

@@ -30,7 +30,7 @@ def masks(folder, split, number):
 @pytest.mark.slow
 def test_the_ten_lines_train_and_test_on_folders_of_images_and_masks(tmp_path, monkeypatch):
     example = next(block for block in re.findall(r'```python\n(.*?)```', PAGE.read_text(encoding='utf-8'), re.DOTALL)
-                   if 'segformer' in block)
+                   if 'fpn_revbifpn' in block)
     assert len(example.splitlines()) == 10
     (tmp_path / 'nuclei.py').write_text(example)
     for split in ('train', 'val'):
