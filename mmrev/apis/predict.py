@@ -57,7 +57,7 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
 
     Raises:
         ProblemError: If there is no image, one cannot be read, the config is for another task, the checkpoint is of
-            another model, or the results cannot be written.
+            another model, or the results cannot be written or would overwrite an image.
     """
     scope = cfg.get('default_scope')
     if scope not in SCOPES:
@@ -68,6 +68,11 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
         names = ', '.join(f'--{name.replace("_", "-")}' for name in segmentation)
         raise ProblemError(f'{cfg.filename} is for {SCOPES[scope]}, and {names} for semseg', 'Leave them out')
     images = find_images(inputs, '.png' if segmentation.get('out_format') else None)
+    given = {file.resolve() for file, _ in images}
+    for _, name in images if out_dir is not None else ():
+        if Path(out_dir, name).resolve() in given:
+            raise ProblemError(f'`{Path(out_dir, name)}` is one of the images, and would be overwritten by a drawn one',
+                               'Name another folder with --out-dir')
     if '://' not in checkpoint:
         load_local(checkpoint)  # raises if something is wrong with it
     with phase('building the model', 'Give the checkpoint that was trained with this config'):

@@ -81,6 +81,8 @@ def wrong_annotations(content: Any) -> Iterator[Tuple[str, str, Dict[str, Any]]]
                 yield 'a box that is none', f'{which}: {box}', entry
             elif _is_outside(box, images.get(_id(entry.get('image_id')), {})):
                 yield 'a box outside of its image', f'{which}: {box}', entry
+        if isinstance(entry.get('area'), (int, float)) and not 0 <= entry['area'] < math.inf:
+            yield 'an area that is none', f'{which}: {entry["area"]}', entry
         if isinstance(mask, list) and not all(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
                                               and all(isinstance(value, (int, float)) and math.isfinite(value)
                                                       for value in polygon) for polygon in mask):

@@ -49,11 +49,12 @@ _MANY = 10 ** 8  # iterations; more than any schedule has
 _ABOVE_ZERO = (r'train_cfg\.(max_epochs|max_iters|val_interval)|auto_scale_lr\.base_batch_size|'
                r'log_processor\.window_size|optim_wrapper\.(accumulative_counts|clip_grad\.(max_norm|clip_value))|'
                r'(model\.data_preprocessor\.|.*pipeline\.(.*\.)?)std(\.\d+)?|'
-               r'.*anchor_generator\.(scales|ratios)\.\d+|'
+               r'.*anchor_generator\.(scales|ratios)\.\d+|.*topk(\.\d+)?|'
+               r'.*_scheduler\.(.*\.)?(step_size|T_max|total_steps)|'
                r'model\..*(output_size|target_stds|strides|num_classes|(in|out|feat)_channels|pad_size_divisor|sampler\.num)(\.\d+)*')
 _NOT_NEGATIVE = (r'optim_wrapper\.optimizer\.(lr|weight_decay|momentum|eps)|train_cfg\.val_begin|'
                  r'.*(_mult|loss_weight|\.eps|iou_thr\w*|drop_rate|'
-                 r'drop_path_rate)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_min|eta_max|power)')
+                 r'drop_path_rate)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_min|eta_max|power|begin)')
 _READ_BY_MODEL = r'model\.(.+\.)?(train|test)_cfg(\..+)?'
 _SIMILAR = 0.85  # keys that are so near to one that is read are misspelt
 
@@ -134,13 +135,13 @@ def misused(plan: Plan, built: Callable, entry: dict, path: str, keys: bool = Tr
             yield Problem(f'`{path}.{key}`: {name} has no argument `{key}`',
                           f'{closest(key, [*known, *besides])}Fix it in {plan.cfg.filename}')
     for key, hint in hints(built).items():
-        value = entry.get(key)
-        if isinstance(value, str) and not takes_text(hint, value, built):
-            yield Problem(f'`{path}.{key}` is the text `{value}`; {name} takes {inspect.formatannotation(hint)} there',
-                          plan.fix(f'{path}.{key}'))
-        elif keys and isinstance(value, (list, dict)) and {*alternatives(hint)} <= {int, float, bool, type(None)}:
-            yield Problem(f'`{path}.{key}` is {value!r}; {name} takes {inspect.formatannotation(hint)} there',
-                          plan.fix(f'{path}.{key}'))
+        value, kinds = entry.get(key, ...), {*alternatives(hint)}
+        no_text = isinstance(value, str) and not takes_text(hint, value, built)
+        no_list = keys and isinstance(value, (list, dict)) and kinds <= {int, float, bool, type(None)}
+        no_none = value is None and kinds == {float} and getattr(known.get(key), 'default', None) is not None
+        if no_text or no_list or no_none:
+            yield Problem(f'`{path}.{key}` is {f"the text `{value}`" if no_text else repr(value)}; {name} takes '
+                          f'{inspect.formatannotation(hint)} there', plan.fix(f'{path}.{key}'))
 
 
 def numbers(plan: Plan) -> Iterator[Problem]:
@@ -150,7 +151,7 @@ def numbers(plan: Plan) -> Iterator[Problem]:
         if isinstance(value, Real):
             wrong = math.isnan(value) or above and value <= 0 or least and not 0 <= value < math.inf
         else:
-            wrong = (least or above) and ('train_cfg.' in path or isinstance(value, str))
+            wrong = (least or above) and (path.startswith('train_cfg.') or isinstance(value, str))
         if wrong:
             yield Problem(f'`{path}` is {value!r}, which must be a finite number {"above" if above else "from"} 0',
                           plan.fix(path, 'NUMBER'))
@@ -174,11 +175,14 @@ def keys(plan: Plan) -> Iterator[Problem]:
             places += [(f'{path}.{key}', key, read, 0.6) for key in entry if isinstance(key, str) and key not in words]
     places += [(f'optim_wrapper.paramwise_cfg.{key}', key, _PARAMWISE, 0.6) for key in paramwise
                if 'constructor' not in wrapper]  # mmengine's ignores others
+    custom = paramwise.get('custom_keys') or {}
+    places += [(f'optim_wrapper.paramwise_cfg.custom_keys.{name}.{key}', key, ['lr_mult', 'decay_mult'], 0.6)
+               for name, entry in custom.items() for key in (entry if isinstance(entry, dict) else ())]
     if plan.model is not None:
         weights = [*dict(plan.model.named_parameters()), *dict(plan.model.named_modules())]
         parts = [*weights, *'.'.join(weights).split('.')]
         places += [(f'optim_wrapper.paramwise_cfg.custom_keys.{key}', key, parts, _SIMILAR)
-                   for key in paramwise.get('custom_keys') or {} if not any(key in name for name in weights)]
+                   for key in custom if not any(key in name for name in weights)]
     for path, key, choices, likeness in places:
         near = closest(key, choices, likeness)
         if near and f'`{path.split(".")[-1]}`' not in near:

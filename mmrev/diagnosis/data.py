@@ -1,8 +1,4 @@
-"""Checks of the data: files exist, data sets and metrics can be built, and classes match the model.
-
-mmdet's own errors come late and are obscure: an empty data set fails in ``np.concatenate``, and a head with too many
-classes trains for an epoch before the evaluation fails.
-"""
+"""Checks of the data: files exist, data sets and metrics can be built, and classes match the model."""
 import copy
 import inspect
 import math

@@ -3,6 +3,7 @@ import inspect
 import sys
 import types
 import typing
+from collections.abc import Sequence
 from typing import Any, Callable, Dict, Tuple
 
 import torch
@@ -21,13 +22,16 @@ def parameters(built: Callable) -> Dict[str, inspect.Parameter]:
 
 
 def hints(built: Callable) -> Dict[str, Any]:
-    """The type hints of the arguments; an argument without one is a number if its default is."""
-    defaults = {name: type(parameter.default) for name, parameter in parameters(built).items()
-                if isinstance(parameter.default, (int, float))}
-    try:
-        return {**defaults, **typing.get_type_hints(built.__init__ if inspect.isclass(built) else built)}
-    except (NameError, TypeError, AttributeError):  # names that exist only for a type checker
-        return defaults
+    """The type hints of the arguments, also of base classes; an argument without one is a number if its default is."""
+    found: Dict[str, Any] = {}
+    for base in reversed(built.__mro__) if inspect.isclass(built) else [built]:
+        found.update({name: type(parameter.default) for name, parameter in parameters(base).items()
+                      if isinstance(parameter.default, (int, float))})
+        try:
+            found.update(typing.get_type_hints(base.__init__ if inspect.isclass(base) else base))
+        except (NameError, TypeError, AttributeError):  # names that exist only for a type checker
+            pass
+    return found
 
 
 def alternatives(hint: Any) -> Tuple[Any, ...]:
@@ -44,8 +48,8 @@ def source(built: Callable) -> str:
 
 
 def takes_text(hint: Any, text: str, built: Callable) -> bool:
-    """Whether a string may be meant; False only for numbers and flags, and for tuples and lists of other types."""
-    inner = typing.get_args(hint) if typing.get_origin(hint) in (tuple, list) else alternatives(hint)
+    """Whether a string may be meant; False only for numbers and flags, and for sequences of other types."""
+    inner = typing.get_args(hint) if typing.get_origin(hint) in (tuple, list, Sequence) else alternatives(hint)
     if inner != (hint, ):
         return any(takes_text(each, text, built) for each in inner if each is not ...)
     if hint is bool:  # some classes of mmdet take names as well, which are in their code: bias='qv_bias'

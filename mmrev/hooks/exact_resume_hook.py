@@ -51,7 +51,7 @@ class ExactResumeHook(Hook):
             ProblemError: If the checkpoint and the config differ in their number of schedules; mmengine would resume
                 the first ones only.
         """
-        saved, built = checkpoint.get('param_schedulers'), runner.param_schedulers
+        saved, built = checkpoint.get('param_schedulers') or [], runner.param_schedulers
         if runner._resume and isinstance(saved, list) and isinstance(built, list) and len(saved) != len(built):
             raise ProblemError(f'the checkpoint has {len(saved)} schedules, and the config {len(built)}',
                                'To start from its weights: --cfg-options load_from=CHECKPOINT')

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.runner import ValLoop, autocast
+from mmengine.runner import EpochBasedTrainLoop, ValLoop, autocast
 from mmengine.structures import InstanceData
 
 from mmrev.problems import ProblemError, closest, phase
@@ -34,6 +34,8 @@ class SanityHook(Hook):
         """Run the checks."""
         begin = time.monotonic()
         training = runner.model.training
+        if isinstance(runner.train_loop, EpochBasedTrainLoop):
+            check_sampler(runner.train_loop.dataloader)
         with unnoticed():
             check_classes({name: loop.dataloader.dataset for name, loop in _loops(runner)}, runner.model)
             for name, loop in _loops(runner):
@@ -43,6 +45,14 @@ class SanityHook(Hook):
                 check_monitored(runner, metrics)
         runner.model.train(training)
         runner.logger.info(f'SanityHook: data, metrics and visualization work ({time.monotonic() - begin:.1f} s)')
+
+
+def check_sampler(loader: Any) -> None:
+    """Require that an epoch ends."""
+    sampler = type(getattr(loader.batch_sampler, 'sampler', None)).__name__
+    if 'Infinite' in sampler:
+        raise ProblemError(f'{sampler} never ends the first epoch of EpochBasedTrainLoop', "Set train_dataloader."
+                           "sampler.type='DefaultSampler', or train_cfg.type='IterBasedTrainLoop'")
 
 
 def _loops(runner) -> Iterator[Tuple[str, Any]]:

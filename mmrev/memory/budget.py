@@ -1,23 +1,23 @@
 """Choose which parts of a model to keep, recompute or undo, so that a training step fits a memory budget."""
 import json
-import math
 import time
 from collections import defaultdict
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+import numpy as np
 import torch
 
 from mmrev.problems import ProblemError
 
+from .estimate import Estimate
 from .forecast import Forecast, Forecaster
-from .parts import KEPT, apply, find_parts
+from .parts import KEPT, apply, find_parts, find_steps
 from .report import mib
-from .timeline import Allocation
 from .training import Batch
 
 Choices = Dict[str, str]
-_TURNS = 4
+_CLOSE = 0.02  # of the budget: within it, no better plan is searched for
 _MOVED = 3  # bytes that a device reads and writes for each byte that an operator outputs
 
 
@@ -88,30 +88,30 @@ class Planner:
         forecaster: Forecaster of the config.
         batch: Largest batch of the training.
         speed: Speed of the device; the default has a typical ratio of arithmetic to bandwidth.
-        rounds: Maximum number of forecasts of the search, apart from the uniform choices and the last refinement.
+        rounds: Maximum number of forecasts for each budget, after the first three.
 
     Attributes:
         parts: Parts of the model.
         plain: Forecast with all parts kept.
         least: Plan with the lowest peak among those that have been evaluated.
+        estimate: Estimate of peaks, once a plan has been requested.
 
     Raises:
         ProblemError: If no part of the model can be recomputed or undone.
     """
 
-    def __init__(self, forecaster: Forecaster, batch: Batch, speed: Speed = Speed(1e11, 1e10), rounds: int = 12):
+    def __init__(self, forecaster: Forecaster, batch: Batch, speed: Speed = Speed(1e11, 1e10), rounds: int = 4):
         self._forecaster, self._batch, self._rounds = forecaster, batch, rounds
         self._model = forecaster.training.model
-        self._tried: List[Tuple[Choices, Forecast]] = []
-        plain = forecaster(batch)
-        self.parts = find_parts(self._model, plain.called)
+        remove = apply(self._model, dict.fromkeys(find_steps(self._model), KEPT))
+        self.plain = forecaster(batch)
+        remove()
+        self.parts = find_parts(self._model, self.plain.called)
         self._names = {part.name for part in self.parts}
         if len(self.parts) == 1:
             raise ProblemError(f'no part of {type(self._model).__name__} can be recomputed or undone',
                                'Train smaller images or fewer at a time: `mmrev memory --gpu-memory` says how many')
-        self.plain = plain if not any(part.choices[-1] == 'undone' for part in self.parts) else self.forecast(
-            {part.name: KEPT for part in self.parts})
-        self._tried = [({part.name: KEPT for part in self.parts}, self.plain)]
+        self._tried: List[Tuple[Choices, Forecast]] = [({part.name: KEPT for part in self.parts}, self.plain)]
         self._kept: List[Dict[str, int]] = [self._by_part(self.plain)]
         self._work, self._speed = self._forward_work(), speed
 
@@ -132,8 +132,10 @@ class Planner:
         return {part.name: part.choices[min(level, len(part.choices) - 1)] for part in self.parts}
 
     def _try_uniform(self) -> None:
-        for level in (1, 2) if len(self._kept) == 1 else ():
-            self._kept.append(self._by_part(self.forecast(self.uniform(level))))
+        if len(self._kept) == 1:
+            steps = [self.plain, *(self.forecast(self.uniform(level)) for level in (1, 2))]
+            self._kept += [self._by_part(step) for step in steps[1:]]
+            self.estimate = Estimate(self.parts, steps, self._kept, self._part_of)
 
     def forecast(self, choices: Choices) -> Forecast:
         """Predict a step with these choices."""
@@ -148,55 +150,27 @@ class Planner:
         self._tried.append((dict(choices), forecast))
         return forecast
 
-    # ------------------------------------------------------------------------------------------------ the search
-
     def _approach(self, budget: int) -> None:
-        """Lower the peak step by step, by the most bytes per second of recomputation; then undo needless changes."""
-        choices = self.uniform(0)
-        forecast = self.plain
+        """Forecast the best estimated choices; what the estimate is off by counts in the next ones."""
+        seconds = np.array([[self._seconds(part.name, min(level, len(part.choices) - 1)) for part in self.parts]
+                            for level in range(len(self._kept))])
+        target, fits, exceeds = float(budget), None, None  # the latter two: a target and the peak that it led to
         for _ in range(self._rounds):
-            moves = self._moves(choices, forecast, forecast.peak - budget)
-            if not moves:
-                return
-            before, choices = choices, {**choices, **dict(moves)}
-            forecast = self.forecast(choices)
-            if forecast.peak <= budget:
-                self._take_back(before, moves, budget)
-                return
-
-    def _moves(self, choices: Choices, forecast: Forecast, needed: int) -> List[Tuple[str, str]]:
-        """Changes that lower the peak by `needed` bytes, or all that lower it if they are not enough."""
-        alive = self._by_part(forecast, at=forecast.peak_at)
-        found = []
-        for part in self.parts:
-            now = part.choices.index(choices[part.name])
-            for level in range(now + 1, len(part.choices)):
-                kept, less = (self._kept[i].get(part.name, 0) for i in (now, level))
-                saved = alive.get(part.name, 0) * (kept - less) / max(kept, 1)
-                seconds = self._seconds(part.name, level) - self._seconds(part.name, now)
-                if saved > 0:
-                    found.append((saved / (seconds + 1e-9), saved, part.name, part.choices[level]))
-        moves: Dict[str, Tuple[str, float]] = {}
-        total = 0.
-        for _, saved, name, choice in sorted(found, reverse=True):
-            if total >= needed:
-                break
-            if name not in moves or moves[name][1] < saved:
-                total += saved - moves.get(name, ('', 0.))[1]
-                moves[name] = choice, saved
-        return [(name, choice) for name, (choice, _) in moves.items()]
-
-    def _take_back(self, before: Choices, moves: List[Tuple[str, str]], budget: int) -> None:
-        """Make only as many of the last moves as the budget needs; bisection and interpolation take turns."""
-        def peak(number: int) -> int:
-            return self.forecast({**before, **dict(moves[:number])}).peak
-
-        low, high = 0, len(moves)  # too few, enough
-        for turn in range(_TURNS):
-            if high - low > 1:
-                share = (peak(low) - budget) / max(peak(low) - peak(high), 1) if turn % 2 == 0 else 0.5
-                number = min(max(low + 1, math.ceil(low + share * (high - low))), high - 1)
-                low, high = (low, number) if peak(number) <= budget else (number, high)
+            levels = self.estimate.fit(target, seconds)
+            choices = {part.name: part.choices[level] for part, level in zip(self.parts, levels)}
+            known = any(tried == choices for tried, _ in self._tried)
+            peak = self.forecast(choices).peak
+            if peak <= budget:
+                if known or peak >= budget * (1 - _CLOSE):
+                    return
+                fits = target, peak
+            else:
+                exceeds = target, peak
+            if fits and exceeds:
+                share = (budget - fits[1]) / (exceeds[1] - fits[1])
+                target = fits[0] + share * (exceeds[0] - fits[0])
+            else:
+                target += budget - peak
 
     # ------------------------------------------------------------------------------------------------ what it costs
 
@@ -227,11 +201,11 @@ class Planner:
             work[self._part_of(path)][1] += macs
         return work
 
-    def _by_part(self, forecast: Forecast, at: Optional[int] = None) -> Dict[str, int]:
-        """Bytes kept for backward, by part; with ``at``, only those alive after that allocation."""
+    def _by_part(self, forecast: Forecast) -> Dict[str, int]:
+        """Bytes kept for backward, by part."""
         sums: Dict[str, int] = defaultdict(int)
         for a in forecast.allocations[:forecast.marks['backward']]:
-            if forecast.kind(a) == 'kept for backward' and (at is None or _is_alive(a, at)):
+            if forecast.kind(a) == 'kept for backward':
                 sums[self._part_of(a.path)] += a.bytes
         return sums
 
@@ -239,10 +213,6 @@ class Planner:
         while path and path not in self._names:
             path = path.rpartition('.')[0]
         return path
-
-
-def _is_alive(a: Allocation, at: int) -> bool:
-    return a.begin <= at and (a.end is None or a.end > at)
 
 
 def measure_speed(device: Any = 'cpu') -> Speed:

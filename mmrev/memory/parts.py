@@ -34,7 +34,7 @@ def find_parts(model: nn.Module, called: Collection[str]) -> List[Part]:
         The parts in the order of ``named_modules``.
     """
     names = {module: name for name, module in model.named_modules()}
-    steps = {name for _, names_of_steps in _sequences(model) for name in names_of_steps}
+    steps = {*find_steps(model)}
     blocks = {names[m] for m in find_blocks(model)} & {*called}
     blocks = {name for name in blocks if not _within(name, steps)}
     beside = {path: layers > 1 for path, layers in _beside(model, '', steps | blocks, called)}
@@ -47,6 +47,11 @@ def find_parts(model: nn.Module, called: Collection[str]) -> List[Part]:
         elif name in beside or not name:
             parts.append(Part(name, (KEPT, CHEAP)))
     return parts
+
+
+def find_steps(model: nn.Module) -> List[str]:
+    """Names of the functions of the steps that can be undone."""
+    return [name for _, names in _sequences(model) for name in names]
 
 
 def _sequences(model: nn.Module) -> Iterator[Tuple[ReversibleSequence, List[str]]]:

@@ -152,7 +152,7 @@ class Timeline(TorchDispatchMode):
         key = storage._cdata
         with self._lock:
             if key not in self._alive:
-                notice_freed([entry for entry, _ in self._alive.values()])
+                notice_freed(entry for entry, _ in self._alive.values())
                 made = Allocation(storage.nbytes(), path, self._phase, str(func.overloadpacket).partition('.')[2],
                                   tuple(x.shape), len(self.allocations))
                 self.allocations.append(made)

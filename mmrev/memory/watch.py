@@ -2,7 +2,7 @@
 import contextlib
 import warnings
 from collections import OrderedDict
-from typing import Any, Callable, Iterator, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 import torch
 from mmengine.config import Config
@@ -67,7 +67,8 @@ def observe(model: nn.Module, optim_wrapper: Any, averaged: bool, data: Any, ste
     weights = _nbytes([*model.parameters(), *model.buffers()])
     images = data['inputs']
     fixed = weights * (1 + averaged) + _nbytes(state) + _nbytes(images if isinstance(images, list) else [images])
-    timeline, gradients = Timeline(model), []
+    timeline = Timeline(model)
+    gradients: List[Allocation] = []
     with marked(optim_wrapper, list(model.parameters()), timeline, gradients), timeline.following():
         output = step()
     timeline.marks.setdefault('backward', len(timeline.allocations))

@@ -81,10 +81,13 @@ class Call:
         with function.lock, function.running():
             record = Record(Replay(function, self._weights[index], self._autocast, self._observes), needs)
             with_graph = keep == GRAPH and record.trains and self.report is None
-            inputs = [x.detach().requires_grad_(n and with_graph) for x, n in zip(sources, needs)]
+            inputs = [x.detach() for x in sources]
             observer = Observer() if self._observes or with_graph and index not in plan.observed else None
-            if with_graph and observer:
-                observer.watch(inputs)
+            if with_graph:
+                for x, needed in zip(inputs, needs):
+                    x.requires_grad_(needed)
+                if observer:
+                    observer.watch(inputs)
             begun = collectives() if self.overlap else 0
             # Where nothing known needs a gradient, a graph costs nothing and shows a captured tensor that does.
             if with_graph or not record.trains or observer:
@@ -102,8 +105,7 @@ class Call:
             out = self._keep_graph(index, record, out, inputs, observer)
         self._apply(index, record, out)
         del sources, inputs
-        for stream in plan.read[index]:
-            streams.share_if_held(stream)
+        streams.share_if_held(plan.read[index])
 
     def _keep_state(self, index: int, streams: StreamBuffers) -> None:
         wanted = self.plan.needed[index] | {part.stream for part in self.plan.steps[index].sources}

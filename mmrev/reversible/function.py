@@ -14,7 +14,10 @@ Place = Tuple[Dict[str, Any], str]  # a module's dictionary of parameters or buf
 # update them. Other classes of that kind say so by `skips_untracked_statistics = True`.
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
-_version, _requires_grad, is_training = attrgetter('_version'), attrgetter('requires_grad'), attrgetter('training')
+requires_grad, is_training = attrgetter('requires_grad'), attrgetter('training')
+_version, _storage = attrgetter('_version'), Tensor.untyped_storage
+
+NOTHING = nullcontext()
 
 
 def walk(root: nn.Module) -> List[nn.Module]:
@@ -52,24 +55,24 @@ class Weights:
 
     def is_current(self) -> bool:
         """Whether the same parameters are there, and the same of them require grad."""
-        return self.are_installed() and list(map(_requires_grad, self._present)) == self._flags
+        return self.are_installed() and list(map(requires_grad, self._present)) == self._flags
 
     def state(self) -> Tuple[List[int], List[torch.UntypedStorage]]:
         """Versions and storages; they change when a value is written or a tensor's ``data`` is replaced.
 
         A storage is kept, so that no other takes its place; its memory may be freed and filled again, as FSDP2 does.
         """
-        return list(map(_version, self._versioned)), [p.untyped_storage() for p in self._present]
+        return list(map(_version, self._versioned)), list(map(_storage, self._present))
 
     def changed(self, before: Tuple[List[int], List[torch.UntypedStorage]]) -> Optional[Tuple[str, Tensor]]:
         """Name and parameter of the first whose :meth:`state` is not as before."""
-        if before[0] == list(map(_version, self._versioned)):
-            if [x._cdata for x in before[1]] == [p.untyped_storage()._cdata for p in self._present]:
-                return None
+        if before == self.state():
+            return None
         kept = dict(zip(map(id, self._present), before[1]))
         versions = dict(zip(map(id, self._versioned), before[0]))
-        return next((name, p) for (_, name), p in zip(self.places, self.found) if p is not None and (
-            p._version != versions.get(id(p), p._version) or p.untyped_storage()._cdata != kept[id(p)]._cdata))
+        # Before PyTorch 2.2 one storage has many objects.
+        return next(((name, p) for (_, name), p in zip(self.places, self.found) if p is not None and (
+            p._version != versions.get(id(p), p._version) or p.untyped_storage()._cdata != kept[id(p)]._cdata)), None)
 
 
 class Function:
@@ -107,7 +110,7 @@ class Function:
 
     def running(self) -> ContextManager[Any]:
         """What surrounds an evaluation."""
-        return compat.eagerly() if self.draws else nullcontext()
+        return compat.eagerly() if self.draws else NOTHING
 
     def is_compiled(self) -> bool:
         return any(m._compiled_call_impl is not None for m in self.modules)

@@ -1,5 +1,5 @@
 """The gradients of one evaluation of a function, taken within a backward."""
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
@@ -7,6 +7,10 @@ import torch
 from torch import Tensor
 
 from mmrev import compat
+
+from .streams import holders
+
+WeightGradients = Dict[int, Optional[Tensor]]  # by the weight's `id`
 
 _hooks = attrgetter('_backward_hooks')
 
@@ -22,7 +26,9 @@ def differentiate(edge: Any, sources: List[Tensor], weights: List[Tensor], gradi
 
     They wait for the gradient that the node returns, and run there, once.
     """
-    with _without(hooked) if hooked else nullcontext():
+    if not hooked:
+        return compat.differentiate(edge, sources + weights, gradient, retain_graph)
+    with _without(hooked):
         return compat.differentiate(edge, sources + weights, gradient, retain_graph)
 
 
@@ -39,16 +45,20 @@ def _without(hooked: Sequence[Dict[int, Any]]) -> Iterator[None]:
 
 
 def add_weight_gradients(weights: Sequence[Tensor], found: Sequence[Optional[Tensor]], gradient: Tensor,
-                         total: Dict[int, Tensor]) -> None:
+                         total: WeightGradients) -> None:
     """Add gradients of weights to ``total``, by ``id``; they may be views of the output's ``gradient``."""
+    ids = list(map(id, weights))
+    if holders(gradient) == 1 and id(gradient) not in map(id, found) and total.keys().isdisjoint(ids):
+        total.update(zip(ids, found))
+        return
     start = gradient.data_ptr()
     end = start + gradient.untyped_storage().nbytes() if start else start
-    for weight, g in zip(weights, found):
+    for i, g in zip(ids, found):
         if g is None:
             continue
-        earlier = total.get(id(weight))
+        earlier = total.get(i)
         if earlier is not None:
             g = earlier + g
         elif g.layout is not torch.strided or start <= g.data_ptr() < end:
             g = g.clone()  # it lies within the stream's gradient, which is written to later
-        total[id(weight)] = g
+        total[i] = g

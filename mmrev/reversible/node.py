@@ -5,7 +5,7 @@ gradients on through the :class:`Call` that they share; autograd itself sees an 
 their order. The last node has no steps: it takes the outputs' gradients over, so that autograd can release its copies.
 """
 from functools import partial
-from typing import Any, Dict, Optional, Sequence, Tuple
+from typing import Any, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from mmrev import compat
 from .call import Call
 from .coupling import surrounded
 from .errors import ReversibilityError
+from .gradients import WeightGradients
 from .undo import Undo
 
 
@@ -43,8 +44,7 @@ class ReversibleNode(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Optional[Tensor]) -> Tuple[Any, ...]:
         # Else a compiler that is active where `backward` was called would trace the engine.
         run = torch.compiler.disable(_backward) if compat.is_compiler_active() else _backward
-        with torch.no_grad():
-            found = run(ctx, gradients)
+        found = run(ctx, gradients)
         if torch.is_grad_enabled():  # create_graph=True
             found = tuple(g if g is None else _Once.apply(g, g.new_zeros(0, requires_grad=True)) for g in found)
         return (None, None, None, None, None, *found)
@@ -66,8 +66,9 @@ class _Once(torch.autograd.Function):
 def _backward(ctx: Any, gradients: Sequence[Optional[Tensor]]) -> Tuple[Optional[Tensor], ...]:
     call: Call = ctx.call
     if ctx.start == ctx.stop:
-        call.undo = Undo(call, gradients, _retains_graph())
-    weight_gradients: Dict[int, Tensor] = {}
+        with torch.no_grad():  # create_graph=True
+            call.undo = Undo(call, gradients, _retains_graph())
+    weight_gradients: WeightGradients = {}
     if call.undo is not None:
         try:
             weight_gradients = call.undo.backward(ctx.start, ctx.stop)

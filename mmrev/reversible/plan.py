@@ -128,7 +128,7 @@ class _Signature:
         self._modules = modules
         self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self._tables: List[Any] = [table for m in modules for table in (m._modules, m._parameters, m._buffers)]
-        self._parents = [m for m in modules if m._modules]
+        self._children = [m._modules for m in modules if m._modules]
         self._before = self._now()
 
     def holds(self) -> bool:
@@ -136,7 +136,7 @@ class _Signature:
 
     def _now(self) -> Tuple[Any, ...]:
         return (compat.has_global_hooks(), list(map(is_training, self._modules)), list(map(len, self._tables)),
-                [list(hooks) for hooks in self._hooks if hooks], [list(m._modules.values()) for m in self._parents])
+                list(map(list, filter(None, self._hooks))), list(map(list, map(dict.values, self._children))))
 
 
 def _names(root: nn.Module, steps: Sequence[AdditiveStep]) -> List[str]:

@@ -135,14 +135,17 @@ class Replay:
         """
         self.check(step)
         with self._function.lock:
-            undo = self._install()
+            changes = self._changes()
+            before = [(owner, name, owner.get(name)) for owner, name, _ in changes]
             try:
+                for owner, name, value in changes:
+                    owner[name] = value
                 if self._draws or self._autocast.matters():
                     with rewound(self._draws), self._autocast.active(), self._function.running():
                         return f(*sources)
                 return f(*sources)
             finally:
-                for owner, name, value in undo:
+                for owner, name, value in before:
                     owner[name] = value
 
     def check(self, step: Callable[[], str]) -> None:
@@ -159,30 +162,21 @@ class Replay:
                     f'the buffer `{self._function.buffers[i][1]}` of {step()}, shape {tuple(b.shape)}, was modified in '
                     f'place between forward and backward; run the backward first, or replace the buffer')
 
-    def _install(self) -> List[Tuple[Dict[str, Any], str, Any]]:
-        """Returns what puts everything back: ``(owner, name, value)``."""
+    def _changes(self) -> List[Tuple[Dict[str, Any], str, Any]]:
+        """What differs now from what the forward found: ``(owner, name, value then)``."""
         function, weights = self._function, self.weights
-        undo: List[Tuple[Dict[str, Any], str, Any]] = []
-
-        def put(owner: Any, name: str, value: Any) -> None:
-            undo.append((owner, name, owner.get(name)))
-            owner[name] = value
-
+        changes: List[Tuple[Dict[str, Any], str, Any]] = []
         if list(map(is_training, function.modules)) != function.training:
-            for m, training in zip(function.modules, function.training):
-                put(m.__dict__, 'training', training)
-        for m in function.untracked:
-            put(m.__dict__, 'track_running_stats', False)
+            changes += [(m.__dict__, 'training', training) for m, training in zip(function.modules, function.training)]
+        if function.untracked:
+            changes += [(m.__dict__, 'track_running_stats', False) for m in function.untracked]
         if not weights.are_installed():
-            for (owner, name), p in zip(weights.places, weights.found):
-                put(owner, name, p)
+            changes += [(owner, name, p) for (owner, name), p in zip(weights.places, weights.found)]
         copies: Dict[int, Tensor] = {}
-        for i, found in enumerate(self._found):
-            owner, name = function.buffers[i]
+        for i, ((owner, name), found) in enumerate(zip(function.buffers, self._found)):
             before = self._before.get(i)
             if before is not None:
-                put(owner, name, copies.setdefault(id(before), before.clone()))
+                changes.append((owner, name, copies.setdefault(id(before), before.clone())))
             elif owner.get(name) is not found:
-                put(owner, name, found)
-        undo.reverse()
-        return undo
+                changes.append((owner, name, found))
+        return changes

@@ -193,6 +193,5 @@ def _run_without_graph(lock: Any, steps: Sequence[AdditiveStep], streams: Sequen
         else:
             buffers.add(step.target, out)
         del out, sources  # not alive while the next function runs
-        for part in step.sources:
-            buffers.share_if_held(part.stream)
+        buffers.share_if_held(part.stream for part in step.sources)
     return tuple(buffers.aliases())

@@ -1,5 +1,5 @@
 """Streams, parts of them, and the buffers that hold them while steps run."""
-from typing import List, NamedTuple, Optional, Sequence, Union
+from typing import Iterable, List, NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
@@ -107,11 +107,12 @@ class StreamBuffers:
             self._replace(part.stream, copied)
         self._owned[part.stream] = True
 
-    def share_if_held(self, stream: int) -> None:
-        """As :meth:`share`, where a function, or a hook on it, kept what it was given of this stream."""
-        x = self.tensors[stream] if stream < len(self.tensors) else None
-        if x is not None and self._owned[stream] and _holders(x) > 1:
-            self._owned[stream] = False
+    def share_if_held(self, streams: Iterable[int]) -> None:
+        """As :meth:`share`, where a function, or a hook on it, kept what it was given of these streams."""
+        for stream in streams:
+            x = self.tensors[stream] if stream < len(self.tensors) else None
+            if x is not None and self._owned[stream] and holders(x) > 1:
+                self._owned[stream] = False
 
     def _replace(self, stream: int, value: Optional[Tensor]) -> None:
         x = self.tensors[stream]
@@ -163,7 +164,7 @@ def _dense(x: Tensor) -> Tensor:
     return x
 
 
-def _holders(x: Tensor) -> int:
+def holders(x: Tensor) -> int:
     """How many tensors share the storage of ``x``."""
     storage = x.untyped_storage()
     return torch._C._storage_Use_Count(storage._cdata) - 1  # `storage` holds it, too

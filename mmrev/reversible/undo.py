@@ -1,15 +1,15 @@
 """A backward: undoes steps one by one; the evaluation of ``f`` that the undo needs also gives the gradient."""
 import weakref
-from contextlib import nullcontext
 from functools import partial
-from typing import Dict, List, Optional, Sequence, Union
+from typing import List, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
 
 from .call import Call
 from .errors import ReversibilityError, captured
-from .gradients import add_weight_gradients, differentiate, hooks_on
+from .function import NOTHING, requires_grad
+from .gradients import WeightGradients, add_weight_gradients, differentiate, hooks_on
 from .observe import Observer, refuse_captured, refuse_survivors
 from .overlap import AheadOnStreams, AheadOnThread, run_ahead
 from .plan import GRAPH
@@ -58,24 +58,26 @@ class Undo:
             # when this backward ends, early as well
             torch.autograd.Variable._execution_engine.queue_callback(self._ahead.settle)
 
-    def backward(self, start: int, stop: int) -> Dict[int, Tensor]:
+    def backward(self, start: int, stop: int) -> WeightGradients:
         """Undo steps ``[start, stop)``; returns the gradients of their weights by ``id``."""
-        weight_gradients: Dict[int, Tensor] = {}
-        first = self._call.first_trained
-        for index in range(stop - 1, max(start, first) - 1, -1):
-            evaluated = self._ahead.take(index, self._evaluate) if self._ahead else self._evaluate(index)
-            if self._ahead is not None and index > first:
-                self._ahead.start(index - 1, self._evaluate)
-            self._differentiate(index, evaluated, weight_gradients)
-            observer = evaluated.observer if evaluated else None
-            del evaluated  # before the next one is made
-            if self._ahead is None:  # else every undo makes a copy, and another thread works on the streams
-                for stream in self._plan.read[index]:
-                    self.streams.share_if_held(stream)
-            if observer is not None and not (self._retain_graph and self._call.records[index].kept):
-                refuse_survivors(observer, self._plan.describe(index))
-                self._plan.observed.add(index)
+        weight_gradients: WeightGradients = {}
+        with torch.enable_grad():  # for the functions; streams and their gradients require none
+            for index in range(stop - 1, max(start, self._call.first_trained) - 1, -1):
+                self._step(index, weight_gradients)
         return weight_gradients
+
+    def _step(self, index: int, weight_gradients: WeightGradients) -> None:
+        ahead = self._ahead
+        evaluated = ahead.take(index, self._evaluate) if ahead else self._evaluate(index)
+        if ahead is not None and index > self._call.first_trained:
+            ahead.start(index - 1, self._evaluate)
+        self._differentiate(index, evaluated, weight_gradients)
+        observer, evaluated = evaluated.observer if evaluated else None, None  # released before the next one is made
+        if ahead is None:  # else every undo makes a copy, and another thread works on the streams
+            self.streams.share_if_held(self._plan.read[index])
+        if observer is not None and not (self._retain_graph and self._call.records[index].kept):
+            refuse_survivors(observer, self._plan.describe(index))
+            self._plan.observed.add(index)
 
     def _evaluate(self, index: int) -> Optional[Evaluated]:
         """Undo a step, with its function evaluated again if need be, and return the graph if a gradient is needed.
@@ -148,9 +150,7 @@ class Undo:
                 x.requires_grad_(needed)
             if observer is not None:
                 observer.watch(sources)
-            with torch.enable_grad(), observer or nullcontext():
-                out = record.replay.run(step.f, sources, describe)
-        else:
+        with observer or (NOTHING if needs_graph else torch.no_grad()):
             out = record.replay.run(step.f, sources, describe)
         if undo:
             if self._ahead is not None:
@@ -160,7 +160,7 @@ class Undo:
                 self._call.report.add(index, self._plan.describe(index), record.before, self.streams.get(step.target))
         return Evaluated(out, sources, likes, observer)
 
-    def _differentiate(self, index: int, evaluated: Optional[Evaluated], weight_gradients: Dict[int, Tensor]) -> None:
+    def _differentiate(self, index: int, evaluated: Optional[Evaluated], weight_gradients: WeightGradients) -> None:
         step, record = self._plan.steps[index], self._call.records[index]
         gradient = self.gradients.read(step.target)
         if step.creates:
@@ -168,7 +168,7 @@ class Undo:
         if evaluated is None or evaluated.edge is None or gradient is None:
             return
         needed = [found for found in zip(step.sources, evaluated.sources, evaluated.likes) if found[1].requires_grad]
-        weights = [w for w in record.replay.weights.trained.values() if w.requires_grad]
+        weights = list(filter(requires_grad, record.replay.weights.trained.values()))
         if gradient.dtype is not evaluated.dtype:
             gradient = gradient.to(evaluated.dtype)
         if evaluated.observer is not None:

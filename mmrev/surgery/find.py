@@ -66,12 +66,14 @@ def _kind(m: nn.Module) -> Optional[str]:
 
 
 def _read_by_the_next(model: nn.Module) -> Set[nn.Module]:
-    """Modules within a ``Sequential`` whose output goes to a module that does not change it, and to no other."""
+    """Modules whose output goes to one that does not change it, and to no other, as in a ``Sequential``."""
     found: Set[nn.Module] = set()
     for m in model.modules():
         children = [child for child in m._modules.values() if type(child) is not nn.Identity]
         if _kind(m) == hosts.SEQUENTIAL:
             found.update(child for child, after in zip(children, children[1:]) if _reads(after))
+        elif _kind(m) == hosts.SHUFFLE_UNIT:
+            found.add(m.depthwise_conv3x3_bn)  # which is shuffled
     return found
 
 

@@ -3,7 +3,7 @@ from typing import Dict
 
 # Kinds of modules whose forward is known, by the full name of that forward.
 SEQUENTIAL, CONV_MODULE, RESIDUAL_BLOCK, STEM = 'sequential', 'conv module', 'residual block', 'stem'
-SPLIT_ATTENTION, DENSE_LAYER = 'split attention', 'dense layer'
+SPLIT_ATTENTION, DENSE_LAYER, SHUFFLE_UNIT = 'split attention', 'dense layer', 'shuffle unit'
 FORWARDS: Dict[str, str] = {
     'torch.nn.modules.container.Sequential.forward': SEQUENTIAL,
     **dict.fromkeys(['mmcv.cnn.bricks.conv_module.ConvModule.forward',
@@ -13,6 +13,7 @@ FORWARDS: Dict[str, str] = {
         'torchvision.models.resnet')},
     'mmpretrain.models.backbones.seresnet.SEBottleneck.forward': RESIDUAL_BLOCK,
     'mmpretrain.models.backbones.densenet.DenseLayer.forward': DENSE_LAYER,
+    'mmpretrain.models.backbones.shufflenet_v1.ShuffleUnit.forward': SHUFFLE_UNIT,
     **{f'{package}.models.backbones.{block}.forward': kind for package in ('mmdet', 'mmpretrain') for block, kind in (
         ('res2net.Bottle2neck', RESIDUAL_BLOCK), ('resnest.Bottleneck', RESIDUAL_BLOCK),
         ('resnest.SplitAttentionConv2d', SPLIT_ATTENTION))},

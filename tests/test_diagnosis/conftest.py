@@ -26,7 +26,10 @@ def folder(tmp_path_factory):
                                    f'{classes!r})))\n')
     (folder / 'no_checkpoint.pth').write_text('some text')
     for name, entry in (('text.py', "type='CosineAnnealingLR', T_max=2, eta_min='x'"),
-                        ('zero.py', "type='StepLR', step_size=0")):
+                        ('zero.py', "type='StepLR', step_size=0"),
+                        ('milestones.py', "type='MultiStepLR', milestones='x'"),
+                        ('flag.py', "type='LinearLR', start_factor=0.1, by_epoch='no'"),
+                        ('course.py', "type='CosineRestartLR', periods=[1, 5], restart_weights=[1., 'x'], eta_min=0")):
         (folder / f'schedule_{name}').write_text(f"_base_ = './good.py'\nparam_scheduler = [dict({entry})]\n"
                                                 'train_cfg = dict(max_epochs=3)\n')
     (folder / 'misspelt.py').write_text("_base_ = './good.py'\noptim_wraper = dict(optimizer=dict(lr=1.))\n")

@@ -11,7 +11,7 @@ from mmengine.config import Config
 
 from mmrev.apis.distributed import alone
 from mmrev.diagnosis import CONFIG, MACHINE, problems
-from mmrev.diagnosis.config import misused
+from mmrev.diagnosis.config import misused, numbers
 from mmrev.diagnosis.plan import Plan
 from mmrev.problems import ProblemError
 from support.commands import option
@@ -49,9 +49,20 @@ MISTAKES = {
                                             '`param_scheduler.0` cannot be built', 'good.py'),
     'a schedule with a text that it computes with': (
         ['train', 'schedule_text.py'],
-        "`param_scheduler.0.eta_min` is 'x', which must be a finite number", 'param_scheduler.0.eta_min=NUMBER'),
-    'a schedule that divides by zero': (['train', 'schedule_zero.py'], '`param_scheduler.0` fails when it is stepped: ',
-                                        'param_scheduler.0.KEY'),
+        '`param_scheduler.0.eta_min` is the text `x`', 'param_scheduler.0.eta_min=VALUE'),
+    'a text for milestones': (['train', 'schedule_milestones.py'],
+                              'milestones` is the text `x`', 'VALUE'),
+    'no weight of a loss': (option('model.rpn_head.loss_bbox.loss_weight=None'),
+                            'loss_weight` is None; L1Loss takes float', 'VALUE'),
+    'a misspelt factor of a part': (
+        option('optim_wrapper.paramwise_cfg.custom_keys.backbone.lr_mul=0.1'), 'backbone.lr_mul` is read by nothing',
+        '`lr_mult`'),
+    'a text for a flag of a schedule': (['train', 'schedule_flag.py'], '`param_scheduler.0.by_epoch` is the text `no`',
+                                        'VALUE'),
+    'a schedule that divides by zero': (['train', 'schedule_zero.py'], '`param_scheduler.0.step_size` is 0',
+                                        'param_scheduler.0.step_size=NUMBER'),
+    'a schedule that fails in its course': (['train', 'schedule_course.py'], '`param_scheduler.0` fails when it is '
+                                            'stepped: ', 'param_scheduler.0.KEY'),
     'a text for the epochs': (option('train_cfg.max_epochs=two'), '`train_cfg.max_epochs` is the text `two`', 'VALUE'),
     'no epoch': (option('train_cfg.max_epochs=0'), '`train_cfg.max_epochs` is 0', 'train_cfg.max_epochs=NUMBER'),
     'no interval': (option('train_cfg.val_interval=0'), '`train_cfg.val_interval` is 0', 'NUMBER'),
@@ -93,6 +104,12 @@ def test_it_is_named_with_a_way_out_and_nothing_is_written(mistake, refused):
 def test_a_wrapper_that_needs_a_gpu_is_refused_without_one(refused, monkeypatch):
     monkeypatch.setattr('mmrev.diagnosis.config.get_device', lambda: 'cpu')
     refused(option('optim_wrapper.type=AmpOptimWrapper'), 'AmpOptimWrapper, which needs a GPU', '--amp')
+
+
+def test_a_range_of_thresholds_is_no_mistake():
+    assigner = dict(type='MaxIoUAssigner', pos_iou_thr=0.7, neg_iou_thr=(0.3, 0.7))
+    cfg = Config(dict(model=dict(train_cfg=dict(rpn=dict(assigner=assigner)))))
+    assert list(numbers(Plan(cfg, ('train', )))) == []
 
 
 def test_checking_leaves_the_config_as_it_is(folder, monkeypatch):

@@ -30,23 +30,30 @@ LEGITIMATE = {
     *(f'cls: {key} deleted' for key in ('custom_hooks', 'default_hooks', 'param_scheduler', 'param_scheduler.by_epoch',
                                         'param_scheduler.start_factor', 'custom_imports', 'model.data_preprocessor')),
     'cls: launcher = 3', 'cls: launcher = {}', 'cls: launcher = []', 'cls: launcher = [[]]', "cls: launcher = 'junk'",
-    'cls: randomness deleted', 'cls: randomness.seed deleted',
+    'cls: randomness deleted',
     "cls: custom_keys 'backbon'", "cls: custom_keys ''",  # a part of a name is enough
-    "cls: custom_keys 'norms'",  # configs of the hosts name parameters that only some models have
     'cls: param_schedulers added',  # a variable of the user's
     'cls: optim_wrapper.paramwise_cfg.norm_decay_mult deleted', 'cls: optim_wrapper.paramwise_cfg deleted',
-    "schedule: {'type': 'CosineAnnealingLR', 'T_max': 0}",  # ends before it divides
-    *(f'cls: model.head.topk = {value}' for value in ("'x'", '(1, 9)', '(0,)', '(-1,)')),  # only for cal_acc
-    'cls: model.backbone.patch_size = 64',  # pads
+    'cls: model.head.topk = (1, 9)',  # only for cal_acc
+    'cls: model.backbone.patch_size = 64', 'cls: model.backbone.img_size = 7',  # images of any size
     'det: val_evaluator.metric = []', 'cls: train_dataloader.sampler.shuffle deleted',
     'det: scale (1,)', 'det: model.rpn_head.bbox_coder.target_stds = [1.0]',  # the hosts broadcast
+    'det: model.rpn_head.bbox_coder.target_means = [1.0]',
+    # defaults of the hosts
+    *(f'cls: {key} = {{}}' for key in ('optim_wrapper.paramwise_cfg', 'model.data_preprocessor', 'custom_imports',
+                                       'model.backbone.norm_cfg', 'env_cfg')),
+    *(f'cls: {key} deleted' for key in ('optim_wrapper.optimizer.lr', 'train_dataloader.batch_size')),
+    *(f'cls: {key} = None' for key in ('visualizer', 'default_hooks.checkpoint')), 'cls: custom_hooks = []',
+    *(f'det: train_dataloader.{key}' for key in ('dataset.filter_cfg = None', 'dataset.filter_cfg = {}',
+                                                 'batch_sampler = None')),
+    'det: val_evaluator.metric deleted', 'det: val_dataloader.dataset.pipeline.2 deleted',  # the metric reads its file
+    "cls: env_cfg.opencv_num_threads = 'x'",  # mp_cfg has the one that is read
     'cls: model.data_preprocessor.mean = 3', 'cls: model.data_preprocessor.mean deleted',
     *(f'checkpoint: random_states = {value}' for value in ('None', '[]', '{}')),  # those of older versions have none
     'cls: default_hooks.logger.interval deleted', 'cls: log_processor = {}',
     'cls: model.data_preprocessor = []', 'cls: model.data_preprocessor.mean = [1.0]',
-    "schedule: {'type': 'MultiStepLR', 'milestones': 'x'}",
     'det: train_dataloader.dataset.pipeline.2 deleted',  # the images have one size
-    *(f'cls: model_wrapper_cfg = {value}' for value in ('None', "'junk'", '{}')),  # one process needs none
+    *(f'cls: model_wrapper_cfg = {value}' for value in ('None', "'junk'", '{}', '[]', '[[]]', '3')),  # for processes
     'cls: load_from = None', 'cls: val_cfg = {}', 'cls: default_hooks = {}', 'cls: model.backbone.img_size deleted',
     'cls: optim_wrapper.accumulative_counts = 1.5', 'cls: optim_wrapper.clip_grad deleted', 'cls: val_evaluator = []',
     'cls: val_evaluator.topk deleted', 'cls: custom_imports = []',

@@ -27,6 +27,8 @@ LATE = {  # lines of a config, and what is said of them
         'CheckpointHook watches `coco/nope`'),
     'fewer samples than a batch': ('train_dataloader.update(batch_size=64, drop_last=True, batch_sampler=None)\n',
                                    '4 samples give no batch of 64 with drop_last=True'),
+    'an epoch that never ends': ("train_dataloader.update(sampler=dict(type='InfiniteSampler'))\n",
+                                 'InfiniteSampler never ends the first epoch'),
     'a missing meta key': ("val_dataloader['dataset']['pipeline'][3]['meta_keys'] = ('img_path', 'img_shape')\n",
                            'validating two samples'),
 }

@@ -99,12 +99,16 @@ def test_no_image_at_all():
 
 
 @pytest.mark.parametrize('device', ['cpu', 'meta'])
-@pytest.mark.parametrize('side, size', [(64, 2), (192, 4)])
-def test_backward_keeps_one_small_index_per_output(side, size, device):
-    x = image(1, 4, side, side).to(device).requires_grad_()
+@pytest.mark.parametrize('shape, size', [((64, 64), 2), ((192, 192), 2), ((3, 16_384), 4)])
+def test_backward_keeps_one_small_index_per_output(shape, size, device):
+    x = image(1, 4, *shape).to(device).requires_grad_()
     with PeakMemory() as memory:
         y = max_pool3x3(x, 2)
         assert memory.current == y.numel() * (y.element_size() + size)
+    if device == 'cpu':
+        cotangent = image(*y.shape)
+        gradients = [torch.autograd.grad(out, x, cotangent)[0] for out in (y, reference(x, 2))]
+        torch.testing.assert_close(*gradients)
 
 
 class LargestIndex(TorchDispatchMode):

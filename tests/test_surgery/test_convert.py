@@ -110,6 +110,16 @@ def test_frozen_statistics(name):
     assert_same_function(back, reference, images())
 
 
+def test_norms_before_the_shuffle_of_shufflenet():
+    torch.manual_seed(0)
+    model = filled(PRETRAIN.build(dict(type='mmpretrain.ShuffleNetV1', widen_factor=0.5, norm_eval=True))).double()
+    model.train()
+    reference = copy.deepcopy(model)
+    report = convert_batchnorm(model)
+    assert len(report.converted) == 33 and all('g_conv_1x1_expand' in name for name in report.kept)
+    assert_same_function(model, reference, images())
+
+
 def test_batch_statistics_become_leaky_only_when_asked():
     model = filled(PRETRAIN.build(dict(type='mmpretrain.ResNet', depth=50, base_channels=8))).double()
     assert len(convert_batchnorm(copy.deepcopy(model)).converted) == 0

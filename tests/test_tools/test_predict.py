@@ -103,7 +103,8 @@ def test_what_cannot_be_predicted_is_named(classifier, toy, tmp_path):
     for inputs, status, reason in [
             (['empty'], 2, 'there is no image in empty'), (['nowhere'], 2, '`nowhere` does not exist'),
             (['broken.png'], 1, 'image `broken.png`'),
-            (['0.png', folder / 'images/b/0.png'], 2, 'would be drawn to the same file')]:
+            (['0.png', folder / 'images/b/0.png'], 2, 'would be drawn to the same file'),
+            (['0.png', '--out-dir', '.'], 2, '`0.png` is one of the images, and would be overwritten')]:
         ended, errors = forked('predict', config, weights, *inputs, cwd=tmp_path)
         assert ended == status and reason in errors, errors
     ended, errors = forked('predict', config, toy.run / 'epoch_2.pth', '0.png', cwd=tmp_path)

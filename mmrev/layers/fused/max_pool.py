@@ -23,9 +23,9 @@ def can_fuse(x: Tensor) -> bool:
 def fused_max_pool3x3(x: Tensor, stride: int, dilation: int, inplace: bool) -> Tensor:
     """3x3 max pooling in the form that suits the device.
 
-    PyTorch's operator stores its input and an 8-byte index per output for backward; this stores only the index, in two
-    bytes (four above 32,767 pixels). PyTorch's CPU kernel is slow unless the channels are last, so training uses that
-    layout for every input; without a gradient, the maximum of a map that is not small is taken along one axis after the
+    PyTorch's operator stores its input and an 8-byte index per output for backward; this stores only the position of
+    each maximum in its window, in two bytes. PyTorch's CPU kernel is slow unless the channels are last, so training uses
+    that layout for every input; without a gradient, the maximum of a map that is not small is taken along one axis after the
     other.
     """
     trains = needs_gradient(x)
@@ -93,14 +93,15 @@ class _MaxPool3x3(torch.autograd.Function):
         shape = b, c, *((side + 2 * (padding - dilation) - 1) // stride + 1 for side in (h, w))
         layout = _layout(ctx, x)
         y = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=ctx.memory_format)
-        index = torch.empty(shape, dtype=torch.int16 if h * w <= _INT16_MAX else torch.int32, device=x.device,
-                            memory_format=layout)
+        fits = 2 * dilation * (w + 1) <= _INT16_MAX  # the greatest distance from a window's origin
+        index = torch.empty(shape, dtype=torch.int16 if fits else torch.int32, device=x.device, memory_format=layout)
+        origins = _origins(ctx, index)
         for samples in _blocks(index):
             positions = torch.empty_like(index[samples], dtype=torch.long)
             with _part(y, samples, layout) as part:
                 aten.max_pool2d_with_indices.out(x[samples].contiguous(memory_format=layout), *ctx.window, out=part,
                                                  indices=positions)
-            index[samples].copy_(positions)
+            index[samples].copy_(positions.sub_(origins))
         ctx.save_for_backward(index)
         return y
 
@@ -110,12 +111,20 @@ class _MaxPool3x3(torch.autograd.Function):
         index, = ctx.saved_tensors
         layout = _layout(ctx, dy)
         dx = torch.empty(ctx.shape, dtype=dy.dtype, device=dy.device, memory_format=ctx.memory_format)
+        origins = _origins(ctx, index)
         for samples in _blocks(index):
             with _part(dx, samples, layout) as part:
                 aten.max_pool2d_with_indices_backward.grad_input(
-                    dy[samples].contiguous(memory_format=layout), part, *ctx.window, index[samples].long(),
+                    dy[samples].contiguous(memory_format=layout), part, *ctx.window, index[samples] + origins,
                     grad_input=part)
         return dx, None, None, None
+
+
+def _origins(ctx, index: Tensor) -> Tensor:
+    """Flat position of the pixel at which each window begins, or would if it were not padding: ``(H', W')``, int64."""
+    _, (stride, _), (padding, _), *_ = ctx.window
+    rows, columns = (torch.arange(side, device=index.device) * stride - padding for side in index.shape[2:])
+    return rows[:, None] * ctx.shape[3] + columns
 
 
 def _layout(ctx, x: Tensor) -> torch.memory_format:
