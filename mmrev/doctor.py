@@ -30,8 +30,7 @@ def report(facts: Facts, found: list[Problem]) -> list[str]:
     lines += [row(name, facts.version(name), f'{state_of(facts, name)} ({purpose})')
               for name, (purpose, _) in OPTIONAL.items()]
     if facts.torch_alone():
-        lines.append('Without OpenMMLab: mmrev.reversible, mmrev.layers and mmrev.testing work, models do not '
-                     '(see "Installation" in the README).')
+        lines.append('Without OpenMMLab: mmrev.reversible, mmrev.layers and mmrev.testing work, models do not.')
     lines.append(f'{len(found)} problem{"s" * (len(found) > 1)} found:' if found else 'No problems found.')
     for number, problem in enumerate(found, 1):
         lines += [f'  {number}. {problem.what}', f'     fix: {problem.fix}']

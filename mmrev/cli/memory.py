@@ -9,8 +9,7 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev memory') -> int:
     """Print the forecast; return the exit status, see `mmrev.cli.main`."""
     parser = Parser(prog, description='Predict the memory of a training step, without a GPU.')
     add_config_arguments(parser)
-    parser.add_argument('--image', type=int, nargs=2, metavar=('H', 'W'),
-                        help='size of the images after padding; by default the largest of the training pipeline')
+    parser.add_argument('--image', type=int, nargs=2, metavar=('H', 'W'), help='padded size; by default the largest')
     parser.add_argument('--batch', type=int, metavar='N', help='images per step; by default as in the config')
     parser.add_argument('--objects', type=int, default=8, metavar='K', help='objects per image (default 8)')
     parser.add_argument('--amp', action='store_true', help='mixed precision, as in mmrev train --amp')
@@ -18,8 +17,7 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev memory') -> int:
     parser.add_argument('--depth', type=int, default=2, help='levels of modules in the table (default 2)')
     parser.add_argument('--what-if', action='store_true', help='also predict each method of saving memory')
     parser.add_argument('--gpu-memory', metavar='SIZE', help='such as 12GB; print what fits into it')
-    parser.add_argument('--margin', metavar='SIZE', default='1GB',
-                        help='memory of CUDA, cuDNN and the allocator (default 1GB; not measured)')
+    parser.add_argument('--margin', metavar='SIZE', default='1GB', help='memory to leave for CUDA (default 1GB)')
     parser.add_argument('--json', metavar='FILE', help='write the figures in bytes')
     parser.add_argument('--picture', metavar='FILE', help='draw the bytes alive over the step')
     return run_command(parser, memory, argv)

@@ -141,7 +141,7 @@ def test_a_broken_package_is_named_with_what_fixes_it(tmp_path, case):
     status, output = run_doctor(tmp_path, **changes)
     assert status == 1, output
     assert problem in output
-    assert fix in output.split('wrong:')[1]
+    assert fix in output.split('found:')[1]
 
 
 def test_a_gpu_without_cuda_ops_is_a_finding_that_names_the_build_with_them():

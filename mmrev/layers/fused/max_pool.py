@@ -25,8 +25,7 @@ def fused_max_pool3x3(x: Tensor, stride: int, dilation: int, inplace: bool) -> T
 
     PyTorch's operator stores its input and an 8-byte index per output for backward; this stores only the position of
     each maximum in its window, in two bytes. PyTorch's CPU kernel is slow unless the channels are last, so training
-    uses that layout for every input; without a gradient, the maximum of a map that is not small is taken along one
-    axis after the other.
+    uses that layout for every input. Without a gradient, the maximum of a large map is taken along each axis in turn.
     """
     trains = needs_gradient(x)
     if not trains and x.device.type == 'cpu' and (dilation > 1 or not _is_small(x)):
