@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 import mmrev
+from mmrev import compat
 from mmrev.reversible import ReversibleSequence, StreamPart, TwoStreamCoupling
 from mmrev.testing import set_reversible
 
@@ -27,7 +28,7 @@ SAVING = [  # level of save_memory, options of DDP
     ('cheap', dict(find_unused_parameters=True)),
     ('blocks', dict(find_unused_parameters=True, gradient_as_bucket_view=True)),
     ('cheap', dict(static_graph=True)),
-]
+] if compat.can_save_memory else []
 
 
 class AllReduceNorm(nn.Module):
