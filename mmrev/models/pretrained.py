@@ -105,7 +105,7 @@ def load_weights(module: nn.Module, content: Any, source: str, prefix: Optional[
     weights = _tensors(content)
     if not weights:
         raise ProblemError(f'`{source}` holds no weights: there is no tensor in its state dict',
-                              f'Give a checkpoint of a {kind}')
+                              f'Give a checkpoint of {kind}')
     if prefix and any(name.startswith(prefix) for name in weights):
         weights = {name[len(prefix):]: value for name, value in weights.items() if name.startswith(prefix)}
     incompatible, other_shape = [], {}
@@ -127,7 +127,7 @@ def load_weights(module: nn.Module, content: Any, source: str, prefix: Optional[
                               f'of shape [{here.strip("[]")}] in this config', f'Give a checkpoint of this {kind}')
     if not loaded:
         raise ProblemError(f'`{source}` holds no weight of this {kind}: its names are {_short(weights)}',
-                              f'Give a checkpoint of a {kind}; `mmrev convert` converts published ones')
+                              f'Give a checkpoint of {kind}; `mmrev convert` converts published ones')
     state = module.state_dict()
     for name in state:
         if name in weights and not holds_numbers(weights[name], state[name]):
