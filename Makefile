@@ -29,7 +29,7 @@ quickstart: setup  ## make the digits set, train a reversible detector on it, ev
 	$(PY) tools/quickstart.py $(ARGS)
 
 test: setup  ## the test suite, in two processes
-	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 test-unit: setup  ## fast tests that start no other process; under three minutes
 	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not subprocess and not slow and not training and not faults and not kills" $(ARGS)

@@ -53,9 +53,7 @@ LACKING_ON_CPU = re.compile("not implemented for 'Half'|AutocastCPU only support
 
 
 def pytest_collection_modifyitems(items):
-    """Skip tests of what the installed PyTorch lacks; begin with files that take long, so that none is left over."""
-    long = {item.path for item in items if item.get_closest_marker('subprocess') or item.get_closest_marker('slow')}
-    items.sort(key=lambda item: item.path not in long)
+    """Skip tests of what the installed PyTorch lacks."""
     for pattern, has, what in LACKING:
         if not has:
             mark = pytest.mark.skip(reason=f'PyTorch {torch.__version__} lacks {what}')

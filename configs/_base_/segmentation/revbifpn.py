@@ -1,5 +1,5 @@
 """What the segmentors share: RevBiFPN, whose levels go to the head as they are: they have been fused already."""
-_base_ = '../_base_/segmentation/segmentor.py'
+_base_ = './segmentor.py'
 
 segmentor = dict(
     data_preprocessor=_base_.padded,
