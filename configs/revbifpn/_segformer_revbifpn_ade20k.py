@@ -2,7 +2,7 @@
 _base_ = [
     'mmseg::_base_/models/segformer_mit-b0.py',
     '../_base_/segmentation/ade20k_adamw_160k.py',
-    '../_base_/segmentation/revbifpn.py',
+    '../_base_/segmentation/pyramid_segmentor.py',
 ]
 
 model = dict(**_base_.segmentor, decode_head=dict(num_classes=150))

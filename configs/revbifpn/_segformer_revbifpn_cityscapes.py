@@ -2,7 +2,7 @@
 _base_ = [
     'mmseg::_base_/models/segformer_mit-b0.py',
     '../_base_/segmentation/cityscapes_1024_adamw_160k.py',
-    '../_base_/segmentation/revbifpn.py',
+    '../_base_/segmentation/pyramid_segmentor.py',
 ]
 
 segmentor = _base_.segmentor

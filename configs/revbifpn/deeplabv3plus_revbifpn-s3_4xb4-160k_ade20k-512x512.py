@@ -2,7 +2,7 @@
 _base_ = [
     'mmseg::_base_/models/deeplabv3plus_r50-d8.py',
     '../_base_/segmentation/ade20k_sgd_160k.py',
-    '../_base_/segmentation/revbifpn.py',
+    '../_base_/segmentation/pyramid_segmentor.py',
 ]
 
 channels = [128, 160, 208, 416]

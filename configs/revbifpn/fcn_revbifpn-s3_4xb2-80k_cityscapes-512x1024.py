@@ -2,7 +2,7 @@
 _base_ = [
     'mmseg::_base_/models/fcn_hr18.py',
     '../_base_/segmentation/cityscapes_sgd_80k.py',
-    '../_base_/segmentation/revbifpn.py',
+    '../_base_/segmentation/pyramid_segmentor.py',
 ]
 
 channels = [128, 160, 208, 416]

@@ -2,7 +2,7 @@
 _base_ = [
     'mmseg::_base_/models/upernet_r50.py',
     '../_base_/segmentation/ade20k_adamw_160k.py',
-    '../_base_/segmentation/revbifpn.py',
+    '../_base_/segmentation/pyramid_segmentor.py',
 ]
 
 channels = [128, 160, 208, 416]
