@@ -24,7 +24,7 @@ MISTAKES = {
          'model.backbone.init_cfg.checkpoint=othr.pth'], 'model.backbone.init_cfg.checkpoint', '`other.pth`'),
     'weights to start from of another model': (
         option('model.backbone.init_cfg.checkpoint=other.pth'), '`other.pth` holds no weight of this RevBiFPN: its '
-        'names are other (model.backbone.init_cfg.checkpoint)', 'Give a checkpoint of a RevBiFPN'),
+        'names are other (model.backbone.init_cfg.checkpoint)', 'Give a checkpoint of RevBiFPN'),
     "mmengine's initializer with weights of another model": (
         ['train', 'good.py', '--cfg-options', 'model.init_cfg.type=Pretrained', 'model.init_cfg.checkpoint=other.pth'],
         '`other.pth` holds no weight of this FasterRCNN: its names are other (model.init_cfg.checkpoint)', 'Give a'),
@@ -32,7 +32,7 @@ MISTAKES = {
         option('model.backbone.init_cfg=other.pth'), '`model.backbone.init_cfg` is a string, not a dict (in good.py)',
         '--cfg-options model.backbone.init_cfg.checkpoint=other.pth'),
     'weights to start from without a tensor': (option('model.backbone.init_cfg.checkpoint=numbers.pth'),
-                                               '`numbers.pth` holds no weights', 'Give a checkpoint of a RevBiFPN'),
+                                               '`numbers.pth` holds no weights', 'Give a checkpoint of RevBiFPN'),
     'a checkpoint that is not there': (['test', 'good.py', 'othre.pth'], '`othre.pth` does not exist', '`other.pth`'),
     'a checkpoint that is text': (['test', 'good.py', 'no_checkpoint.pth'], 'no_checkpoint.pth', 'another'),
     'a checkpoint cut off': (['test', 'good.py', 'cut.pth'], 'cut.pth', 'Copy it again'),

@@ -156,7 +156,15 @@ def test_only_the_main_process_renames_what_it_writes(tmp_path, monkeypatch):
     assert names(tmp_path) == ['epoch_1.pth.part']
 
 
-def test_ctrl_c_while_a_checkpoint_is_written_waits_until_it_is_complete(tmp_path, monkeypatch):
+@pytest.fixture
+def interruptible():
+    """As in a terminal; a shell starts its background jobs with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_while_a_checkpoint_is_written_waits_until_it_is_complete(tmp_path, monkeypatch, interruptible):
     """mmengine's formatting of the config, which is part of writing, turns `KeyboardInterrupt` into another error."""
 
     def interrupted(config):
