@@ -26,7 +26,7 @@ LACKING = [
     (r'test_save_memory|test_stock_networks|test_save_memory_hook|test_random_networks|'
      r'runs\[docs/memory\.md-1', TORCH >= (2, 5),
      'a way to ask which saved-tensor hooks are active, which save_memory needs'),
-    (r'test_memory/test_forecast|test_memory_predicts_what_a_real_step', TORCH >= (2, 5),
+    (r'test_memory/test_(forecast|budget)|test_memory_predicts_what_a_real_step', TORCH >= (2, 5),
      'fake tensors that can be released early'),
     (r'test_waits|test_on_a_gpu_|test_the_bias_is_contiguous|cuda:fake|_sanitizer_|the_generator_of_every_device',
      TORCH >= (2, 5), 'fake tensors on a GPU that is not there'),
@@ -39,6 +39,8 @@ LACKING = [
      'a way to ask whether a backward retains the graph: the final streams are kept until the graph is freed'),
     (r'test_reading_leaves_torch_as_strict|cannot_reach_other_functions_by_the_name',
      TORCH >= (2, 6), 'torch.serialization.safe_globals'),
+    (r'test_a_compiled_function_chooses_the_kernel_without_cudnn_too', TORCH >= (2, 6),
+     'a compiler that can choose kernels of attention'),
     (r'a text for the learning rate', 'lr' in torch.optim.SGD.__init__.__annotations__,
      'types of the arguments of optimizers'),
     (r'test_a_reversible_backbone_is_as_near_to_float32', TORCH >= (2, 2), 'bfloat16 on the CPU that drifts as little'),

@@ -46,7 +46,6 @@ def test_on_a_gpu_attention_without_a_bias_leaves_the_kernel_to_pytorch(calls):
     assert calls == [(None, True)]
 
 
-@pytest.mark.skipif(torch.__version__ < '2.6', reason='the compiler cannot choose kernels of attention')
 def test_a_compiled_function_chooses_the_kernel_without_cudnn_too(monkeypatch):
     """The choice is a node of the graph, before the attention; afterwards cuDNN's kernel is allowed as before."""
     choices, without_cudnn = [], compat.without_cudnn_attention

@@ -15,7 +15,6 @@ pytest.importorskip('mmdet')
 from mmengine.logging import MessageHub  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
 
-from mmrev import compat  # noqa: E402
 import mmrev.hooks.memory_budget_hook  # noqa: E402
 from mmrev.apis.run import build_runner, load_config, running  # noqa: E402
 from mmrev.cli import main  # noqa: E402
@@ -31,7 +30,6 @@ from support import toy_classification  # noqa: E402
 from support.commands import said  # noqa: E402
 
 MIB = 2**20
-pytestmark = pytest.mark.skipif(not compat.can_save_memory, reason='needs PyTorch 2.5')
 SPEED = Speed(3e10, 4e9)
 CASES = {  # config, options, batch
     'blocks': ('mmpretrain::resnet/resnet18_8xb32_in1k.py', {}, Batch(16, 96, 96)),
