@@ -8,7 +8,8 @@ from typing import Callable, Dict, NamedTuple
 
 import torch
 
-PARTS = ('gradients', 'attention', 'waits', 'overlap', 'norms', 'training', 'processes', 'stack')
+PARTS = ('gradients', 'attention', 'reconstruction', 'waits', 'overlap', 'norms', 'training', 'processes',
+         'stack')
 
 
 class On(NamedTuple):

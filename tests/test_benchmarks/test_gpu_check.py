@@ -8,10 +8,18 @@ import pytest
 import torch
 from gpu_checks import On, Skipped, all_checks, needs_gpus, stack
 
+from support.backbones import BACKBONES
+
 # Those left out take long on the CPU (processes, whole commands); a person runs them by `--device cpu --small`.
 QUICK = ['gradients in float32, RevViT', 'against plain', 'autocast, RevSwin', 'dropout first',
          'attention kernel, shifted', 'no waits', 'sanitizer', 'against float64', 'against PyTorch', 'time of',
-         'GradScaler', 'nms', 'second GPU']
+         'GradScaler', "mmcv's", 'second GPU']
+
+# What a failure of a later check may follow from comes first.
+ORDER = ['gradients in float32', 'gradients and generators', 'autocast, RevSwin', 'attention kernel', 'reconstruction',
+         'dropout first', 'no waits', 'overlap on and off', 'sanitizer', 'reserved memory', 'against float64',
+         'time of batch norm', 'max pooling against', 'GradScaler', 'InPlaceABNSync', 'DistributedDataParallel',
+         'second GPU', 'doctor', "mmcv's build", 'nms and RoIAlign', 'train --amp', 'torchrun']
 
 
 def report(monkeypatch, tmp_path, *arguments):
@@ -37,6 +45,14 @@ def test_without_a_gpu_every_check_is_skipped_by_name(monkeypatch, tmp_path):
     assert status == 0 and [name for name, _, _ in lines] == list(all_checks())
     assert {line[1:] for line in lines} == {('skipped', 'no GPU')}
     assert text.startswith(f'# GPU checks: 0 pass, 0 fail, {len(lines)} skipped')
+
+
+def test_the_checks_run_in_order_and_cover_every_backbone():
+    names = list(all_checks())
+    first = [next(i for i, name in enumerate(names) if word in name) for word in ORDER]
+    assert first == sorted(first)
+    for backbone in BACKBONES:
+        assert {f'gradients in float32, {backbone}', f'no waits for the device, {backbone}'} <= set(names)
 
 
 def test_a_check_that_fails_ends_in_status_1_and_the_others_run(monkeypatch, tmp_path):
