@@ -79,16 +79,46 @@ def pytest_runtest_call():
 
 @pytest.fixture(scope='session', autouse=True)
 def find_a_config_of_a_host_once():
-    """mmengine reads every metafile of mmdet or mmpretrain for each file that a config inherits from there."""
+    """mmengine reads every metafile of mmdet or mmpretrain for each file that a config inherits from there: 0.1 s."""
     try:
-        from mmengine.config import Config
+        from mmengine.config import Config, utils
     except ImportError:
         yield
         return
     find = Config._get_cfg_path
+    of_a_host = lru_cache(maxsize=None)(lambda name: find(name, ''))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Config, '_get_cfg_path', staticmethod(lru_cache(maxsize=None)(find)))
+        patch.setattr(utils, 'load', lru_cache(maxsize=None)(utils.load))
+        patch.setattr(Config, '_get_cfg_path', staticmethod(
+            lambda name, file: of_a_host(name) if '::' in name else find(name, file)))
         yield
+
+
+@pytest.fixture(scope='session', autouse=True)
+def runs_without_a_pretty_config():
+    """A run formats its config seven times, 0.2 s each, and asks every compiler for its version.
+
+    Runs within this process and its forks do neither; those of processes of their own do both.
+    """
+    try:
+        import mmengine.config.config
+        from mmengine.runner import Runner
+    except ImportError:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **style: (text, True))
+        patch.setattr(Runner, '_log_env', lambda *args: None)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def algorithms_of_the_process():
+    """A run with `deterministic=True` sets them for the whole process; other tests are not to meet it."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.backends.cudnn.deterministic = before[1]
 
 
 @pytest.fixture(autouse=True)
