@@ -18,6 +18,7 @@ import torch.cuda._sanitizer
 torch.cuda._sanitizer.enable_cuda_sanitizer()
 from gpu_checks.overlap import network, step
 device = torch.device({device!r})
+torch.cuda.set_device(device)
 module = network(device)
 module.overlap = True
 for i in range({iterations}):
