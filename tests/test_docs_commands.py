@@ -25,9 +25,7 @@ import torch
 
 pytest.importorskip('mmpretrain')
 pytest.importorskip('mmdet')
-import mmengine.config.config  # noqa: E402
 from mmdet.datasets import CocoDataset  # noqa: E402
-from mmengine.runner import Runner  # noqa: E402
 
 import mmrev.models  # noqa: E402, F401
 from mmrev.apis.run import load_config  # noqa: E402
@@ -122,9 +120,6 @@ def folder(tmp_path_factory):
         patch.setenv('TORCH_HOME', str(tmp_path / 'cache'))
         patch.setattr(torch.hub, 'download_url_to_file', lambda url, file, *args, **kwargs: stand_in(Path(file)))
         patch.setattr(published, 'check_hash', lambda *args: None)
-        # Half of the time of a short run: configs made pretty for the log, compilers asked for their versions, curves.
-        patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **style: (text, True))
-        patch.setattr(Runner, '_log_env', lambda *args: None)
         patch.setattr(run_report_hook, 'draw_curves', lambda *args: None)
         yield tmp_path
 
