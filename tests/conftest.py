@@ -26,8 +26,10 @@ LACKING = [
     (r'test_save_memory|test_stock_networks|test_save_memory_hook|test_random_networks|'
      r'runs\[docs/memory\.md-1', TORCH >= (2, 5),
      'a way to ask which saved-tensor hooks are active, which save_memory needs'),
-    (r'test_memory/test_(forecast|budget)|test_memory_predicts_what_a_real_step', TORCH >= (2, 5),
-     'fake tensors that can be released early'),
+    (r'test_memory/test_(forecast|budget)|test_memory_predicts_what_a_real_step|of_a_page_run\[docs/budget\.md',
+     TORCH >= (2, 5), 'fake tensors that can be released early'),
+    (r'is_taken_by_its_program\[python benchmarks/any_network\.py', TORCH >= (2, 5),
+     'selective activation checkpointing'),
     (r'test_waits|test_on_a_gpu_|test_the_bias_is_contiguous|cuda:fake|_sanitizer_|the_generator_of_every_device',
      TORCH >= (2, 5), 'fake tensors on a GPU that is not there'),
     (r'test_a_compiled_training_step', TORCH >= (2, 5), 'torch.compile of a whole training step of mmengine'),
@@ -77,16 +79,46 @@ def pytest_runtest_call():
 
 @pytest.fixture(scope='session', autouse=True)
 def find_a_config_of_a_host_once():
-    """mmengine reads every metafile of mmdet or mmpretrain for each file that a config inherits from there."""
+    """mmengine reads every metafile of mmdet or mmpretrain for each file that a config inherits from there: 0.1 s."""
     try:
-        from mmengine.config import Config
+        from mmengine.config import Config, utils
     except ImportError:
         yield
         return
     find = Config._get_cfg_path
+    of_a_host = lru_cache(maxsize=None)(lambda name: find(name, ''))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Config, '_get_cfg_path', staticmethod(lru_cache(maxsize=None)(find)))
+        patch.setattr(utils, 'load', lru_cache(maxsize=None)(utils.load))
+        patch.setattr(Config, '_get_cfg_path', staticmethod(
+            lambda name, file: of_a_host(name) if '::' in name else find(name, file)))
         yield
+
+
+@pytest.fixture(scope='session', autouse=True)
+def runs_without_a_pretty_config():
+    """A run formats its config seven times, 0.2 s each, and asks every compiler for its version.
+
+    Runs within this process and its forks do neither; those of processes of their own do both.
+    """
+    try:
+        import mmengine.config.config
+        from mmengine.runner import Runner
+    except ImportError:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **style: (text, True))
+        patch.setattr(Runner, '_log_env', lambda *args: None)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def algorithms_of_the_process():
+    """A run with `deterministic=True` sets them for the whole process; other tests are not to meet it."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
+    yield
+    torch.use_deterministic_algorithms(before[0])
+    torch.backends.cudnn.deterministic = before[1]
 
 
 @pytest.fixture(autouse=True)

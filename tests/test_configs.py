@@ -5,6 +5,7 @@ import math
 import re
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
@@ -151,8 +152,8 @@ def test_detectors_with_and_without_masks_differ_in_nothing_before_the_heads(nam
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', [*DETECTORS, 'cascade_mask_rcnn_revbifpn_s0', 'mask_rcnn_revbifpn_s0_digits'])
-def test_one_training_iteration_changes_every_part_of_the_detector(name, tmp_path, monkeypatch):
-    train_one_iteration(load(f'revbifpn/{name}.py'), 'backbone.stages.couplings.0.', tmp_path, monkeypatch)
+def test_one_training_iteration_changes_every_part_of_the_detector(name, tmp_path):
+    train_one_iteration(load(f'revbifpn/{name}.py'), 'backbone.stages.couplings.0.', tmp_path)
 
 
 SMALL_SWIN = dict(embed_dims=96, depths=(1, 1, 1, 1), num_heads=(3, 3, 3, 3))  # the necks are made for these channels
@@ -170,15 +171,15 @@ SMALL_VIT = dict(embed_dims=768, num_layers=1, num_heads=12, feedforward_channel
     ('revswin/faster_rcnn_revswin-t_fpn', SMALL_SWIN, 'backbone.blocks.couplings.0.'),
     ('revswin/mask_rcnn_revswin-t_fpn', SMALL_SWIN, 'backbone.blocks.couplings.0.'),
 ])
-def test_one_training_iteration_of_a_transformer_changes_every_part(name, arch, first, tmp_path, monkeypatch):
+def test_one_training_iteration_of_a_transformer_changes_every_part(name, arch, first, tmp_path):
     """Of COCO's, with few layers; `test_config_builds_its_model` builds them as they are."""
     cfg = load(f'{name}.py')
     if arch:
         cfg.model.backbone.arch = arch
-    train_one_iteration(cfg, first, tmp_path, monkeypatch)
+    train_one_iteration(cfg, first, tmp_path)
 
 
-def train_one_iteration(cfg, first, folder, monkeypatch):
+def train_one_iteration(cfg, first, folder):
     """On two small images; weights of ``first`` in the backbone, of the neck and of every head must change."""
     write_masks(write_dataset(folder / 'data', num_images=2))
     overrides = small_run(folder)
@@ -190,7 +191,6 @@ def train_one_iteration(cfg, first, folder, monkeypatch):
     if 'mask_head' in cfg.model.roi_head:
         cfg.model.roi_head.mask_head.num_classes = len(CLASSES)
         parts.append('roi_head.mask_head.')
-    monkeypatch.setattr(Runner, '_log_env', lambda *args: None)  # asking the compilers takes longer than training
     runner = Runner.from_cfg(cfg)
     runner.model.init_weights()
     before = {name: float(weight.detach().abs().sum()) for name, weight in runner.model.named_parameters()}
@@ -217,29 +217,56 @@ def test_the_lines_for_masks_make_the_example_a_mask_detector(tmp_path):
     assert cfg.model.roi_head.bbox_head.num_classes == cfg.model.roi_head.mask_head.num_classes == 3
 
 
-@pytest.mark.parametrize('task', ['bbox', 'segm'])
+@pytest.mark.parametrize('task', ['bbox', 'segm', 'semseg'])
 def test_the_benchmark_on_own_data_compares_models_that_differ_in_backbone_and_neck_alone(task, tmp_path, monkeypatch):
     import mmrev.registry  # noqa: F401  makes `mmrev::` known
+    if task == 'semseg':
+        pytest.importorskip('mmseg')
+    benchmark = own_data_benchmark(monkeypatch)
+    (tmp_path / 'annotations').mkdir()
+    write_dataset(tmp_path / 'data').rename(tmp_path / 'annotations' / 'train.json')
+    configs = []
+    for name in benchmark.TASKS[task].models:
+        text = benchmark.config_text(name, benchmark.parse_args([str(tmp_path), '--task', task]))
+        (tmp_path / f'{name}.py').write_text(text)
+        configs.append(plain(Config.fromfile(tmp_path / f'{name}.py')._cfg_dict))
+    ours, *others = configs
+    assert ours['train_dataloader']['dataset']['pipeline'][1].get('with_mask', False) is (task == 'segm')
+    for cfg in configs:
+        del cfg['model']['backbone']
+        if task == 'semseg':
+            assert cfg['model']['decode_head']['num_classes'] == 3
+            assert cfg['train_dataloader']['dataset']['metainfo'] == dict(classes=['background', *CLASSES])
+            del cfg['model']['decode_head']['in_channels']
+            continue
+        del cfg['model']['neck']
+        cfg['model'].pop('init_cfg', None)  # does nothing while its checkpoint is None
+    for theirs in others:
+        for key in theirs:
+            assert ours[key] == theirs[key], key
+
+
+def test_the_benchmark_on_own_data_draws_labels_one_above_those_of_the_boxes(tmp_path, monkeypatch):
+    (tmp_path / 'annotations').mkdir()
+    for split in ('train', 'val'):
+        file = write_dataset(tmp_path / split, num_images=1)
+        write_masks(file)
+        file.rename(tmp_path / f'annotations/{split}.json')
+    own_data_benchmark(monkeypatch).draw_labels(tmp_path, tmp_path / 'labels')
+    image = cv2.imread(str(tmp_path / 'val/images/0.png'), cv2.IMREAD_GRAYSCALE)  # squares of 20 and 235 on 128
+    labels = cv2.imread(str(tmp_path / 'labels/val/0.png'), cv2.IMREAD_UNCHANGED)
+    assert (labels == 1).any() and (labels == 2).any()
+    assert (labels == (image < 128) + 2 * (image > 128)).all()
+
+
+def own_data_benchmark(monkeypatch):
+    """benchmarks/own_data.py, which imports from its own folder."""
     path = CONFIGS.parent / 'benchmarks' / 'own_data.py'
     monkeypatch.syspath_prepend(str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    (tmp_path / 'annotations').mkdir()
-    write_dataset(tmp_path / 'data').rename(tmp_path / 'annotations' / 'train.json')
-    configs = []
-    for name in benchmark.MODELS:
-        text = benchmark.config_text(name, benchmark.parse_args([str(tmp_path), '--task', task]))
-        (tmp_path / f'{name}.py').write_text(text)
-        configs.append(plain(Config.fromfile(tmp_path / f'{name}.py')._cfg_dict))
-    ours, *others = configs
-    assert ours['train_dataloader']['dataset']['pipeline'][1].get('with_mask') is (task == 'segm')
-    for cfg in configs:
-        del cfg['model']['backbone'], cfg['model']['neck']
-        cfg['model'].pop('init_cfg', None)  # does nothing while its checkpoint is None
-    for theirs in others:
-        for key in theirs:
-            assert ours[key] == theirs[key], key
+    return benchmark
 
 
 def plain(value):

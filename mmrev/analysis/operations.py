@@ -5,7 +5,8 @@ function), and the meta device suffices. mmengine's ``get_model_complexity_info`
 device, and counts neither attention nor the operators within an autograd function (mmengine 0.10.7).
 """
 from collections import defaultdict
-from typing import Any, Callable, Dict, List, NamedTuple
+from contextlib import contextmanager
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +107,7 @@ def count_operations(model: nn.Module, *inputs: Any, **kwargs: Any) -> Dict[str,
     model.eval()
     try:
         with (ModuleStack(model) as running, torch.no_grad(), without_attention_fast_path(),
-              _OperationCounter(running) as counter):
+              _without_deterministic_algorithms(), _OperationCounter(running) as counter):
             model(*inputs, **kwargs)
     finally:
         for module, training in flags.items():
@@ -116,6 +117,18 @@ def count_operations(model: nn.Module, *inputs: Any, **kwargs: Any) -> Dict[str,
         path: Operations(sum(p.numel() for p in module.parameters()), macs[path], macs[path] + others[path])
         for path, module in model.named_modules()
     }
+
+
+@contextmanager
+def _without_deterministic_algorithms() -> Iterator[None]:
+    """Without those that split an interpolation into operators which are not counted (all devices but the CPU)."""
+    enabled = torch.are_deterministic_algorithms_enabled()
+    warn_only = torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(enabled, warn_only=warn_only)
 
 
 def _with_descendants(counts: Dict[str, int]) -> Dict[str, int]:

@@ -67,6 +67,14 @@ def test_attention_is_counted_on_every_device(device):
     assert counts[''].published == counts[''].macs + 2 * 2 * 10 * 16  # two norms
 
 
+def test_deterministic_algorithms_change_no_count():
+    with torch.device('meta'):
+        layer, x = nn.Upsample(scale_factor=2, mode='bilinear'), torch.zeros(1, 4, 6, 6)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    assert count_operations(layer, x)[''].published == 11 * 4 * 12 * 12
+    assert torch.are_deterministic_algorithms_enabled() and torch.is_deterministic_algorithms_warn_only_enabled()
+
+
 def test_what_an_autograd_function_does_within_is_counted():
 
     class Product(torch.autograd.Function):
