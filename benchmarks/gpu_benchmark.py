@@ -148,6 +148,8 @@ def main() -> int:
         print('skipped: no GPU (--device cpu --tiny runs the logic)')
         return 0
     on = On(torch.device('cuda', device.index or 0) if device.type == 'cuda' else device, args.tiny)
+    if on.is_cuda:
+        torch.cuda.set_device(on.device)
     rows = run([case for case in cases(args.tiny) if any(word in case.network for word in args.only)], on, args.rounds)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(as_markdown(rows, machine(on)))

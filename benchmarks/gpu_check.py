@@ -1,7 +1,7 @@
 """Check on a GPU what could not be checked without one; print a line per check and save them as Markdown.
 
     python benchmarks/gpu_check.py                          # or: make test-gpu
-    python benchmarks/gpu_check.py --only attention norms   # checks with one of these words in their name
+    python benchmarks/gpu_check.py --only attention waits   # checks with one of these words in their name
     python benchmarks/gpu_check.py --device cpu --small     # the logic alone, without a GPU
 
 Each line shows pass, fail or skipped, with a figure or the reason. Without a GPU all checks are skipped by name. The
@@ -76,12 +76,16 @@ def main() -> int:
     on = On(torch.device(args.device), args.small)
     there = not on.is_cuda or torch.cuda.is_available()
     on = on._replace(device=torch.device('cuda', on.device.index or 0) if on.is_cuda and there else torch.device('cpu'))
+    if on.is_cuda:
+        torch.cuda.set_device(on.device)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
+    chosen = {name: function for name, function in all_checks().items() if any(word in name for word in args.only)}
+    if not chosen:
+        parser.error(f'no check has one of these words in its name: {", ".join(args.only)}')
     lines = []
-    for name, function in all_checks().items():
-        if any(word in name for word in args.only):
-            lines.append(run(name, function, on) if there else Line(name, 'skipped', 'no GPU', 0.))
-            print(f'{lines[-1].outcome:8s} {name:60s} {lines[-1].figure}', flush=True)
+    for name, function in chosen.items():
+        lines.append(run(name, function, on) if there else Line(name, 'skipped', 'no GPU', 0.))
+        print(f'{lines[-1].outcome:8s} {name:60s} {lines[-1].figure}', flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(as_markdown(lines, machine(on)))
     print(f'The lines are in {args.out}')

@@ -1,14 +1,16 @@
-"""RevBiFPN, mmdet's ResNet-50 FPN and HRNet on your own data, from random weights, with the same data and schedule.
+"""RevBiFPN beside the ResNets and HRNet of mmdet and mmseg on your own data, from random weights, trained alike.
 
 Examples:
     python benchmarks/own_data.py DATA                 # boxes: Faster R-CNN
     python benchmarks/own_data.py DATA --task segm     # masks: Mask R-CNN
+    python benchmarks/own_data.py DATA --task semseg   # classes of pixels: the head of Panoptic FPN, in mmseg
     python benchmarks/own_data.py DATA --models revbifpn_s3 revbifpn_s3_plain resnet50_fpn hrnetv2p_w18
 
 DATA holds `annotations/train.json` and `annotations/val.json` in COCO's format, and the images in `train/` and `val/`.
 Everything except backbone and neck is the same for all: images, batches, steps, optimizer, heads. Parameters,
 memory per image and processor time per step (one thread) are measured with the trained weights on images of the
-validation set.
+validation set. For classes of pixels, maps of labels are drawn from the objects' masks: 0 is the background, a later
+object covers an earlier one.
 """
 import argparse
 import json
@@ -17,31 +19,56 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Dict, NamedTuple, Tuple
 
 import cost
+import cv2
+import numpy as np
+from pycocotools.coco import COCO
 
 ROOT = Path(__file__).resolve().parents[1]
 FROM_SCRATCH = dict(init_cfg=None, frozen_stages=-1, norm_eval=False)  # what mmdet sets for ImageNet's weights
-KINDS = dict(bbox='faster', segm='mask')  # of the R-CNN, by task
-MODELS = dict(
+DETECTORS = dict(
     revbifpn_s0=('mmrev::revbifpn/{0}_rcnn_revbifpn_s0.py', {}),
     resnet50_fpn=('mmdet::{0}_rcnn/{0}-rcnn_r50_fpn_1x_coco.py', dict(backbone=FROM_SCRATCH)),
     revbifpn_s3=('mmrev::revbifpn/{0}_rcnn_revbifpn_s3.py', {}),
     revbifpn_s3_plain=('mmrev::revbifpn/{0}_rcnn_revbifpn_s3.py', dict(backbone=dict(reversible=False))),
     hrnetv2p_w18=('mmdet::hrnet/{0}-rcnn_hrnetv2p-w18-1x_coco.py', dict(backbone=dict(init_cfg=None, norm_eval=False))),
 )
+SEGMENTOR = 'mmrev::revbifpn/fpn_revbifpn-s0_digits.py'
+SEGMENTORS = dict(
+    revbifpn_s0=(SEGMENTOR, {}),
+    resnet18=(SEGMENTOR, dict(
+        backbone=dict(_delete_=True, type='mmseg.ResNet', depth=18, norm_cfg=dict(type='BN')),
+        decode_head=dict(in_channels=[64, 128, 256, 512]))),
+)
+
+
+class Task(NamedTuple):
+    """What is trained: its models, the first two by default, the R-CNN's kind, and its metrics in mmengine's log."""
+    models: Dict[str, Tuple[str, dict]]
+    kind: str
+    metrics: Dict[str, str]
+
+
+TASKS = dict(
+    bbox=Task(DETECTORS, 'faster', dict(mAP='coco/bbox_mAP', mAP50='coco/bbox_mAP_50')),
+    segm=Task(DETECTORS, 'mask', dict(mAP='coco/segm_mAP', mAP50='coco/segm_mAP_50')),
+    semseg=Task(SEGMENTORS, '', dict(mIoU='mIoU', mDice='mDice')))
 
 
 def main(argv=None):
     """Train and test the models one after the other, print the table."""
     args = parse_args(argv)
+    metrics = TASKS[args.task].metrics
+    if args.task == 'semseg':
+        draw_labels(args.data, args.work_dir / 'labels')
     rows = [run(name, args) for name in args.models]
-    print(f'\n{args.task:<18}{"M param.":>9}{"MiB/img":>9}{"CPU s":>8}{"mAP":>8}{"mAP50":>8}{"minutes":>9}   '
-          f'{args.epochs} epochs of {args.data}')
-    for name, spent, metrics, minutes in rows:
-        values = (metrics[f'coco/{args.task}_{metric}'] for metric in ('mAP', 'mAP_50'))
+    print(f'\n{args.task:<18}{"M param.":>9}{"MiB/img":>9}{"CPU s":>8}' + ''.join(f'{name:>8}' for name in metrics) +
+          f'{"minutes":>9}   {args.epochs} epochs of {args.data}')
+    for name, spent, scores, minutes in rows:
         print(f'{name:<18}{spent.parameters:>9.1f}{spent.mib:>9.1f}{spent.seconds:>8.2f}' +
-              ''.join(f'{value:>8.3f}' for value in values) + f'{minutes:>9.1f}')
+              ''.join(f'{scores[key]:>8.4g}' for key in metrics.values()) + f'{minutes:>9.1f}')
     return 0
 
 
@@ -50,8 +77,10 @@ def parse_args(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__.split('\n', 1)[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument('data', type=Path, help='folder with annotations/, train/ and val/')
-    parser.add_argument('--task', choices=KINDS, default='bbox', help='boxes alone, or boxes and masks')
-    parser.add_argument('--models', nargs='+', choices=MODELS, default=['revbifpn_s0', 'resnet50_fpn'])
+    parser.add_argument('--task', choices=TASKS, default='bbox', help='boxes, boxes and masks, or classes of pixels')
+    parser.add_argument('--models', nargs='+', choices=[*DETECTORS, *SEGMENTORS],
+                        help="the task's first two by default: " + '; '.join(
+                            f'{task}: {", ".join(list(entry.models)[:2])}' for task, entry in TASKS.items()))
     parser.add_argument('--work-dir', type=Path, default='work_dirs/own_data')
     parser.add_argument('--epochs', type=int, default=12)
     parser.add_argument('--batch-size', type=int, default=2)
@@ -60,7 +89,12 @@ def parse_args(argv=None):
     parser.add_argument('--channels', type=int, default=64, help='of the feature pyramid and the heads; COCO: 256')
     parser.add_argument('--lr', type=float, default=1e-3, help='of AdamW')
     parser.add_argument('--seed', type=int, default=0)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    models = TASKS[args.task].models
+    args.models = args.models or list(models)[:2]
+    if unknown := set(args.models) - set(models):
+        parser.error(f'--task {args.task} has no model {unknown.pop()}: it has {", ".join(models)}')
+    return args
 
 
 def run(name, args):
@@ -79,24 +113,43 @@ def run(name, args):
     return name, spent, json.loads(scores.read_text(encoding='utf-8').splitlines()[-1]), minutes
 
 
+def draw_labels(data, folder):
+    """Draw the maps of labels of the objects, as PNG files with the names of their images."""
+    for split in ('train', 'val'):
+        coco = COCO(data / f'annotations/{split}.json')
+        number = {category: label for label, category in enumerate(coco.getCatIds(), start=1)}
+        (folder / split).mkdir(parents=True, exist_ok=True)
+        for image in coco.loadImgs(coco.getImgIds()):
+            labels = np.zeros((image['height'], image['width']), np.uint8)
+            for entry in coco.loadAnns(coco.getAnnIds(image['id'])):
+                labels[coco.annToMask(entry) == 1] = number[entry['category_id']]
+            cv2.imwrite(str((folder / split / image['file_name']).with_suffix('.png')), labels)
+
+
 def config_text(name, args):
     """The config of one model: its base, and what is the same for all."""
-    base, own = MODELS[name]
-    categories = json.loads((args.data / 'annotations' / 'train.json').read_text(encoding='utf-8'))['categories']
-    classes = tuple(category['name'] for category in categories)
-    settings = shared_settings(str(args.data.resolve()) + '/', classes, args)
-    settings['model'].update(own)
-    settings = {'_base_': base.format(KINDS[args.task]), **settings}
+    task = TASKS[args.task]
+    base, own = task.models[name]
+    content = json.loads((args.data / 'annotations' / 'train.json').read_text(encoding='utf-8'))
+    classes = tuple(category['name'] for category in content['categories'])
+    if args.task == 'semseg':
+        settings = segmentor(classes, Path(content['images'][0]['file_name']).suffix, args)
+    else:
+        settings = detector(classes, args)
+    for part, entries in own.items():
+        settings['model'].setdefault(part, {}).update(entries)
+    settings = {'_base_': base.format(task.kind), **settings, **schedule(args)}
     return ''.join(f'{key} = {value!r}\n' for key, value in settings.items())
 
 
-def shared_settings(data_root, classes, args):
-    """Data, schedule and heads, as top-level entries of a config."""
+def detector(classes, args):
+    """Data and heads of an R-CNN, as top-level entries of a config."""
     def loader(split, pipeline, **entries):
         dataset = dict(data_root=data_root, metainfo=dict(classes=classes), ann_file=f'annotations/{split}.json',
                        data_prefix=dict(img=f'{split}/'), pipeline=pipeline)
         return dict(dataset=dataset, **entries)
 
+    data_root = str(args.data.resolve()) + '/'
     masks = args.task == 'segm'
     scale = tuple(args.scale)
     load, labels, resize, pack = (
@@ -126,7 +179,41 @@ def shared_settings(data_root, classes, args):
         val_dataloader=held_out,
         test_dataloader=held_out,
         val_evaluator=evaluator,
-        test_evaluator=evaluator,
+        test_evaluator=evaluator)
+
+
+def segmentor(classes, suffix, args):
+    """Data and head of a segmentor, as top-level entries of a config; the images' names end with ``suffix``."""
+    def loader(split, pipeline, **entries):
+        places = dict(img_path=args.data, seg_map_path=args.work_dir / 'labels')
+        dataset = dict(data_root='', metainfo=dict(_delete_=True, classes=('background', *classes)), img_suffix=suffix,
+                       data_prefix={kind: str(place.resolve() / split) for kind, place in places.items()},
+                       pipeline=pipeline)
+        return dict(dataset=dataset, **entries)
+
+    scale = tuple(args.scale)
+    load, annotate, resize, pack = (
+        dict(type='LoadImageFromFile'), dict(type='mmseg.LoadAnnotations'),
+        dict(type='mmseg.Resize', scale=scale, keep_ratio=True), dict(type='mmseg.PackSegInputs'))
+    augment = [
+        dict(type='RandomResize', resize_type='mmseg.Resize', scale=scale, ratio_range=(0.75, 1.4), keep_ratio=True),
+        dict(type='mmseg.RandomCrop', crop_size=scale[::-1]),
+        dict(type='RandomFlip', prob=[0.25] * 3, direction=['horizontal', 'vertical', 'diagonal'])]
+    held_out = loader('val', [load, resize, annotate, pack])  # labels after Resize: the truth keeps its size
+    evaluator = dict(iou_metrics=['mIoU', 'mDice'])
+    return dict(
+        model=dict(decode_head=dict(num_classes=1 + len(classes), channels=args.channels,
+                                    loss_decode=dict(class_weight=None))),
+        train_dataloader=loader('train', [load, annotate, *augment, pack], batch_size=args.batch_size),
+        val_dataloader=held_out,
+        test_dataloader=held_out,
+        val_evaluator=evaluator,
+        test_evaluator=evaluator)
+
+
+def schedule(args):
+    """AdamW for a few epochs, as top-level entries of a config."""
+    return dict(
         train_cfg=dict(max_epochs=args.epochs, val_interval=max(1, args.epochs // 2)),
         optim_wrapper=dict(
             optimizer=dict(_delete_=True, type='AdamW', lr=args.lr, weight_decay=0.01),

@@ -26,8 +26,10 @@ LACKING = [
     (r'test_save_memory|test_stock_networks|test_save_memory_hook|test_random_networks|'
      r'runs\[docs/memory\.md-1', TORCH >= (2, 5),
      'a way to ask which saved-tensor hooks are active, which save_memory needs'),
-    (r'test_memory/test_(forecast|budget)|test_memory_predicts_what_a_real_step', TORCH >= (2, 5),
-     'fake tensors that can be released early'),
+    (r'test_memory/test_(forecast|budget)|test_memory_predicts_what_a_real_step|of_a_page_run\[docs/budget\.md',
+     TORCH >= (2, 5), 'fake tensors that can be released early'),
+    (r'is_taken_by_its_program\[python benchmarks/any_network\.py', TORCH >= (2, 5),
+     'selective activation checkpointing'),
     (r'test_waits|test_on_a_gpu_|test_the_bias_is_contiguous|cuda:fake|_sanitizer_|the_generator_of_every_device',
      TORCH >= (2, 5), 'fake tensors on a GPU that is not there'),
     (r'test_a_compiled_training_step', TORCH >= (2, 5), 'torch.compile of a whole training step of mmengine'),

@@ -5,6 +5,7 @@ import math
 import re
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
@@ -219,29 +220,56 @@ def test_the_lines_for_masks_make_the_example_a_mask_detector(tmp_path):
     assert cfg.model.roi_head.bbox_head.num_classes == cfg.model.roi_head.mask_head.num_classes == 3
 
 
-@pytest.mark.parametrize('task', ['bbox', 'segm'])
+@pytest.mark.parametrize('task', ['bbox', 'segm', 'semseg'])
 def test_the_benchmark_on_own_data_compares_models_that_differ_in_backbone_and_neck_alone(task, tmp_path, monkeypatch):
     import mmrev.registry  # noqa: F401  makes `mmrev::` known
+    if task == 'semseg':
+        pytest.importorskip('mmseg')
+    benchmark = own_data_benchmark(monkeypatch)
+    (tmp_path / 'annotations').mkdir()
+    write_dataset(tmp_path / 'data').rename(tmp_path / 'annotations' / 'train.json')
+    configs = []
+    for name in benchmark.TASKS[task].models:
+        text = benchmark.config_text(name, benchmark.parse_args([str(tmp_path), '--task', task]))
+        (tmp_path / f'{name}.py').write_text(text)
+        configs.append(plain(Config.fromfile(tmp_path / f'{name}.py')._cfg_dict))
+    ours, *others = configs
+    assert ours['train_dataloader']['dataset']['pipeline'][1].get('with_mask', False) is (task == 'segm')
+    for cfg in configs:
+        del cfg['model']['backbone']
+        if task == 'semseg':
+            assert cfg['model']['decode_head']['num_classes'] == 3
+            assert cfg['train_dataloader']['dataset']['metainfo'] == dict(classes=['background', *CLASSES])
+            del cfg['model']['decode_head']['in_channels']
+            continue
+        del cfg['model']['neck']
+        cfg['model'].pop('init_cfg', None)  # does nothing while its checkpoint is None
+    for theirs in others:
+        for key in theirs:
+            assert ours[key] == theirs[key], key
+
+
+def test_the_benchmark_on_own_data_draws_labels_one_above_those_of_the_boxes(tmp_path, monkeypatch):
+    (tmp_path / 'annotations').mkdir()
+    for split in ('train', 'val'):
+        file = write_dataset(tmp_path / split, num_images=1)
+        write_masks(file)
+        file.rename(tmp_path / f'annotations/{split}.json')
+    own_data_benchmark(monkeypatch).draw_labels(tmp_path, tmp_path / 'labels')
+    image = cv2.imread(str(tmp_path / 'val/images/0.png'), cv2.IMREAD_GRAYSCALE)  # squares of 20 and 235 on 128
+    labels = cv2.imread(str(tmp_path / 'labels/val/0.png'), cv2.IMREAD_UNCHANGED)
+    assert (labels == 1).any() and (labels == 2).any()
+    assert (labels == (image < 128) + 2 * (image > 128)).all()
+
+
+def own_data_benchmark(monkeypatch):
+    """benchmarks/own_data.py, which imports from its own folder."""
     path = CONFIGS.parent / 'benchmarks' / 'own_data.py'
     monkeypatch.syspath_prepend(str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    (tmp_path / 'annotations').mkdir()
-    write_dataset(tmp_path / 'data').rename(tmp_path / 'annotations' / 'train.json')
-    configs = []
-    for name in benchmark.MODELS:
-        text = benchmark.config_text(name, benchmark.parse_args([str(tmp_path), '--task', task]))
-        (tmp_path / f'{name}.py').write_text(text)
-        configs.append(plain(Config.fromfile(tmp_path / f'{name}.py')._cfg_dict))
-    ours, *others = configs
-    assert ours['train_dataloader']['dataset']['pipeline'][1].get('with_mask') is (task == 'segm')
-    for cfg in configs:
-        del cfg['model']['backbone'], cfg['model']['neck']
-        cfg['model'].pop('init_cfg', None)  # does nothing while its checkpoint is None
-    for theirs in others:
-        for key in theirs:
-            assert ours[key] == theirs[key], key
+    return benchmark
 
 
 def plain(value):

@@ -8,7 +8,8 @@ from typing import Callable, Dict, NamedTuple
 
 import torch
 
-PARTS = ('gradients', 'attention', 'waits', 'overlap', 'norms', 'training', 'processes', 'stack')
+PARTS = ('gradients', 'attention', 'reconstruction', 'waits', 'overlap', 'norms', 'training', 'processes',
+         'stack')
 
 
 class On(NamedTuple):
@@ -51,7 +52,6 @@ def needs_gpus(on: On, number: int = 1) -> None:
 
 
 def all_checks() -> Dict[str, Check]:
-    """All checks by name."""
-    for part in PARTS:
-        importlib.import_module(f'gpu_checks.{part}')
-    return _CHECKS
+    """All checks by name, in the order of :data:`PARTS`, whichever part was imported first."""
+    modules = [importlib.import_module(f'{__name__}.{part}').__name__ for part in PARTS]
+    return {name: function for module in modules for name, function in _CHECKS.items() if function.__module__ == module}

@@ -1,4 +1,4 @@
-"""Overlapped steps: the same gradients, no hazard between streams, no memory that grows."""
+"""Overlapped steps: the same gradients, no hazard between streams, no growth of memory."""
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +18,10 @@ import torch.cuda._sanitizer
 torch.cuda._sanitizer.enable_cuda_sanitizer()
 from gpu_checks.overlap import network, step
 device = torch.device({device!r})
+torch.cuda.set_device(device)
 module = network(device)
 module.overlap = True
-for i in range(5):
+for i in range({iterations}):
     step(module, i)
 torch.cuda.synchronize()
 """
@@ -63,10 +64,12 @@ def same_gradients(on: On) -> str:
 @check('overlap under the CUDA sanitizer')
 def sanitized(on: On) -> str:
     needs_gpus(on)
-    code = SANITIZED.format(paths=sys.path[:3] + [str(Path(__file__).parents[1])], device=str(on.device))
+    iterations = on.times(200)
+    code = SANITIZED.format(paths=sys.path[:3] + [str(Path(__file__).parents[1])], device=str(on.device),
+                            iterations=iterations)
     ended = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=False)
     assert ended.returncode == 0, (ended.stderr.strip().splitlines() or ['no message'])[-1]
-    return 'no unordered access in 5 iterations'
+    return f'no unordered access in {iterations} iterations'
 
 
 def register_memory(overlap: bool) -> None:

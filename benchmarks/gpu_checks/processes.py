@@ -25,6 +25,7 @@ def _join(rank: int, on: On, folder: str) -> torch.device:
     device = _device(on, rank)
     if on.is_cuda:
         torch.cuda.set_device(device)
+        torch.backends.cudnn.allow_tf32 = False  # a process begins with PyTorch's defaults
     dist.init_process_group('nccl' if on.is_cuda else 'gloo', init_method=f'file://{folder}/store', rank=rank,
                             world_size=2)
     return device

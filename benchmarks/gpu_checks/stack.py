@@ -29,9 +29,18 @@ def doctor(on: On) -> str:
     return f'{next(line.strip() for line in found if "mmcv ops" in line)}; {found[-1]}'
 
 
+@check("mmcv's build")
+def mmcv_build(on: On) -> str:
+    from mmcv.ops import get_compiler_version, get_compiling_cuda_version
+    cuda = get_compiling_cuda_version()
+    figure = f'compiled by {get_compiler_version()}, for CUDA {cuda}; torch for {torch.version.cuda}'
+    assert not on.is_cuda or cuda.split('.')[0] == str(torch.version.cuda).split('.')[0], figure
+    return figure
+
+
 @check("mmcv's nms and RoIAlign")
 def mmcv_operators(on: On) -> str:
-    from mmcv.ops import get_compiling_cuda_version, nms, roi_align
+    from mmcv.ops import nms, roi_align
     torch.manual_seed(0)
     corners = 60 * torch.rand(200, 2)
     boxes, scores = torch.cat([corners, corners + 5 + 20 * torch.rand(200, 2)], 1), torch.rand(200)
@@ -45,7 +54,7 @@ def mmcv_operators(on: On) -> str:
         found.append(x.grad.cpu())
     apart = float((found[0] - found[1]).abs().max() / found[1].abs().max())
     assert apart < 1e-4, f'RoIAlign\'s gradient is {apart:.1e} away from the CPU\'s'
-    return f'as on the CPU; compiled for CUDA {get_compiling_cuda_version()}'
+    return f'the same boxes; RoIAlign\'s gradient {apart:.0e} away from the CPU\'s'
 
 
 def trained(*arguments: str) -> str:

@@ -26,7 +26,7 @@ model = dict(
         loss_decode=dict(type='mmseg.CrossEntropyLoss', class_weight=[0.2] + [1.] * 10)),  # a tenth is digits
     test_cfg=dict(mode='whole'))
 
-max_epochs = 10  # classes of pixels are learnt from random weights more slowly than boxes
+max_epochs = 7  # classes of pixels are learnt from random weights more slowly than boxes
 lr = 5e-3
 train_cfg = dict(max_epochs=max_epochs)
 optim_wrapper = dict(optimizer=dict(lr=lr))
@@ -37,4 +37,4 @@ param_scheduler = [
 log_processor = dict(by_epoch=True)
 default_hooks = dict(
     logger=dict(type='LoggerHook', interval=10),
-    checkpoint=dict(type='CheckpointHook', save_best='mIoU', rule='greater', max_keep_ckpts=2))
+    checkpoint=dict(type='CheckpointHook', interval=1, save_best='mIoU', rule='greater', max_keep_ckpts=2))

@@ -67,7 +67,9 @@ class Segmenter:
         summary = ', '.join(f'{share:.0%} {name}' for name, share in list(shares.items())[:5])
         if self.out_format:
             return summary, dict(shares=shares), None, self._maps(labels, sample)
-        self.visualizer.add_datasample('', imread(file, channel_order='rgb'), sample.cpu(), draw_gt=False)
+        image = imread(file, channel_order='rgb')
+        legible = min(image.shape[:2]) >= 256  # mmseg scales the names of the classes with the image
+        self.visualizer.add_datasample('', image, sample.cpu(), draw_gt=False, with_labels=legible)
         return summary, dict(shares=shares), self.visualizer.get_image(), {}
 
     def _maps(self, labels: np.ndarray, sample: Any) -> Dict[str, 'Image']:

@@ -1,4 +1,4 @@
-"""The peak of a step with any choices, estimated from forecasts in which all parts are treated alike."""
+"""Peak memory of a training step with a level for each part, estimated from forecasts with one level for all."""
 from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
@@ -8,16 +8,17 @@ from .parts import Part
 
 
 class Estimate:
-    """Peaks from those moments of uniform steps in which a part runs that is treated as it was there.
+    """Estimates the peak of a step in which every part has its own level (0: keep all; higher: keep less).
 
-    What the other parts keep at such a moment is exchanged for what they keep with their own choices, from the
-    beginning of their forward until the beginning of their backward.
+    While a part runs, its own allocations are those of the forecast with that part's level for all. What the other
+    parts keep for backward at that moment is replaced by what they keep at their own levels. A part keeps its bytes
+    from the beginning of its forward until the beginning of its backward.
 
     Args:
-        parts: Of the model.
-        steps: A forecast with all parts kept, one with all of them at level 1, and so on.
-        kept: For each, the bytes that each part keeps for backward.
-        owners: For each, the names of the parts that make its allocations.
+        parts: Parts of the model.
+        steps: One forecast per level; the first has all parts at level 0.
+        kept: Per forecast, the bytes that each part keeps for backward, by name.
+        owners: Per forecast, the name of the part that makes each allocation.
     """
 
     def __init__(self, parts: Sequence[Part], steps: Sequence[Forecast], kept: Sequence[Dict[str, int]],
@@ -46,7 +47,7 @@ class Estimate:
         self._level = self._levels[np.arange(len(running)), self._running]  # of the part that runs
 
     def _spans(self, step: Forecast, owners: Sequence[int]) -> Tuple[np.ndarray, np.ndarray]:
-        """Numbers of the allocations with which each part begins its forward and its backward."""
+        """Index of the allocation with which each part begins its forward, and its backward."""
         backward = step.marks['backward']
         begin, end = np.full(len(self._last), len(owners)), np.full(len(self._last), len(owners))
         for i in range(len(owners) - 1, -1, -1):
@@ -54,20 +55,22 @@ class Estimate:
         return begin, end
 
     def moments(self, levels: Sequence[int]) -> np.ndarray:
-        """Bytes alive at each moment; 0 at those where the part that runs is treated otherwise."""
+        """Bytes alive at each moment; 0 where the part that runs has another level."""
         kept = self._kept[levels, np.arange(len(levels))]
         return np.where(self._level == np.asarray(levels)[self._running], self._base + self._pending @ kept, 0)
 
     def peak(self, levels: Sequence[int]) -> int:
-        """Most bytes alive, fixed ones counted."""
+        """The largest number of bytes alive at any moment, including weights and what else is fixed."""
         return int(self.moments(levels).max())
 
     def fit(self, target: float, seconds: np.ndarray) -> List[int]:
-        """Levels of the parts with an estimated peak of at most this many bytes, or of as few as are found.
+        """Find levels whose estimated peak is within `target`; if there are none, the lowest peak found.
+
+        At the highest moment, raises the level that saves most bytes per second, until the peak fits.
 
         Args:
-            target: In bytes.
-            seconds: Expected time of each level of each part (levels, parts).
+            target: Bytes.
+            seconds: Expected time of each level of each part, of shape (levels, parts).
         """
         levels = [0] * len(self._last)
         while True:
@@ -91,7 +94,7 @@ class Estimate:
             levels[part] = level
 
     def _take_back(self, levels: List[int], target: float, seconds: np.ndarray) -> List[int]:
-        """Treat parts faster where that fits; those first of which most time is saved."""
+        """Lower levels again where the peak still fits, beginning with the slowest parts."""
         levels = list(levels)
         for part in sorted(range(len(levels)), key=lambda part: -seconds[levels[part], part]):
             for level in range(levels[part]):
@@ -102,9 +105,8 @@ class Estimate:
         return levels
 
 
-
 def _highest(owners: Sequence[int], alive: np.ndarray, states: np.ndarray) -> List[int]:
-    """Where most is alive while one part runs and the same others have been forward."""
+    """The highest moment of each stretch in which one part runs and the same other parts are pending."""
     found: Dict[Tuple[int, int], int] = {}
     for moment, key in enumerate(zip(owners, states.tolist())):
         if key not in found or alive[moment] > alive[found[key]]:

@@ -4,6 +4,7 @@ import pytest
 from mmengine.config import Config
 
 from mmrev.apis.modes import pin_memory
+from mmrev.apis.run import build_runner
 
 
 @pytest.mark.parametrize('on_gpu', [True, False])
@@ -13,3 +14,10 @@ def test_dataloaders_pin_memory_where_there_is_a_gpu(monkeypatch, on_gpu):
     pin_memory(cfg)
     assert cfg.train_dataloader == (dict(batch_size=2, pin_memory=True) if on_gpu else dict(batch_size=2))
     assert cfg.val_dataloader == dict(pin_memory=False) and cfg.test_dataloader is None
+
+
+def test_a_run_on_a_gpu_pins_memory(monkeypatch, tmp_path):
+    monkeypatch.setattr(mmengine.device, 'is_cuda_available', lambda: True)
+    cfg = Config(dict(model=dict(type='BaseDataPreprocessor'), work_dir=str(tmp_path), experiment_name='pinned',
+                      test_dataloader=dict(batch_size=2), test_cfg=dict(), test_evaluator=dict(type='Accuracy')))
+    assert build_runner(cfg)._test_dataloader == dict(batch_size=2, pin_memory=True)

@@ -8,10 +8,19 @@ import pytest
 import torch
 from gpu_checks import On, Skipped, all_checks, needs_gpus, stack
 
+from support.backbones import BACKBONES
+
+ROOT = Path(__file__).parents[2]
 # Those left out take long on the CPU (processes, whole commands); a person runs them by `--device cpu --small`.
 QUICK = ['gradients in float32, RevViT', 'against plain', 'autocast, RevSwin', 'dropout first',
          'attention kernel, shifted', 'no waits', 'sanitizer', 'against float64', 'against PyTorch', 'time of',
-         'GradScaler', 'nms', 'second GPU']
+         'GradScaler', "mmcv's", 'second GPU']
+
+# What a failure of a later check may follow from comes first.
+ORDER = ['gradients in float32', 'gradients and generators', 'autocast, RevSwin', 'attention kernel', 'reconstruction',
+         'dropout first', 'no waits', 'overlap on and off', 'sanitizer', 'reserved memory', 'against float64',
+         'time of batch norm', 'max pooling against', 'GradScaler', 'InPlaceABNSync', 'DistributedDataParallel',
+         'second GPU', 'doctor', "mmcv's build", 'nms and RoIAlign', 'train --amp', 'torchrun']
 
 
 def report(monkeypatch, tmp_path, *arguments):
@@ -39,6 +48,14 @@ def test_without_a_gpu_every_check_is_skipped_by_name(monkeypatch, tmp_path):
     assert text.startswith(f'# GPU checks: 0 pass, 0 fail, {len(lines)} skipped')
 
 
+def test_the_checks_run_in_order_and_cover_every_backbone():
+    names = list(all_checks())
+    first = [next(i for i, name in enumerate(names) if word in name) for word in ORDER]
+    assert first == sorted(first)
+    for backbone in BACKBONES:
+        assert {f'gradients in float32, {backbone}', f'no waits for the device, {backbone}'} <= set(names)
+
+
 def test_a_check_that_fails_ends_in_status_1_and_the_others_run(monkeypatch, tmp_path):
     def fails(on):
         raise RuntimeError('CUDA error:\n an illegal | access')
@@ -47,6 +64,21 @@ def test_a_check_that_fails_ends_in_status_1_and_the_others_run(monkeypatch, tmp
     status, lines, _ = report(monkeypatch, tmp_path, '--device', 'cpu')
     assert status == 1
     assert lines == [('first', 'fail', 'RuntimeError: CUDA error: an illegal / access'), ('second', 'pass', '3 ms')]
+
+
+def test_words_that_choose_no_check_are_refused(monkeypatch, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        report(monkeypatch, tmp_path, '--only', 'atention')
+    assert 'no check has one of these words in its name: atention' in capsys.readouterr().err
+
+
+def test_the_page_names_checks_and_tests_that_exist():
+    """In the last two columns of its table."""
+    rows = re.findall(r'^\|[^|\n]+\| ([^|\n]*`tests/[^|\n]*) \| (.*) \|$', (ROOT / 'docs/gpu.md').read_text(), re.M)
+    words = [word for _, column in rows for word in re.findall('`(.*?)`', column)]
+    assert len(rows) >= 10 and len(words) >= 12
+    assert [word for word in words if not any(word in name for name in all_checks())] == []
+    assert [path for column, _ in rows for path in re.findall('`(.*?)`', column) if not (ROOT / path).is_file()] == []
 
 
 def test_what_needs_more_gpus_is_skipped(monkeypatch):

@@ -131,6 +131,12 @@ def test_on_a_gpu_blocks_are_large_and_consist_of_samples(shape, most):
     assert all(block.channels == slice(None) for block in blocks) or shape[0] == 1
 
 
+def test_a_forecast_of_a_large_image_takes_few_blocks():
+    """Of WiderResNet-38's last layer on 1024x2048 pixels, which are 512 blocks in arithmetic."""
+    with FakeTensorMode():
+        assert len(list(function._blocks(torch.empty(1, 4096, 128, 256)))) == 8
+
+
 @pytest.mark.parametrize('block_bytes', [2**20, 64])
 def test_blocks_cover_a_tensor_once(block_bytes, monkeypatch):
     monkeypatch.setitem(function.BLOCK_BYTES, 'cpu', block_bytes)

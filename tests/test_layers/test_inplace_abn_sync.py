@@ -6,6 +6,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.parallel import DistributedDataParallel
 
 import mmrev.layers.inplace_abn.function as function
@@ -237,6 +238,19 @@ def test_half_precision_synchronises_in_float32(world, found):
     torch.testing.assert_close(torch.cat([r['z'] for r in ranks]), z.float(), rtol=1e-2, atol=1e-2)
     torch.testing.assert_close(ranks[0]['mean'], layer.running_mean)
     torch.testing.assert_close(sum(r['weight'] for r in ranks), layer.weight.grad, rtol=1e-3, atol=1e-2)
+
+
+def test_on_a_gpu_the_statistics_of_all_processes_arrive_in_one_tensor(monkeypatch):
+    """With fake CUDA tensors. NCCL gathers into a list by a copy for each process."""
+    gathered = []
+    monkeypatch.setattr(torch.ops.aten, 'batch_norm_update_stats', lambda x, mean, var, momentum: (mean, var))
+    monkeypatch.setattr(dist, 'is_initialized', lambda: True)
+    monkeypatch.setattr(dist, 'get_world_size', lambda group=None: 3)
+    monkeypatch.setattr(dist, 'all_gather', None)  # must not be reached
+    monkeypatch.setattr(dist, 'all_gather_into_tensor', lambda out, x, group: gathered.append((out.shape, x.shape)))
+    with FakeTensorMode(), torch.device('cuda'):
+        assert InPlaceABNSync(4)(torch.randn(2, 4, 3, 3)).is_cuda
+    assert gathered == [((3, 9), (9, ))]
 
 
 def test_a_copy_shares_the_group_and_a_pickle_leaves_it_out():

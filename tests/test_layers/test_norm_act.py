@@ -73,6 +73,17 @@ def test_keeps_one_tensor():
     assert kept == [pytest.approx(2, rel=0.05), pytest.approx(3, rel=0.05)]  # the output among them
 
 
+@pytest.mark.parametrize('act', [nn.Hardswish(), nn.SiLU()], ids=['hardswish', 'silu'])
+def test_backward_copies_no_tensor(act):
+    """``hardswish_backward.out`` would compute a new tensor, too, and copy it."""
+    x = torch.randn(2, 4, 3, 3, requires_grad=True)
+    z = norm_act(x, nn.BatchNorm2d(4), act)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+        torch.autograd.grad(z, x, torch.ones_like(z))
+    names = {event.name for event in profile.events()}
+    assert f'aten::{type(act).__name__.lower()}_backward' in names and 'aten::copy_' not in names
+
+
 def test_parameters_alone_and_input_alone():
     norm, x, act = make_norm((0, ) * 4, 'train'), random(2, 4, 3, 3), nn.Hardswish()
     norm_act(x, norm, act).sum().backward()

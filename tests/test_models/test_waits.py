@@ -6,11 +6,12 @@ tensors, which cannot be differentiated without a GPU, in the forward.
 """
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
+from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
 from support.backbones import BACKBONES, HEIGHT, WIDTH, build
 from support.images import image
 
@@ -75,6 +76,26 @@ def test_a_forward_on_a_gpu_copies_nothing_between_host_and_device(name, options
         with Waits() as waits, torch.set_grad_enabled(train):
             model(x)
         assert waits.found == []
+
+
+class Scaled(nn.Linear):
+    """Reads a buffer and never writes it."""
+
+    def __init__(self):
+        super().__init__(4, 4)
+        self.register_buffer('scale', torch.ones(4))
+
+    def forward(self, x):
+        return super().forward(x) * self.scale
+
+
+def test_on_a_device_the_values_of_a_buffer_are_not_compared():
+    """Whether a function writes it is known from operators and versions. On the meta device there are no values."""
+    with torch.device('meta'):
+        module = ReversibleSequence([TwoStreamCoupling(Scaled(), Scaled()) for _ in range(2)])
+        for _ in range(2):
+            total(module(torch.randn(2, 4), torch.randn(2, 4))).backward()
+    assert module.couplings[0].f.weight.grad.shape == (4, 4)
 
 
 @pytest.mark.parametrize('operation', [

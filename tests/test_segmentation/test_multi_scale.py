@@ -11,11 +11,12 @@ from mmseg.structures import SegDataSample  # noqa: E402
 SIZE, ORIGINAL, SCALES = (37, 53), (61, 90), (0.7, 1, 1.2)
 
 
-def segmentor(out_channels=5, **test_cfg):
+def segmentor(out_channels=5, size_divisor=1, **test_cfg):
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope('mmseg'):
         model = MODELS.build(dict(
             type='mmrev.MultiScaleEncoderDecoder',
+            data_preprocessor=dict(type='SegDataPreProcessor', test_cfg=dict(size_divisor=size_divisor)),
             backbone=dict(type='mmrev.PFResNet', depth=50, width=0.125, out_indices=(0, )),
             decode_head=dict(type='FCNHead', in_channels=32, channels=8, num_convs=1, num_classes=max(out_channels, 2),
                              out_channels=out_channels, concat_input=False, norm_cfg=dict(type='BN')),
@@ -73,6 +74,27 @@ def test_fusion_is_the_formula_on_odd_sizes(model, image, fusion):
     assert len(labels.unique()) > 1
     assert torch.equal(found.pred_sem_seg.data[0], at_original_size(labels))
     torch.testing.assert_close(found.pred_confidence.data[0], at_original_size(confidence))
+
+
+@torch.no_grad()
+def test_a_pass_is_padded_to_the_divisor_and_its_logits_are_cropped(image):
+    """As RevBiFPN needs it: otherwise it pads its levels itself, and the head stretches the padding over the image."""
+    padded = segmentor(size_divisor=32, scales=(0.7, 1), flip=True)
+    seen = []
+    padded.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0].shape[2:]))
+    whole = F.pad(image, (0, 64 - SIZE[1], 0, 64 - SIZE[0]))
+    p = []
+    for x, rows in ((F.interpolate(whole, (45, 45), mode='bilinear'), 45), (whole, 64)):
+        x = F.pad(x, (0, 64 - rows, 0, 64 - rows))
+        for flip in (False, True):
+            logits = F.interpolate(padded.decode_head(padded.backbone(x.flip(3) if flip else x)), (64, 64),
+                                   mode='bilinear')
+            logits = (logits.flip(3) if flip else logits)[:, :, :rows, :rows]
+            p.append(F.interpolate(logits, (64, 64), mode='bilinear').softmax(1)[0])
+    labels = torch.stack(p).mean(0).argmax(0)[:SIZE[0], :SIZE[1]]
+    found, = padded.predict(whole, [sample(padding_size=[0, 64 - SIZE[1], 0, 64 - SIZE[0]])])
+    assert set(seen) == {(64, 64)}
+    assert torch.equal(found.pred_sem_seg.data[0], at_original_size(labels))
 
 
 @torch.no_grad()

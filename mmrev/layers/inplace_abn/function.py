@@ -21,6 +21,7 @@ from typing import Any, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._subclasses import FakeTensor
 from torch.autograd.function import once_differentiable
 
 from .statistics import Settings, normalize
@@ -116,7 +117,8 @@ def _bytes(x: Tensor) -> int:
 
 def _block_bytes(z: Tensor) -> int:
     least = BLOCK_BYTES.get(z.device.type, DEFAULT_BLOCK_BYTES)
-    return max(least, min(4 * least, _bytes(z) // 8))
+    most = _bytes(z) if isinstance(z, FakeTensor) else 4 * least  # each operator on them costs the same, of any size
+    return max(least, min(most, _bytes(z) // 8))
 
 
 def _blocks(z: Tensor) -> Iterator[_Block]:

@@ -65,7 +65,8 @@ def predict_fused(model: EncoderDecoder, inputs: Tensor, data_samples: Sequence,
     """Predict at several scales, and mirrored, and fuse the probabilities of all passes.
 
     Passes are fused at the size of the input. The labels are then resized to that of the original image by taking the
-    nearest point.
+    nearest point. A pass is padded at the right and at the bottom to multiples of the data preprocessor's
+    ``size_divisor`` in tests.
 
     Args:
         model: A segmentor of mmseg with one output channel per class.
@@ -101,17 +102,23 @@ def predict_fused(model: EncoderDecoder, inputs: Tensor, data_samples: Sequence,
 def _passes(model: EncoderDecoder, inputs: Tensor, metainfo: Sequence[dict], scales: Sequence[float], flip: bool
             ) -> Iterator[Tensor]:
     """Logits of each pass, at the size of the input and not mirrored."""
-    size = tuple(inputs.shape[2:])
-    # A head resizes its logits to these sizes; that of the input saves a second interpolation.
-    metainfo = [dict(meta, img_shape=size, pad_shape=size) for meta in metainfo]
+    height, width = size = tuple(inputs.shape[2:])
+    divisor = (getattr(model.data_preprocessor, 'test_cfg', None) or {}).get('size_divisor') or 1
     for scale in scales:
-        scaled = tuple(round(side * scale) for side in size)
-        x = inputs if scale == 1 else F.interpolate(inputs, scaled, mode='bilinear', align_corners=False)
+        rows, columns = round(height * scale), round(width * scale)
+        x = inputs if scale == 1 else F.interpolate(inputs, (rows, columns), mode='bilinear', align_corners=False)
+        x = F.pad(x, (0, -columns % divisor, 0, -rows % divisor))
+        padded = x.shape[2:] != (rows, columns)
+        # A head resizes its logits to these sizes; that of the input saves a second interpolation.
+        sides = tuple(x.shape[2:]) if padded else size
+        meta = [dict(entry, img_shape=sides, pad_shape=sides) for entry in metainfo]
         for mirrored in (False, True)[:1 + flip]:
-            logits = model.inference(x.flip(3) if mirrored else x, [dict(meta) for meta in metainfo])
-            if logits.shape[2:] != size:  # of sliding windows
+            logits = model.inference(x.flip(3) if mirrored else x, [dict(entry) for entry in meta])
+            logits = logits.flip(3) if mirrored else logits
+            logits = logits[:, :, :rows, :columns] if padded else logits
+            if logits.shape[2:] != size:  # padded, or of sliding windows
                 logits = F.interpolate(logits, size, mode='bilinear', align_corners=model.align_corners)
-            yield logits.flip(3) if mirrored else logits
+            yield logits
 
 
 def _restore(x: Tensor, meta: dict) -> Tensor:

@@ -34,24 +34,24 @@ _BY_INPUT: Dict[Callable, Derivative] = {
 def _activate(recorder, function, args, kwargs):
     given = dict(zip(_NAMES[function], args), **kwargs)
     x, inplace = given.pop('input'), given.pop('inplace', False)
-    anew, changing = partial(function, **given), partial(function, inplace=True, **given)
+    out_of_place, overwriting = partial(function, **given), partial(function, inplace=True, **given)
     if not inplace:
-        return pure(recorder, anew, (x, ), {}, changing)
+        return pure(recorder, out_of_place, (x, ), {}, overwriting)
     derivative = _BY_OUTPUT.get(function) or _BY_INPUT.get(function)
     if derivative is None:
-        return in_place(recorder, changing, anew, (x, ), {})
+        return in_place(recorder, overwriting, out_of_place, (x, ), {})
     if not changes_recipe(recorder, x):
-        return changing(x)
-    return _overwrite(recorder, x, anew, changing, partial(derivative, **given), function in _BY_OUTPUT)
+        return overwriting(x)
+    return _overwrite(recorder, x, out_of_place, overwriting, partial(derivative, **given), function in _BY_OUTPUT)
 
 
-def _overwrite(recorder: Recorder, x: Tensor, anew: Callable, changing: Callable, derivative: Derivative,
+def _overwrite(recorder: Recorder, x: Tensor, out_of_place: Callable, overwriting: Callable, derivative: Derivative,
                by_output: bool) -> Tensor:
     source, _ = recorder.source(x)
     stand_in = x.new_empty(0)
     recorder.begin()
-    out = InPlace.apply(x, stand_in, changing, derivative)
-    recipe = recorder.write(x, anew, [source], 0, changing)
+    out = InPlace.apply(x, stand_in, overwriting, derivative)
+    recipe = recorder.write(x, out_of_place, [source], 0, overwriting)
     place = stand_in.untyped_storage()._cdata
     for saved in recorder.recent:
         if saved.tensor.untyped_storage()._cdata == place:

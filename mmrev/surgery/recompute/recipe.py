@@ -8,8 +8,8 @@ from torch import Tensor
 Geometry = Tuple[Sequence[int], Sequence[int], int]  # size, stride, offset
 
 # A chain of recipes, such as the blocks of a residual network, is computed from its beginning. Of its values, backward
-# stores those that it reads within the next NEAR operators, and each STONE-th, from which it computes the chain anew.
-NEAR, STONE = 24, 16
+# stores those that it reads within the next NEAR operators, and each STRIDE-th, from which it computes the chain anew.
+NEAR, STRIDE = 24, 16
 NEAR_SUM = 8  # for sums, which cost least
 SUMS = (torch.add, Tensor.add, Tensor.__radd__)
 
@@ -147,7 +147,7 @@ class Recipe:
             return value, False
         value, own = self._compute()
         near = NEAR_SUM if self.function in SUMS else NEAR
-        stored = self.values.reading - self.operator <= near or not self.depth % STONE
+        stored = self.values.reading - self.operator <= near or not self.depth % STRIDE
         if stored and (self.uses or self.readers > 1):
             self.values.put(self, value)
             own = False

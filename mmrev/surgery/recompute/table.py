@@ -86,26 +86,26 @@ def copies_or_not(recorder: Recorder, function: Callable, args: Sequence[Any], k
     return out
 
 
-_CHANGING = {  # functions that change their first argument, and their out-of-place forms
+_OUT_OF_PLACE = {  # functions that change their first argument, and their out-of-place forms
     Tensor.add_: torch.add, Tensor.sub_: torch.sub, Tensor.mul_: torch.mul, Tensor.div_: torch.div,
     Tensor.__iadd__: torch.add, Tensor.__isub__: torch.sub, Tensor.__imul__: torch.mul, Tensor.__itruediv__: torch.div,
     Tensor.relu_: torch.relu, torch.relu_: torch.relu, Tensor.sigmoid_: torch.sigmoid,
     torch.sigmoid_: torch.sigmoid, Tensor.tanh_: torch.tanh, torch.tanh_: torch.tanh, Tensor.clamp_: torch.clamp}
 
 
-@handles(*_CHANGING)
-def _change(recorder, function, args, kwargs):
-    return in_place(recorder, function, _CHANGING[function], args, kwargs)
+@handles(*_OUT_OF_PLACE)
+def _overwrite(recorder, function, args, kwargs):
+    return in_place(recorder, function, _OUT_OF_PLACE[function], args, kwargs)
 
 
-def in_place(recorder: Recorder, function: Callable, anew: Callable, args: Sequence[Any],
+def in_place(recorder: Recorder, function: Callable, out_of_place: Callable, args: Sequence[Any],
              kwargs: Dict[str, Any]) -> Any:
     """Call a function that changes its first argument, and record its new content.
 
     Args:
         recorder: The recorder.
         function: Function to call.
-        anew: The out-of-place form of the function.
+        out_of_place: The out-of-place form of the function.
         args: Arguments of both, including all tensors.
         kwargs: Keyword arguments of both.
     """
@@ -115,7 +115,7 @@ def in_place(recorder: Recorder, function: Callable, anew: Callable, args: Seque
     made, cost = recorder.arguments(args)
     recorder.begin()
     out = function(*args, **kwargs)
-    again = (partial(anew, **kwargs), partial(function, **kwargs)) if kwargs else (anew, function)
+    again = (partial(out_of_place, **kwargs), partial(function, **kwargs)) if kwargs else (out_of_place, function)
     recipe = recorder.write(x, again[0], made, cost, again[1])
     known = {a.untyped_storage()._cdata for a in args if isinstance(a, Tensor)}
     for saved in recorder.recent if recipe is not None else ():  # a clone of its input

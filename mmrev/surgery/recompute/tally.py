@@ -13,7 +13,7 @@ class Tally:
     """Counts the storages that operators save, each once, by the torch function that ran.
 
     Args:
-        apart: Tensors that do not count, such as parameters.
+        exclude: Tensors that do not count, such as parameters.
 
     Attributes:
         function: Name of the running function.
@@ -21,11 +21,11 @@ class Tally:
         kept: Bytes that autograd stores, by the name of the function; valid after :meth:`close`.
     """
 
-    def __init__(self, apart: Iterable[Tensor] = ()) -> None:
+    def __init__(self, exclude: Iterable[Tensor] = ()) -> None:
         self.function: Any = None
         self.plain: Counter = Counter()
         self.kept: Counter = Counter()
-        self._apart = {tensor.untyped_storage()._cdata for tensor in apart if not is_lazy(tensor)}
+        self._excluded = {tensor.untyped_storage()._cdata for tensor in exclude if not is_lazy(tensor)}
         self._saved: List[tuple] = []
 
     def add(self, saved: Saved, storage: torch.UntypedStorage, entry: Any) -> None:
@@ -34,7 +34,7 @@ class Tally:
         self._saved.append((name, saved))
         if entry.counted is not self:
             entry.counted = self
-            if storage._cdata not in self._apart:
+            if storage._cdata not in self._excluded:
                 self.plain[name] += storage.nbytes()
 
     def spare(self, tensor: Tensor) -> None:
@@ -43,7 +43,7 @@ class Tally:
 
     def close(self) -> None:
         """Count what is stored, at the end of the forward."""
-        seen: Set[int] = set(self._apart)
+        seen: Set[int] = set(self._excluded)
         recipes: Set[int] = set()
         for name, saved in self._saved:
             todo: List[Any] = [saved.tensor if saved.source is None else saved.source]
