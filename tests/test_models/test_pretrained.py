@@ -27,6 +27,7 @@ from mmrev.cli import main  # noqa: E402
 from mmrev.models.pretrained import Pretrained, initialization, load_weights  # noqa: E402
 from mmrev.problems import ProblemError  # noqa: E402
 from support import toy_detection  # noqa: E402
+from support.commands import forked  # noqa: E402
 from support.golden import GoldenRecord  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -272,15 +273,14 @@ def test_tools_of_mmdet_that_know_nothing_of_mmrev_start_from_the_weights(tmp_pa
     (tmp_path / 'mine.py').write_text(
         f'_base_ = {base}\nmodel = dict(neck=dict(out_channels=16), rpn_head=dict(in_channels=16, feat_channels=16), '
         'roi_head=dict(bbox_roi_extractor=dict(out_channels=16), bbox_head=dict(in_channels=16, fc_out_channels=8)))\n')
-    run = partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True,
-                  env={**os.environ, 'PYTHONPATH': str(CONFIGS.parent)})
-    done = run([sys.executable, 'run.py', 'mine.py', str(trained(name)), 'run'])
+    done = subprocess.run([sys.executable, 'run.py', 'mine.py', str(trained(name)), 'run'], cwd=tmp_path,
+                          capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(CONFIGS.parent)})
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stdout.splitlines() if 'Loaded' in line]
     assert len(said) == 1 and 'tensors of RevBiFPN from' in said[0] and 'missing' not in said[0]
     torch.save(dict(state_dict=dict(other=torch.zeros(1))), tmp_path / 'other.pth')
-    done = run([sys.executable, 'run.py', 'mine.py', 'other.pth', 'run'])
-    assert done.returncode != 0 and '`other.pth` holds no weight of this RevBiFPN' in done.stderr
+    status, errors = forked('python', 'run.py', 'mine.py', 'other.pth', 'run', cwd=tmp_path)
+    assert status != 0 and '`other.pth` holds no weight of this RevBiFPN' in errors
 
 
 def test_the_config_in_the_documents_names_the_weights(tmp_path):
