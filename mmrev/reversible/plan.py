@@ -76,6 +76,7 @@ class Plan:
         self._work_out_undo()
         self.backwards = calls.backwards
         self.forward_observed = False
+        self.tracks_draws = True  # after every step; without, after the last one alone
         self.observed: Set[int] = set()  # steps that a backward has observed
         self.is_sharded = any(map(compat.is_fully_sharded, root.modules()))
         self._signature = _Signature(walk(root)[1:])
