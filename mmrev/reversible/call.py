@@ -1,5 +1,4 @@
 """One forward through the steps of a sequence: without a graph, in place on buffers of its own."""
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
@@ -7,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .check import ReconstructionReport, active_report
-from .function import Weights
+from .function import NOTHING, Weights
 from .generators import Drawn, Draws, rewound
 from .inference import run_without_graph
 from .observe import Observer
@@ -60,12 +59,13 @@ class Call:
         self.device = streams[0].device if streams else torch.device('cpu')
         self.link = torch.empty(0, device=self.device)
         self._autocast = AutocastSnapshot(sorted({'cpu', *(x.device.type for x in streams if not x.is_meta)}))
+        self._casts = self._autocast.matters()
         self._draws = Draws(streams)
         self._inputs = streams
 
     def forward(self, start: int, stop: int) -> None:
         """Run steps ``[start, stop)``."""
-        with self._autocast.active() if self._autocast.matters() else nullcontext():
+        with self._autocast.active() if self._casts else NOTHING:
             for index in range(start, stop):
                 self._step(index)
 
@@ -80,7 +80,7 @@ class Call:
         before = versions(sources)
         needs = [self.needs_grad[part.stream] for part in step.sources]
         function = plan.functions[index]
-        with function.lock, function.running():
+        with function.running():
             record = Record(Replay(function, self._weights[index], self._autocast, self._observes), needs)
             with_graph = keep == GRAPH and record.trains and self.report is None
             inputs = [x.detach() for x in sources]
@@ -93,7 +93,7 @@ class Call:
             begun = collectives() if self.overlap else 0
             # Where nothing known needs a gradient, a graph costs nothing and shows a captured tensor that does.
             if with_graph or not record.trains or observer:
-                with torch.set_grad_enabled(with_graph or not record.trains), observer or nullcontext():
+                with torch.set_grad_enabled(with_graph or not record.trains), observer or NOTHING:
                     out = step.f(*inputs)
             else:
                 out = step.f(*inputs)

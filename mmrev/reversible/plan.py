@@ -2,6 +2,7 @@
 import sys
 import threading
 import weakref
+from itertools import chain
 from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
@@ -137,7 +138,7 @@ class _Signature:
 
     def _now(self) -> Tuple[Any, ...]:
         return (compat.has_global_hooks(), list(map(is_training, self._modules)), list(map(len, self._tables)),
-                list(map(list, filter(None, self._hooks))), list(map(list, map(dict.values, self._children))))
+                list(map(list, filter(None, self._hooks))), list(chain.from_iterable(map(dict.values, self._children))))
 
 
 def _names(root: nn.Module, steps: Sequence[AdditiveStep]) -> List[str]:

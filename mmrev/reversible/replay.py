@@ -39,7 +39,7 @@ class AutocastSnapshot:
 
     def matters(self) -> bool:
         """Whether autocast is on, now or then."""
-        return True in self._enabled or True in [compat.is_autocast_enabled(t) for t in self._types]
+        return True in self._enabled or True in map(compat.is_autocast_enabled, self._types)
 
 
 class Replay:
@@ -132,14 +132,14 @@ class Replay:
             ReversibilityError: If a weight or a buffer was changed in place in the meantime.
         """
         self.check(step)
-        with self._function.lock:
+        with self._function.running():
             changes = self._changes()
             before = [(owner, name, owner.get(name)) for owner, name, _ in changes]
             try:
                 for owner, name, value in changes:
                     owner[name] = value
                 if self._draws or self._autocast.matters():
-                    with rewound(self._draws), self._autocast.active(), self._function.running():
+                    with rewound(self._draws), self._autocast.active():
                         return f(*sources)
                 return f(*sources)
             finally:
