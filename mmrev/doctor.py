@@ -4,18 +4,24 @@ import os
 import platform
 import sys
 
+from mmrev.cli.common import Parser, run_command
 from mmrev.diagnosis import MACHINE, problems
 from mmrev.diagnosis.machine import OPTIONAL, PARTS_OF_OTHERS, REQUIRED, Facts, collect
-from mmrev.problems import Problem
+from mmrev.problems import Problem, ProblemError
 
 
 def main(argv: list[str] | None = None) -> int:
     """Print the report; return 1 if something is wrong."""
-    argparse.ArgumentParser(prog='mmrev doctor', description=__doc__).parse_args(argv)
+    return run_command(Parser('mmrev doctor', description=__doc__), examine, argv)
+
+
+def examine(args: argparse.Namespace) -> None:
+    """Print the report."""
     facts = collect()
     found = list(problems(MACHINE, facts))
     print('\n'.join(report(facts, found)))
-    return 1 if found else 0
+    if found:
+        raise ProblemError(f'{len(found)} problem{"s" * (len(found) > 1)} found', 'Each is named above', 1)
 
 
 def report(facts: Facts, found: list[Problem]) -> list[str]:
@@ -31,7 +37,7 @@ def report(facts: Facts, found: list[Problem]) -> list[str]:
               for name, (purpose, _) in OPTIONAL.items()]
     if facts.torch_alone():
         lines.append('Without OpenMMLab: mmrev.reversible, mmrev.layers and mmrev.testing work, models do not.')
-    lines.append(f'{len(found)} problem{"s" * (len(found) > 1)} found:' if found else 'No problems found.')
+    lines.append('Problems found:' if found else 'No problems found.')
     for number, problem in enumerate(found, 1):
         lines += [f'  {number}. {problem.what}', f'     fix: {problem.fix}']
     return lines

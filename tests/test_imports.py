@@ -25,7 +25,8 @@ PARTS = (
     ('hooks', 'optim', 'datasets', 'strategies'),
     ('apis', ),
     ('diagnosis', ),
-    ('doctor', 'cli'),
+    ('cli', ),
+    ('doctor', ),
 )
 WITHIN = {  # the same within a folder that has parts of its own
     'models': (('pretrained', ), ('backbone', ), ('blocks', ),

@@ -35,7 +35,7 @@ def choose_checkpoint(cfg: 'Config', resume: Optional[str] = None) -> Tuple[str,
     """
     if resume not in (None, 'auto'):
         cfg.update(resume=True, load_from=resume)
-    elif resume or cfg.get('resume') and not cfg.get('load_from'):
+    elif resume or cfg.get('resume') is True and not cfg.get('load_from'):
         newest, skipped = find_resumable(cfg.work_dir)
         cfg.update(resume=bool(newest) or not cfg.get('load_from'), load_from=newest or cfg.get('load_from'))
         return skipped

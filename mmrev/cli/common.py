@@ -1,5 +1,6 @@
 """Code that the commands share: arguments, reading the config, reporting errors."""
 import argparse
+import errno
 import gc
 import json
 import os
@@ -34,8 +35,15 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
     try:
         args = parser.parse_args(argv)
         with phase('unexpected error', 'Run again with --traceback, and report it', status=1):
-            body(args)
-            _leave_process_group()
+            try:
+                body(args)
+                _leave_process_group()
+                sys.stdout.flush()
+            except OSError as error:
+                if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE):
+                    _discard_output()  # Python flushes again when it exits
+                    raise ProblemError(f'writing the output: {error.strerror}', status=1) from error
+                raise
     except KeyboardInterrupt as stop:
         if os.environ.get('LOCAL_RANK', '0') == '0':
             how = 'terminated' if isinstance(stop, Terminated) else 'interrupted'
@@ -113,8 +121,12 @@ def join_launcher(args: argparse.Namespace) -> None:
         rank = adopt_launcher(args.launcher)
     if rank > 0:
         sys.stdout.flush()
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the descriptor, because C++ libraries print as well
+        _discard_output()
         warnings.simplefilter('ignore')
+
+
+def _discard_output() -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the descriptor, because C++ libraries print as well
 
 
 def load_config(args: argparse.Namespace) -> 'Config':

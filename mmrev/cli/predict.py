@@ -31,8 +31,8 @@ def predict(args: argparse.Namespace) -> None:
         raise ProblemError(f'--out-format {args.out_format} needs a folder', 'Name it: --out-dir FOLDER')
     cfg = load_config(args)
     from mmrev.apis.predict import predict
-    options = {name: getattr(args, name) for name in ('scales', 'flip', 'fusion', 'out_format')}
-    given = {name: value for name, value in options.items() if value is not None}
+    given = {name: value for name, value in vars(args).items()
+             if name in ('scales', 'flip', 'fusion', 'out_format') and value is not None}
     for prediction in predict(cfg, args.checkpoint, args.inputs, args.out_dir, args.score, args.task, **given):
         print(f'{prediction.file}: {prediction.summary}', flush=True)
     if args.out_dir:

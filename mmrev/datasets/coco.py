@@ -6,6 +6,8 @@ import os.path as osp
 from collections import Counter
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
+from mmrev.problems import phase
+
 
 def category_names(file: str) -> Optional[Sequence[str]]:
     """The names in ``categories`` of a COCO-format file of any size, or None if it has none that can be read."""
@@ -35,6 +37,27 @@ def wrong_entries(file: str, skipped: bool = False) -> Iterator[str]:
         *wrong_descriptions(content), *((what, where) for what, where, _ in wrong_annotations(content))))
 
 
+def have_nothing_in_common(first: str, second: str, most: int = 1 << 26) -> bool:
+    """Whether two COCO-format files have annotations, but none that both have.
+
+    Args:
+        first: Path of a file.
+        second: Path of another file.
+        most: Size in bytes above which a file is not read.
+
+    Raises:
+        ProblemError: If a file is no JSON.
+    """
+    files, found = (first, second), []
+    if not all(file.endswith('.json') and osp.isfile(file) and osp.getsize(file) <= most for file in files):
+        return False
+    for file in () if osp.samefile(*files) else files:
+        with open(file, encoding='utf-8') as stream, phase(f'reading `{file}`', 'Fix that file'):
+            entries = _entries(json.load(stream), 'annotations')
+        found.append({repr([entry.get(key) for key in ('image_id', 'category_id', 'bbox')]) for entry in entries})
+    return bool(found) and all(found) and found[0].isdisjoint(found[1])
+
+
 def counted(wrong: Iterable[Tuple[str, str]]) -> Iterator[str]:
     """One text for each kind of mistake."""
     found: Dict[str, List[str]] = {}
@@ -61,6 +84,9 @@ def wrong_descriptions(content: Any) -> Iterator[Tuple[str, str]]:
             for value, number in Counter(str(entry.get(key)) for entry in _entries(content, part)).items():
                 if number > 1:
                     yield f'the same {key} in `{part}`', f'{key} {value}'
+    for entry in _entries(content, 'annotations'):
+        if not isinstance(entry.get('id', 0), (int, float)) or entry.get('id') != entry.get('id'):
+            yield 'an id that is no number', f'annotation {entry["id"]!r}'  # pycocotools computes with it
     for entry in _entries(content, 'images'):
         sides = [entry.get(side, 1) for side in ('height', 'width')]
         if not all(isinstance(side, int) and side > 0 for side in sides):

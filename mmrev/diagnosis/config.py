@@ -44,15 +44,18 @@ _PASSED_ON = {'CheckpointHook': Runner.save_checkpoint}  # class: the function t
 _PARAMWISE = ['custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult',
               'flat_decay_mult', 'dcn_offset_lr_mult', 'bypass_duplicate']
 _MANY = 10 ** 8  # iterations; more than any schedule has
-# Regular expressions of the paths of numbers that must be above 0, and that must be finite and not negative.
-_ABOVE_ZERO = (r'train_cfg\.(max_epochs|max_iters|val_interval)|auto_scale_lr\.base_batch_size|'
-               r'log_processor\.window_size|optim_wrapper\.(accumulative_counts|clip_grad\.(max_norm|clip_value))|'
-               r'(model\.data_preprocessor\.|.*pipeline\.(.*\.)?)std(\.\d+)?|.*_scheduler\.(.*\.)?(step_size|T_max)|'
-               r'.*anchor_generator\.(scales|ratios)\.\d+|.*topk(\.\d+)?|model\..*(output_size|target_stds|strides|'
-               r'num_classes|(in|out|feat)_channels|pad_size_divisor|sampler\.num)(\.\d+)*')
-_NOT_NEGATIVE = (r'optim_wrapper\.optimizer\.(lr|weight_decay|momentum|eps)|train_cfg\.val_begin|.*(_mult|'
-                 r'drop(_path)?_rate|loss_weight|\.eps|iou_thr\w*)|'
-                 r'.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_m(in|ax)|power|begin)')
+# Regular expressions of the paths of numbers, what must hold for these numbers, and how a message says it.
+_RANGES: Sequence[Tuple[str, Callable, str]] = (
+    (r'train_cfg\.(max_epochs|max_iters|val_interval)|auto_scale_lr\.base_batch_size|log_processor\.window_size|'
+     r'optim_wrapper\.(accumulative_counts|clip_grad\.(max_norm|clip_value))|.*_scheduler\.(.*\.)?(step_size|T_max)|'
+     r'(model\.data_preprocessor\.|.*pipeline\.(.*\.)?)std(\.\d+)?|.*anchor_generator\.(scales|ratios)\.\d+|'
+     r'.*topk(\.\d+)?|model\..*(output_size|target_stds|strides|num_classes|(in|out|feat)_channels|'
+     r'pad_size_divisor|sampler\.num)(\.\d+)*', lambda number: number > 0, 'finite number above 0'),
+    (r'optim_wrapper\.optimizer\.(lr|weight_decay|momentum|eps)|train_cfg\.val_begin|.*(_mult|drop(_path)?_rate|'
+     r'loss_weight|\.eps)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_m(in|ax)|power|begin)',
+     lambda number: 0 <= number < math.inf, 'finite number from 0'),
+    (r'.*(pos_fraction|iou_thr\w*)', lambda number: 0 <= number <= 1, 'number from 0 to 1'),
+    (r'optim_wrapper\.accumulative_counts', lambda number: number % 1 == 0, 'whole number'))
 _SIMILAR = 0.85  # keys that are so near to one that is read are misspelt
 
 
@@ -142,16 +145,19 @@ def misused(plan: Plan, built: Callable, entry: dict, path: str, keys: bool = Tr
 
 
 def numbers(plan: Plan) -> Iterator[Problem]:
-    """Numbers that must be positive are positive, and none is NaN."""
+    """Numbers lie in their ranges, none is NaN, and the thresholds of an assigner leave no overlap."""
     for path, value in walk(plan.cfg._cfg_dict, ''):
-        least, above = re.fullmatch(_NOT_NEGATIVE, path), re.fullmatch(_ABOVE_ZERO, path)
+        ranges = [entry for entry in _RANGES if re.fullmatch(entry[0], path)]
         if isinstance(value, Real):
-            wrong = math.isnan(value) or above and value <= 0 or least and not 0 <= value < math.inf
+            wrong = [words for _, holds, words in ranges if not holds(value)] or ['number'] * math.isnan(value)
         else:
-            wrong = (least or above) and (path.startswith('train_cfg.') or isinstance(value, str))
+            wrong = [words for *_, words in ranges if path.startswith('train_cfg.') or isinstance(value, str)]
         if wrong:
-            yield Problem(f'`{path}` is {value!r}, which must be a finite number {"above" if above else "from"} 0',
-                          plan.fix(path, 'NUMBER'))
+            yield Problem(f'`{path}` is {value!r}, which must be a {wrong[0]}', plan.fix(path, 'NUMBER'))
+        least, most = (value.get(f'{sign}_iou_thr') if isinstance(value, dict) else None for sign in ('pos', 'neg'))
+        if isinstance(least, Real) and any(isinstance(part, Real) and part > least for _, part in walk(most, '')):
+            yield Problem(f'`{path}.neg_iou_thr` is {most!r}, above pos_iou_thr={least}',
+                          plan.fix(f'{path}.neg_iou_thr', str(least)))
 
 
 def keys(plan: Plan) -> Iterator[Problem]:
@@ -163,10 +169,12 @@ def keys(plan: Plan) -> Iterator[Problem]:
     words, read = {*re.findall(r'\w+', code)}, [*re.findall(r'cfg\W+(?:get\W+|pop\W+)?([a-z]\w+)', code)]
     places = [(key, key, [*known, 'test_pipeline'], _SIMILAR)  # a usual variable
               for key in plan.cfg if not known & {key} and 'runner_type' not in plan.cfg
-              and not any(key.startswith(name) for name in known & {*plan.cfg})]  # such as `val_evaluator_2`
+              and not any(key.startswith(f'{name}_') for name in known & {*plan.cfg})]  # such as `val_evaluator_2`
     nested = [(r'.*\.dataset\.metainfo', ['classes', 'palette'], _SIMILAR),
               (r'optim_wrapper\.paramwise_cfg', [] if 'constructor' in wrapper else _PARAMWISE, 0.6),
               (r'optim_wrapper\.paramwise_cfg\.custom_keys\..+', ['lr_mult', 'decay_mult'], 0.6),
+              (r'env_cfg', ['cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'], 0.),
+              (r'env_cfg\.mp_cfg', ['mp_start_method', 'opencv_num_threads'], 0.),
               (r'model\.(.+\.)?(train|test)_cfg(\..+)?', read, 0.6)]
     for path, entry in walk(plan.cfg._cfg_dict, ''):
         for part, choices, likeness in nested if isinstance(entry, dict) else ():

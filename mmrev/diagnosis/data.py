@@ -3,16 +3,15 @@ import copy
 import inspect
 import math
 import os.path as osp
-import urllib.request
-from typing import Any, Iterator, Sequence, Tuple
+from typing import Iterator, Sequence, Tuple
 
-from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.registry import DATASETS, METRICS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, SequentialSampler
 
-from mmrev.datasets.coco import category_names, is_whole, wrong_entries
-from mmrev.problems import Problem, ProblemError, one_line, phase
+from mmrev.datasets.coco import category_names, have_nothing_in_common, is_whole, wrong_entries
+from mmrev.datasets.download import problems_of_download
+from mmrev.problems import Problem, ProblemError, phase
 from mmrev.registry import find
 
 from .config import misused, named_classes
@@ -39,6 +38,11 @@ def files(plan: Plan) -> Iterator[Problem]:
     for path, entry in _metrics(plan):
         if isinstance(entry.get('ann_file'), str) and _reads_files(entry):
             yield from _annotation(entry['ann_file'], path, f'Say where it is: --cfg-options {path}.ann_file=FILE')
+            sets = [_join(one.get('data_root') or '', one.get('ann_file') or '') for place, one in _sets(plan)
+                    if place.split('_')[0] == path.split('_')[0]]
+            if sets and all(have_nothing_in_common(entry['ann_file'], one) for one in sets):  # ids may be the same
+                yield Problem(f'`{entry["ann_file"]}` ({path}.ann_file) shares no annotation with `{sets[0]}`, '
+                              'which lists the images', plan.fix(f'{path}.ann_file', sets[0]))
 
 
 def _annotation(file: str, path: str, where: str, most: float = 0, skip: bool = False) -> Iterator[Problem]:
@@ -60,29 +64,7 @@ def pipelines(plan: Plan) -> Iterator[Problem]:
         bases = built.__mro__ if inspect.isclass(built) else ()
         if any('lazy_init' in inspect.signature(base.__init__).parameters for base in bases):
             dataset = yield from building(plan, path, DATASETS.build, dict(copy.deepcopy(entry), lazy_init=True))
-            yield from _download(dataset, path)
-
-
-def _download(dataset: Any, path: str) -> Iterator[Problem]:
-    """A data set that downloads itself (mmpretrain's CIFAR) is complete, or can be downloaded."""
-    if not all(hasattr(dataset, name) for name in ('url', 'filename', 'tgz_md5', 'download', '_check_integrity')) \
-            or not isinstance(get_file_backend(dataset.data_prefix['root']), LocalBackend):
-        return
-    from mmpretrain.datasets.utils import check_integrity
-    name, url, root = type(dataset).__name__, dataset.url, osp.normpath(dataset.data_prefix['root'])
-    archived = dataset.download and check_integrity(osp.join(root, dataset.filename), dataset.tgz_md5)
-    if archived or dataset._check_integrity():
-        return
-    elsewhere = f'or say where it is unpacked: --cfg-options {path}.data_root=FOLDER'
-    if not dataset.download:
-        yield Problem(f'{name} is not in `{root}`, or not whole, and `{path}.download` is False',
-                      f'Leave `download` out, unpack {url} there, {elsewhere}')
-        return
-    try:
-        urllib.request.urlopen(url, timeout=10).close()
-    except OSError as error:
-        yield Problem(f'{name} is not in `{root}` ({path}) and cannot be downloaded: {one_line(error)}',
-                      f'Download {url} where that is possible and put it there as it is, {elsewhere}', error)
+            yield from problems_of_download(dataset, path)
 
 
 def dataloaders(plan: Plan) -> Iterator[Problem]:

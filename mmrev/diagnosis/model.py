@@ -46,7 +46,9 @@ def channels(plan: Plan) -> Iterator[Problem]:
         yield Problem(f'model.backbone takes images of {takes} channels, and model.data_preprocessor gives 3',
                       f'Make model.backbone.in_channels and model.data_preprocessor.mean agree in {plan.cfg.filename}')
         return
-    misfit = find_misfit(model, {size: _sample(size) for size in SIZES}, given)
+    shapes = ('img_shape', 'ori_shape', 'pad_shape', 'batch_input_shape')
+    misfit = find_misfit(model, {size: BaseDataElement(metainfo=dict(dict.fromkeys(shapes, (size, size)), scale_factor=(
+        1., 1.))) for size in SIZES}, given)
     if misfit is not None:
         part = misfit.layer.split('.')[0]
         before = [f'; model.{name} gives {channels}' for name, channels in given.items() if name != part]
@@ -57,8 +59,3 @@ def channels(plan: Plan) -> Iterator[Problem]:
     if isinstance(wanted, (list, tuple)) and levels and len(wanted) != len(levels) and 'neck' not in given:
         yield Problem(f'model.neck takes {len(wanted)} levels, of {list(wanted)} channels, and model.backbone gives '
                       f'{len(levels)}, of {levels}', f'Make model.neck.in_channels agree in {plan.cfg.filename}')
-
-
-def _sample(size: int) -> BaseDataElement:
-    return BaseDataElement(metainfo=dict(img_shape=(size, size), ori_shape=(size, size), pad_shape=(size, size),
-                                         batch_input_shape=(size, size), scale_factor=(1., 1.)))

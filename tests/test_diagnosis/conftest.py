@@ -14,6 +14,7 @@ def folder(tmp_path_factory):
     """A data set, a good config, and files that are broken in several ways."""
     folder = tmp_path_factory.mktemp('mistakes')
     annotations = toy_detection.write_dataset(folder / 'data')
+    toy_detection.write_dataset(folder / 'other', seed=1)
     text = toy_detection.config_text(folder / 'data')
     (folder / 'good.py').write_text(text)
     (folder / 'no_base.py').write_text("_base_ = './nowhere.py'\n")

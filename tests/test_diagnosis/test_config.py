@@ -90,6 +90,12 @@ MISTAKES = {
                            'target_stds.0` is 0.0', 'NUMBER'),
     'a size that would end the process by SIGFPE': (
         option('model.roi_head.bbox_roi_extractor.roi_layer.output_size=0'), 'output_size` is 0', 'NUMBER'),
+    'a part of an iteration': (option('optim_wrapper.accumulative_counts=1.5'), 'accumulative_counts` is 1.5, which '
+                               'must be a whole number', 'accumulative_counts=NUMBER'),
+    'more than all samples': (option('model.train_cfg.rcnn.sampler.pos_fraction=3'), 'pos_fraction` is 3, which must '
+                              'be a number from 0 to 1', 'NUMBER'),
+    'reversed thresholds': (option('model.train_cfg.rpn.assigner.neg_iou_thr=0.8'),
+                            'rpn.assigner.neg_iou_thr` is 0.8, above pos_iou_thr=0.7', 'neg_iou_thr=0.7'),
     'a negative base batch size': ([*option('auto_scale_lr.base_batch_size=-4'), '--auto-scale-lr'],
                                    '`auto_scale_lr.base_batch_size` is -4', 'NUMBER'),
     'starting from a number': (option('load_from=3'), '`load_from` is 3', 'good.py'),

@@ -13,6 +13,9 @@ MISTAKES = {
                             'again'),
     'annotations of the metric not there': (option('val_evaluator.ann_file=x.json'), '`x.json` does not exist',
                                             'val_evaluator.ann_file'),
+    'annotations of another split for the metric': (
+        option('val_evaluator.ann_file=other/annotations.json'), '`other/annotations.json` (val_evaluator.ann_file) '
+        'shares no annotation with', 'val_evaluator.ann_file='),
     'an image folder that is not there': (option('val_dataloader.dataset.data_prefix.img=x/'), 'x/` does not exist',
                                           'val_dataloader.dataset.data_root'),
     'classes that the annotations do not have': (['train', 'no_classes.py'], 'none of the classes cat, dog',

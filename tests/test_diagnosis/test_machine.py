@@ -53,8 +53,8 @@ def absent(name):
     return f'raise ModuleNotFoundError("No module named {name!r}", name="{name}")'
 
 
-def run_doctor(folder, **changes):
-    """Runs the doctor as users do, on stand-ins for every package; returns its status and output."""
+def run_doctor(folder, output=subprocess.PIPE, **changes):
+    """Runs the doctor as users do, on stand-ins for every package; returns its status and what it says."""
     for name, source in {**HEALTHY, **{key.replace('__', '/'): text for key, text in changes.items()}}.items():
         package = folder / name
         package.mkdir(parents=True, exist_ok=True)
@@ -65,10 +65,10 @@ def run_doctor(folder, **changes):
     metadata.parent.mkdir(exist_ok=True)
     metadata.write_text('Metadata-Version: 2.1\nName: torchvision\nVersion: 0.26.0\nRequires-Dist: torch==2.11.0\n')
     environment = dict(os.environ, PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]), PATH='/nowhere')
-    ended = subprocess.run([sys.executable, '-m', 'mmrev.doctor'], capture_output=True, text=True, cwd=folder,
-                           env=environment, check=False)
+    ended = subprocess.run([sys.executable, '-m', 'mmrev.doctor'], stdout=output, stderr=subprocess.PIPE, text=True,
+                           cwd=folder, env=environment, check=False)
     assert 'Traceback' not in ended.stderr, ended.stderr
-    return ended.returncode, ended.stdout
+    return ended.returncode, (ended.stdout or '') + ended.stderr
 
 
 def facts(distributions=None, **changes):
@@ -103,6 +103,13 @@ def test_a_healthy_machine_has_no_findings(tmp_path):
     status, output = run_doctor(tmp_path)
     assert status == 0, output
     assert 'No problems found' in output
+
+
+@pytest.mark.subprocess
+def test_a_full_disk_for_the_report_is_named_in_one_line(tmp_path):
+    with open('/dev/full', 'w') as full:
+        status, errors = run_doctor(tmp_path, output=full)
+    assert (status, errors) == (1, 'mmrev doctor: error: writing the output: No space left on device\n')
 
 
 BROKEN = {

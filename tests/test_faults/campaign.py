@@ -32,7 +32,6 @@ LEGITIMATE = {
     'cls: launcher = 3', 'cls: launcher = {}', 'cls: launcher = []', 'cls: launcher = [[]]', "cls: launcher = 'junk'",
     'cls: randomness deleted',
     "cls: custom_keys 'backbon'", "cls: custom_keys ''",  # a part of a name is enough
-    'cls: param_schedulers added',  # a variable of the user's
     'cls: optim_wrapper.paramwise_cfg.norm_decay_mult deleted', 'cls: optim_wrapper.paramwise_cfg deleted',
     'cls: model.head.topk = (1, 9)',  # only for cal_acc
     'cls: model.backbone.patch_size = 64', 'cls: model.backbone.img_size = 7',  # images of any size
@@ -47,7 +46,6 @@ LEGITIMATE = {
     *(f'det: train_dataloader.{key}' for key in ('dataset.filter_cfg = None', 'dataset.filter_cfg = {}',
                                                  'batch_sampler = None')),
     'det: val_evaluator.metric deleted', 'det: val_dataloader.dataset.pipeline.2 deleted',  # the metric reads its file
-    "cls: env_cfg.opencv_num_threads = 'x'",  # mp_cfg has the one that is read
     'cls: model.data_preprocessor.mean = 3', 'cls: model.data_preprocessor.mean deleted',
     *(f'checkpoint: random_states = {value}' for value in ('None', '[]', '{}')),  # those of older versions have none
     'cls: default_hooks.logger.interval deleted', 'cls: log_processor = {}',
@@ -55,10 +53,10 @@ LEGITIMATE = {
     'det: train_dataloader.dataset.pipeline.2 deleted',  # the images have one size
     *(f'cls: model_wrapper_cfg = {value}' for value in ('None', "'junk'", '{}', '[]', '[[]]', '3')),  # for processes
     'cls: load_from = None', 'cls: val_cfg = {}', 'cls: default_hooks = {}', 'cls: model.backbone.img_size deleted',
-    'cls: optim_wrapper.accumulative_counts = 1.5', 'cls: optim_wrapper.clip_grad deleted', 'cls: val_evaluator = []',
+    'cls: optim_wrapper.clip_grad deleted', 'cls: val_evaluator = []',
     'cls: val_evaluator.topk deleted', 'cls: custom_imports = []',
     'cls: model.data_preprocessor = None',
-    *(f'annotations: annotations.id = {value}' for value in ('None', "'x'", '-7', 'nan')),  # nothing reads it
+    'annotations: annotations.id = -7',
     'image: a broken link, classes',  # mmpretrain lists the images that are there
 }
 
@@ -206,6 +204,8 @@ NUMBERS: Dict[str, Sequence[Tuple[str, Sequence[Any]]]] = {
                                      dict(type='nms', iou_threshold=-1.), {})),
         ('model.test_cfg.rcnn.score_thr', ('x', None, NAN)),
         ('model.test_cfg.rcnn.max_per_img', ('x', None)),
+        ('model.train_cfg.rcnn.sampler.pos_fraction', (3, -1, NAN)),
+        ('model.train_cfg.rpn.assigner.neg_iou_thr', (0.9, (0.3, 0.9))),
         ('val_evaluator.metric', ('segm', 'x', [], 3, None, ['bbox', 'segm'])),
         ('val_evaluator.iou_thrs', ('x', [], NAN, ['x'])),
         ('val_evaluator.proposal_nums', ('x', (), (1, ))),

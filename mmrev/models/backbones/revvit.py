@@ -52,7 +52,7 @@ class RevViT(Backbone):
         attn_drop_rate: Dropout of the attention weights.
         drop_path_rate: Stochastic depth of the last layer, growing linearly from 0 of the first.
         qkv_bias: Whether queries, keys and values have a bias.
-        norm_cfg: Norm of the tokens.
+        norm_cfg: Norm of the tokens; None or ``{}`` for layer norm with an ``eps`` of 1e-6.
         frozen_stages: 0 freezes the modules before the layers, ``k`` also ``k`` layers; -1 freezes nothing.
         interpolate_mode: Interpolation of the position embedding.
         operation: Operation of the odd blocks: ``'attention'`` or ``'max'``; even blocks have attention.
