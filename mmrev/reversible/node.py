@@ -73,7 +73,7 @@ def _backward(ctx: Any, gradients: Sequence[Optional[Tensor]]) -> Tuple[Optional
         try:
             weight_gradients = call.undo.backward(start, stop)
         except BaseException:
-            call.plan.backwards.pop(id(call.undo), None)
+            call.undo.running.end()
             call.undo = None
             raise
         if start <= call.first_trained:  # what is left passes through

@@ -1,7 +1,6 @@
 """The steps of a sequence, worked out once: segments, what each step keeps, and what the undo must bring back."""
 import sys
 import threading
-import weakref
 from itertools import chain
 from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
@@ -14,6 +13,7 @@ from mmrev import compat
 from .coupling import Coupling
 from .errors import FSDP, ReversibilityError
 from .function import Function, is_training, walk
+from .running import Running
 from .step import AdditiveStep
 
 Keep = Union[None, str, Sequence[str], Callable[[AdditiveStep], str]]
@@ -30,7 +30,7 @@ class Calls:
 
     def __init__(self) -> None:
         self.lock = threading.RLock()
-        self.backwards: 'weakref.WeakValueDictionary[int, Any]' = weakref.WeakValueDictionary()
+        self.backwards: 'Running[int, Any]' = Running()
 
 
 class Plan:

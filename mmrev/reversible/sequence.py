@@ -1,4 +1,5 @@
 """The module that runs couplings reversibly or, with the same modules and state dict, under plain autograd."""
+import threading
 import warnings
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
@@ -20,6 +21,8 @@ from .overlap import obstacle, settle
 from .plain import run_plain
 from .plan import Calls, Keep, Plan, steps_of
 from .step import AdditiveStep
+
+_calls_lock = threading.Lock()
 
 
 class ReversibleSequence(nn.Module):
@@ -125,7 +128,8 @@ class ReversibleSequence(nn.Module):
 
     def _shared(self) -> Calls:
         if self._calls is None:
-            self._calls = Calls()
+            with _calls_lock:  # two threads may make their first calls at once
+                self._calls = self._calls or Calls()
         return self._calls
 
     def _run(self, run: Callable, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:

@@ -14,6 +14,7 @@ from .observe import Observer, refuse_captured, refuse_survivors
 from .overlap import AheadOnStreams, AheadOnThread, run_ahead
 from .plan import GRAPH
 from .record import Evaluated
+from .running import Backward
 from .streams import StreamBuffers, version
 
 
@@ -44,8 +45,7 @@ class Undo:
         self._call = weakref.proxy(call)  # which holds this one
         self._plan = call.plan
         self._retain_graph = retain_graph
-        self._task, self._hooked = torch._C._current_graph_task_id(), False  # until a weight is seen with hooks
-        self._plan.backwards[id(self)] = self
+        self.running = Backward(call.plan.backwards)
         self.streams = StreamBuffers(call.final)
         if not retain_graph:
             call.final = None
@@ -174,10 +174,12 @@ class Undo:
         if evaluated.observer is not None:
             known = [p for p in (*record.replay.weights.found, *evaluated.sources) if p is not None]
             refuse_captured(evaluated.edge, known, partial(captured, self._plan.describe(index)))
+        others = () if self.running.alone() else self.running.others()
         hooked = hooks_on(weights)
-        self._hooked = self._hooked or bool(hooked)
-        if len(self._plan.backwards) > 1:
-            self._refuse_beside_others(index)
+        if hooked:
+            self.running.saw_hooks()
+        if others:
+            self.running.refuse(others, partial(self._plan.describe, index))
         retain = self._retain_graph and self._plan.keep[index] == GRAPH
         found = differentiate(evaluated.edge, [x for _, x, _ in needed], weights, gradient, retain, hooked)
         for (part, _, like), g in zip(needed, found):
@@ -185,15 +187,7 @@ class Undo:
                 self.gradients.add_gradient(part, g, like, gradient)
         add_weight_gradients(weights, found[len(needed):], gradient, weight_gradients)
 
-    def _refuse_beside_others(self, index: int) -> None:
-        """Hooks on weights are off while a function is differentiated; another backward would miss them."""
-        running = [ref() for ref in self._plan.backwards.valuerefs()]  # a copy: other threads add theirs meanwhile
-        others = [other for other in running if other is not None and other._task != self._task]
-        if others and any(backward._hooked for backward in (self, *others)):
-            raise ReversibilityError(f'two threads run the backward of a sequence with hooks on weights at once '
-                                     f'({self._plan.describe(index)}); train in one thread at a time')
-
     def finish(self) -> List[Optional[Tensor]]:
         """The gradients of the inputs."""
-        self._plan.backwards.pop(id(self), None)
+        self.running.leave()
         return self.gradients.tensors

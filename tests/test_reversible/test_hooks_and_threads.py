@@ -11,7 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmrev.reversible import ReversibilityError, ReversibleSequence, TwoStreamCoupling
+from mmrev.reversible import ReversibilityError, ReversibleSequence, TwoStreamCoupling, sequence
 from mmrev.testing import assert_same_gradients, set_reversible
 from support.networks import NETWORKS, inputs, two_stream
 
@@ -354,6 +354,45 @@ def test_two_threads_with_hooks_on_weights_get_plain_gradients_or_a_refusal():
         if not isinstance(gradients_, ReversibilityError):
             torch.testing.assert_close(gradients_, wanted)
     torch.testing.assert_close(torch.autograd.grad(loss_of(module(*streams)), list(module.parameters())), wanted)
+
+
+def test_another_thread_s_backward_is_refused_until_the_last_hooks_have_run():
+    """Autograd runs the hooks of the first coupling's weights after the last node has returned."""
+    module, plain, streams = two_stream_without_dropout()
+    found = []
+
+    def hook(gradient):
+        if not found:
+            found.append(None)
+            other = threading.Thread(target=lambda: found.extend(in_threads(module, streams, 1)))
+            other.start()
+            other.join()
+        return gradient * 10
+
+    weight = list(module.couplings[0].parameters())[-1]
+    weight.register_hook(hook)
+    gradients, = torch.autograd.grad(loss_of(module(*streams)), [weight])
+    assert len(found) == 3 and all('two threads' in str(x) for x in found[1:])
+    wanted, = torch.autograd.grad(loss_of(plain(*streams)), [list(plain.couplings[0].parameters())[-1]])
+    torch.testing.assert_close(gradients, wanted * 10)
+    torch.testing.assert_close(torch.autograd.grad(loss_of(module(*streams)), [weight])[0], wanted * 10)
+
+
+def test_first_calls_in_two_threads_know_of_each_other(monkeypatch):
+    module, _, _ = two_stream_without_dropout()
+
+    class Slow(sequence.Calls):
+
+        def __init__(self):
+            time.sleep(0.05)
+            super().__init__()
+
+    monkeypatch.setattr(sequence, 'Calls', Slow)
+    found = []
+    threads = [threading.Thread(target=lambda: found.append(module._shared())) for _ in range(2)]
+    [t.start() for t in threads]
+    [t.join() for t in threads]
+    assert found[0] is found[1]
 
 
 class Comparisons(TorchDispatchMode):

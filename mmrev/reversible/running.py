@@ -1,0 +1,62 @@
+"""Which backwards of a sequence run now: hooks on weights are off meanwhile, which another thread's would miss."""
+import weakref
+from typing import Any, Callable
+
+import torch
+
+from .errors import ReversibilityError
+
+Running = weakref.WeakValueDictionary  # of backwards, by their `id`
+
+
+class Backward:
+    """A backward from its first node until autograd has run the hooks on its last gradients.
+
+    Args:
+        running: The backwards of the same sequence.
+    """
+
+    def __init__(self, running: 'Running[int, Any]'):
+        self._running = running
+        self._task = torch._C._current_graph_task_id()
+        self._has_hooks = False  # until a weight is seen with some
+        running[id(self)] = self
+
+    def alone(self) -> bool:
+        """Whether no other one runs."""
+        return len(self._running) == 1
+
+    def others(self) -> list:
+        """Those of other threads."""
+        # A copy of the references, for other threads add theirs meanwhile.
+        running = [reference() for reference in self._running.valuerefs()]
+        return [other for other in running if other is not None and other._task != self._task]
+
+    def refuse(self, others: list, describe: Callable[[], str]) -> None:
+        """Refuse to go on beside others where weights have hooks.
+
+        Args:
+            others: Those that ran before the hooks were looked at.
+            describe: Names the step.
+
+        Raises:
+            ReversibilityError: If one of them has seen hooks.
+        """
+        if others and any(backward._has_hooks for backward in (self, *others)):
+            raise ReversibilityError(f'two threads run the backward of a sequence with hooks on weights at once '
+                                     f'({describe()}); train in one thread at a time')
+
+    def saw_hooks(self) -> None:
+        """Weights have hooks: this one counts as running until its task ends, for they run after the last node."""
+        if not self._has_hooks:
+            self._has_hooks = True
+            torch.autograd.Variable._execution_engine.queue_callback(self.end)
+
+    def leave(self) -> None:
+        """The last node returns."""
+        if not self._has_hooks:
+            self.end()
+
+    def end(self) -> None:
+        """It does not run any more."""
+        self._running.pop(id(self), None)
