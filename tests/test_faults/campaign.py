@@ -164,6 +164,7 @@ NUMBERS: Dict[str, Sequence[Tuple[str, Sequence[Any]]]] = {
         ('log_processor.window_size', ('x', 0, -1, NAN)),
         ('default_hooks.logger.interval', (0, -1, 'x', 1.5)),
         ('default_hooks.checkpoint.interval', ('x', [], NAN)),
+        ('default_hooks.checkpoint.filename_tmpl', ('last.pth', '{}_{}.pth')),
         ('default_hooks.checkpoint.max_keep_ckpts', ('x', NAN, [])),
     ],
     DET: [
@@ -496,6 +497,7 @@ def of_commands() -> Iterator[Fault]:
         dict(type='EarlyStoppingHook', monitor='nope'), dict(type='EarlyStoppingHook'),
         dict(type='EMAHook', momentum=2.),
         dict(type='EMAHook', momentum='x'), dict(type='EMAHook', ema_type='x'), dict(type='nope'), dict(), 3,
+        dict(type='EMAHook', update_buffers='x'),
         dict(type='mmrev.FiniteLossHook', patience='x'), dict(type='mmrev.InPlaceABNHook', x=1),
         dict(type='mmrev.SaveMemoryHook', level='x'), dict(type='mmrev.SaveMemoryHook', modules=['nowhere']),
         dict(type='EMAHook', priority='x'), dict(type='EMAHook', priority=-5), dict(type='SyncBuffersHook', x=1)]
