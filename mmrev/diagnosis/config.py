@@ -10,6 +10,7 @@ import typing
 from numbers import Real
 from typing import Callable, Iterator, Sequence, Tuple
 
+from mmengine._strategy import BaseStrategy
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, _ParamScheduler, build_optim_wrapper
@@ -54,7 +55,7 @@ _RANGES: Sequence[Tuple[str, Callable, str]] = (
     (r'optim_wrapper\.optimizer\.(lr|weight_decay|momentum|eps)|train_cfg\.val_begin|.*(_mult|drop(_path)?_rate|'
      r'loss_weight|num_convs|\.eps)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_m(in|ax)|power|begin)',
      lambda number: 0 <= number < math.inf, 'finite number from 0'),
-    (r'.*(pos_fraction|iou_thr\w*|score_thr)', lambda number: 0 <= number <= 1, 'number from 0 to 1'),
+    (r'(.*\.)?(pos_fraction|score_thr|\w*iou_thr\w*)', lambda number: 0 <= number <= 1, 'number from 0 to 1'),
     (r'optim_wrapper\.accumulative_counts', lambda number: number % 1 == 0, 'whole number'))
 _SIMILAR = 0.85  # keys that are so near to one that is read are misspelt
 
@@ -99,6 +100,7 @@ def scope(plan: Plan) -> Iterator[Problem]:
 def environment(plan: Plan) -> Iterator[Problem]:
     """Seed, log level and start method of workers are valid."""
     processes = (plan.cfg.get('env_cfg') or {}).get('mp_cfg') or {}
+    yield from misused(plan, BaseStrategy._setup_env, plan.cfg.get('env_cfg') or {}, 'env_cfg')  # the runner's is alike
     yield from misused(plan, set_random_seed, plan.cfg.get('randomness') or {}, 'randomness')
     yield from building(plan, 'log_level', logging.Handler().setLevel, plan.cfg.get('log_level') or 'INFO')
     yield from building(plan, 'env_cfg.mp_cfg', multiprocessing.get_context, processes.get('mp_start_method'))
@@ -175,7 +177,6 @@ def keys(plan: Plan) -> Iterator[Problem]:
               (r'.*\.dataset\.filter_cfg', ['filter_empty_gt', 'min_size', 'bbox_min_size'], _SIMILAR),
               (r'optim_wrapper\.paramwise_cfg', [] if 'constructor' in wrapper else _PARAMWISE, 0.6),
               (r'optim_wrapper\.paramwise_cfg\.custom_keys\..+', ['lr_mult', 'decay_mult'], 0.6),
-              (r'env_cfg', ['cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'], 0.),
               (r'env_cfg\.mp_cfg', ['mp_start_method', 'opencv_num_threads'], 0.),
               (r'model\.(.+\.)?(train|test)_cfg(\..+)?', read, 0.6)]
     for path, entry in walk(plan.cfg._cfg_dict, ''):
