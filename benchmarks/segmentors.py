@@ -53,7 +53,7 @@ CASES = {
     'UPerNet, R50 (mmseg)': Case(UPERNET_R50),
     'UPerNet, R50, SaveMemoryHook': Case(UPERNET_R50, {'custom_hooks': [
         dict(type='mmrev.SaveMemoryHook', level='blocks')]}),
-    'UPerNet, R50, InPlaceABNHook': Case(UPERNET_R50, {'custom_hooks': [
+    'UPerNet, R50, InPlaceABNHook with leaky ReLU': Case(UPERNET_R50, {'custom_hooks': [
         dict(type='mmrev.InPlaceABNHook', relu='leaky')]}),
 }
 

@@ -3,90 +3,80 @@ import json
 import os
 import shutil
 import subprocess
-import sys
-import sysconfig
-import venv
 from pathlib import Path
 
+import mmdet
 import pytest
 
 from support import toy_detection
+from support.commands import printed
+from support.wheels import OFFLINE_PIP, environment
 
 pytestmark = pytest.mark.subprocess
 
 ROOT = Path(__file__).parents[1]
-PACKED = ('mmrev', 'configs', 'tools', 'setup.py', 'pyproject.toml', 'MANIFEST.in', 'model-index.yml', 'README.md',
-          'LICENSE', 'NOTICE')
-SIZE = 'revbifpn/faster_rcnn_revbifpn_s3.py'
-
-
-def start(*command, cwd) -> subprocess.Popen:
-    """Start a command without this shell's PYTHONPATH; what it prints is kept."""
-    environment = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
-    return subprocess.Popen([str(part) for part in command], cwd=cwd, text=True, stdout=subprocess.PIPE,
-                            stderr=subprocess.STDOUT, env=dict(environment, OMP_NUM_THREADS='1'))
-
-
-def output_of(process: subprocess.Popen) -> str:
-    """Everything that a process printed, which must succeed."""
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
-    return output
+CONFIG = 'revbifpn/faster_rcnn_revbifpn_s0.py'
 
 
 def run(*command, cwd) -> str:
-    """Run a command that must succeed; everything that it printed."""
-    return output_of(start(*command, cwd=cwd))
+    """Run a command that must succeed, without this shell's PYTHONPATH; everything that it printed."""
+    variables = {key: value for key, value in os.environ.items() if key != 'PYTHONPATH'}
+    done = subprocess.run([str(part) for part in command], cwd=cwd, text=True, stdout=subprocess.PIPE,
+                          stderr=subprocess.STDOUT, env=dict(variables, OMP_NUM_THREADS='1'), timeout=300)
+    assert done.returncode == 0, done.stdout
+    return done.stdout
 
 
 @pytest.fixture(scope='module', params=['wheel', 'editable'])
 def python(request, tmp_path_factory):
     """The interpreter of a new environment that has mmrev itself, and all else from this one; no network."""
-    folder = tmp_path_factory.mktemp(request.param)
-    source = folder / 'clone'
-    source.mkdir()
-    for name in filter(lambda name: (ROOT / name).exists(), PACKED):
-        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy2
-        copy(ROOT / name, source / name, **(dict(symlinks=True) if (ROOT / name).is_dir() else {}))
-    venv.create(folder / 'env', with_pip=False, symlinks=True)
-    interpreter = folder / 'env' / 'bin' / 'python'
-    packages = run(interpreter, '-c', 'import sysconfig; print(sysconfig.get_paths()["purelib"])', cwd=folder).strip()
-    Path(packages, 'host.pth').write_text(sysconfig.get_paths()['purelib'] + '\n')  # its .pth files are not read
-    run(sys.executable, '-m', 'pip', '--python', interpreter, 'install', '--no-deps', '--no-index',
-        '--no-build-isolation', *(['-e'] if request.param == 'editable' else []), source, cwd=folder)
-    place = Path(run(interpreter, '-W', 'ignore', '-c', 'import mmrev; print(mmrev.__file__)', cwd=folder).strip())
-    assert (source if request.param == 'editable' else Path(packages)) in place.parents
+    if request.param == 'wheel':
+        return request.getfixturevalue('installed')
+    folder = tmp_path_factory.mktemp('editable')
+    clone = shutil.copytree(request.getfixturevalue('source'), folder / 'clone', symlinks=True)
+    interpreter = environment(folder)
+    run(*OFFLINE_PIP, '--python', interpreter, 'install', '--no-deps', '--no-index', '--no-build-isolation', '-e',
+        clone, cwd=folder)
     return interpreter
 
 
 @pytest.fixture(scope='module')
-def projects(python, tmp_path_factory):
-    """What three projects print while they train, side by side, and the folder that they are in."""
+def projects(tmp_path_factory):
+    """A folder with three projects on the same images."""
     folder = tmp_path_factory.mktemp('projects')
     toy_detection.write_dataset(folder / 'data')
     text = toy_detection.config_text(folder / 'data')
     begin, model, data = (text.index(mark) for mark in ('DATA_ROOT =', 'model = dict(', 'train_dataloader ='))
-    own_lines = text[begin:model] + 'model = dict(roi_head=dict(bbox_head=dict(num_classes=2)))\n' + text[data:]
-    (folder / 'inherits.py').write_text(f"_base_ = 'mmrev::{SIZE}'\n" + own_lines)
+    heads = ('model = dict(neck=dict(out_channels=16), rpn_head=dict(in_channels=16, feat_channels=16), roi_head=dict('
+             'bbox_roi_extractor=dict(out_channels=16), bbox_head=dict(in_channels=16, fc_out_channels=32, '
+             'num_classes=2)))\n')
+    own_lines = text[begin:model] + heads + text[data:]
+    (folder / 'inherits.py').write_text(f"_base_ = 'mmrev::{CONFIG}'\n" + own_lines)
     (folder / 'host_type.py').write_text(text)
-    (folder / 'host_inherits.py').write_text(f"_base_ = __import__('mmrev').config_path('{SIZE}')\n" + own_lines)
-    code = 'import importlib.util as u; print(u.find_spec("mmdet").submodule_search_locations[0])'
-    tool_of_mmdet = Path(run(python, '-c', code, cwd=folder).strip()) / '.mim' / 'tools' / 'train.py'
-    started = dict(inherits=start(python.parent / 'mmrev', 'train', 'inherits.py', cwd=folder),
-                   host_type=start(python, tool_of_mmdet, 'host_type.py', cwd=folder),
-                   host_inherits=start(python, tool_of_mmdet, 'host_inherits.py', cwd=folder))
-    return folder, {name: output_of(process) for name, process in started.items()}
+    (folder / 'host_inherits.py').write_text(f"_base_ = __import__('mmrev').config_path('{CONFIG}')\n" + own_lines)
+    return folder
 
 
-@pytest.mark.parametrize('name, arch', [('inherits', 's3'), ('host_type', 's0'), ('host_inherits', 's3')])
-def test_a_project_elsewhere_trains(projects, name, arch):
+def test_mmrev_is_imported_from_where_it_is_installed(python, tmp_path):
+    place = Path(run(python, '-W', 'ignore', '-c', 'import mmrev; print(mmrev.__file__)', cwd=tmp_path).strip())
+    clone, env = (python.parents[2] / name for name in ('clone', 'env'))
+    assert (clone if clone.exists() else env) in place.parents
+
+
+@pytest.mark.parametrize('python, name', [
+    ('wheel', 'inherits'), ('wheel', 'host_type'), ('wheel', 'host_inherits'), ('editable', 'inherits')],
+    indirect=['python'])
+def test_a_project_elsewhere_trains(python, projects, name):
     """``mmrev train`` on a config of mmrev; mmdet's tool with a model of mmrev, and on a config of mmrev."""
-    folder, outputs = projects
-    assert f"arch='{arch}'" in outputs[name] and "type='mmrev.RevBiFPN'" in outputs[name]
-    assert "default_scope = 'mmdet'" in outputs[name]
-    assert 'Epoch(train) [1][2/2]' in outputs[name] and 'Epoch(val) [1][4/4]' in outputs[name]
-    assert (folder / 'work_dirs' / name / 'epoch_1.pth').is_file()
-    assert ('Done.  checkpoints:' in outputs[name]) == (name == 'inherits')  # the others are mmdet's own tool
+    tool = [python.parent / 'mmrev', 'train']
+    if name != 'inherits':
+        tool = [python, Path(mmdet.__file__).parent / '.mim' / 'tools' / 'train.py']
+    output = run(*tool, f'{name}.py', '--work-dir', python.parents[2] / name, cwd=projects)
+    assert "type='mmrev.RevBiFPN'" in output
+    assert "default_scope = 'mmdet'" in output
+    assert 'Epoch(train) [1][2/2]' in output and 'Epoch(val) [1][4/4]' in output
+    assert (python.parents[2] / name / 'epoch_1.pth').is_file()
+    assert ('Done.  checkpoints:' in output) == (name == 'inherits')  # the others are mmdet's own tool
 
 
 LIST_CLASSES = '''
@@ -124,7 +114,7 @@ def classes(file):
     return {**built, **{key: name(thing) for key, thing in things.items()}}
 
 
-print('CLASSES', json.dumps([classes(file) for file in sys.argv[1:]]))
+json.dump([classes(file) for file in sys.argv[1:]], open('classes.json', 'w'))
 '''
 
 
@@ -141,8 +131,10 @@ def test_inherited_configs_build_the_classes_of_the_direct_one(tmp_path):
                      f"__import__('mmrev').config_path({config!r})"):
             files.append(f'config_{len(files)}.py')
             (tmp_path / files[-1]).write_text(f'_base_ = {base}\n{lines}')
-    output = run(sys.executable, '-c', LIST_CLASSES, *files, cwd=tmp_path)
-    coco, *inherited_coco, digits, same_digits, path_digits = json.loads(output.split('CLASSES ')[-1])
+    (tmp_path / 'list_classes.py').write_text(LIST_CLASSES)
+    printed('python', tmp_path / 'list_classes.py', *files, cwd=tmp_path)
+    classes = json.loads((tmp_path / 'classes.json').read_text())
+    coco, *inherited_coco, digits, same_digits, path_digits = classes
     assert inherited_coco == [coco, coco] and [same_digits, path_digits] == [digits, digits]
     for direct in (coco, digits):
         assert direct['model.backbone'] == 'mmrev.models.backbones.revbifpn.RevBiFPN'

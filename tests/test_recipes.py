@@ -123,18 +123,16 @@ def test_the_ten_lines_for_folders_fit_any_of_our_classifiers(base, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize('base', TRAINED)
 def test_the_ten_lines_for_folders_train_and_validate(base, tmp_path, monkeypatch):
-    for split, count in (('train', 2), ('val', 1)):
+    for split in ('train', 'val'):
         for name in ('dress', 'hat', 'shoes'):
             folder = tmp_path / 'data/clothes' / split / name
             folder.mkdir(parents=True)
-            for index in range(count):
-                cv2.imwrite(str(folder / f'{index}.jpg'), np.random.default_rng(index).integers(
-                    0, 255, (240, 240, 3), dtype=np.uint8))
+            cv2.imwrite(str(folder / '0.jpg'), np.random.default_rng(0).integers(0, 255, (240, 240, 3), dtype=np.uint8))
     (tmp_path / 'clothes.py').write_text(folders_example(base))
     monkeypatch.chdir(tmp_path)
     loaders = [f'{split}_dataloader.{key}' for split in ('train', 'val', 'test')
                for key in ('num_workers=0', 'persistent_workers=False')]
-    assert main(['train', 'clothes.py', '--cfg-options', 'train_dataloader.batch_size=6', 'train_cfg.max_epochs=1',
+    assert main(['train', 'clothes.py', '--cfg-options', 'train_dataloader.batch_size=3', 'train_cfg.max_epochs=1',
                  'param_scheduler.0.T_max=1', 'default_hooks.checkpoint=None', f'visualizer.name={tmp_path.name}',
                  *loaders]) == 0
     log = next((tmp_path / 'work_dirs/clothes').glob('*/*.log')).read_text()

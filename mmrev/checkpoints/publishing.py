@@ -8,7 +8,7 @@ from mmrev.problems import ProblemError, phase
 
 from . import published
 from .loaders import load_local
-from .reading import read
+from .reading import holds_numbers, no_numbers, read
 
 # Keys of mmengine's `meta` to keep. The others describe the machine: paths in the config, environment, time.
 _META = ('dataset_meta', 'epoch', 'iter', 'mmengine_version')
@@ -29,7 +29,7 @@ def publish(checkpoint: str, out: Optional[str] = None) -> str:
         A description of the file that was written.
 
     Raises:
-        ProblemError: If the checkpoint cannot be read or holds no weights, or the result cannot be written.
+        ProblemError: If the checkpoint cannot be read or holds no weights or NaN, or the result cannot be written.
     """
     import torch
     content = load_local(checkpoint)
@@ -37,6 +37,9 @@ def publish(checkpoint: str, out: Optional[str] = None) -> str:
                for name, value in content.get('state_dict', content).items() if isinstance(value, torch.Tensor)}
     if not weights:
         raise ProblemError(f'checkpoint `{checkpoint}` holds no weights', 'Give a checkpoint of a training run')
+    for name, value in weights.items():
+        if not holds_numbers(value, value):
+            raise no_numbers(checkpoint, name, value)
     target = Path(out or checkpoint)
     if not target.parent.is_dir():
         raise ProblemError(f'folder `{target.parent}` does not exist', 'Make it, or name another one')

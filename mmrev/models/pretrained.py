@@ -4,6 +4,7 @@ mmengine's ``Pretrained`` needs a checkpoint, and mmengine refuses to merge a di
 nothing while its checkpoint is None, so a config contains the entry, and a child config or
 ``--cfg-options model.backbone.init_cfg.checkpoint=FILE`` sets this one value.
 """
+import os
 import re
 from typing import Any, Dict, Iterable, List, Optional, Union
 
@@ -12,7 +13,7 @@ from mmengine.logging import print_log
 from mmengine.model import PretrainedInit, is_model_wrapper, update_init_info
 from torch import Tensor, nn
 
-from mmrev.checkpoints.reading import holds_numbers, no_numbers
+from mmrev.checkpoints.reading import PLACES, holds_numbers, no_numbers
 from mmrev.problems import ProblemError
 from mmrev.registry import WEIGHT_INITIALIZERS
 
@@ -47,8 +48,7 @@ class Pretrained:
                           f'resume names others; for published ones: --cfg-options '
                           f'model.{self.prefix}init_cfg.checkpoint=FILE, or mmrev://NAME', logger='current')
             return
-        from mmengine.runner.checkpoint import CheckpointLoader
-        content = CheckpointLoader.load_checkpoint(self.checkpoint, map_location=self.map_location, logger='current')
+        content = self._read(self.checkpoint)
         # BaseModule.init_weights calls all initializers but its own `Pretrained` before those of the children, which
         # would overwrite what is loaded here. It skips a child that has been initialized.
         for child in module.children():
@@ -60,6 +60,19 @@ class Pretrained:
         if hasattr(module, '_params_init_info'):  # mmengine's record of initializations
             update_init_info(module, init_info=f'Pretrained: load from {self.checkpoint}')
 
+    def _read(self, checkpoint: str) -> Any:
+        from mmengine.runner.checkpoint import CheckpointLoader
+        try:
+            return CheckpointLoader.load_checkpoint(checkpoint, map_location=self.map_location, logger='current')
+        except Exception as error:  # of any backend; a damaged download raises what damaged bytes raise
+            if isinstance(error, ProblemError) or '://' not in checkpoint:
+                raise
+            cached = os.path.join(torch.hub.get_dir(), 'checkpoints', os.path.basename(checkpoint))
+            raise ProblemError(
+                f'`{checkpoint}` gave no checkpoint: {type(error).__name__}: {error}',
+                f'Remove {cached}, which may be incomplete, and try again' if os.path.exists(cached) else
+                'Check the address, or download the file and give its path') from error
+
 
 _KINDS = ('mmrev.Pretrained', Pretrained, 'Pretrained', PretrainedInit)  # initializers that load weights
 
@@ -68,14 +81,14 @@ def initialization(init_cfg: InitCfg, default: Iterable[dict]) -> List[dict]:
     """The ``init_cfg`` of a backbone: `default`, then the given weights.
 
     Args:
-        init_cfg: As given to the backbone. An entry of ours may omit its type, and then also its prefix. One of
-            mmengine's ``Pretrained``, which says nothing if no weight fits, becomes one of ours.
+        init_cfg: As given to the backbone. An entry of ours may omit its type and its prefix. One of mmengine's
+            ``Pretrained``, which says nothing if no weight fits, becomes one of ours.
         default: How the backbone is initialized otherwise.
     """
     init_cfg = init_cfg or {}
     if isinstance(init_cfg, dict) and 'type' not in init_cfg:
-        init_cfg = dict(dict(type='mmrev.Pretrained', prefix='backbone.'), **init_cfg)
-    entries = [dict(entry, type='mmrev.Pretrained') if entry.get('type') in _KINDS else entry
+        init_cfg = dict(init_cfg, type='mmrev.Pretrained')
+    entries = [{'prefix': 'backbone.', **entry, 'type': 'mmrev.Pretrained'} if entry.get('type') in _KINDS else entry
                for entry in (init_cfg if isinstance(init_cfg, list) else [init_cfg])]
     return [*default, *entries] if [entry.get('type') for entry in entries] == ['mmrev.Pretrained'] else entries
 
@@ -142,9 +155,9 @@ def load_weights(module: nn.Module, content: Any, source: str, prefix: Optional[
 
 def _tensors(content: Any) -> Dict[str, Tensor]:
     """The tensors of a checkpoint, without the prefix of a model that was wrapped for several processes."""
-    state = content.get('state_dict', content) if isinstance(content, dict) else None
-    items = state.items() if isinstance(state, dict) else ()
-    return {name.removeprefix('module.'): value for name, value in items
+    content = content if isinstance(content, dict) else {}
+    held = [content[place] for place in ('state_dict', *PLACES) if isinstance(content.get(place), dict)]
+    return {name.removeprefix('module.'): value for name, value in next(iter(held), content).items()
             if isinstance(name, str) and isinstance(value, torch.Tensor)}
 
 

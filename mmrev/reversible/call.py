@@ -1,23 +1,21 @@
 """One forward through the steps of a sequence: without a graph, in place on buffers of its own."""
-from contextlib import nullcontext
 from functools import partial
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from mmrev import compat
-
 from .check import ReconstructionReport, active_report
-from .errors import ReversibilityError, captured
-from .function import Weights
-from .generators import Draws
-from .observe import Observer, refuse_captured
-from .overlap import collectives
+from .function import NOTHING, Weights
+from .generators import Drawn, Draws, rewound
+from .inference import run_without_graph
+from .observe import Observer
+from .output import check_output
+from .overlap import collectives, is_distributed
 from .plan import GRAPH, STATE, Plan
 from .record import Evaluated, Record
 from .replay import AutocastSnapshot, Replay
-from .streams import StreamBuffers, shares_memory, versions
+from .streams import StreamBuffers, versions
 
 
 class Call:
@@ -43,6 +41,8 @@ class Call:
         self.input_gradients: List[Optional[Tensor]] = []  # those of the streams, when it has ended
         self._weights: List[Weights] = []
         self._observes = not plan.forward_observed
+        # Processes that communicate must all evaluate a function equally often.
+        self._tracks_draws = plan.tracks_draws or is_distributed()
 
     def gather(self, start: int, stop: int) -> Dict[int, Tensor]:
         """By ``id``, the weights that require grad of the steps ``[start, stop)``, which come next."""
@@ -59,11 +59,13 @@ class Call:
         self.device = streams[0].device if streams else torch.device('cpu')
         self.link = torch.empty(0, device=self.device)
         self._autocast = AutocastSnapshot(sorted({'cpu', *(x.device.type for x in streams if not x.is_meta)}))
+        self._casts = self._autocast.matters()
         self._draws = Draws(streams)
+        self._inputs = streams
 
     def forward(self, start: int, stop: int) -> None:
         """Run steps ``[start, stop)``."""
-        with self._autocast.active() if self._autocast.matters() else nullcontext():
+        with self._autocast.active() if self._casts else NOTHING:
             for index in range(start, stop):
                 self._step(index)
 
@@ -78,7 +80,7 @@ class Call:
         before = versions(sources)
         needs = [self.needs_grad[part.stream] for part in step.sources]
         function = plan.functions[index]
-        with function.lock, function.running():
+        with function.running():
             record = Record(Replay(function, self._weights[index], self._autocast, self._observes), needs)
             with_graph = keep == GRAPH and record.trains and self.report is None
             inputs = [x.detach() for x in sources]
@@ -91,16 +93,17 @@ class Call:
             begun = collectives() if self.overlap else 0
             # Where nothing known needs a gradient, a graph costs nothing and shows a captured tensor that does.
             if with_graph or not record.trains or observer:
-                with torch.set_grad_enabled(with_graph or not record.trains), observer or nullcontext():
+                with torch.set_grad_enabled(with_graph or not record.trains), observer or NOTHING:
                     out = step.f(*inputs)
             else:
                 out = step.f(*inputs)
             if self.overlap and collectives() != begun:
                 self.overlap, self.communicates = False, plan.describe(index)
-            draws = self._draws.used()
+            draws = self._draws.used() if self._tracks_draws else []
             if draws or observer or function.buffers:
                 record.replay.finish(draws, observer, lambda: plan.describe(index))
-        self._check_output(index, sources, before, out, with_graph)
+        target = None if step.creates else streams.get(step.target)
+        check_output(step, partial(plan.describe, index), sources, before, out, target, with_graph)
         if keep == GRAPH and self.report is None:
             out = self._keep_graph(index, record, out, inputs, observer)
         self._apply(index, record, out)
@@ -141,32 +144,13 @@ class Call:
             self.first_trained = min(self.first_trained, index)
         self.records.append(record)
 
-    def _check_output(self, index: int, sources: List[Tensor], before: List[int], out: Any, with_graph: bool) -> None:
-        step, describe = self.plan.steps[index], self.plan.describe
-        if not isinstance(out, Tensor):
-            raise ReversibilityError(f'{describe(index)} must return one tensor, got {type(out).__name__}')
-        if before != versions(sources):
-            raise ReversibilityError(
-                f'{describe(index)} modified its input in place, so the step cannot be undone; use `inplace=False` in '
-                f'its first layer, or clone the input (shape {tuple(sources[0].shape)})')
-        if out.requires_grad and not with_graph:
-            refuse_captured(compat.output_edge(out), (), partial(captured, describe(index)))
-            raise ReversibilityError(captured(describe(index), out))
-        for x in sources:
-            if shares_memory(out, x):
-                raise ReversibilityError(
-                    f'{describe(index)} returned its input or a view of it (shape {tuple(out.shape)}); return a new '
-                    f'tensor, for example `x.clone()`')
-        assert self.streams is not None
-        if not step.creates and (target := self.streams.get(step.target)).shape != out.shape:
-            raise ReversibilityError(
-                f'{describe(index)} returned shape {tuple(out.shape)}, but the stream that it is added to '
-                f'(stream {step.target.stream}) has shape {tuple(target.shape)}')
-
     def finish(self) -> List[Tensor]:
         """The final streams; keeps aliases of those that the undo reads, and notices a change of them by version."""
         assert self.streams is not None
         outputs, self.streams = self.streams.aliases(), None
+        if not self._tracks_draws and (draws := self._draws.used()):
+            self._find_draws(draws)
+        self._inputs = ()
         needed = self.plan.needed[-1]
         everything = self.report is not None
         self.final = [x.detach() if everything or i in needed else None for i, x in enumerate(outputs)]
@@ -176,7 +160,23 @@ class Call:
                 record.replay.settle()
             self._share_written()
             self.plan.forward_observed = True
+            self.plan.tracks_draws = any(function.draws for function in self.plan.functions)
         return outputs
+
+    def _find_draws(self, draws: Drawn) -> None:
+        """Random numbers were drawn that the first forward had not drawn: run again to see by which functions."""
+        plan = self.plan
+        plan.tracks_draws = True
+
+        def evaluate(index: int, sources: List[Tensor]) -> Tensor:
+            replay, describe = self.records[index].replay, partial(plan.describe, index)
+            out = replay.run(plan.steps[index].f, sources, describe)
+            replay.finish(again.used(), None, describe)
+            return out
+
+        with rewound(draws):
+            again = Draws(self._inputs)
+            run_without_graph(plan.steps, [x.detach() for x in self._inputs], evaluate)
 
     def _share_written(self) -> None:
         """A buffer that one function writes is kept for all that have it."""

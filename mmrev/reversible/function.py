@@ -1,7 +1,7 @@
 """A step's function: its modules, and what is known of them until a flag, a hook or a module changes."""
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from operator import attrgetter, is_
-from typing import Any, ContextManager, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, ContextManager, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -110,7 +110,12 @@ class Function:
 
     def running(self) -> ContextManager[Any]:
         """What surrounds an evaluation."""
-        return compat.eagerly() if self.draws else NOTHING
+        return self._running_eagerly() if self.draws else self.lock
+
+    @contextmanager
+    def _running_eagerly(self) -> Iterator[None]:
+        with self.lock, compat.eagerly():
+            yield
 
     def is_compiled(self) -> bool:
         return any(m._compiled_call_impl is not None for m in self.modules)

@@ -12,6 +12,8 @@ from mmrev import compat
 
 from .errors import ReversibilityError
 
+Drawn = List[Tuple[torch.Generator, Any, Any]]  # a generator, its state, and its place, before it was drawn from
+
 _OFFSETS = hasattr(torch.Generator, 'get_offset')
 _compare = ctypes.CDLL('msvcrt' if os.name == 'nt' else None).memcmp
 _compare.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
@@ -83,7 +85,7 @@ class Draws:
         self._states = [None if g.device.type == 'cpu' else g.get_state() for g in self._generators]
         self._places = [_place(g) for g in self._generators]
 
-    def used(self) -> List[Tuple[torch.Generator, Any, Any]]:
+    def used(self) -> Drawn:
         """The generators that were drawn from since the last call, for :func:`rewound`."""
         found = []
         for i, generator in enumerate(self._generators):
@@ -95,11 +97,11 @@ class Draws:
 
 
 @contextmanager
-def rewound(draws: Sequence[Tuple[torch.Generator, Any, Any]]) -> Iterator[None]:
+def rewound(draws: Drawn) -> Iterator[None]:
     """Generators as they were; afterwards as they are now.
 
     Args:
-        draws: ``(generator, state, place)``; on a GPU, the place is the offset, elsewhere the state.
+        draws: On a GPU, the place of a generator is its offset, elsewhere its state.
     """
     now: Dict[torch.Generator, Tensor] = {generator: generator.get_state() for generator, _, _ in draws}
     try:

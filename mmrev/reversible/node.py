@@ -29,7 +29,7 @@ class ReversibleNode(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, start: int, stop: int, weight_ids: Sequence[int], num_streams: int,
                 *tensors: Tensor) -> Any:
-        ctx.call, ctx.start, ctx.stop, ctx.weight_ids, ctx.num_streams = call, start, stop, weight_ids, num_streams
+        ctx.segment = call, start, stop, weight_ids, num_streams
         ctx.set_materialize_grads(False)
         if num_streams:
             call.begin(tensors[:num_streams])
@@ -64,24 +64,24 @@ class _Once(torch.autograd.Function):
 
 
 def _backward(ctx: Any, gradients: Sequence[Optional[Tensor]]) -> Tuple[Optional[Tensor], ...]:
-    call: Call = ctx.call
-    if ctx.start == ctx.stop:
+    call, start, stop, weight_ids, num_streams = ctx.segment
+    if start == stop:
         with torch.no_grad():  # create_graph=True
             call.undo = Undo(call, gradients, _retains_graph())
     weight_gradients: WeightGradients = {}
     if call.undo is not None:
         try:
-            weight_gradients = call.undo.backward(ctx.start, ctx.stop)
+            weight_gradients = call.undo.backward(start, stop)
         except BaseException:
             call.plan.backwards.pop(id(call.undo), None)
             call.undo = None
             raise
-        if ctx.start <= call.first_trained:  # what is left passes through
+        if start <= call.first_trained:  # what is left passes through
             call.input_gradients, call.undo = call.undo.finish(), None
-    found = [weight_gradients.get(i) for i in ctx.weight_ids]
-    if not ctx.num_streams:
+    found = list(map(weight_gradients.get, weight_ids))
+    if not num_streams:
         return (call.link, *found)  # not None: with it, `create_graph` reaches the first node and is refused there
-    stream_gradients, call.input_gradients = call.input_gradients[:ctx.num_streams], []
+    stream_gradients, call.input_gradients = call.input_gradients[:num_streams], []
     return (*stream_gradients, *found)
 
 
@@ -96,7 +96,8 @@ def run_reversible(call: Call, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
     end = len(call.plan.steps)
     num_streams, tensors = len(streams), streams
     for coupling, start, stop in call.plan.segments:
-        tensors = surrounded(coupling, partial(_run_segment, call, start, stop, num_streams), *tensors),
+        run = partial(_run_segment, call, start, stop, num_streams)
+        tensors = (surrounded(coupling, run, *tensors) if call.plan.is_sharded else run(*tensors)),
         num_streams = 0
     return _apply(call, end, end, (), num_streams, *tensors)
 

@@ -54,6 +54,11 @@ def obstacle(num_steps: int, device: torch.device) -> Optional[str]:
     return None
 
 
+def is_distributed() -> bool:
+    """Whether this process can communicate with others."""
+    return dist.is_available() and dist.is_initialized()
+
+
 def collectives() -> int:
     """How many collectives this process has begun, in all groups.
 
@@ -62,7 +67,7 @@ def collectives() -> int:
     Raises:
         RuntimeError: If a backend does not count.
     """
-    if not (dist.is_available() and dist.is_initialized()):
+    if not is_distributed():
         return 0
     groups: Any = dist.distributed_c10d._world.pg_map
     return sum(group._get_backend(device)._get_sequence_number_for_group()

@@ -2,6 +2,7 @@
 import sys
 import threading
 import weakref
+from itertools import chain
 from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
 import torch
@@ -76,6 +77,7 @@ class Plan:
         self._work_out_undo()
         self.backwards = calls.backwards
         self.forward_observed = False
+        self.tracks_draws = True  # after every step; without, after the last one alone
         self.observed: Set[int] = set()  # steps that a backward has observed
         self.is_sharded = any(map(compat.is_fully_sharded, root.modules()))
         self._signature = _Signature(walk(root)[1:])
@@ -136,7 +138,7 @@ class _Signature:
 
     def _now(self) -> Tuple[Any, ...]:
         return (compat.has_global_hooks(), list(map(is_training, self._modules)), list(map(len, self._tables)),
-                list(map(list, filter(None, self._hooks))), list(map(list, map(dict.values, self._children))))
+                list(map(list, filter(None, self._hooks))), list(chain.from_iterable(map(dict.values, self._children))))
 
 
 def _names(root: nn.Module, steps: Sequence[AdditiveStep]) -> List[str]:

@@ -13,7 +13,7 @@ from mmrev import compat
 
 from .errors import ReversibilityError
 from .function import Function, Weights, is_training
-from .generators import rewound
+from .generators import Drawn, rewound
 from .observe import Observer
 from .streams import version
 
@@ -39,7 +39,7 @@ class AutocastSnapshot:
 
     def matters(self) -> bool:
         """Whether autocast is on, now or then."""
-        return True in self._enabled or True in [compat.is_autocast_enabled(t) for t in self._types]
+        return True in self._enabled or True in map(compat.is_autocast_enabled, self._types)
 
 
 class Replay:
@@ -59,8 +59,7 @@ class Replay:
         self._autocast = autocast
         self.weights = weights
         self._state = weights.state()
-        self._draws: List[Tuple[torch.Generator, Any, Any]] = [
-            (g, None, g.get_state()) for g in function.own_generators()]
+        self._draws: Drawn = [(g, None, g.get_state()) for g in function.own_generators()]
         self._found: Sequence[Optional[Tensor]] = []
         self._before: Dict[int, Tensor] = {}
         if function.buffers:
@@ -78,8 +77,7 @@ class Replay:
         self._found = found
         self._versions = [-1 if b is None else version(b) for b in found]
 
-    def finish(self, draws: List[Tuple[torch.Generator, Any, Any]], observer: Optional[Observer],
-               step: Callable[[], str]) -> None:
+    def finish(self, draws: Drawn, observer: Optional[Observer], step: Callable[[], str]) -> None:
         """Keep only what the function used or changed.
 
         Raises:
@@ -134,14 +132,14 @@ class Replay:
             ReversibilityError: If a weight or a buffer was changed in place in the meantime.
         """
         self.check(step)
-        with self._function.lock:
+        with self._function.running():
             changes = self._changes()
             before = [(owner, name, owner.get(name)) for owner, name, _ in changes]
             try:
                 for owner, name, value in changes:
                     owner[name] = value
                 if self._draws or self._autocast.matters():
-                    with rewound(self._draws), self._autocast.active(), self._function.running():
+                    with rewound(self._draws), self._autocast.active():
                         return f(*sources)
                 return f(*sources)
             finally:

@@ -13,13 +13,13 @@ from .call import Call
 from .coupling import surrounded
 from .errors import ReversibilityError, captured
 from .generators import refusing_captured_draws
+from .inference import run_without_graph
 from .node import run_reversible
 from .observe import refuse_captured
 from .overlap import obstacle, settle
 from .plain import run_plain
 from .plan import Calls, Keep, Plan, steps_of
 from .step import AdditiveStep
-from .streams import StreamBuffers, shares_memory
 
 
 class ReversibleSequence(nn.Module):
@@ -179,19 +179,14 @@ def _spread(run: Callable, steps: Sequence[AdditiveStep], *streams: Tensor) -> T
 
 
 def _run_without_graph(lock: Any, steps: Sequence[AdditiveStep], streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
-    """Inference: in place on buffers of our own; ``lock`` waits for a replay, which changes flags for a moment."""
-    buffers = StreamBuffers(streams)
-    for i, step in enumerate(steps):
-        sources = [buffers.get(part).detach() for part in step.sources]
+    """Inference; ``lock`` waits for a replay, which changes flags for a moment."""
+
+    def evaluate(index: int, sources: List[Tensor]) -> Tensor:
+        step = steps[index]
         with lock:
             out = step.f(*sources)
         if out.requires_grad:  # of a tensor that is no parameter: the sequence has none that is trained
-            refuse_captured(compat.output_edge(out), (), partial(captured, f'step {i} ({type(step.f).__name__})'))
-        if step.creates:
-            held = any(shares_memory(out, x) for x in sources)
-            buffers.create(step.target, (out.clone() if held else out).to(sources[0].dtype))
-        else:
-            buffers.add(step.target, out)
-        del out, sources  # not alive while the next function runs
-        buffers.share_if_held(part.stream for part in step.sources)
-    return tuple(buffers.aliases())
+            refuse_captured(compat.output_edge(out), (), partial(captured, f'step {index} ({type(step.f).__name__})'))
+        return out
+
+    return run_without_graph(steps, streams, evaluate)

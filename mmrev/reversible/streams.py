@@ -1,8 +1,11 @@
 """Streams, parts of them, and the buffers that hold them while steps run."""
+from operator import attrgetter
 from typing import Iterable, List, NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
+
+_version = attrgetter('_version')
 
 
 class StreamPart(NamedTuple):
@@ -62,13 +65,13 @@ class StreamBuffers:
 
     def read(self, part: StreamPart) -> Optional[Tensor]:
         x = self.tensors[part.stream]
-        return None if x is None else part.of(x)
+        return x if x is None or part.start is None else part.of(x)
 
     def get(self, part: StreamPart) -> Tensor:
         """As :meth:`read`, of a stream that is known to be there."""
         x = self.tensors[part.stream]
         assert x is not None, f'stream {part.stream} was released although a step reads it'
-        return part.of(x)
+        return x if part.start is None else part.of(x)
 
     def put(self, stream: int, value: Optional[Tensor]) -> None:
         """Set a stream to a tensor that others hold, too."""
@@ -97,7 +100,7 @@ class StreamBuffers:
         x = self.tensors[part.stream]
         assert x is not None, f'stream {part.stream} was released although a step writes it'
         if self._owned[part.stream]:
-            part.of(x).add_(value, alpha=alpha)
+            (x if part.start is None else part.of(x)).add_(value, alpha=alpha)
             return
         if part.whole:
             self._replace(part.stream, torch.add(x, value, alpha=alpha).to(x.dtype))
@@ -185,4 +188,4 @@ def version(x: Tensor) -> int:
 
 def versions(streams: Sequence[Tensor]) -> List[int]:
     """Those of streams, which are no inference tensors."""
-    return [x._version for x in streams]
+    return list(map(_version, streams))

@@ -1,4 +1,7 @@
 """Commands in processes of their own, and what they say of a mistake."""
+import contextlib
+import gc
+import importlib
 import os
 import runpy
 import signal
@@ -7,7 +10,10 @@ import subprocess
 import sys
 import tempfile
 import traceback
+from functools import lru_cache
 from pathlib import Path
+
+from mmengine.config import Config
 
 from mmrev.cli import main
 
@@ -40,6 +46,26 @@ def succeed(*command, cwd) -> str:
     return output
 
 
+@lru_cache(maxsize=None)
+def _import_hosts() -> None:
+    """Import what commands import, and find the hosts' configs, once before the forks rather than in each of them."""
+    for host in ('mmdet', 'mmpretrain'):
+        with contextlib.suppress(ImportError):
+            for part in ('datasets', 'engine', 'evaluation', 'models', 'visualization'):
+                importlib.import_module(f'{host}.{part}')
+            Config._get_cfg_path(f'{host}::_base_/default_runtime.py', '')  # cached by conftest.py
+
+
+def printed(*arguments, cwd, processes=1) -> str:
+    """The standard output of `forked`, which must succeed."""
+    with tempfile.TemporaryFile('w+') as output:
+        status, errors = forked(*arguments, cwd=cwd, processes=processes, output=output)
+        output.seek(0)
+        text = output.read()
+    assert status == 0, text + errors
+    return text
+
+
 def forked(*arguments, cwd, processes=1, output=None):
     """`mmrev` in a fork of this process, which has imported everything: exit status and standard error.
 
@@ -52,6 +78,7 @@ def forked(*arguments, cwd, processes=1, output=None):
             first that failed, in the order of their ranks.
         output: A file for the standard output.
     """
+    _import_hosts()
     with tempfile.TemporaryFile('w+') as errors, tempfile.TemporaryFile('w+') as unread, socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         environment = dict(WORLD_SIZE=str(processes), MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free.getsockname()[1]))
@@ -69,6 +96,7 @@ def _fork(arguments, cwd, output, errors, environment) -> int:
     if child == 0:
         status = 99
         signal.alarm(200)  # a command that hangs ends by SIGALRM
+        gc.freeze()  # to collect a process group of the parent would be to wait for its threads, which are not here
         try:
             os.chdir(cwd)
             os.environ.update(environment)
@@ -79,6 +107,7 @@ def _fork(arguments, cwd, output, errors, environment) -> int:
         except BaseException:
             traceback.print_exc()
         finally:
+            sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
     return child

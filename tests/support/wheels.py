@@ -27,6 +27,15 @@ def build_wheel(source, folder):
     return wheel
 
 
+def environment(folder):
+    """The interpreter of a new environment in a folder, which sees the packages of this one, not the editable ones."""
+    venv.create(folder / 'env', with_pip=False, symlinks=True)
+    python = folder / 'env' / 'bin' / 'python'
+    packages = run([python, '-c', 'import sysconfig; print(sysconfig.get_paths()["purelib"])']).strip()
+    Path(packages, 'host.pth').write_text(sysconfig.get_paths()['purelib'] + '\n')  # its .pth files are not read
+    return python
+
+
 @pytest.fixture(scope='session')
 def source(tmp_path_factory):
     """A copy of what a clone holds, so that builds leave nothing in the working copy."""
@@ -51,11 +60,7 @@ def wheel(source, tmp_path_factory):
 @pytest.fixture(scope='session')
 def installed(wheel, tmp_path_factory):
     """Interpreter of a new environment that holds the wheel and sees the packages, not the mmrev, of this one."""
-    folder = tmp_path_factory.mktemp('elsewhere') / 'env'
-    venv.create(folder, with_pip=False, symlinks=True)
-    python = folder / 'bin' / 'python'
-    packages = run([python, '-c', 'import sysconfig; print(sysconfig.get_paths()["purelib"])']).strip()
-    Path(packages, 'host.pth').write_text(sysconfig.get_paths()['purelib'] + '\n')
+    python = environment(tmp_path_factory.mktemp('elsewhere'))
     run([*OFFLINE_PIP, '--python', python, 'install', '--no-deps', '--no-index', wheel])
     return python
 

@@ -69,11 +69,15 @@ def test_dropout_and_drop_path_count_the_same_on_the_meta_device():
     assert peak(network, 'meta', 3) == peak(network, 'cpu', 3)
 
 
+@pytest.fixture(scope='module')
+def parts():
+    """The parts of the peak of RevBiFPN-S0, for two images."""
+    return peak_parts.find_parts(networks.backbone('s0', *SMALL), batch=2)
+
+
 @pytest.mark.slow
-def test_the_parts_of_the_peak_are_all_of_it():
-    network = networks.backbone('s0', *SMALL)
-    parts = peak_parts.find_parts(network, batch=5)
-    assert sum(parts.values()) == peak(network, 'meta', 5)
+def test_the_parts_of_the_peak_are_all_of_it(parts):
+    assert sum(parts.values()) == peak(networks.backbone('s0', *SMALL), 'meta', 2)
 
 
 def test_the_parts_of_the_peak_are_named():
@@ -92,9 +96,7 @@ def test_the_parts_of_the_peak_are_named():
 
 
 @pytest.mark.slow
-def test_the_streams_are_found_among_the_parts():
-    network = networks.backbone('s0', *SMALL)
-    parts = peak_parts.find_parts(network, batch=2)
+def test_the_streams_are_found_among_the_parts(parts):
     streams = {(part.kind, part.operator) for part in parts if part.kind.endswith('of a stream')}
     assert {('value of a stream', 'stream 0'), ('gradient of a stream', 'stream 0')} <= streams
     assert all(part.module == 'stages' for part in parts if part.kind.endswith('of a stream'))

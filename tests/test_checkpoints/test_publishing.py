@@ -67,7 +67,8 @@ def test_averaged_weights_are_published_where_the_run_had_them(tmp_path, capsys)
 
 
 @pytest.mark.parametrize('content, reason', [
-    (dict(state_dict={}, meta={}), 'holds no weights'), (None, 'does not exist'), ([1, 2], 'not a dict of weights')])
+    (dict(state_dict={}, meta={}), 'holds no weights'), (dict(a=torch.tensor([torch.nan])), 'NaN or infinity'),
+    (None, 'does not exist'), ([1, 2], 'not a dict of weights')])
 def test_a_file_without_weights_is_refused(content, reason, tmp_path, capsys):
     if content is not None:
         torch.save(content, tmp_path / 'other.pth')

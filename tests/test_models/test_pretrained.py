@@ -27,6 +27,7 @@ from mmrev.cli import main  # noqa: E402
 from mmrev.models.pretrained import Pretrained, initialization, load_weights  # noqa: E402
 from mmrev.problems import ProblemError  # noqa: E402
 from support import toy_detection  # noqa: E402
+from support.commands import forked  # noqa: E402
 from support.golden import GoldenRecord  # noqa: E402
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -272,15 +273,14 @@ def test_tools_of_mmdet_that_know_nothing_of_mmrev_start_from_the_weights(tmp_pa
     (tmp_path / 'mine.py').write_text(
         f'_base_ = {base}\nmodel = dict(neck=dict(out_channels=16), rpn_head=dict(in_channels=16, feat_channels=16), '
         'roi_head=dict(bbox_roi_extractor=dict(out_channels=16), bbox_head=dict(in_channels=16, fc_out_channels=8)))\n')
-    run = partial(subprocess.run, cwd=tmp_path, capture_output=True, text=True,
-                  env={**os.environ, 'PYTHONPATH': str(CONFIGS.parent)})
-    done = run([sys.executable, 'run.py', 'mine.py', str(trained(name)), 'run'])
+    done = subprocess.run([sys.executable, 'run.py', 'mine.py', str(trained(name)), 'run'], cwd=tmp_path,
+                          capture_output=True, text=True, env={**os.environ, 'PYTHONPATH': str(CONFIGS.parent)})
     assert done.returncode == 0, done.stderr
     said = [line for line in done.stdout.splitlines() if 'Loaded' in line]
     assert len(said) == 1 and 'tensors of RevBiFPN from' in said[0] and 'missing' not in said[0]
     torch.save(dict(state_dict=dict(other=torch.zeros(1))), tmp_path / 'other.pth')
-    done = run([sys.executable, 'run.py', 'mine.py', 'other.pth', 'run'])
-    assert done.returncode != 0 and '`other.pth` holds no weight of this RevBiFPN' in done.stderr
+    status, errors = forked('python', 'run.py', 'mine.py', 'other.pth', 'run', cwd=tmp_path)
+    assert status != 0 and '`other.pth` holds no weight of this RevBiFPN' in errors
 
 
 def test_the_config_in_the_documents_names_the_weights(tmp_path):
@@ -329,6 +329,18 @@ def test_a_wrong_file_at_an_address_ends_the_run_in_two_lines(content, message, 
     assert len(said) == 2 and message in said[0] and not list((tmp_path / 'work_dirs').rglob('*.pth'))
 
 
+def test_a_damaged_download_is_named_with_the_file_to_remove(address, tmp_path):
+    torch.save(Net().state_dict(), tmp_path / 'net.pth')
+    (tmp_path / 'net.pth').write_bytes((tmp_path / 'net.pth').read_bytes()[:500])
+    with pytest.raises(ProblemError, match='net.pth` gave no checkpoint') as error:
+        Pretrained(f'{address}/net.pth')(Net())
+    cached = tmp_path / 'kept/hub/checkpoints/net.pth'
+    assert f'Remove {cached}' in error.value.fix and cached.is_file()
+    with pytest.raises(ProblemError, match='404') as error:
+        Pretrained(f'{address}/missing.pth')(Net())
+    assert 'Check the address' in error.value.fix
+
+
 class Net(nn.Module):
     """Convolution, norm and linear layer."""
 
@@ -343,6 +355,8 @@ def test_the_line_says_how_many_tensors_came_and_what_is_missing_or_left_over():
     assert load_weights(Net(), dict(state_dict=whole), 'a.pth', 'backbone.') == \
         'Loaded 8 of the 8 tensors of Net from a.pth'
     assert load_weights(Net(), state, 'a.pth', 'backbone.') == 'Loaded 8 of the 8 tensors of Net from a.pth'
+    for place in ('model', 'model_state_dict', 'state_dict_ema'):  # of other trainers
+        assert load_weights(Net(), dict({place: state}, epoch=3), 'a.pth').startswith('Loaded 8 of the 8 tensors')
     state = dict(state, **{f'head.{i}': torch.zeros(1) for i in range(5)})
     del state['conv.bias']
     state['fc.weight'] = torch.zeros(7, 4)
@@ -380,7 +394,8 @@ def test_a_backbone_takes_a_checkpoint_without_a_type():
 @pytest.mark.parametrize('kind', ['Pretrained', PretrainedInit])
 def test_the_initializer_of_mmengine_becomes_one_that_refuses_a_wrong_file(kind):
     default = [dict(type='Constant', layer='Conv2d', val=1.)]
-    ours, theirs = (dict(type=name, checkpoint='a.pth') for name in ('mmrev.Pretrained', kind))
+    ours = dict(type='mmrev.Pretrained', prefix='backbone.', checkpoint='a.pth')
+    theirs = dict(type=kind, checkpoint='a.pth')
     assert initialization(theirs, default) == [*default, ours]
     assert initialization([dict(type='Kaiming'), theirs], default) == [dict(type='Kaiming'), ours]
 

@@ -37,6 +37,30 @@ def test_random_numbers_drawn_between_forward_and_backward_do_not_matter():
     assert torch.equal(*gradients)
 
 
+@pytest.mark.parametrize('drops', [{0}, {3}, {0, 1, 2, 3}], ids=str)
+def test_functions_that_begin_to_draw_after_the_first_call_are_replayed(drops):
+    def functions():
+        return [nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), nn.Dropout(0.)) for _ in range(4)]
+
+    torch.manual_seed(3)
+    f = nn.ModuleList(functions()).double()
+    f[1][1].momentum = None  # counts its batches
+    results = []
+    for reversible in (False, True):
+        own = copy.deepcopy(f)
+        module = ReversibleSequence([TwoStreamCoupling(*own[:2]), TwoStreamCoupling(*own[2:])], reversible)
+        x = [torch.linspace(i, 1, 96, dtype=torch.float64).view(2, 3, 4, 4).requires_grad_() for i in range(2)]
+        loss_of(module(*x)).backward()
+        for i in drops:
+            own[i][2].p = .5
+        torch.manual_seed(1)
+        for _ in range(2):
+            loss_of(module(*x)).backward()
+        results.append([*(t.grad for t in (*x, *own.parameters())), *own.buffers(), torch.get_rng_state()])
+    for plain, own in zip(*results):
+        torch.testing.assert_close(own, plain)
+
+
 def test_mode_switched_between_forward_and_backward_does_not_matter():
     gradients = []
     for switch in (False, True):

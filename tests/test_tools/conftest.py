@@ -5,7 +5,7 @@ from typing import NamedTuple
 import pytest
 
 from support import toy_detection
-from support.commands import mmrev, succeed
+from support.commands import printed
 
 
 class Toy(NamedTuple):
@@ -25,5 +25,5 @@ def toy(tmp_path_factory) -> Toy:
     config = folder / 'toy.py'
     config.write_text(toy_detection.config_text(folder / 'data', train_cfg=dict(max_epochs=2), visualizer=dict(
         vis_backends=[dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')])))
-    output = succeed(*mmrev('train', config, '--work-dir', 'run'), cwd=folder)
+    output = printed('train', config, '--work-dir', 'run', cwd=folder)
     return Toy(folder, config, folder / 'run', output)

@@ -1,4 +1,4 @@
-"""``mmrev predict`` in real processes: detectors and classifiers, files and folders, pictures and values."""
+"""``mmrev predict`` in other processes: detectors and classifiers, files and folders, pictures and values."""
 import json
 import pickle
 import shutil
@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from support.commands import forked, mmrev, succeed
+from support.commands import forked, printed
 
 pytest.importorskip('mmpretrain')
 from mmengine.config import Config  # noqa: E402
@@ -45,8 +45,8 @@ def classifier(tmp_path_factory):
 def detected(toy, tmp_path_factory):
     """The folder with what the toy detector found, and what the command printed."""
     folder = tmp_path_factory.mktemp('detected')
-    output = succeed(*mmrev('predict', toy.config, toy.run / 'epoch_2.pth', toy.folder / 'data/images', '--out-dir',
-                            'drawn', '--score', '0.001'), cwd=folder)
+    output = printed('predict', toy.config, toy.run / 'epoch_2.pth', toy.folder / 'data/images', '--out-dir', 'drawn',
+                     '--score', '0.001', cwd=folder)
     return folder / 'drawn', output
 
 
@@ -63,7 +63,7 @@ def test_a_detector_draws_what_it_finds(toy, detected):
 
 
 def test_a_detector_finds_what_mmrev_test_finds(toy, detected, tmp_path):
-    succeed(*mmrev('test', toy.config, toy.run / 'epoch_2.pth', '--out', 'out.pkl'), cwd=tmp_path)
+    printed('test', toy.config, toy.run / 'epoch_2.pth', '--out', 'out.pkl', cwd=tmp_path)
     tested = pickle.loads((tmp_path / 'out.pkl').read_bytes())
     found = json.loads((detected[0] / 'predictions.json').read_text())
     assert len(tested) == len(found) == 4
@@ -75,7 +75,7 @@ def test_a_detector_finds_what_mmrev_test_finds(toy, detected, tmp_path):
 
 def test_a_classifier_names_the_class_of_each_image_in_folders_at_any_depth(classifier, tmp_path):
     folder, config, weights = classifier
-    output = succeed(*mmrev('predict', config, weights, folder / 'images', '--out-dir', 'drawn'), cwd=tmp_path)
+    output = printed('predict', config, weights, folder / 'images', '--out-dir', 'drawn', cwd=tmp_path)
     found = json.loads((tmp_path / 'drawn/predictions.json').read_text())
     assert sorted(found) == ['a/0.png', 'b/0.png', 'b/deep/1.JPG']
     for name, values in found.items():
@@ -90,7 +90,7 @@ def test_a_published_checkpoint_predicts_the_same(classifier, tmp_path, capsys):
     folder, config, weights = classifier
     assert main(['publish', str(weights), '--out', str(tmp_path / 'small.pth')]) == 0
     published, = tmp_path.glob('small-*.pth')
-    outputs = [succeed(*mmrev('predict', config, file, folder / 'images/a/0.png'), cwd=tmp_path).splitlines()[-1]
+    outputs = [printed('predict', config, file, folder / 'images/a/0.png', cwd=tmp_path).splitlines()[-1]
                for file in (weights, published)]
     assert outputs[0] == outputs[1] and 'a/0.png: ' in outputs[0]
 

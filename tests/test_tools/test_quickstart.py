@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from support.commands import forked
+
 pytest.importorskip('mmdet')
 pytest.importorskip('sklearn')
 TOOLS = Path(__file__).parents[2] / 'tools'
@@ -24,17 +26,22 @@ quickstart = load_quickstart()
 
 
 @pytest.mark.subprocess
-def test_the_quickstart_leaves_checkpoint_pictures_and_table(tmp_path):
-    done = subprocess.run(
-        [sys.executable, str(TOOLS / 'quickstart.py'), '--train-images', '8', '--val-images', '4', '--cfg-options',
-         'train_cfg.max_epochs=1', 'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
-         'model.test_cfg.rcnn.score_thr=0.0'],  # an untrained detector finds nothing with confidence
-        cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+def test_the_quickstart_leaves_checkpoint_pictures_and_table(tmp_path, monkeypatch, capsys):
+    def run(command):
+        status, errors = forked('python', *command[1:], cwd=tmp_path)
+        assert command[0] == sys.executable and status == 0, errors
+        return subprocess.CompletedProcess(command, status)
+
+    monkeypatch.setattr(quickstart.subprocess, 'run', run)
+    monkeypatch.chdir(tmp_path)
+    assert quickstart.main(
+        ['--train-images', '4', '--val-images', '2', '--cfg-options', 'train_cfg.max_epochs=1',
+         'train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False',
+         'model.test_cfg.rcnn.score_thr=0.0']) == 0  # an untrained detector finds nothing with confidence
     run = tmp_path / 'work_dirs' / 'quickstart' / 'run1'
     assert (run / 'detections.png').stat().st_size > 20_000 and (run / 'curves.png').stat().st_size > 5_000
     assert 0 <= json.loads((run / 'result.json').read_text())['coco/bbox_mAP'] <= 1
-    closing = done.stdout.split('Validation, bounding boxes')[1]
+    closing = capsys.readouterr().out.split('Validation, bounding boxes')[1]
     assert all(word in closing for word in ('mAP50', '"9"', 'detections.png', 'curves.png', 'best_coco', 'data/digits'))
 
 

@@ -1,4 +1,4 @@
-"""``mmrev test`` in real processes: metrics, drawn images, predictions, augmentation, two processes, inference."""
+"""``mmrev test`` in other processes: metrics, drawn images, predictions, augmentation, two processes, inference."""
 import json
 import pickle
 import sys
@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from support.commands import ROOT, mmrev, succeed
+from support.commands import ROOT, printed, succeed
 
 pytestmark = pytest.mark.subprocess
 
@@ -24,8 +24,8 @@ def metrics(folder):
 def tested(toy, tmp_path_factory):
     """A folder in which one process tested the toy, drew into ``drawn`` and wrote ``out.pkl``; and what it printed."""
     folder = tmp_path_factory.mktemp('tested')
-    output = succeed(*mmrev('test', toy.config, toy.run / 'epoch_2.pth', '--work-dir', 'one', '--show-dir', 'drawn',
-                            '--out', 'out.pkl'), cwd=folder)
+    output = printed('test', toy.config, toy.run / 'epoch_2.pth', '--work-dir', 'one', '--show-dir', 'drawn', '--out',
+                     'out.pkl', cwd=folder)
     return folder, output
 
 
@@ -57,7 +57,7 @@ def test_two_processes_measure_what_one_does(toy, tested, tmp_path):
 
 
 def test_augmentation_at_test_time_changes_the_predictions(toy, tested, tmp_path):
-    succeed(*mmrev('test', toy.config, toy.run / 'epoch_2.pth', '--out', 'out.pkl', '--tta'), cwd=tmp_path)
+    printed('test', toy.config, toy.run / 'epoch_2.pth', '--out', 'out.pkl', '--tta', cwd=tmp_path)
     plain, augmented = predictions(tested[0] / 'out.pkl'), predictions(tmp_path / 'out.pkl')
     assert len(augmented) == 4 and all(len(found) for found in augmented)
     assert plain[0].shape != augmented[0].shape or not np.allclose(plain[0], augmented[0])

@@ -1,4 +1,4 @@
-"""``mmrev train`` in real processes: what a run leaves, resuming, TensorBoard, several processes, Ctrl-C, bugs."""
+"""``mmrev train`` in other processes: what a run leaves, resuming, TensorBoard, several processes, Ctrl-C, bugs."""
 import re
 import shutil
 import signal
@@ -12,7 +12,7 @@ from mmengine.device import get_device
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mmrev.checkpoints import allow_mmengine_checkpoints
-from support.commands import ROOT, ended, forked, mmrev, said, start, succeed
+from support.commands import ROOT, ended, forked, mmrev, printed, said, start, succeed
 
 pytestmark = pytest.mark.subprocess
 
@@ -95,22 +95,20 @@ def test_two_processes_train_without_a_gpu_and_only_the_first_prints(toy, tmp_pa
     assert re.findall(r'Iter\(val\) \[(\d)/2\]  eta: \d:\d\d:\d\d', output) == ['1', '2']
 
 
-@pytest.mark.parametrize('command', ['train', 'test'])
-def test_the_documented_line_runs_several_processes_where_there_are_no_scripts(toy, tmp_path, command):
+def test_the_documented_line_runs_several_processes_where_there_are_no_scripts(classifier):
+    """The line that tests runs in test_docs_commands.py."""
+    pytest.importorskip('mmpretrain')
     text = (ROOT / 'docs' / 'own_projects.md').read_text()
-    line = re.search(rf'^torchrun .* -m mmrev.cli {command} .*$', text, re.MULTILINE).group()
-    line = line.replace('_node 8', '_node 2').replace('my_config.py', str(toy.config))
-    line = line.replace('runs/first/epoch_12.pth', str(toy.run / 'epoch_2.pth'))
-    _, *arguments = line.split()
-    output = succeed(sys.executable, '-m', 'torch.distributed.run', *arguments, '--work-dir', 'run', *(
-        ('--cfg-options', 'train_cfg.max_epochs=1') if command == 'train' else ()), cwd=tmp_path)
-    assert output.count('coco/bbox_mAP: ') == 1
-    assert command == 'test' or (tmp_path / 'run' / 'epoch_1.pth').is_file()
+    line = re.search(r'^torchrun .* -m mmrev.cli train .*$', text, re.MULTILINE).group()
+    _, *arguments = line.replace('_node 8', '_node 2').replace('my_config.py', 'classifier.py').split()
+    output = succeed(sys.executable, '-m', 'torch.distributed.run', *arguments, '--work-dir', 'run', cwd=classifier)
+    assert output.count('Epoch(train) [1][1/1]') == 1  # eight images, two processes of four
+    assert (classifier / 'run' / 'epoch_1.pth').is_file()
 
 
 def test_amp_trains_a_detector_without_a_gpu(toy, tmp_path):
-    output = succeed(*mmrev('train', toy.config, '--amp', '--work-dir', 'run', '--cfg-options',
-                            'train_cfg.max_epochs=1'), cwd=tmp_path)
+    output = printed('train', toy.config, '--amp', '--work-dir', 'run', '--cfg-options', 'train_cfg.max_epochs=1',
+                     cwd=tmp_path)
     if get_device() == 'cpu':
         assert "type='mmrev.BFloat16OptimWrapper'" in (tmp_path / 'run' / 'toy.py').read_text()
     assert 'coco/bbox_mAP: ' in output
@@ -144,7 +142,7 @@ def classifier(tmp_path):
 
 def test_amp_trains_a_classifier_without_a_gpu(classifier):
     pytest.importorskip('mmpretrain')
-    output = succeed(*mmrev('train', 'classifier.py', '--amp', '--work-dir', 'run'), cwd=classifier)
+    output = printed('train', 'classifier.py', '--amp', '--work-dir', 'run', cwd=classifier)
     assert re.search(r'Epoch\(train\) +\[1\]\[2/2\].* loss: \d', output)
     weights = load(classifier / 'run/epoch_1.pth')['state_dict'].values()
     assert torch.bfloat16 not in {weight.dtype for weight in weights}
@@ -152,8 +150,7 @@ def test_amp_trains_a_classifier_without_a_gpu(classifier):
 
 def test_a_classifier_whose_head_does_not_fit_its_backbone_is_named(classifier):
     pytest.importorskip('mmpretrain')
-    status, output, errors = ended(start(*mmrev('train', 'classifier.py', '--cfg-options', 'model.backbone.arch=s1'),
-                                         cwd=classifier))
+    status, errors = forked('train', 'classifier.py', '--cfg-options', 'model.backbone.arch=s1', cwd=classifier)
     assert status == 2 and not (classifier / 'work_dirs').exists()
     assert 'model.head.fc takes 160 channels and gets' in errors and 'Traceback' not in errors
 
@@ -246,7 +243,7 @@ def test_sigterm_saves_a_checkpoint_and_resume_skips_a_damaged_one(toy, tmp_path
     assert checkpoint['meta']['iter'] in (3, 4)
     damaged = tmp_path / 'run/epoch_7.pth'
     damaged.write_bytes((tmp_path / 'run/epoch_1.pth').read_bytes()[:1000])
-    output = succeed(*mmrev('train', toy.config, '--work-dir', 'run', '--resume'), cwd=tmp_path)
+    output = printed('train', toy.config, '--work-dir', 'run', '--resume', cwd=tmp_path)
     assert 'resuming from' in output and 'epoch_7.pth cannot be read' in output
     assert load(tmp_path / 'run/epoch_2.pth')['meta']['iter'] == 4
     assert not (tmp_path / 'run/interrupted.pth').exists()

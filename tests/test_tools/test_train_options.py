@@ -9,8 +9,7 @@ from mmrev.checkpoints import allow_mmengine_checkpoints
 from support import toy_classification
 from support.commands import forked, mmrev, said, succeed
 
-for part in ('datasets', 'engine', 'evaluation', 'models', 'visualization'):  # before the forks
-    pytest.importorskip(f'mmpretrain.{part}')
+pytest.importorskip('mmpretrain')
 
 ROUNDING = dict(rtol=1e-4, atol=2e-5)
 
@@ -55,7 +54,7 @@ def test_an_option_changes_how_a_run_trains_but_not_what_it_learns(options, fold
     torch.testing.assert_close(train(folder, options[0], *options), plain, **ROUNDING)
 
 
-@pytest.mark.slow
+@pytest.mark.training  # `compile.backend=eager` above compiles all but the kernels
 @pytest.mark.subprocess  # the C++ of PyTorch's compiler does not compile in a fork
 def test_so_does_a_whole_compiled_step(folder, plain):
     succeed(*mmrev('train', 'tiny.py', '--work-dir', 'compiled', '--cfg-options', 'compile=True'), cwd=folder)
