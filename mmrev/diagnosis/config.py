@@ -10,6 +10,7 @@ import typing
 from numbers import Real
 from typing import Callable, Iterator, Sequence, Tuple
 
+from mmengine._strategy import BaseStrategy
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.device import get_device
 from mmengine.optim import AmpOptimWrapper, OptimWrapper, _ParamScheduler, build_optim_wrapper
@@ -49,12 +50,12 @@ _RANGES: Sequence[Tuple[str, Callable, str]] = (
     (r'train_cfg\.(max_epochs|max_iters|val_interval)|auto_scale_lr\.base_batch_size|log_processor\.window_size|'
      r'optim_wrapper\.(accumulative_counts|clip_grad\.(max_norm|clip_value))|.*_scheduler\.(.*\.)?(step_size|T_max)|'
      r'(model\.data_preprocessor\.|.*pipeline\.(.*\.)?)std(\.\d+)?|.*anchor_generator\.(scales|ratios)\.\d+|'
-     r'.*topk(\.\d+)?|model\..*(output_size|target_stds|strides|num_classes|(in|out|feat)_channels|'
+     r'.*topk(\.\d+)?|.*prefetch_factor|model\..*(output_size|target_stds|strides|num_classes|(in|out|feat)_channels|'
      r'pad_size_divisor|sampler\.num)(\.\d+)*', lambda number: number > 0, 'finite number above 0'),
     (r'optim_wrapper\.optimizer\.(lr|weight_decay|momentum|eps)|train_cfg\.val_begin|.*(_mult|drop(_path)?_rate|'
-     r'loss_weight|\.eps)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_m(in|ax)|power|begin)',
+     r'loss_weight|num_convs|\.eps)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_m(in|ax)|power|begin)',
      lambda number: 0 <= number < math.inf, 'finite number from 0'),
-    (r'.*(pos_fraction|iou_thr\w*)', lambda number: 0 <= number <= 1, 'number from 0 to 1'),
+    (r'(.*\.)?(pos_fraction|score_thr|\w*iou_thr\w*)', lambda number: 0 <= number <= 1, 'number from 0 to 1'),
     (r'optim_wrapper\.accumulative_counts', lambda number: number % 1 == 0, 'whole number'))
 _SIMILAR = 0.85  # keys that are so near to one that is read are misspelt
 
@@ -99,6 +100,7 @@ def scope(plan: Plan) -> Iterator[Problem]:
 def environment(plan: Plan) -> Iterator[Problem]:
     """Seed, log level and start method of workers are valid."""
     processes = (plan.cfg.get('env_cfg') or {}).get('mp_cfg') or {}
+    yield from misused(plan, BaseStrategy._setup_env, plan.cfg.get('env_cfg') or {}, 'env_cfg')  # the runner's is alike
     yield from misused(plan, set_random_seed, plan.cfg.get('randomness') or {}, 'randomness')
     yield from building(plan, 'log_level', logging.Handler().setLevel, plan.cfg.get('log_level') or 'INFO')
     yield from building(plan, 'env_cfg.mp_cfg', multiprocessing.get_context, processes.get('mp_start_method'))
@@ -127,14 +129,15 @@ def misused(plan: Plan, built: Callable, entry: dict, path: str, keys: bool = Tr
     A misspelt value on the command line is a string, which counts as true where a bool is expected.
     """
     name = getattr(built, '__name__', str(built))
-    late = _PASSED_ON.get(name)
+    average = find(entry.get('ema_type', 'ExponentialMovingAverage'), MODELS)
+    late = average if name == 'EMAHook' else _PASSED_ON.get(name)
     known = {**parameters(built), **(parameters(late) if late else {})}
     closed = known and (late or all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in known.values()))
     for key in entry if keys and closed else ():
         if key not in known and key not in ('type', '_scope_', 'priority', *besides):
             yield Problem(f'`{path}.{key}`: {name} has no argument `{key}`',
                           f'{closest(key, [*known, *besides])}Fix it in {plan.cfg.filename}')
-    for key, hint in hints(built).items():
+    for key, hint in {**(hints(late) if late else {}), **hints(built)}.items():
         value, kinds = entry.get(key, ...), {*alternatives(hint)}
         no_text = isinstance(value, str) and not takes_text(hint, value, built)
         no_list = keys and isinstance(value, (list, dict)) and kinds <= {int, float, bool, type(None)}
@@ -171,9 +174,9 @@ def keys(plan: Plan) -> Iterator[Problem]:
               for key in plan.cfg if not known & {key} and 'runner_type' not in plan.cfg
               and not any(key.startswith(f'{name}_') for name in known & {*plan.cfg})]  # such as `val_evaluator_2`
     nested = [(r'.*\.dataset\.metainfo', ['classes', 'palette'], _SIMILAR),
+              (r'.*\.dataset\.filter_cfg', ['filter_empty_gt', 'min_size', 'bbox_min_size'], _SIMILAR),
               (r'optim_wrapper\.paramwise_cfg', [] if 'constructor' in wrapper else _PARAMWISE, 0.6),
               (r'optim_wrapper\.paramwise_cfg\.custom_keys\..+', ['lr_mult', 'decay_mult'], 0.6),
-              (r'env_cfg', ['cudnn_benchmark', 'mp_cfg', 'dist_cfg', 'resource_limit'], 0.),
               (r'env_cfg\.mp_cfg', ['mp_start_method', 'opencv_num_threads'], 0.),
               (r'model\.(.+\.)?(train|test)_cfg(\..+)?', read, 0.6)]
     for path, entry in walk(plan.cfg._cfg_dict, ''):

@@ -52,7 +52,15 @@ class SafeCheckpointHook(Hook):
             runner._train_loop.run = functools.partial(self._run, runner, runner._train_loop.run)
 
     def before_train(self, runner) -> None:
-        """Defer the deletion of older checkpoints, and skip the batches that an interrupted epoch has completed."""
+        """Defer the deletion of older checkpoints, and skip the batches that an interrupted epoch has completed.
+
+        Raises:
+            ProblemError: If all checkpoints of a `CheckpointHook` would have one name.
+        """
+        for template in (hook.filename_tmpl for hook in runner.hooks if isinstance(hook, CheckpointHook)):
+            if template and template.count('{}') != 1:
+                raise ProblemError(f'`filename_tmpl` of CheckpointHook is {template!r}, without the one {{}} for the '
+                                   "number", "Write it as 'epoch_{}.pth', or leave it out")
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook) and '://' not in hook.out_dir:
                 hook.file_backend = _Deferring(hook.file_backend, self._outdated)

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, ValLoop, autocast
+from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop, autocast
 from mmengine.structures import InstanceData
 
 from mmrev.problems import ProblemError, closest, phase
@@ -35,7 +35,9 @@ class SanityHook(Hook):
         begin = time.monotonic()
         training = runner.model.training
         if isinstance(runner.train_loop, EpochBasedTrainLoop):
-            check_sampler(runner.train_loop.dataloader)
+            check_sampler(runner.train_loop.dataloader, 'train')
+        if isinstance(runner._val_loop, ValLoop):
+            check_sampler(runner.val_loop.dataloader, 'val')
         with unnoticed():
             check_classes({name: loop.dataloader.dataset for name, loop in _loops(runner)}, runner.model)
             for name, loop in _loops(runner):
@@ -46,13 +48,19 @@ class SanityHook(Hook):
         runner.model.train(training)
         runner.logger.info(f'SanityHook: data, metrics and visualization work ({time.monotonic() - begin:.1f} s)')
 
+    def before_test(self, runner) -> None:
+        """Require that the test ends."""
+        if isinstance(runner.test_loop, TestLoop):
+            check_sampler(runner.test_loop.dataloader, 'test')
 
-def check_sampler(loader: Any) -> None:
-    """Require that an epoch ends."""
+
+def check_sampler(loader: Any, split: str) -> None:
+    """Require that an epoch of a dataloader ends."""
     sampler = type(getattr(loader.batch_sampler, 'sampler', None)).__name__
     if 'Infinite' in sampler:
-        raise ProblemError(f'{sampler} never ends the first epoch of EpochBasedTrainLoop', "Set train_dataloader."
-                           "sampler.type='DefaultSampler', or train_cfg.type='IterBasedTrainLoop'")
+        other = ", or train_cfg.type='IterBasedTrainLoop'" * (split == 'train')
+        raise ProblemError(f'{sampler} never ends the first epoch of {split}_dataloader',
+                           f"Set {split}_dataloader.sampler.type='DefaultSampler'{other}")
 
 
 def _loops(runner) -> Iterator[Tuple[str, Any]]:

@@ -6,7 +6,7 @@ from typing import Callable, Dict, List
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 
-from mmrev.problems import ProblemError
+from mmrev.problems import ProblemError, phase
 
 from .forecast import Forecast, Forecaster, describe
 from .report import as_data, as_text, draw, mib, parse_bytes, write_json
@@ -41,11 +41,13 @@ def run(cfg: Config, args: argparse.Namespace, use_mixed_precision: Callable[[Co
         print(_line(row, first=not found), flush=True)
         found.append(row)
     if args.json:
-        write_json(dict(as_data(forecast, args.depth), config=args.config, slopes=rates,
-                        what_if=[row._asdict() for row in found],
-                        largest={name: fit._asdict() for name, fit in fits.items()}), args.json)
+        with phase(f'writing `{args.json}`', 'Name another file'):
+            write_json(dict(as_data(forecast, args.depth), config=args.config, slopes=rates,
+                            what_if=[row._asdict() for row in found],
+                            largest={name: fit._asdict() for name, fit in fits.items()}), args.json)
     if args.picture:
-        draw(forecast, args.picture, args.depth, f'{args.config}\n', memory and memory - margin)
+        with phase(f'drawing `{args.picture}`', 'Name another file, ending in .png'):
+            draw(forecast, args.picture, args.depth, f'{args.config}\n', memory and memory - margin)
 
 
 def _batch(cfg: Config, args: argparse.Namespace) -> Batch:

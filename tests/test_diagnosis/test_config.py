@@ -94,6 +94,9 @@ MISTAKES = {
                                'must be a whole number', 'accumulative_counts=NUMBER'),
     'more than all samples': (option('model.train_cfg.rcnn.sampler.pos_fraction=3'), 'pos_fraction` is 3, which must '
                               'be a number from 0 to 1', 'NUMBER'),
+    'a misspelt filter': (option('train_dataloader.dataset.filter_cfg.filter_empty_gts=True'),
+                          'filter_cfg.filter_empty_gts` is read by nothing', '`filter_empty_gt`'),
+    'no batch in advance': (option('train_dataloader.prefetch_factor=0'), 'prefetch_factor` is 0', 'NUMBER'),
     'reversed thresholds': (option('model.train_cfg.rpn.assigner.neg_iou_thr=0.8'),
                             'rpn.assigner.neg_iou_thr` is 0.8, above pos_iou_thr=0.7', 'neg_iou_thr=0.7'),
     'a negative base batch size': ([*option('auto_scale_lr.base_batch_size=-4'), '--auto-scale-lr'],

@@ -159,11 +159,13 @@ NUMBERS: Dict[str, Sequence[Tuple[str, Sequence[Any]]]] = {
         ('param_scheduler.begin', (-1, 'x', 99)),
         ('param_scheduler.by_epoch', ('x', )),
         ('env_cfg.opencv_num_threads', ('x', )),
+        ('env_cfg.cudnn_benchmark', ('maybe', )),
         ('env_cfg.mp_cfg.opencv_num_threads', ('x', 1.5, [])),
         ('env_cfg.mp_cfg.mp_start_method', ('x', 3)),
         ('log_processor.window_size', ('x', 0, -1, NAN)),
         ('default_hooks.logger.interval', (0, -1, 'x', 1.5)),
         ('default_hooks.checkpoint.interval', ('x', [], NAN)),
+        ('default_hooks.checkpoint.filename_tmpl', ('last.pth', '{}_{}.pth')),
         ('default_hooks.checkpoint.max_keep_ckpts', ('x', NAN, [])),
     ],
     DET: [
@@ -475,6 +477,7 @@ def of_commands() -> Iterator[Fault]:
                       ['train', 'config.py', '--resume', 'nowhere.pth'], ['train', 'config.py', 'more'],
                       ['test', 'config.py', 'x.pth', '--out', 'x.txt'], ['predict', 'config.py', 'x.pth', 'data'],
                       ['memory', 'config.py', '--batch', '0'], ['memory', 'config.py', '--image', '0', '0'],
+                      ['memory', 'config.py', '--json', 'no/x.json'], ['memory', 'config.py', '--picture', 'x.nope'],
                       ['memory', 'config.py', '--gpu-memory', 'x'], ['convert', 'nowhere.pth', 'x.pth'],
                       ['convert', 'config.py', 'x.pth'], ['publish', 'nowhere.pth', 'x.pth'], ['check', 'nowhere.py'],
                       ['train', 'mmrev::nowhere.py'], ['train', 'x::y.py'], ['train', 'mmdet::nowhere/nothing.py']):
@@ -496,6 +499,7 @@ def of_commands() -> Iterator[Fault]:
         dict(type='EarlyStoppingHook', monitor='nope'), dict(type='EarlyStoppingHook'),
         dict(type='EMAHook', momentum=2.),
         dict(type='EMAHook', momentum='x'), dict(type='EMAHook', ema_type='x'), dict(type='nope'), dict(), 3,
+        dict(type='EMAHook', update_buffers='x'),
         dict(type='mmrev.FiniteLossHook', patience='x'), dict(type='mmrev.InPlaceABNHook', x=1),
         dict(type='mmrev.SaveMemoryHook', level='x'), dict(type='mmrev.SaveMemoryHook', modules=['nowhere']),
         dict(type='EMAHook', priority='x'), dict(type='EMAHook', priority=-5), dict(type='SyncBuffersHook', x=1)]

@@ -29,6 +29,8 @@ LATE = {  # lines of a config, and what is said of them
                                    '4 samples give no batch of 64 with drop_last=True'),
     'an epoch that never ends': ("train_dataloader.update(sampler=dict(type='InfiniteSampler'))\n",
                                  'InfiniteSampler never ends the first epoch'),
+    'a validation that never ends': ("val_dataloader.update(sampler=dict(type='InfiniteSampler'))\n",
+                                     'InfiniteSampler never ends the first epoch of val_dataloader'),
     'a missing meta key': ("val_dataloader['dataset']['pipeline'][3]['meta_keys'] = ('img_path', 'img_shape')\n",
                            'validating two samples'),
 }
