@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.utils import ManagerMixin
 
 from mmrev.cli import main
 
@@ -103,6 +104,7 @@ def _fork(arguments, cwd, output, errors, environment) -> int:
             os.dup2(output.fileno(), 1)
             os.dup2(errors.fileno(), 2)
             sys.stdout, sys.stderr = os.fdopen(1, 'w'), os.fdopen(2, 'w')
+            _forget_instances(ManagerMixin)
             status = _run([str(argument) for argument in arguments])
         except BaseException:
             traceback.print_exc()
@@ -111,6 +113,13 @@ def _fork(arguments, cwd, output, errors, environment) -> int:
             sys.stderr.flush()
             os._exit(status)
     return child
+
+
+def _forget_instances(kind) -> None:
+    """Forget the visualizers, loggers and scopes of earlier tests, which mmengine keeps by name."""
+    for subclass in kind.__subclasses__():
+        subclass._instance_dict.clear()
+        _forget_instances(subclass)
 
 
 def _run(words):

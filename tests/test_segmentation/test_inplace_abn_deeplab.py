@@ -63,8 +63,9 @@ def test_a_foreign_key_is_refused(key):
 
 def test_the_window_in_evaluation_is_the_moving_average_padded_by_replication():
     """On a map that is smaller than the window in one direction."""
-    head = MODELS.build(dict(type='mmrev.InPlaceABNDeepLabHead', in_channels=1, channels=2, hidden_channels=2,
-                             num_classes=3, pooling_size=(4, 9))).eval()
+    with DefaultScope.overwrite_default_scope('mmseg'):
+        head = MODELS.build(dict(type='mmrev.InPlaceABNDeepLabHead', in_channels=1, channels=2, hidden_channels=2,
+                                 num_classes=3, pooling_size=(4, 9))).eval()
     x = torch.randn(1, 1, 7, 5)
     pooled = head._pool(x)
     assert pooled.shape == x.shape
