@@ -26,7 +26,7 @@ model = dict(
         loss_decode=dict(type='mmseg.CrossEntropyLoss', class_weight=[0.2] + [1.] * 10)),  # a tenth is digits
     test_cfg=dict(mode='whole'))
 
-max_epochs = 7  # classes of pixels are learnt from random weights more slowly than boxes
+max_epochs = 9  # classes of pixels are learnt from random weights more slowly than boxes
 lr = 5e-3
 train_cfg = dict(max_epochs=max_epochs)
 optim_wrapper = dict(optimizer=dict(lr=lr))
