@@ -84,10 +84,16 @@ def load_from_published_url(filename: str, map_location: Any = None) -> Dict[str
     return _load_published(file or _download(filename, model), model, map_location)
 
 
+def path_in_cache(url: str) -> str:
+    """Where torch keeps what was downloaded from an address."""
+    import torch
+    return os.path.join(torch.hub.get_dir(), 'checkpoints', os.path.basename(url))
+
+
 def _download(url: str, model: published.Model) -> str:
     """Download published weights unless they are cached; return their path."""
     import torch
-    file = os.path.join(torch.hub.get_dir(), 'checkpoints', os.path.basename(url))
+    file = path_in_cache(url)
     if os.path.isfile(file):
         return file
     try:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 # Keys under which trainers store the weights; timm's averaged ones first, as timm prefers them.
-PLACES = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state', 'model_state_dict')
+_PLACES = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state', 'model_state_dict')
 NEEDED_TO_RESUME = ('state_dict', 'meta', 'message_hub', 'optimizer')  # keys of a checkpoint of mmengine
 _WRAPPERS = re.compile(r'^(?:module\.|_orig_mod\.)+')
 
@@ -87,7 +87,7 @@ def find_weights(content: Any, is_published_name: Callable[[str], bool]) -> Opti
     """
     if not isinstance(content, dict):
         return None
-    for held in [*(content.get(place) for place in PLACES), content]:
+    for held in [*(content.get(place) for place in _PLACES), content]:
         if isinstance(held, dict) and all(isinstance(key, str) for key in held):
             if held and all(isinstance(part, dict) for part in held.values()):
                 held = {f'{name}.{key}': value for name, part in held.items() for key, value in part.items()}

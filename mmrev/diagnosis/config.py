@@ -129,8 +129,8 @@ def misused(plan: Plan, built: Callable, entry: dict, path: str, keys: bool = Tr
     A misspelt value on the command line is a string, which counts as true where a bool is expected.
     """
     name = getattr(built, '__name__', str(built))
-    average = find(entry.get('ema_type', 'ExponentialMovingAverage'), MODELS)
-    late = average if name == 'EMAHook' else _PASSED_ON.get(name)
+    late = _PASSED_ON.get(name) if name != 'EMAHook' else find(
+        entry.get('ema_type', 'ExponentialMovingAverage'), MODELS)
     known = {**parameters(built), **(parameters(late) if late else {})}
     closed = known and (late or all(p.kind is not inspect.Parameter.VAR_KEYWORD for p in known.values()))
     for key in entry if keys and closed else ():

@@ -13,7 +13,8 @@ from mmengine.logging import print_log
 from mmengine.model import PretrainedInit, is_model_wrapper, update_init_info
 from torch import Tensor, nn
 
-from mmrev.checkpoints.reading import PLACES, holds_numbers, no_numbers
+from mmrev.checkpoints.loaders import path_in_cache
+from mmrev.checkpoints.reading import find_weights, holds_numbers, no_numbers
 from mmrev.problems import ProblemError
 from mmrev.registry import WEIGHT_INITIALIZERS
 
@@ -67,7 +68,7 @@ class Pretrained:
         except Exception as error:  # of any backend; a damaged download raises what damaged bytes raise
             if isinstance(error, ProblemError) or '://' not in checkpoint:
                 raise
-            cached = os.path.join(torch.hub.get_dir(), 'checkpoints', os.path.basename(checkpoint))
+            cached = path_in_cache(checkpoint)
             raise ProblemError(
                 f'`{checkpoint}` gave no checkpoint: {type(error).__name__}: {error}',
                 f'Remove {cached}, which may be incomplete, and try again' if os.path.exists(cached) else
@@ -155,10 +156,8 @@ def load_weights(module: nn.Module, content: Any, source: str, prefix: Optional[
 
 def _tensors(content: Any) -> Dict[str, Tensor]:
     """The tensors of a checkpoint, without the prefix of a model that was wrapped for several processes."""
-    content = content if isinstance(content, dict) else {}
-    held = [content[place] for place in ('state_dict', *PLACES) if isinstance(content.get(place), dict)]
-    return {name.removeprefix('module.'): value for name, value in next(iter(held), content).items()
-            if isinstance(name, str) and isinstance(value, torch.Tensor)}
+    weights = find_weights(content, lambda name: True) or {}
+    return {name: value for name, value in weights.items() if isinstance(value, torch.Tensor)}
 
 
 def _short(names: Iterable[str]) -> str:

@@ -1,6 +1,6 @@
 """Which backwards of a sequence run now: hooks on weights are off meanwhile, which another thread's would miss."""
 import weakref
-from typing import Any, Callable
+from typing import Any, Callable, List, Sequence
 
 import torch
 
@@ -22,27 +22,25 @@ class Backward:
         self._has_hooks = False  # until a weight is seen with some
         running[id(self)] = self
 
-    def alone(self) -> bool:
-        """Whether no other one runs."""
-        return len(self._running) == 1
-
-    def others(self) -> list:
+    def others(self) -> List['Backward']:
         """Those of other threads."""
+        if len(self._running) == 1:
+            return []
         # A copy of the references, for other threads add theirs meanwhile.
         running = [reference() for reference in self._running.valuerefs()]
         return [other for other in running if other is not None and other._task != self._task]
 
-    def refuse(self, others: list, describe: Callable[[], str]) -> None:
+    def refuse(self, others: Sequence['Backward'], describe: Callable[[], str]) -> None:
         """Refuse to go on beside others where weights have hooks.
 
         Args:
-            others: Those that ran before the hooks were looked at.
+            others: Those of other threads that ran before the hooks were looked at.
             describe: Names the step.
 
         Raises:
             ReversibilityError: If one of them has seen hooks.
         """
-        if others and any(backward._has_hooks for backward in (self, *others)):
+        if any(backward._has_hooks for backward in (self, *others)):
             raise ReversibilityError(f'two threads run the backward of a sequence with hooks on weights at once '
                                      f'({describe()}); train in one thread at a time')
 

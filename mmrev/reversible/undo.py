@@ -174,7 +174,7 @@ class Undo:
         if evaluated.observer is not None:
             known = [p for p in (*record.replay.weights.found, *evaluated.sources) if p is not None]
             refuse_captured(evaluated.edge, known, partial(captured, self._plan.describe(index)))
-        others = () if self.running.alone() else self.running.others()
+        others = self.running.others()
         hooked = hooks_on(weights)
         if hooked:
             self.running.saw_hooks()
