@@ -107,11 +107,13 @@ def runs_without_a_pretty_config():
     try:
         import mmengine.config.config
         from mmengine.runner import Runner
+        from yapf.yapflib import yapf_api
     except ImportError:
         yield
         return
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmengine.config.config, 'FormatCode', lambda text, **style: (text, True))
+        for module in (yapf_api, mmengine.config.config):  # OneDL's mmengine imports it when it formats
+            patch.setattr(module, 'FormatCode', lambda text, **style: (text, True), raising=module is yapf_api)
         patch.setattr(Runner, '_log_env', lambda *args: None)
         yield
 
