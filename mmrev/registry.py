@@ -4,6 +4,8 @@ A config says ``type='mmrev.RevBiFPN'``; mmengine finds the class here after ``i
 that holds it only then (``locations``). Importing this module also makes mmengine read ``mmrev::path/to/config.py``.
 """
 import contextlib
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from typing import Any, Optional, Set
 
 from mmengine import registry as roots
@@ -40,6 +42,12 @@ VISUALIZERS = _child(roots.VISUALIZERS, 'mmengine.visualization')
 # mmengine looks for `mmrev::...` in the folder of the distribution named here. An editable install has no such folder,
 # so this names a module, for which mmengine takes the folder that the module is imported from.
 MODULE2PACKAGE.setdefault('mmrev', __name__)
+# Likewise for `mmseg::...` where the package comes from OneDL, whose distribution has another name than the one there.
+try:
+    version('mmsegmentation')
+except PackageNotFoundError:
+    if find_spec('mmseg'):
+        MODULE2PACKAGE['mmseg'] = 'mmseg'
 
 
 def find(name: Any, *among: roots.Registry, scope: Optional[str] = None) -> Any:

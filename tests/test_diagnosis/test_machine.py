@@ -2,6 +2,7 @@
 import os
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -132,7 +133,8 @@ BROKEN = {
         'torchvision cannot be imported', "'torchvision==0.26.*'"),
     'no_registration': ({'mmrev__registry': 'raise ImportError("half installed")'}, 'mmrev.registry cannot be',
                         '--no-deps mmrev'),
-    'missing_part': ({'mmpretrain': absent('mmpretrain')}, 'mmpretrain is not installed', 'install mmpretrain'),
+    'missing_part': ({'mmpretrain': absent('mmpretrain')}, 'mmpretrain is not installed',
+                     f'install {packages_distributions()["mmpretrain"][0]}'),
     'torch_missing': ({'torch': absent('torch')}, 'torch is not installed', 'install torch'),
     'crash_on_import': ({'mmpretrain': 'import os; os.abort()'}, 'the process ended with status', 'mmpretrain'),
     'exit_on_import': ({'mmpretrain': 'raise SystemExit(3)'}, 'mmpretrain cannot be imported', 'mmpretrain'),
