@@ -1,4 +1,5 @@
 """The gradients of one evaluation of a function, taken within a backward."""
+from collections import OrderedDict, deque
 from contextlib import contextmanager
 from operator import attrgetter
 from typing import Any, Dict, Iterator, List, Optional, Sequence
@@ -34,14 +35,13 @@ def differentiate(edge: Any, sources: List[Tensor], weights: List[Tensor], gradi
 
 @contextmanager
 def _without(hooked: Sequence[Dict[int, Any]]) -> Iterator[None]:
-    entries = [dict(hooks) for hooks in hooked]
-    for hooks in hooked:
-        hooks.clear()
+    entries = [OrderedDict(hooks) for hooks in hooked]
+    removal, restoral = map(OrderedDict.clear, hooked), map(OrderedDict.update, hooked, entries)
     try:
+        deque(removal, maxlen=0)  # one call, which Ctrl-C cannot divide
         yield
     finally:
-        for hooks, before in zip(hooked, entries):
-            hooks.update(before)
+        deque(restoral, maxlen=0)
 
 
 def add_weight_gradients(weights: Sequence[Tensor], found: Sequence[Optional[Tensor]], gradient: Tensor,

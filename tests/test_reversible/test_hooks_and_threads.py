@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmrev.reversible import ReversibilityError, ReversibleSequence, TwoStreamCoupling, sequence
+from mmrev.reversible import gradients as engine_gradients
 from mmrev.testing import assert_same_gradients, set_reversible
 from support.networks import NETWORKS, inputs, two_stream
 
@@ -82,6 +83,24 @@ def test_post_accumulate_and_multi_grad_hooks_run_once():
     (ours, ours_seen), (expected, expected_seen) = both(change)
     assert_close(ours, expected)
     assert sorted(ours_seen) == pytest.approx(sorted(expected_seen)) and len(ours_seen) == 17
+
+
+def test_hooks_on_weights_outlast_an_interrupt_while_they_are_set_aside():
+    module = network()
+    for p in module.parameters():
+        p.register_hook(lambda g: g * 10)
+    code, last = engine_gradients._without.__wrapped__.__code__, list(module.parameters())[-4:]
+
+    def interrupt(frame, event, arg):
+        if frame.f_code is code and event == 'line' and not any(p._backward_hooks for p in last):
+            raise KeyboardInterrupt
+        return interrupt
+
+    sys.settrace(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        gradients(module)
+    sys.settrace(None)
+    assert all(len(p._backward_hooks) == 1 for p in module.parameters())
 
 
 class Auxiliary(nn.Module):
