@@ -34,7 +34,7 @@ def train(args: argparse.Namespace, prog: str) -> None:
         use_mixed_precision(cfg)
     if args.auto_scale_lr:
         scale_learning_rate(cfg)
-    if args.memory_budget:
+    if args.memory_budget is not None:
         use_memory_budget(cfg, args.memory_budget)
     skipped = choose_checkpoint(cfg, args.resume)
     if skipped:

@@ -20,7 +20,8 @@ _SIDE = 32  # images grow by multiples of this many pixels
 def run(cfg: Config, args: argparse.Namespace, use_mixed_precision: Callable[[Config], None]) -> None:
     """Predict, print and write what the arguments request."""
     MMLogger.get_current_instance().setLevel('ERROR')
-    memory, margin = args.gpu_memory and parse_bytes(args.gpu_memory), parse_bytes(args.margin)
+    memory = None if args.gpu_memory is None else parse_bytes(args.gpu_memory)
+    margin = parse_bytes(args.margin)
     for key in ('model', 'optim_wrapper'):
         if cfg.get(key) is None:
             raise ProblemError(f'{cfg.filename} has no `{key}`', 'Give a config that trains')
@@ -33,7 +34,7 @@ def run(cfg: Config, args: argparse.Namespace, use_mixed_precision: Callable[[Co
     rates = slopes(forecaster, forecast)
     print(''.join(f'{mib(rate)} more for {what}\n' for what, rate in rates.items()), end='')
     fits = {}
-    if memory:
+    if memory is not None:
         fits = largest(forecaster, forecast, memory - margin)
         print(_verdict(forecast, fits, memory, margin))
     found: List[Row] = []

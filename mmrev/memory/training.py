@@ -61,7 +61,8 @@ class Training:
 
     def __init__(self, cfg: Config, prepare: Callable[[nn.Module], None] = lambda model: None):
         init_default_scope(str(cfg.get('default_scope') or 'mmengine'))
-        MessageHub.get_current_instance().update_info('iter', 0)  # as the runner does; some models read it
+        for key in ('iter', 'epoch'):  # as the runner does; some models read them
+            MessageHub.get_current_instance().update_info(key, 0)
         config = copy.deepcopy(cfg.model)
         if cfg.get('data_preprocessor'):
             config.setdefault('data_preprocessor', copy.deepcopy(cfg.data_preprocessor))
@@ -80,6 +81,8 @@ class Training:
         with phase('`optim_wrapper` cannot be built', f'Fix it in {cfg.filename}; `mmrev check` says more'):
             self.optim_wrapper: OptimWrapper = build_optim_wrapper(self.model, _on_cpu(cfg.optim_wrapper))
         if hasattr(self.model, 'rpn_head'):
+            if hasattr(self.model.rpn_head, 'init_proposal_bboxes'):
+                self.model.rpn_head.init_weights()  # before, learned proposals have negative sizes
             _add_good_proposals(self.model.rpn_head)
         self._make_state()
 
@@ -225,7 +228,7 @@ def _add_good_proposals(rpn_head: nn.Module) -> None:
         losses, proposals = loss_and_predict(features, samples, proposal_cfg=proposal_cfg)
         for i, sample in enumerate(samples):
             boxes = sample.gt_instances.bboxes
-            if not len(boxes):
+            if not len(boxes) or 'scores' not in proposals[i]:  # learned proposals are as many always
                 continue
             boxes = boxes.repeat(-(-_GOOD_PROPOSALS // len(boxes)), 1)
             good = InstanceData(bboxes=boxes, scores=torch.ones(len(boxes)), labels=torch.zeros(len(boxes)).long())

@@ -36,16 +36,16 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def aside() -> Iterator[None]:
-    """Restore the random states, the iteration and the logged values of the run at the end of the block."""
+    """Restore the random states, the progress and the logged values of the run at the end of the block."""
     hub = MessageHub.get_current_instance()
-    iteration = hub.get_info('iter', 0)
+    progress = {key: hub.get_info(key, 0) for key in ('iter', 'epoch')}
     scalars, hub._log_scalars = hub._log_scalars, OrderedDict()  # clipping logs the norm of gradients
     try:
         with random_states_kept(), warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'Accessing the data pointer of FakeTensor')
             yield
     finally:
-        hub.update_info('iter', iteration)
+        hub.update_info_dict(progress)
         hub._log_scalars = scalars
 
 

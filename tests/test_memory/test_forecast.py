@@ -37,6 +37,11 @@ CASES = {  # config, options, batch
     'anchors': ('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', {'model.bbox_head.num_classes': 5},
                 Batch(2, 96, 128, 4)),
     'dynamic assignment': ('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', {}, Batch(2, 96, 96, 3)),
+    'assignment by epochs': ('mmdet::tood/tood_r50_fpn_1x_coco.py', {
+        'model.backbone.depth': 18, 'model.neck.in_channels': [64, 128, 256, 512]}, Batch(2, 64, 96, 3)),
+    'learned proposals': ('mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py', {
+        'model.backbone.depth': 18, 'model.neck.in_channels': [64, 128, 256, 512], 'model.roi_head.num_stages': 6,
+        'model.rpn_head.num_proposals': 10}, Batch(2, 64, 96, 3)),
     'Hungarian assignment': ('mmdet::detr/detr_r18_8xb2-500e_coco.py', {'model.num_queries': 10}, Batch(2, 64, 96, 3)),
 }
 
