@@ -15,6 +15,7 @@ from mmrev import compat
 from .call import Call
 from .coupling import surrounded
 from .errors import ReversibilityError
+from .function import NOTHING
 from .gradients import WeightGradients
 from .undo import Undo
 
@@ -44,7 +45,9 @@ class ReversibleNode(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Optional[Tensor]) -> Tuple[Any, ...]:
         # Else a compiler that is active where `backward` was called would trace the engine.
         run = torch.compiler.disable(_backward) if compat.is_compiler_active() else _backward
-        found = run(ctx, gradients)
+        # In inference mode the functions would record no graph.
+        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else NOTHING:
+            found = run(ctx, gradients)
         if torch.is_grad_enabled():  # create_graph=True
             call, start, stop, *_ = ctx.segment
             # All gradients depend on all inputs; the link's gradient hands that on from the last node to the first.
