@@ -38,6 +38,7 @@ class Call:
         self.final: Optional[List[Optional[Tensor]]] = None  # outputs that the undo starts from
         self.output_versions: List[int] = []
         self.undo: Any = None  # the backward that runs now
+        self.inputs: Optional[Tensor] = None  # an empty tensor whose graph leads to the streams
         self.input_gradients: List[Optional[Tensor]] = []  # those of the streams, when it has ended
         self._weights: List[Weights] = []
         self._observes = not plan.forward_observed
@@ -52,6 +53,10 @@ class Call:
             self._weights.append(weights)
             found.update(weights.trained)
         return found
+
+    def origins(self) -> List[Optional[Tensor]]:
+        """Tensors whose graphs lead to all that the outputs depend on."""
+        return [self.inputs, *(p for weights in self._weights for p in weights.trained.values())]
 
     def begin(self, streams: Sequence[Tensor]) -> None:
         self.streams = StreamBuffers.dense([x.clone() if x.is_inference() else x.detach() for x in streams])

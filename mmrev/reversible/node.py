@@ -15,6 +15,7 @@ from mmrev import compat
 from .call import Call
 from .coupling import surrounded
 from .errors import ReversibilityError
+from .function import NOTHING
 from .gradients import WeightGradients
 from .undo import Undo
 
@@ -44,17 +45,25 @@ class ReversibleNode(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Optional[Tensor]) -> Tuple[Any, ...]:
         # Else a compiler that is active where `backward` was called would trace the engine.
         run = torch.compiler.disable(_backward) if compat.is_compiler_active() else _backward
-        found = run(ctx, gradients)
+        # In inference mode the functions would record no graph.
+        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else NOTHING:
+            found = run(ctx, gradients)
         if torch.is_grad_enabled():  # create_graph=True
-            found = tuple(g if g is None else _Once.apply(g, g.new_zeros(0, requires_grad=True)) for g in found)
+            call, start, stop, *_ = ctx.segment
+            # All gradients depend on all inputs; the link's gradient hands that on from the last node to the first.
+            link = gradients[0] if start < stop else _Once.apply(call.link, *call.origins(), *gradients)
+            found = tuple(g if g is None else _Once.apply(g, link) for g in found)
         return (None, None, None, None, None, *found)
 
 
 class _Once(torch.autograd.Function):
-    """A gradient that cannot be differentiated itself."""
+    """A gradient that cannot be differentiated itself, by none of the tensors ``origins`` that it depends on.
+
+    Autograd runs a node only where it leads to what is asked for; without the origins it would skip the refusal.
+    """
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, _: Tensor) -> Tensor:
+    def forward(ctx: Any, gradient: Tensor, *origins: Optional[Tensor]) -> Tensor:
         return gradient.view_as(gradient) if gradient.layout is torch.strided else gradient.clone()
 
     @staticmethod
@@ -80,7 +89,7 @@ def _backward(ctx: Any, gradients: Sequence[Optional[Tensor]]) -> Tuple[Optional
             call.input_gradients, call.undo = call.undo.finish(), None
     found = list(map(weight_gradients.get, weight_ids))
     if not num_streams:
-        return (call.link, *found)  # not None: with it, `create_graph` reaches the first node and is refused there
+        return (call.link, *found)  # not None, for `create_graph`
     stream_gradients, call.input_gradients = call.input_gradients[:num_streams], []
     return (*stream_gradients, *found)
 
@@ -95,6 +104,7 @@ def run_reversible(call: Call, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
     """Run ``call`` as a chain of nodes, one per segment of its plan."""
     end = len(call.plan.steps)
     num_streams, tensors = len(streams), streams
+    call.inputs = _Once.apply(torch.empty(0), *streams)
     for coupling, start, stop in call.plan.segments:
         run = partial(_run_segment, call, start, stop, num_streams)
         tensors = (surrounded(coupling, run, *tensors) if call.plan.is_sharded else run(*tensors)),

@@ -155,6 +155,22 @@ def test_retained_graph_allows_a_second_backward(name):
         torch.testing.assert_close(x.grad, 2 * once)
 
 
+@pytest.mark.parametrize('options', [{}, {'keep': 'graph'}, {'overlap': True}])
+def test_backward_in_inference_mode(options):
+    module = build('halves')
+    vars(module).update(options)
+    plain = set_reversible(copy.deepcopy(module), False)
+    found = []
+    for m in (module, plain):
+        streams = inputs('halves')
+        torch.manual_seed(0)
+        loss = sum((x * x).sum() for x in m(*streams))
+        with torch.inference_mode():
+            loss.backward()
+        found.append({i: x.grad.clone() for i, x in enumerate((*streams, *m.parameters()))})
+    assert_equal(*found)
+
+
 def test_second_backward_without_retained_graph_raises():
     loss = sum(x.sum() for x in build('halves')(*inputs('halves')))
     loss.backward()

@@ -46,6 +46,32 @@ def test_second_derivatives_are_refused_where_the_loss_is_linear_too():
         gradient.pow(2).sum().backward()
 
 
+@pytest.mark.parametrize('keep', ['undo', 'graph'])
+@pytest.mark.parametrize('wanted', ['weights', 'weights of a part', 'streams', 'layer before', 'gradients'])
+def test_second_derivatives_are_refused_for_whatever_they_are_asked(keep, wanted):
+    module, streams = build(keep=keep), inputs()
+    before = nn.Linear(WIDTH, WIDTH).double()
+    loss = sum(x.sum() for x in module(before(streams[0]), streams[1]))
+    scale = torch.ones_like(loss, requires_grad=True)
+    gradient, = torch.autograd.grad(loss, streams[:1], scale, create_graph=True)
+    penalized = loss + gradient.pow(2).sum()
+    origins = {
+        'weights': list(module.parameters()),
+        'weights of a part': list(module.couplings[1].g.parameters()),
+        'streams': streams[1:],
+        'layer before': list(before.parameters()),
+        'gradients': [scale]
+    }
+    with pytest.raises(ReversibilityError, match='second derivatives'):
+        penalized.backward(inputs=origins[wanted])
+
+
+def test_second_derivatives_of_autograd_functional_are_refused():
+    module, (a, b) = build(), inputs()
+    with pytest.raises(ReversibilityError, match='second derivatives'):
+        torch.autograd.functional.hvp(lambda x: module(x, b)[0].sin().sum(), a, torch.ones_like(a))
+
+
 class Embedded(nn.Module):
 
     def __init__(self):
