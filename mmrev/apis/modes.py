@@ -1,4 +1,4 @@
-"""Change a config for options of the commands: mixed precision, test-time augmentation, drawn predictions."""
+"""What options of the commands change: mixed precision, test-time augmentation, drawn and dumped predictions."""
 import copy
 import os
 import sys
@@ -8,6 +8,7 @@ from mmrev.problems import ProblemError
 
 if TYPE_CHECKING:
     from mmengine.config import Config
+    from mmengine.runner import Runner
 
 
 def use_mixed_precision(cfg: 'Config') -> None:
@@ -92,6 +93,28 @@ def draw_predictions(cfg: 'Config', folder: Optional[str], show: bool = False, w
         hook.update(draw=True, test_out_dir=folder)
     hook.update(show=show, wait_time=wait_time)
     return folder
+
+
+def check_output(file: Optional[str], checkpoint: str) -> None:
+    """Require that a test can write its predictions to a file, if one is given, and not over its checkpoint.
+
+    Raises:
+        ProblemError: If it cannot.
+    """
+    if file and not file.endswith(('.pkl', '.pickle')):
+        raise ProblemError(f'--out `{file}` must end in .pkl or .pickle', f'Write --out {file}.pkl')
+    if file and os.path.isdir(file):
+        raise ProblemError(f'--out `{file}` is a folder', f'Write --out {os.path.join(file, "predictions.pkl")}')
+    if file and os.path.realpath(file) == os.path.realpath(checkpoint):
+        raise ProblemError(f'--out `{file}` is the checkpoint, and would be overwritten', 'Name another file')
+
+
+def dump_predictions(runner: 'Runner', file: str) -> None:
+    """Write the predictions of the test to a file."""
+    from mmengine.registry import METRICS
+    detects = any(base.__module__.startswith('mmdet.') for base in type(runner.model).__mro__)
+    metric = 'mmdet.DumpDetResults' if detects else 'DumpResults'  # mmdet's packs masks
+    runner.test_evaluator.metrics.append(METRICS.build(dict(type=metric, out_file_path=file)))
 
 
 def augment_test(cfg: 'Config') -> None:

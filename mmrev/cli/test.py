@@ -3,7 +3,6 @@ import argparse
 from typing import List, Optional
 
 from mmrev.cli.common import Parser, add_run_arguments, join_launcher, load_config, run_command
-from mmrev.problems import ProblemError
 
 
 def main(argv: Optional[List[str]] = None, prog: str = 'mmrev test') -> int:
@@ -23,18 +22,15 @@ def main(argv: Optional[List[str]] = None, prog: str = 'mmrev test') -> int:
 
 def test(args: argparse.Namespace) -> None:
     """Run the checks, then test. Nothing is written before the checks have passed."""
-    if args.out and not args.out.endswith(('.pkl', '.pickle')):
-        raise ProblemError(f'--out `{args.out}` must end in .pkl or .pickle', f'Write --out {args.out}.pkl')
     join_launcher(args)
     cfg = load_config(args)
-    from mmengine.registry import METRICS
-
-    from mmrev.apis.modes import augment_test, draw_predictions
+    from mmrev.apis.modes import augment_test, check_output, draw_predictions, dump_predictions
     from mmrev.apis.run import build_runner, running
     from mmrev.apis.work_dir import without_traces
     from mmrev.diagnosis.plan import Plan
     from mmrev.hooks import ProgressHook, RunReportHook
     cfg.load_from = args.checkpoint
+    check_output(args.out, args.checkpoint)
     if args.show or args.show_dir:
         args.show_dir = draw_predictions(cfg, args.show_dir, args.show, args.wait_time)
     if args.tta and cfg.get('test_dataloader') is not None:
@@ -44,7 +40,5 @@ def test(args: argparse.Namespace) -> None:
         runner = build_runner(cfg, [ProgressHook(), RunReportHook(images=args.show_dir, predictions=args.out)])
         with running(runner, 'test'):
             if args.out:
-                detects = any(base.__module__.startswith('mmdet.') for base in type(runner.model).__mro__)
-                metric = 'mmdet.DumpDetResults' if detects else 'DumpResults'  # mmdet's packs masks
-                runner.test_evaluator.metrics.append(METRICS.build(dict(type=metric, out_file_path=args.out)))
+                dump_predictions(runner, args.out)
             runner.test()

@@ -6,7 +6,7 @@ import os.path as osp
 from collections import Counter
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from mmrev.problems import phase
+from mmrev.problems import Problem, phase
 
 
 def category_names(file: str) -> Optional[Sequence[str]]:
@@ -20,6 +20,26 @@ def category_names(file: str) -> Optional[Sequence[str]]:
         return [category['name'] for category in json.JSONDecoder().raw_decode(part)[0]]
     except (ValueError, TypeError, KeyError):
         return None
+
+
+def mislabelled(file: str, numbered: Sequence[str], classes: Sequence[str], path: str) -> Iterator[Problem]:
+    """Labels of mmdet that stand for another class than ``metainfo.classes`` says.
+
+    Args:
+        file: Annotation file, for the message.
+        numbered: Those of `classes` that are among its categories, in its order, which is the order of the labels.
+        classes: ``metainfo.classes``, whose order is that of the names.
+        path: Path of the data set in the config, for the message.
+    """
+    for label, (category, name) in enumerate(zip(numbered, classes)):
+        if category != name:
+            missing = [name for name in classes if name not in numbered]
+            yield Problem(f'label {label} is the category `{category}` in `{file}`, and `{name}` in metainfo.classes '
+                          f'({path})', f'Add or rename {", ".join(map(repr, missing[:5]))} in the categories of the file, in '
+                          'the order of metainfo.classes (they need no objects)' if missing else
+                          f'mmdet takes the order of the file: set metainfo=dict(classes={tuple(numbered)!r}) for each '
+                          'data set')
+            return
 
 
 def wrong_entries(file: str, skipped: bool = False) -> Iterator[str]:

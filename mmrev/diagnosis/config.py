@@ -49,11 +49,11 @@ _MANY = 10 ** 8  # iterations; more than any schedule has
 _RANGES: Sequence[Tuple[str, Callable, str]] = (
     (r'train_cfg\.(max_epochs|max_iters|val_interval)|auto_scale_lr\.base_batch_size|log_processor\.window_size|'
      r'optim_wrapper\.(accumulative_counts|clip_grad\.(max_norm|clip_value))|.*_scheduler\.(.*\.)?(step_size|T_max)|'
-     r'(model\.data_preprocessor\.|.*pipeline\.(.*\.)?)std(\.\d+)?|.*anchor_generator\.(scales|ratios)\.\d+|'
+     r'((model\.)?data_preprocessor\.|.*pipeline\.(.*\.)?)std(\.\d+)?|.*anchor_generator\.(scales|ratios)\.\d+|'
      r'.*topk(\.\d+)?|.*prefetch_factor|model\..*(output_size|target_stds|strides|num_classes|(in|out|feat)_channels|'
      r'pad_size_divisor|sampler\.num)(\.\d+)*', lambda number: number > 0, 'finite number above 0'),
     (r'optim_wrapper\.optimizer\.(lr|weight_decay|momentum|eps)|train_cfg\.val_begin|.*(_mult|drop(_path)?_rate|'
-     r'loss_weight|num_convs|\.eps)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_m(in|ax)|power|begin)',
+     r'loss_weight|num_convs|\.eps)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_m(in|ax)|power|begin|milestones\.\d+)',
      lambda number: 0 <= number < math.inf, 'finite number from 0'),
     (r'(.*\.)?(pos_fraction|score_thr|\w*iou_thr\w*)', lambda number: 0 <= number <= 1, 'number from 0 to 1'),
     (r'optim_wrapper\.accumulative_counts', lambda number: number % 1 == 0, 'whole number'))

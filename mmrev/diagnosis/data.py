@@ -9,7 +9,7 @@ from mmengine.registry import DATASETS, METRICS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, SequentialSampler
 
-from mmrev.datasets.coco import category_names, have_nothing_in_common, is_whole, wrong_entries
+from mmrev.datasets.coco import category_names, have_nothing_in_common, is_whole, mislabelled, wrong_entries
 from mmrev.datasets.download import problems_of_download
 from mmrev.problems import Problem, ProblemError, phase
 from mmrev.registry import find
@@ -105,10 +105,13 @@ def classes(plan: Plan) -> Iterator[Problem]:
             yield Problem(f'`{path}.metainfo.classes` is the text `{named}`, not a tuple of names',
                           f"In {plan.cfg.filename}, one class is metainfo=dict(classes=('{named}', ))")
             continue
-        if not set(named) & set(names):
+        numbered = [name for name in names if name in named]  # mmdet numbers them in the order of the file
+        if not numbered:
             yield Problem(f'`{entry["ann_file"]}` has none of the classes {_listed(named)} ({path}): it has '
                           f'{_listed(names)}', f'Set metainfo=dict(classes={tuple(names[:5])!r}) for each data set '
                           f'in {plan.cfg.filename}, and num_classes of the heads')
+        elif getattr(getattr(built, 'load_data_list', None), '__qualname__', '') == 'CocoDataset.load_data_list':
+            yield from mislabelled(entry['ann_file'], numbered, named, path)
         for name, head in plan.model.named_modules() if plan.model is not None else ():
             if name.split('.')[-1] == 'bbox_head' and getattr(head, 'num_classes', len(named)) != len(named):
                 yield Problem(f'model.{name} has num_classes={head.num_classes}, but {path} has {len(named)} classes',

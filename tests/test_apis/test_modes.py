@@ -1,10 +1,11 @@
-"""What a machine with a GPU changes in a config."""
+"""What a machine with a GPU changes in a config, and where a test may write its predictions."""
 import mmengine.device
 import pytest
 from mmengine.config import Config
 
-from mmrev.apis.modes import pin_memory
+from mmrev.apis.modes import check_output, pin_memory
 from mmrev.apis.run import build_runner
+from mmrev.problems import ProblemError
 
 
 @pytest.mark.parametrize('on_gpu', [True, False])
@@ -21,3 +22,13 @@ def test_a_run_on_a_gpu_pins_memory(monkeypatch, tmp_path):
     cfg = Config(dict(model=dict(type='BaseDataPreprocessor'), work_dir=str(tmp_path), experiment_name='pinned',
                       test_dataloader=dict(batch_size=2), test_cfg=dict(), test_evaluator=dict(type='Accuracy')))
     assert build_runner(cfg)._test_dataloader == dict(batch_size=2, pin_memory=True)
+
+
+@pytest.mark.parametrize('file, message', [('a.txt', 'must end in .pkl'), ('folder.pkl', 'is a folder'),
+                                           ('./trained.pkl', 'is the checkpoint')])
+def test_predictions_go_to_a_file_of_their_own(monkeypatch, tmp_path, file, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'folder.pkl').mkdir()
+    check_output('other.pkl', 'trained.pkl')
+    with pytest.raises(ProblemError, match=message):
+        check_output(file, 'trained.pkl')

@@ -22,7 +22,8 @@ def folder(tmp_path_factory):
     (folder / 'no_python.py').write_text('model = dict(\n')
     (folder / 'no_model.py').write_text('train_cfg = dict()\n')
     (folder / 'data' / 'cut.json').write_text(annotations.read_text()[:-50])
-    for name, classes in (('no_classes.py', ('cat', 'dog')), ('no_tuple.py', 'dark')):
+    for name, classes in (('no_classes.py', ('cat', 'dog')), ('no_tuple.py', 'dark'),
+                          ('other_order.py', ('bright', 'dark')), ('unknown_first.py', ('cat', 'dark'))):
         (folder / name).write_text("_base_ = './good.py'\ntrain_dataloader = dict(dataset=dict(metainfo=dict(classes="
                                    f'{classes!r})))\n')
     (folder / 'no_checkpoint.pth').write_text('some text')

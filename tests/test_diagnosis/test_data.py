@@ -2,6 +2,7 @@
 import pytest
 from mmengine.config import Config
 
+from mmrev.datasets.coco import mislabelled
 from mmrev.diagnosis.data import files
 from mmrev.diagnosis.plan import Plan
 from support.commands import option
@@ -21,6 +22,10 @@ MISTAKES = {
     'classes that the annotations do not have': (['train', 'no_classes.py'], 'none of the classes cat, dog',
                                                  "classes=('dark', 'bright')"),
     'a class that is no tuple': (['train', 'no_tuple.py'], 'the text `dark`', "classes=('dark', )"),
+    'classes in another order than the annotations': (
+        ['train', 'other_order.py'], 'label 0 is the category `dark` in `annotations.json`, and `bright` in',
+        "classes=('dark', 'bright')"),
+    'a class without a category before one with': (['train', 'unknown_first.py'], 'category `dark`', "'cat'"),
     'a head with other classes': (option('model.roi_head.bbox_head.num_classes=7'), 'num_classes=7', 'num_classes=2'),
     'a text for the batch size': (option('train_dataloader.batch_size=abc'), 'batch_size` is the text `abc`',
                                   'train_dataloader.batch_size=VALUE'),
@@ -39,6 +44,10 @@ MISTAKES = {
 @pytest.mark.parametrize('mistake', MISTAKES)
 def test_it_is_named_with_a_way_out_and_nothing_is_written(mistake, refused):
     refused(*MISTAKES[mistake])
+
+
+def test_a_last_class_without_a_category_shifts_no_label():
+    assert list(mislabelled('x.json', ['a', 'b'], ('a', 'b', 'c'), 'train_dataloader.dataset')) == []
 
 
 def test_data_behind_another_backend_is_not_looked_for_here():

@@ -132,6 +132,7 @@ NUMBERS: Dict[str, Sequence[Tuple[str, Sequence[Any]]]] = {
         ('randomness.seed', (-1, 'x', 1.5, NAN, [])),
         ('model.data_preprocessor.mean', ('x', [], [1.], [NAN] * 3, [1, 2, 'x'], 3)),
         ('model.data_preprocessor.std', ([0., 0., 0.], [0., 1., 1.], 'x', [NAN] * 3, [-1.] * 3, [])),
+        ('data_preprocessor.std', ([0., 1., 1.], )),
         ('model.data_preprocessor.num_classes', ('x', NAN)),
         ('model.backbone.img_size', (0, -16, 'x', 1.5, None, [], NAN, 7)),
         ('model.backbone.patch_size', (0, -1, 'x', None, [], 64)),
@@ -350,6 +351,7 @@ def of_annotations() -> Iterator[Fault]:
         changes[f'bbox {box!r}'] = lambda content, box=box: content['annotations'][0].update(bbox=box)
     changes['a category twice'] = lambda content: content['categories'][1].update(name='dark')
     changes['a category id twice'] = lambda content: content['categories'][1].update(id=1)
+    changes['categories in another order'] = lambda content: content['categories'].reverse()
     changes['an image id twice'] = lambda content: content['images'][1].update(id=0)
     changes['unknown category'] = lambda content: content['annotations'][0].update(category_id=99)
     changes['unknown image'] = lambda content: content['annotations'][0].update(image_id=99)
@@ -513,6 +515,7 @@ def of_commands() -> Iterator[Fault]:
     schedules: List[Any] = [
         dict(type='CosineAnnealingLR', T_max=0), dict(type='CosineAnnealingLR', T_max=2, eta_min='x'),
         dict(type='StepLR', step_size=0), dict(type='StepLR', step_size='x'), dict(type='MultiStepLR', milestones='x'),
+        dict(type='MultiStepLR', milestones=[1, '2']),
         dict(type='MultiStepLR', milestones=[2, 1], gamma='x'), dict(type='PolyLR', power='x'), dict(type='nope'),
         dict(type='ExponentialLR', gamma='x'), dict(type='ExponentialLR'), dict(type='OneCycleLR', eta_max='x'),
         dict(type='ReduceOnPlateauLR', monitor='nope'), dict(type='LinearLR', end=1, begin=5), 3, 'x',
