@@ -222,15 +222,22 @@ def measure_error(network: Network, form: str, size: int = 0, low: Sequence[str]
     torch.manual_seed(3)
     images = torch.randn(2, 3, size, size, dtype=torch.float64)
     sign = torch.randn_like(images).sign()
-    found = dict(error=_difference(*(_step(stock.double(), kind, images) for kind in ('plain', form))))
+    found = dict(error=_difference(*(_step(_cast(stock, torch.float64), kind, images) for kind in ('plain', form))))
     for kind in low:
         autocast = kind == 'bfloat16'
-        plain, ours = (_step(stock.float(), f, images.float(), autocast) for f in ('plain', form))
+        plain, ours = (_step(_cast(stock, torch.float32), f, images.float(), autocast) for f in ('plain', form))
         found[kind] = _difference(plain, ours)
         if found[kind]:
             noise = torch.finfo(getattr(torch, kind)).eps / 2 * sign
             found[kind] /= _difference(plain, _step(stock, 'plain', (images * (1 + noise)).float(), autocast))
     return found
+
+
+def _cast(model: nn.Module, dtype: torch.dtype) -> nn.Module:
+    for module in model.modules():
+        if isinstance(getattr(module, 'dtype', None), torch.dtype):
+            module.dtype = dtype  # of EdgeNeXt's position encodings
+    return model.to(dtype)
 
 
 Results = Dict[str, Dict[str, torch.Tensor]]
