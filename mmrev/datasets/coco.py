@@ -35,8 +35,8 @@ def mislabelled(file: str, numbered: Sequence[str], classes: Sequence[str], path
         if category != name:
             missing = [name for name in classes if name not in numbered]
             yield Problem(f'label {label} is the category `{category}` in `{file}`, and `{name}` in metainfo.classes '
-                          f'({path})', f'Add or rename {", ".join(map(repr, missing[:5]))} in the categories of the file, in '
-                          'the order of metainfo.classes (they need no objects)' if missing else
+                          f'({path})', f'Add or rename {", ".join(map(repr, missing[:5]))} in the categories of the '
+                          'file, in the order of metainfo.classes (they need no objects)' if missing else
                           f'mmdet takes the order of the file: set metainfo=dict(classes={tuple(numbered)!r}) for each '
                           'data set')
             return

@@ -63,7 +63,7 @@ class SafeCheckpointHook(Hook):
                                    "number", "Write it as 'epoch_{}.pth', or leave it out")
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook) and '://' not in hook.out_dir:
-                hook.file_backend = _Deferring(hook.file_backend, self._outdated)
+                hook.file_backend = _Deferring(hook.file_backend, self._outdated, Path(hook.out_dir))
         if is_main_process():
             for part in Path(runner.work_dir).glob('*.part'):
                 part.unlink()
@@ -153,14 +153,28 @@ class SafeCheckpointHook(Hook):
 
 
 class _Deferring:
-    """A file backend that collects the files to delete instead of deleting them."""
+    """A file backend that collects the files to delete instead of deleting them.
 
-    def __init__(self, backend: Any, outdated: List[Path]):
+    It keeps what is outside of `folder`: a run that resumes from the checkpoint of another run, in another folder, would
+    delete the best checkpoint of that run once it has a better one.
+    """
+
+    def __init__(self, backend: Any, outdated: List[Path], folder: Path):
         self._backend = backend
         self._outdated = outdated
+        self._folder = folder.resolve()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)
+
+    def isfile(self, path: str) -> bool:
+        return self._is_own(path) and self._backend.isfile(path)
+
+    def isdir(self, path: str) -> bool:
+        return self._is_own(path) and self._backend.isdir(path)
+
+    def _is_own(self, path: str) -> bool:
+        return self._folder in Path(path).resolve().parents
 
     def remove(self, path: str) -> None:
         self._outdated.append(Path(path))

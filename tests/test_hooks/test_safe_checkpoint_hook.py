@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 
 from mmrev.apis.work_dir import find_resumable
 from mmrev.hooks import SafeCheckpointHook
+from mmrev.hooks.safe_checkpoint_hook import _Deferring
 from mmrev.problems import ProblemError, Terminated
 from support.runs import train_regression
 
@@ -89,6 +90,19 @@ def test_a_kill_before_older_checkpoints_are_deleted_leaves_both(tmp_path):
     assert names(tmp_path) == ['epoch_1.pth', 'epoch_2.pth']
     assert (tmp_path / 'last_checkpoint').read_text().endswith('epoch_1.pth')
     assert find_resumable(str(tmp_path)).newest == str(tmp_path / 'epoch_2.pth')
+
+
+def test_files_outside_of_the_folder_of_a_run_are_never_deleted(tmp_path):
+    (tmp_path / 'A').mkdir()
+    (tmp_path / 'B').mkdir()
+    outdated = []
+    backend = _Deferring(LocalBackend(), outdated, tmp_path / 'B')
+    for folder in 'AB':
+        path = tmp_path / folder / 'best.pth'
+        path.touch()
+        if backend.isfile(str(path)):  # as CheckpointHook does, which finds the path in the message hub of a checkpoint
+            backend.remove(str(path))
+    assert outdated == [tmp_path / 'B/best.pth']
 
 
 def test_a_full_disk_names_the_file_and_its_size_and_keeps_the_last_good_one(tmp_path):
