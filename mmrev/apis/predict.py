@@ -1,5 +1,6 @@
 """Predictions on images, drawn and as plain values, by the inferencers of mmdet, mmpretrain and mmseg."""
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -57,8 +58,13 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
 
     Raises:
         ProblemError: If there is no image, one cannot be read, the config is for another task, the checkpoint is of
-            another model, or the results cannot be written or would overwrite an image.
+            another model, a number is out of its range, or the results cannot be written or would overwrite an image.
     """
+    if not 0 <= score <= 1:
+        raise ProblemError(f'the score is {score}', 'Choose --score from 0 to 1')
+    for scale in segmentation.get('scales') or ():
+        if not 0 < scale < math.inf:
+            raise ProblemError(f'a scale is {scale}', 'Choose finite --scales above 0; 1 is the size of the config')
     scope = cfg.get('default_scope')
     if scope not in SCOPES:
         raise ProblemError(f'`default_scope` of the config is `{scope}`', f'Choose from {", ".join(SCOPES)}')

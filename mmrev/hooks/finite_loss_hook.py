@@ -20,9 +20,12 @@ class FiniteLossHook(Hook):
 
     Raises:
         ProblemError: If the run is stopped; the message names the first loss that was not finite, and the iteration.
+            If `patience` is below 1.
     """
 
     def __init__(self, patience: int = 20):
+        if patience < 1:
+            raise ProblemError(f'`patience` of FiniteLossHook is {patience}', 'Set it to a number of iterations from 1')
         self.patience = patience
         self._in_a_row = 0
         self._first = ''

@@ -155,8 +155,8 @@ class SafeCheckpointHook(Hook):
 class _Deferring:
     """A file backend that collects the files to delete instead of deleting them.
 
-    It keeps what is outside of `folder`: a run that resumes from the checkpoint of another run, in another folder, would
-    delete the best checkpoint of that run once it has a better one.
+    It keeps what is outside of `folder`: a run that resumes from the checkpoint of another run, in another folder,
+    would delete the best checkpoint of that run once it has a better one.
     """
 
     def __init__(self, backend: Any, outdated: List[Path], folder: Path):

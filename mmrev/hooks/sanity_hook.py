@@ -12,7 +12,7 @@ from mmengine.structures import InstanceData
 
 from mmrev.problems import ProblemError, closest, phase
 from mmrev.registry import HOOKS
-from mmrev.side_effects import unnoticed
+from mmrev.side_effects import random_states_kept, unnoticed
 
 _SECONDS = 1.  # for which samples of a data set are read
 
@@ -24,8 +24,8 @@ class SanityHook(Hook):
     Random states, weights and log stay unchanged.
 
     Raises:
-        ProblemError: If anything fails, if the classes of two data sets differ, or if a hook or schedule monitors a
-            metric that does not exist.
+        ProblemError: If anything fails, if classes or labels of the data sets do not match each other or the model, or
+            if a hook or schedule monitors a metric that does not exist.
     """
 
     priority = 'LOWEST'
@@ -41,7 +41,7 @@ class SanityHook(Hook):
         with unnoticed():
             check_classes({name: loop.dataloader.dataset for name, loop in _loops(runner)}, runner.model)
             for name, loop in _loops(runner):
-                _read(name, loop.dataloader)
+                _read(name, loop.dataloader, runner.model)
             if isinstance(runner._val_loop, ValLoop):
                 metrics = validate(runner, runner._val_loop)
                 check_monitored(runner, metrics)
@@ -55,12 +55,17 @@ class SanityHook(Hook):
 
 
 def check_sampler(loader: Any, split: str) -> None:
-    """Require that an epoch of a dataloader ends."""
-    sampler = type(getattr(loader.batch_sampler, 'sampler', None)).__name__
+    """Require that an epoch of a dataloader has a sample, and ends."""
+    indices = getattr(loader.batch_sampler, 'sampler', None)
+    sampler = type(indices).__name__
     if 'Infinite' in sampler:
         other = ", or train_cfg.type='IterBasedTrainLoop'" * (split == 'train')
         raise ProblemError(f'{sampler} never ends the first epoch of {split}_dataloader',
                            f"Set {split}_dataloader.sampler.type='DefaultSampler'{other}")
+    with random_states_kept():
+        if indices is not None and next(iter(indices), None) is None:
+            raise ProblemError(f'{sampler} yields no sample for an epoch of {split}_dataloader',
+                               f'Fix the arguments of {split}_dataloader.sampler')
 
 
 def _loops(runner) -> Iterator[Tuple[str, Any]]:
@@ -70,8 +75,12 @@ def _loops(runner) -> Iterator[Tuple[str, Any]]:
 
 
 def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:
-    """Require that all data sets have the same unique classes in the same order, as many as a classifier's head."""
-    wanted = getattr(getattr(getattr(model, 'module', model), 'head', None), 'num_classes', None)
+    """Require that all data sets have the same unique classes in the same order, as many as a classifier's head.
+
+    The head of a segmentor may have more: its other classes just never occur.
+    """
+    model = getattr(model, 'module', model)
+    wanted = getattr(getattr(model, 'head', None), 'num_classes', None)
     first: Tuple[str, Any] = ('', None)
     for name, dataset in datasets.items():
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
@@ -92,10 +101,36 @@ def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:
             raise ProblemError(f'model.head has num_classes={wanted}, {name}_dataloader has {len(classes)} classes: '
                                f'{", ".join(map(str, classes[:3]))}{", ..." * (len(classes) > 3)}',
                                f'Add the missing folders, or set model.head.num_classes={len(classes)}')
+        most, unlabelled = _most_classes(getattr(model, 'decode_head', None)), getattr(dataset, 'reduce_zero_label', 0)
+        if most is not None and most < len(classes) - bool(unlabelled):
+            raise ProblemError(f'model.decode_head has num_classes={most}, {name}_dataloader has {len(classes)} '
+                               'classes', f'Set model.decode_head.num_classes={len(classes)}')
         first = (name, classes)
 
 
-def _read(name: str, loader: Any) -> None:
+def _most_classes(head: Any) -> Optional[int]:
+    """The number of classes of a head; a binary one, with a single channel, has two."""
+    number = getattr(head, 'num_classes', None)
+    return (max(number, 2) if getattr(head, 'out_channels', None) == 1 else number) if type(number) is int else None
+
+
+def check_labels(where: str, sample: Any, model: Any) -> None:
+    """Require that the head of a classifier or segmentor has the labels of a training sample."""
+    truth = sample.get('data_samples') if isinstance(sample, dict) else None
+    for field, part in (('gt_label', 'head'), ('gt_sem_seg', 'decode_head')):
+        head, labels = getattr(model, part, None), getattr(getattr(truth, field, None), 'data', None)
+        most = _most_classes(head)
+        if most is None or not torch.is_tensor(labels):
+            continue
+        wrong = labels[(labels >= most) & (labels != getattr(head, 'ignore_index', -1))]
+        if len(wrong):
+            file = truth.metainfo.get('seg_map_path') or truth.metainfo.get('img_path')
+            raise ProblemError(f'{where} (`{file}`) has the label {int(wrong.max())}, and model.{part} has num_classes='
+                               f'{head.num_classes}', 'Fix it; labels count from 0, and unlabelled pixels of a mask '
+                               'are 255')
+
+
+def _read(name: str, loader: Any, model: Any) -> None:
     """Read the first batch and then, for a second, samples spread over the data set."""
     dataset, collate = loader.dataset, loader.collate_fn
     if hasattr(dataset, 'get_data_info') and not any(
@@ -110,7 +145,9 @@ def _read(name: str, loader: Any) -> None:
         for index in np.linspace(0, len(dataset) - 1, min(64, len(dataset))).astype(int):
             if time.monotonic() - begin > _SECONDS:
                 break
-            dataset[int(index)]
+            sample = dataset[int(index)]
+            if name == 'train':
+                check_labels(f'sample {index} of {name}_dataloader', sample, getattr(model, 'module', model))
 
 
 def _transforms(dataset: Any) -> Iterator[Any]:

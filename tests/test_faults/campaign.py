@@ -126,6 +126,7 @@ NUMBERS: Dict[str, Sequence[Tuple[str, Sequence[Any]]]] = {
         ('train_dataloader.batch_size', (0, -1, 'x', 1.5, None, [], NAN)),
         ('val_dataloader.batch_size', (0, -1, 'x', 1.5, [])),
         ('train_dataloader.num_workers', (-1, 'x', 1.5, NAN, [])),
+        ('train_dataloader.sampler', (dict(type='RepeatAugSampler', num_repeats=0), )),
         ('train_cfg.max_epochs', (0, -1, 'x', 1.5, NAN, None, INF, [], {})),
         ('train_cfg.val_interval', (0, -1, 'x', NAN, None, [])),
         ('train_cfg.val_begin', ('x', NAN, [])),
@@ -502,7 +503,8 @@ def of_commands() -> Iterator[Fault]:
         dict(type='EMAHook', momentum=2.),
         dict(type='EMAHook', momentum='x'), dict(type='EMAHook', ema_type='x'), dict(type='nope'), dict(), 3,
         dict(type='EMAHook', update_buffers='x'),
-        dict(type='mmrev.FiniteLossHook', patience='x'), dict(type='mmrev.InPlaceABNHook', x=1),
+        dict(type='mmrev.FiniteLossHook', patience='x'), dict(type='mmrev.FiniteLossHook', patience=-1),
+        dict(type='mmrev.InPlaceABNHook', x=1),
         dict(type='mmrev.SaveMemoryHook', level='x'), dict(type='mmrev.SaveMemoryHook', modules=['nowhere']),
         dict(type='EMAHook', priority='x'), dict(type='EMAHook', priority=-5), dict(type='SyncBuffersHook', x=1)]
     for hook in hooks:

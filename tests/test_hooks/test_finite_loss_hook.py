@@ -29,6 +29,11 @@ def train(work_dir, *hooks):
     train_regression(work_dir, 3, [SafeCheckpointHook(), *hooks], default_hooks=KEPT)
 
 
+def test_a_patience_of_no_iteration_is_refused():
+    with pytest.raises(ProblemError, match='`patience` of FiniteLossHook is -1'):
+        FiniteLossHook(-1)
+
+
 @pytest.mark.parametrize('patience, reason', [
     (2, '2 iterations in a row'), (20, 'a checkpoint would hold useless weights')
 ])

@@ -1,16 +1,19 @@
 """What would fail only after the first epoch is refused before the first iteration, and nothing is written."""
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmdet.datasets import CocoDataset
 from mmengine.logging import MMLogger
+from mmengine.structures import BaseDataElement, PixelData
+from mmpretrain.structures import DataSample
 from pycocotools.coco import COCO
 
 from mmrev.datasets.coco import skip_wrong_annotations, wrong_entries
-from mmrev.hooks.sanity_hook import check_classes
+from mmrev.hooks.sanity_hook import check_classes, check_labels
 from mmrev.problems import ProblemError
 from mmrev.side_effects import random_states_kept, unnoticed
 from support import toy_classification, toy_detection
@@ -31,6 +34,9 @@ LATE = {  # lines of a config, and what is said of them
                                  'InfiniteSampler never ends the first epoch'),
     'a validation that never ends': ("val_dataloader.update(sampler=dict(type='InfiniteSampler'))\n",
                                      'InfiniteSampler never ends the first epoch of val_dataloader'),
+    'an epoch without a sample': (
+        "train_dataloader.update(sampler=dict(type='mmpretrain.RepeatAugSampler', num_repeats=0))\n",
+        'RepeatAugSampler yields no sample'),
     'a missing meta key': ("val_dataloader['dataset']['pipeline'][3]['meta_keys'] = ('img_path', 'img_shape')\n",
                            'validating two samples'),
 }
@@ -81,6 +87,35 @@ def test_classes_must_agree_and_be_named_once():
         check_classes(dict(train=Classes('a', 'a')))
     with pytest.raises(ProblemError, match='their order differs'):
         check_classes(dict(train=Classes('a', 'b'), val=Classes('b', 'a')))
+
+
+class Head:
+    def __init__(self, num_classes, **attributes):
+        self.num_classes = num_classes
+        self.__dict__.update(attributes)
+
+
+def test_the_head_of_a_segmentor_has_at_least_as_many_classes_as_the_data():
+    for head in (Head(2, out_channels=2), Head(2, out_channels=1), Head(1, out_channels=1), Head(9)):
+        check_classes(dict(train=Classes('a', 'b')), SimpleNamespace(decode_head=head))
+    with pytest.raises(ProblemError, match='decode_head has num_classes=2, train_dataloader has 3'):
+        check_classes(dict(train=Classes('a', 'b', 'c')), SimpleNamespace(decode_head=Head(2)))
+
+
+def test_a_label_that_the_head_does_not_have_is_named_with_its_file():
+    def check_pixels(label, head):
+        truth = BaseDataElement(metainfo=dict(seg_map_path='mask.png'), gt_sem_seg=PixelData(
+            data=torch.tensor([[[0, 1], [label, 1]]])))
+        check_labels('sample 3', dict(data_samples=truth), SimpleNamespace(decode_head=head))
+
+    check_pixels(1, Head(1, out_channels=1, ignore_index=255))
+    check_pixels(255, Head(2, ignore_index=255))
+    with pytest.raises(ProblemError, match='sample 3 .`mask.png`. has the label 37, and model.decode_head has num_cl'):
+        check_pixels(37, Head(11, ignore_index=255))
+    image = DataSample(metainfo=dict(img_path='x.png')).set_gt_label(9)
+    check_labels('sample 3', dict(data_samples=image), SimpleNamespace(head=Head(10)))
+    with pytest.raises(ProblemError, match='`x.png`. has the label 9, and model.head'):
+        check_labels('sample 3', dict(data_samples=image), SimpleNamespace(head=Head(9)))
 
 
 def test_the_pass_leaves_random_states_as_they_are(capsys):
