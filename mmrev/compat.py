@@ -12,7 +12,7 @@ from collections import Counter
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, Callable, ContextManager, Dict, Iterable, Iterator, NamedTuple, Sequence
+from typing import Any, Callable, ContextManager, Dict, Iterable, Iterator, List, NamedTuple, Sequence
 
 import torch
 import torch.nn.modules.module as _module
@@ -23,7 +23,7 @@ from torch.utils._pytree import tree_map
 
 __all__ = [
     'add_safe_globals', 'backward_into', 'can_predict_memory', 'can_save_memory', 'differentiate', 'eagerly',
-    'edge_node', 'flop_registry', 'get_autocast_dtype', 'get_device_module', 'has_global_hooks',
+    'edge_node', 'flop_registry', 'get_autocast_dtype', 'get_device_module', 'global_hooks', 'has_global_hooks',
     'is_autocast_available', 'is_autocast_enabled', 'is_compiler_active', 'is_compiling', 'is_exporting',
     'is_fully_sharded', 'load_weights_only', 'notice_freed', 'output_edge', 'when_freed',
     'without_attention_fast_path', 'without_cudnn_attention'
@@ -115,6 +115,11 @@ _HOOKS_OF_ALL_MODULES = (_module._global_forward_pre_hooks, _module._global_forw
 def has_global_hooks() -> bool:
     """Whether a hook is registered for all modules, as by ``torch.nn.modules.module.register_module_forward_hook``."""
     return any(_HOOKS_OF_ALL_MODULES)
+
+
+def global_hooks() -> List[List[int]]:
+    """The ids of the hooks that are registered for all modules; no two hooks share an id."""
+    return list(map(list, filter(None, _HOOKS_OF_ALL_MODULES)))
 
 
 # ------------------------------------------------------------------------------------------------- autograd

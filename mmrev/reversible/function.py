@@ -131,4 +131,5 @@ class Function:
 
 def _skips_untracked_statistics(m: nn.Module) -> bool:
     known = type(m) in _BATCH_NORMS or getattr(type(m), 'skips_untracked_statistics', False)
-    return known and bool(m.track_running_stats)
+    # Not by `track_running_stats`, which is off where a sequence within a function is first seen during a replay.
+    return known and m.running_mean is not None

@@ -137,7 +137,7 @@ class _Signature:
         return self._now() == self._before
 
     def _now(self) -> Tuple[Any, ...]:
-        return (compat.has_global_hooks(), list(map(is_training, self._modules)), list(map(len, self._tables)),
+        return (compat.global_hooks(), list(map(is_training, self._modules)), list(map(len, self._tables)),
                 list(map(list, filter(None, self._hooks))), list(chain.from_iterable(map(dict.values, self._children))))
 
 

@@ -140,6 +140,19 @@ def test_a_forward_hook_that_takes_activations_is_refused_once_it_is_there():
     gradients(module)
 
 
+def test_a_second_hook_for_all_modules_that_takes_activations_is_refused():
+    register, module, taken = nn.modules.module.register_module_forward_hook, network(), []
+    first = register(lambda *_: None)
+    gradients(module)
+    second = register(lambda m, args, out: taken.append(out) if isinstance(m, nn.Linear) else None)
+    try:
+        with pytest.raises(ReversibilityError, match='leaves a tensor behind'):
+            gradients(module)
+    finally:
+        first.remove()
+        second.remove()
+
+
 def test_a_function_that_changes_is_looked_at_again_after_train():
     module = network(mlp, partial(Auxiliary, detach=True))
     gradients(module)

@@ -298,3 +298,31 @@ def test_random_numbers_are_refused_while_a_cuda_graph_is_captured(monkeypatch, 
             module(*streams)
     else:
         sum(x.sum() for x in module(*streams)).backward()
+
+
+class Inner(nn.Module):
+    """A reversible sequence of batch norms as the function of a step."""
+
+    def __init__(self):
+        super().__init__()
+        self.sequence = ReversibleSequence(
+            [TwoStreamCoupling(*[nn.Sequential(nn.Conv2d(2, 2, 1), nn.BatchNorm2d(2)) for _ in range(2)])])
+
+    def forward(self, x):
+        return torch.cat(self.sequence(*x.chunk(2, 1)), 1)
+
+
+@pytest.mark.parametrize('keep', ['undo', 'graph'])
+def test_statistics_of_a_sequence_within_a_function_are_updated_once(keep):
+    torch.manual_seed(3)
+    functions = nn.ModuleList([Inner(), Inner()]).double()
+    results = []
+    for reversible in (False, True):
+        own = copy.deepcopy(functions)
+        module = set_reversible(ReversibleSequence([TwoStreamCoupling(*own)], keep=keep), reversible)
+        x = [torch.linspace(i, 1, 64, dtype=torch.float64).view(2, 4, 4, 2).sin().requires_grad_() for i in range(2)]
+        for _ in range(3):
+            loss_of(module(*x)).backward()
+        results.append([*(t.grad for t in (*x, *own.parameters())), *own.buffers()])
+    for plain, own in zip(*results):
+        torch.testing.assert_close(own, plain)
