@@ -109,6 +109,15 @@ class Function:
                      if isinstance(g, torch.Generator))
         return list(found.values())
 
+    def statistics(self) -> List[Place]:
+        """The running statistics that a replay leaves alone."""
+        return [(m._buffers, name) for m in self.untracked for name in m._buffers]
+
+    def restore_statistics(self) -> None:
+        """From now on a replay finds the running statistics as the forward did, for the function reads them."""
+        self.buffers += self.statistics()
+        self.untracked = []
+
     def running(self) -> ContextManager[Any]:
         """What surrounds an evaluation."""
         return self._running_eagerly() if self.draws else self.lock

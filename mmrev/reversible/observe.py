@@ -32,6 +32,7 @@ class Observer(TorchDispatchMode):
         super().__init__()
         self.generators: Dict[torch.Generator, Tensor] = {}  # with their state before
         self.updated: Set[int] = set()  # storages
+        self.read: Set[int] = set()  # storages, but for those that an operator only updates
         self._made: List[Any] = []
 
     def __enter__(self) -> Any:
@@ -48,9 +49,9 @@ class Observer(TorchDispatchMode):
         for x in (*args, *kwargs.values()):
             if isinstance(x, torch.Generator) and x not in self.generators:
                 self.generators[x] = x.get_state()
-        name = func._schema.name
-        if 'batch_norm' in name and 'backward' not in name:
-            self.updated.update(x.untyped_storage()._cdata for x in args if isinstance(x, Tensor))
+        if _normalizes(func):
+            self.updated |= _storages(args)
+        self.read |= _storages(_read(func, args, kwargs))
         out = func(*args, **kwargs)
         self.watch(tree_flatten(out)[0])
         return out
@@ -78,6 +79,27 @@ class Observer(TorchDispatchMode):
 
     def _alive(self) -> List[Tensor]:
         return [x for x in (ref() for ref in self._made) if x is not None and x.requires_grad]
+
+
+def _storages(values: Any) -> Set[int]:
+    return {x.untyped_storage()._cdata for x in tree_flatten(values)[0]
+            if isinstance(x, Tensor) and x.layout is torch.strided}
+
+
+def _normalizes(func: Any) -> bool:
+    name = func._schema.name
+    return 'batch_norm' in name and 'backward' not in name
+
+
+def _read(func: Any, args: Tuple, kwargs: Dict[str, Any]) -> List[Any]:
+    """The arguments on which the result depends; a batch norm in training only updates its running statistics."""
+    arguments = func._schema.arguments
+    given = dict(zip([argument.name for argument in arguments], args), **kwargs)
+    written = {argument.name for argument in arguments if argument.alias_info and argument.alias_info.is_write}
+    if _normalizes(func) and given.get('training', given.get('train')) is not False and \
+            not func._schema.name.endswith(('no_training', 'no_update')):
+        written |= {'running_mean', 'running_var'}
+    return [x for name, x in given.items() if name not in written]
 
 
 def refuse_survivors(observer: Observer, step: str) -> None:

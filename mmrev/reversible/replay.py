@@ -12,7 +12,7 @@ from torch import Tensor
 from mmrev import compat
 
 from .errors import ReversibilityError
-from .function import Function, Weights, is_training
+from .function import Function, Place, Weights, is_training
 from .generators import Drawn, rewound
 from .observe import Observer
 from .streams import version
@@ -62,11 +62,13 @@ class Replay:
         self._draws: Drawn = [(g, None, g.get_state()) for g in function.own_generators()]
         self._found: Sequence[Optional[Tensor]] = []
         self._before: Dict[int, Tensor] = {}
-        if function.buffers:
-            self._note_buffers(keep_all)
+        if keep_all:
+            self._note_buffers(function.buffers + function.statistics(), True)
+        elif function.buffers:
+            self._note_buffers(function.buffers, False)
 
-    def _note_buffers(self, keep_all: bool) -> None:
-        found: List[Optional[Tensor]] = [owner.get(name) for owner, name in self._function.buffers]
+    def _note_buffers(self, places: Sequence[Place], keep_all: bool) -> None:
+        found: List[Optional[Tensor]] = [owner.get(name) for owner, name in places]
         copies: Dict[int, Tensor] = {}  # a buffer that two modules share stays shared
         for i in range(len(found)) if keep_all else self._function.written:
             b = found[i]
@@ -97,6 +99,8 @@ class Replay:
             raise ReversibilityError(f'{step()} is compiled and drew random numbers, which it had not done before; '
                                      f'call `train()` on the network when its functions begin to behave in another way')
         function.draws = function.draws or bool(self._draws)
+        if len(self._found) > len(function.buffers):
+            self._decide_statistics(observer)
         for i, b in enumerate(self._found):
             if b is None:
                 continue
@@ -110,6 +114,18 @@ class Replay:
                     f'{step()} changed its buffer `{name}` (shape {tuple(b.shape)}), which it had not done before; '
                     f'call `train()` on the network when its functions begin to behave in another way')
             function.written.add(i)
+
+    def _decide_statistics(self, observer: Optional[Observer]) -> None:
+        """Keep the running statistics of batch norms only where the function reads them beside its batch norms."""
+        function = self._function
+        known = len(function.buffers)
+        means_and_vars = [b for (_, name), b in zip(function.statistics(), self._found[known:])
+                          if b is not None and name != 'num_batches_tracked']
+        if observer is not None and any(b.untyped_storage()._cdata in observer.read for b in means_and_vars):
+            function.restore_statistics()
+        else:
+            self._found, self._versions = self._found[:known], self._versions[:known]
+            self._before = {i: before for i, before in self._before.items() if i < known}
 
     def _differs(self, i: int) -> bool:
         """Whether a buffer's value changed although its version does not tell, as by ``data`` or NumPy; on the CPU."""

@@ -326,3 +326,46 @@ def test_statistics_of_a_sequence_within_a_function_are_updated_once(keep):
         results.append([*(t.grad for t in (*x, *own.parameters())), *own.buffers()])
     for plain, own in zip(*results):
         torch.testing.assert_close(own, plain)
+
+
+class ReadsStatistics(nn.Module):
+    """Uses the running statistics of its batch norm: before it, after it, or by evaluating it."""
+
+    def __init__(self, when):
+        super().__init__()
+        self.linear, self.norm, self.when = nn.Linear(4, 4), nn.BatchNorm1d(4), when
+
+    def forward(self, x):
+        if self.when == 'before':
+            x = x - self.norm.running_mean
+        y = self.norm(self.linear(x).tanh())
+        if self.when == 'after':
+            y = y * self.norm.running_var.rsqrt()
+        if self.when == 'evaluated':
+            self.norm.eval()
+            y = self.norm(2 * y)
+            self.norm.train()
+        return y.sin()
+
+
+@pytest.mark.parametrize('when', ['before', 'after', 'evaluated'])
+def test_a_function_that_reads_its_running_statistics_finds_them_as_the_forward_did(when):
+    torch.manual_seed(3)
+    functions = nn.ModuleList([ReadsStatistics(when), ReadsStatistics(when)]).double()
+    results = []
+    for reversible in (False, True):
+        own = copy.deepcopy(functions)
+        module = ReversibleSequence([TwoStreamCoupling(*own)], reversible)
+        x = [torch.linspace(i, 1, 20, dtype=torch.float64).view(5, 4).sin().requires_grad_() for i in range(2)]
+        for _ in range(2):
+            loss = loss_of(module(*x))
+            buffers = [b.clone() for b in own.buffers()]
+            if reversible:  # plain autograd itself would use the later statistics of an evaluated batch norm
+                with torch.no_grad():
+                    module(*[3 * t for t in x])
+            loss.backward()
+            for b, before in zip(own.buffers(), buffers):
+                b.copy_(before)
+        results.append([*(t.grad for t in (*x, *own.parameters())), *own.buffers()])
+    for plain, own in zip(*results):
+        torch.testing.assert_close(own, plain)
