@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten
 from mmrev import compat
 
 from .errors import ReversibilityError
+from .generators import drawn_by_default
 
 _AccumulateGrad: Any = vars(torch._C._functions)['AccumulateGrad']
 
@@ -23,7 +24,7 @@ _RELEASE_SECONDS = 0.5
 
 
 class Observer(TorchDispatchMode):
-    """Notes the generators that operators draw from, the storages that batch norms update, and all new tensors.
+    """Notes generators drawn from, storages read, storages that batch norms update, and all new tensors.
 
     Batch norms update running statistics without declaring it, so that no version tells.
     """
@@ -46,7 +47,7 @@ class Observer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        for x in (*args, *kwargs.values()):
+        for x in (*args, *kwargs.values(), drawn_by_default(func, args, kwargs)):
             if isinstance(x, torch.Generator) and x not in self.generators:
                 self.generators[x] = x.get_state()
         if _normalizes(func):

@@ -300,6 +300,43 @@ def test_random_numbers_are_refused_while_a_cuda_graph_is_captured(monkeypatch, 
         sum(x.sum() for x in module(*streams)).backward()
 
 
+def fork(x):
+    with torch.random.fork_rng(devices=[]):
+        return F.dropout(x, 0.5)
+
+
+def restore(x):
+    state = torch.get_rng_state()
+    x = x * torch.rand_like(x)
+    torch.set_rng_state(state)
+    return x
+
+
+@pytest.mark.parametrize('draw', [fork, restore])
+def test_random_numbers_of_a_function_that_restores_the_random_state_itself(draw):
+
+    class Of(nn.Linear):
+
+        def forward(self, x):
+            return draw(super().forward(x))
+
+    torch.manual_seed(3)
+    functions = nn.ModuleList([Of(4, 4), Of(4, 4)]).double()
+    results = []
+    for reversible in (False, True):
+        own = copy.deepcopy(functions)
+        module = ReversibleSequence([TwoStreamCoupling(*own)], reversible)
+        x = [torch.linspace(i, 1, 20, dtype=torch.float64).view(5, 4).sin().requires_grad_() for i in range(2)]
+        torch.manual_seed(4)
+        for _ in range(2):
+            loss = loss_of(module(*x))
+            torch.rand(5)
+            loss.backward()
+        results.append([*(t.grad for t in (*x, *own.parameters())), torch.get_rng_state()])
+    for plain, own in zip(*results):
+        torch.testing.assert_close(own, plain)
+
+
 class Inner(nn.Module):
     """A reversible sequence of batch norms as the function of a step."""
 
