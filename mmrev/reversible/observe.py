@@ -34,11 +34,13 @@ class Observer(TorchDispatchMode):
         self.generators: Dict[torch.Generator, Tensor] = {}  # with their state before
         self.updated: Set[int] = set()  # storages
         self.read: Set[int] = set()  # storages, but for those that an operator only updates
+        self.packs = False  # saved tensors, as by a checkpoint within
         self._made: List[Any] = []
 
     def __enter__(self) -> Any:
         self._eagerly = compat.eagerly()  # the compiler would skip for good what it meets under a dispatch mode
         self._eagerly.__enter__()
+        self._hooks = compat.saved_tensor_hooks()
         return super().__enter__()
 
     def __exit__(self, *exception: Any) -> None:
@@ -47,6 +49,7 @@ class Observer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        self.packs = self.packs or compat.saved_tensor_hooks() != self._hooks
         for x in (*args, *kwargs.values(), drawn_by_default(func, args, kwargs)):
             if isinstance(x, torch.Generator) and x not in self.generators:
                 self.generators[x] = x.get_state()
