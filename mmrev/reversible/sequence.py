@@ -1,4 +1,5 @@
 """The module that runs couplings reversibly or, with the same modules and state dict, under plain autograd."""
+import copy
 import threading
 import warnings
 from functools import partial
@@ -12,11 +13,10 @@ from mmrev import compat
 
 from .call import Call
 from .coupling import surrounded
-from .errors import ReversibilityError, captured
+from .errors import ReversibilityError
 from .generators import refusing_captured_draws
-from .inference import run_without_graph
+from .inference import run_inference
 from .node import run_reversible
-from .observe import refuse_captured
 from .overlap import obstacle, settle
 from .plain import run_plain
 from .plan import Calls, Keep, Plan, steps_of
@@ -80,7 +80,7 @@ class ReversibleSequence(nn.Module):
             if self.overlap and not self.reversible:
                 self._tell('with `reversible=False` nothing is undone')
             return self._run(run_plain, streams)
-        return self._run(partial(_run_without_graph, self._shared().lock), streams)
+        return self._run(partial(run_inference, self._shared().lock), streams)
 
     def train(self, mode: bool = True) -> 'ReversibleSequence':
         self._plan = None  # the next call looks at the functions afresh
@@ -98,6 +98,12 @@ class ReversibleSequence(nn.Module):
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         with self._shared().lock:  # a replay has other buffers for a moment
             return super().state_dict(*args, **kwargs)
+
+    def __deepcopy__(self, memo: Dict[int, Any]) -> 'ReversibleSequence':
+        with self._shared().lock:  # a replay changes flags of the modules for a moment
+            copied = memo[id(self)] = type(self).__new__(type(self))
+            copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return copied
 
     def __getstate__(self) -> Dict[str, Any]:
         return {**self.__dict__, '_plan': None, '_calls': None}
@@ -180,17 +186,3 @@ def _is_transformed() -> bool:
 
 def _spread(run: Callable, steps: Sequence[AdditiveStep], *streams: Tensor) -> Tuple[Tensor, ...]:
     return run(steps, streams)
-
-
-def _run_without_graph(lock: Any, steps: Sequence[AdditiveStep], streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
-    """Inference; ``lock`` waits for a replay, which changes flags for a moment."""
-
-    def evaluate(index: int, sources: List[Tensor]) -> Tensor:
-        step = steps[index]
-        with lock:
-            out = step.f(*sources)
-        if out.requires_grad:  # of a tensor that is no parameter: the sequence has none that is trained
-            refuse_captured(compat.output_edge(out), (), partial(captured, f'step {index} ({type(step.f).__name__})'))
-        return out
-
-    return run_without_graph(steps, streams, evaluate)
