@@ -109,7 +109,8 @@ class Call:
             if draws or observer or function.buffers:
                 record.replay.finish(draws, observer, lambda: plan.describe(index))
         target = None if step.creates else streams.get(step.target)
-        check_output(step, partial(plan.describe, index), sources, before, out, target, with_graph)
+        out = check_output(step, partial(plan.describe, index), function, self._weights[index], observer, sources,
+                           before, out, target, with_graph)
         if keep == GRAPH and self.report is None:
             out = self._keep_graph(index, record, out, inputs, observer)
         self._apply(index, record, out)

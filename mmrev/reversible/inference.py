@@ -1,12 +1,11 @@
 """The same steps without a graph, in place on buffers of their own."""
-from functools import partial
 from typing import Any, Callable, List, Sequence, Tuple
 
+import torch
 from torch import Tensor
 
 from mmrev import compat
 
-from .errors import captured
 from .observe import refuse_captured
 from .step import AdditiveStep
 from .streams import StreamBuffers, shares_memory
@@ -29,15 +28,15 @@ def run_without_graph(steps: Sequence[AdditiveStep], streams: Sequence[Tensor],
     return tuple(buffers.aliases())
 
 
-def run_inference(lock: Any, steps: Sequence[AdditiveStep], streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+def infer(lock: Any, steps: Sequence[AdditiveStep], streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
     """Inference; ``lock`` waits for a replay, which changes flags for a moment."""
 
     def evaluate(index: int, sources: List[Tensor]) -> Tensor:
         step = steps[index]
         with lock:
             out = step.f(*sources)
-        if out.requires_grad:  # of a tensor that is no parameter: the sequence has none that is trained
-            refuse_captured(compat.output_edge(out), (), partial(captured, f'step {index} ({type(step.f).__name__})'))
+        if out.requires_grad and torch.is_grad_enabled():  # of a tensor that is no parameter: none of them is trained
+            refuse_captured(compat.output_edge(out), (), lambda: f'step {index} ({type(step.f).__name__})')
         return out
 
     return run_without_graph(steps, streams, evaluate)

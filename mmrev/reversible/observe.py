@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten
 
 from mmrev import compat
 
-from .errors import ReversibilityError
+from .errors import ReversibilityError, captured
 from .generators import drawn_by_default
 
 _AccumulateGrad: Any = vars(torch._C._functions)['AccumulateGrad']
@@ -77,6 +77,10 @@ class Observer(TorchDispatchMode):
             found = self._alive()
         return found
 
+    def leaves(self) -> List[Tensor]:
+        """Leaves that require grad and were made under this observer; they belong to the function itself."""
+        return [x for x in self._alive() if x.is_leaf]
+
     def _alive(self) -> List[Tensor]:
         return [x for x in (ref() for ref in self._made) if x is not None and x.requires_grad]
 
@@ -116,20 +120,26 @@ def refuse_survivors(observer: Observer, step: str) -> None:
             f'so its gradient would be lost. Return it as a stream, detach it, or set `reversible=False`')
 
 
-def refuse_captured(edge: Any, known: Sequence[Tensor], message: Callable[[Tensor], str]) -> None:
+def refuse_captured(edge: Any, known: Sequence[Tensor], step: Callable[[], str]) -> None:
     """Refuse a leaf of a function's graph that is neither a weight nor a source: its gradient would be lost.
 
+    Args:
+        edge: Where the graph starts.
+        known: Weights and sources; what lies behind one that is no leaf gets its gradient through it.
+        step: Describes the step.
+
     Raises:
-        ReversibilityError: With ``message(leaf)``.
+        ReversibilityError: Naming the step and the leaf's shape.
     """
-    known_ids = {id(x) for x in known}
-    node = compat.edge_node(edge)
-    seen, todo = {node}, [node]
+    leaves = {id(x) for x in known}
+    start = compat.edge_node(edge), edge.output_nr
+    seen = {(x.grad_fn, x.output_nr) for x in known if x.grad_fn is not None}
+    todo = [] if start in seen else [start]
     while todo:
-        node = todo.pop()
-        if isinstance(node, _AccumulateGrad) and node.variable.requires_grad and id(node.variable) not in known_ids:
-            raise ReversibilityError(message(node.variable))
-        for following, _ in node.next_functions:
-            if following is not None and following not in seen:
+        node, _ = todo.pop()
+        if isinstance(node, _AccumulateGrad) and node.variable.requires_grad and id(node.variable) not in leaves:
+            raise ReversibilityError(captured(step(), node.variable))
+        for following in node.next_functions:
+            if following[0] is not None and following not in seen:
                 seen.add(following)
                 todo.append(following)

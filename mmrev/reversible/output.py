@@ -1,5 +1,4 @@
 """What a function must leave alone, and what it must return."""
-from functools import partial
 from typing import Any, Callable, List, Optional
 
 from torch import Tensor
@@ -7,23 +6,31 @@ from torch import Tensor
 from mmrev import compat
 
 from .errors import ReversibilityError, captured
-from .observe import refuse_captured
+from .function import Function, Weights
+from .observe import Observer, refuse_captured
 from .step import AdditiveStep
 from .streams import shares_memory, versions
 
 
-def check_output(step: AdditiveStep, describe: Callable[[], str], sources: List[Tensor], before: List[int], out: Any,
-                 target: Optional[Tensor], with_graph: bool) -> None:
+def check_output(step: AdditiveStep, describe: Callable[[], str], function: Function, weights: Weights,
+                 observer: Optional[Observer], sources: List[Tensor], before: List[int], out: Any,
+                 target: Optional[Tensor], with_graph: bool) -> Tensor:
     """Check the output of a step's function.
 
     Args:
         step: The step.
         describe: Its place, for messages.
+        function: Its function.
+        weights: Those of the function.
+        observer: What observed it.
         sources: What the function read.
         before: Their versions before it ran.
         out: What it returned.
         target: The stream that the output is added to, if there is one already.
         with_graph: Whether the output is to have a graph.
+
+    Returns:
+        The output; without a graph, unless it is to have one.
 
     Raises:
         ReversibilityError: If the step cannot be undone, or a gradient would be lost.
@@ -34,9 +41,11 @@ def check_output(step: AdditiveStep, describe: Callable[[], str], sources: List[
         raise ReversibilityError(
             f'{describe()} modified its input in place, so the step cannot be undone; use `inplace=False` in its first '
             f'layer, or clone the input (shape {tuple(sources[0].shape)})')
-    if out.requires_grad and not with_graph:
-        refuse_captured(compat.output_edge(out), (), partial(captured, describe()))
-        raise ReversibilityError(captured(describe(), out))
+    if out.requires_grad and not with_graph:  # a weight, or the function enables gradients
+        if observer is not None or not function.enables_grad:
+            _refuse_lost(out, weights, observer, describe)
+            function.enables_grad = True
+        out = out.detach().clone() if step.creates else out.detach()
     for x in sources:
         if shares_memory(out, x):
             raise ReversibilityError(
@@ -46,3 +55,16 @@ def check_output(step: AdditiveStep, describe: Callable[[], str], sources: List[
         raise ReversibilityError(
             f'{describe()} returned shape {tuple(out.shape)}, but the stream that it is added to (stream '
             f'{step.target.stream}) has shape {tuple(target.shape)}')
+    return out
+
+
+def _refuse_lost(out: Tensor, weights: Weights, observer: Optional[Observer], describe: Callable[[], str]) -> None:
+    known = [p for p in weights.found if p is not None]
+    if observer is not None:
+        known += observer.leaves()
+    if not out.is_leaf:
+        refuse_captured(compat.output_edge(out), known, describe)
+        return
+    origin = out if out._base is None else out._base  # a view made without a graph
+    if all(origin is not x for x in known):
+        raise ReversibilityError(captured(describe(), origin))

@@ -15,7 +15,7 @@ from .call import Call
 from .coupling import surrounded
 from .errors import ReversibilityError
 from .generators import refusing_captured_draws
-from .inference import run_inference
+from .inference import infer
 from .node import run_reversible
 from .overlap import obstacle, settle
 from .plain import run_plain
@@ -80,7 +80,7 @@ class ReversibleSequence(nn.Module):
             if self.overlap and not self.reversible:
                 self._tell('with `reversible=False` nothing is undone')
             return self._run(run_plain, streams)
-        return self._run(partial(run_inference, self._shared().lock), streams)
+        return self._run(partial(infer, self._shared().lock), streams)
 
     def train(self, mode: bool = True) -> 'ReversibleSequence':
         self._plan = None  # the next call looks at the functions afresh

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from .call import Call
-from .errors import ReversibilityError, captured
+from .errors import ReversibilityError
 from .function import NOTHING, requires_grad
 from .gradients import WeightGradients, add_weight_gradients, differentiate, hooks_on
 from .observe import Observer, refuse_captured, refuse_survivors
@@ -160,7 +160,7 @@ class Undo:
             self.streams.add(step.target, out.detach(), alpha=-1)
             if record.before is not None and self._call.report is not None:
                 self._call.report.add(index, self._plan.describe(index), record.before, self.streams.get(step.target))
-        return Evaluated(out, sources, likes, observer, replayed=True)
+        return Evaluated(out if needs_graph else out.detach(), sources, likes, observer, replayed=True)
 
     def _differentiate(self, index: int, evaluated: Optional[Evaluated], weight_gradients: WeightGradients) -> None:
         step, record = self._plan.steps[index], self._call.records[index]
@@ -175,7 +175,8 @@ class Undo:
             gradient = gradient.to(evaluated.dtype)
         if evaluated.observer is not None:
             known = [p for p in (*record.replay.weights.found, *evaluated.sources) if p is not None]
-            refuse_captured(evaluated.edge, known, partial(captured, self._plan.describe(index)))
+            known += evaluated.observer.leaves()
+            refuse_captured(evaluated.edge, known, partial(self._plan.describe, index))
         others = self.running.others()
         hooked = hooks_on(weights)
         if hooked:

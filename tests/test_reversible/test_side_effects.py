@@ -278,3 +278,52 @@ def test_scripted_functions_and_a_policy_that_is_none_are_refused():
         ReversibleSequence([NewStream(torch.jit.script(nn.Tanh()), 2, (0, ))])(*inputs())
     with pytest.raises(TypeError, match='`keep` must be'):
         build(keep=5)(*inputs())
+
+
+class ReturnsWeight(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.linspace(-1, 1, 6))
+
+    def forward(self, x):
+        return self.weight.expand(x.shape)
+
+
+class Energy(nn.Module):
+    """The gradient of a scalar, itself differentiable."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(6, 6)
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            return torch.autograd.grad(self.linear(x).sin().sum(), x, create_graph=True)[0]
+
+
+@pytest.mark.parametrize('function', [ReturnsWeight, Energy])
+@pytest.mark.parametrize('keep', ['undo', 'graph'])
+def test_a_function_may_return_its_weight_or_enable_gradients(function, keep):
+    torch.manual_seed(0)
+    module = ReversibleSequence([TwoStreamCoupling(function(), nn.Linear(6, 6))], keep=keep).double()
+    streams = [torch.randn(3, 6, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    tensors, found = [*streams, *module.parameters()], []
+    for module.reversible in (True, True, False):
+        found.append(torch.autograd.grad(sum(x.sin().sum() for x in module(*streams)), tensors))
+    for ours, again, expected in zip(*found):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(again, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_weights_that_are_computed_from_others_get_their_gradients():
+    torch.manual_seed(0)
+    module = ReversibleSequence([TwoStreamCoupling(nn.Linear(6, 6), nn.Linear(6, 6))]).double()
+    streams, found = [torch.randn(3, 6, dtype=torch.float64, requires_grad=True) for _ in range(2)], []
+    for module.reversible in (True, False):
+        weights = {name: p * 1.5 for name, p in module.named_parameters()}
+        outputs = torch.func.functional_call(module, weights, tuple(streams))
+        found.append(torch.autograd.grad(sum(x.sin().sum() for x in outputs), list(module.parameters())))
+    for ours, expected in zip(*found):
+        torch.testing.assert_close(ours, expected, rtol=1e-12, atol=1e-12)

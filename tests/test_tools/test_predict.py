@@ -15,6 +15,9 @@ pytest.importorskip('mmpretrain')
 from mmengine.config import Config  # noqa: E402
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 
+from mmrev.apis.predict import predict  # noqa: E402
+from mmrev.problems import ProblemError  # noqa: E402
+
 pytestmark = pytest.mark.subprocess
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
@@ -111,6 +114,14 @@ def test_what_cannot_be_predicted_is_named(classifier, toy, tmp_path):
     assert ended == 2 and 'of another model' in errors, errors
     ended, errors = forked('predict', toy.config, weights, '0.png', cwd=tmp_path)
     assert ended == 2 and 'of another model' in errors, errors
+
+
+@pytest.mark.parametrize('numbers, message', [
+    (dict(score=float('nan')), 'the score is nan'), (dict(score=2.), 'the score is 2.0'),
+    (dict(scales=[1., 0.]), 'a scale is 0.0'), (dict(scales=[float('inf')]), 'a scale is inf')])
+def test_numbers_out_of_their_range_are_refused_before_anything_is_read(numbers, message):
+    with pytest.raises(ProblemError, match=message):
+        next(predict(Config(), 'nowhere.pth', ['nowhere'], **numbers))
 
 
 def test_a_conversion_that_changes_the_function_is_made_before_predicting(tmp_path):
