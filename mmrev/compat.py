@@ -126,6 +126,13 @@ def global_hooks() -> List[List[int]]:
 
 can_save_memory = _VERSION >= (2, 5)  # torch tells which saved-tensor hooks are active
 can_predict_memory = _VERSION >= (2, 5)  # fake tensors can be released while a network of them runs
+
+
+def saved_tensor_hooks() -> Any:
+    """The innermost saved-tensor hooks that are active; ``None`` where there are none, or torch does not tell."""
+    return torch._C._autograd._top_saved_tensors_default_hooks(True) if can_save_memory else None
+
+
 _EDGES = _VERSION >= (2, 5)  # torch.autograd.grad accepts a GradientEdge as an output
 
 

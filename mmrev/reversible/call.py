@@ -5,6 +5,7 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
+from .autocast import AutocastSnapshot
 from .check import ReconstructionReport, active_report
 from .function import NOTHING, Weights
 from .generators import Drawn, Draws, rewound
@@ -14,7 +15,7 @@ from .output import check_output
 from .overlap import collectives, is_distributed
 from .plan import GRAPH, STATE, Plan
 from .record import Evaluated, Record
-from .replay import AutocastSnapshot, Replay
+from .replay import Replay
 from .streams import StreamBuffers, versions
 
 
@@ -127,7 +128,7 @@ class Call:
         step, streams = self.plan.steps[index], self.streams
         assert streams is not None
         likes = [None if part.whole else streams.tensors[part.stream] for part in step.sources]
-        record.kept = Evaluated(out, inputs, likes, observer)
+        record.kept = Evaluated(out, inputs, likes, observer, replayed=False)
         for part in step.sources:  # the graph holds them
             streams.share(part.stream)
         out = out.detach()

@@ -95,6 +95,7 @@ class Function:
         self.generators: List[torch.Generator] = []  # those that were seen given to operators
         self._generator_places: List[Place] = [(m.__dict__, name) for m in self.modules for name, x in vars(m).items()
                                                if isinstance(x, torch.Generator)]
+        self.recomputes = False  # in its backward as well, as a checkpoint within does
         self.draws = False  # random numbers; compiled code draws others without a graph than with one
         self.enables_grad = False  # its output requires grad without a graph, too
         self.parameters: List[Place] = [(m._parameters, name) for m in self.modules for name in m._parameters]

@@ -2,7 +2,7 @@
 import ctypes
 import os
 from contextlib import contextmanager, nullcontext
-from typing import Any, ContextManager, Dict, Iterator, List, Sequence, Tuple
+from typing import Any, ContextManager, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -54,18 +54,30 @@ class _CapturedDraws(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if torch.Tag.nondeterministic_seeded in func.tags and not _is_certain(func, args, kwargs):
+        if _draws_by_default(func, args, kwargs):
             raise ReversibilityError(
                 f'`{func}` draws random numbers while a CUDA graph is captured; no generator can be rewound then, so '
                 f'the backward would draw others. Train without dropout and drop path, or set `reversible=False`')
         return func(*args, **kwargs)
 
 
-def _is_certain(func: Any, args: Tuple, kwargs: Dict[str, Any]) -> bool:
-    """Whether an operator that may draw does not: it has a generator of its own, or drops nothing."""
+def _draws_by_default(func: Any, args: Tuple, kwargs: Dict[str, Any]) -> bool:
+    """Whether an operator draws, and not from a generator of its own; it does not where it drops nothing."""
+    if torch.Tag.nondeterministic_seeded not in func.tags:
+        return False
     given = {argument.name: argument.default_value for argument in func._schema.arguments}
     given.update({argument.name: x for argument, x in zip(func._schema.arguments, args)}, **kwargs)
-    return given.get('generator') is not None or given.get('dropout_p') == 0 or given.get('p') == 0
+    return given.get('generator') is None and given.get('dropout_p') != 0 and given.get('p') != 0
+
+
+def drawn_by_default(func: Any, args: Tuple, kwargs: Dict[str, Any]) -> Optional[torch.Generator]:
+    """The default generator that an operator draws from, if it does."""
+    if not _draws_by_default(func, args, kwargs):
+        return None
+    tensors = [x for x in args if isinstance(x, Tensor)]
+    if not tensors:
+        tensors = [torch.empty(0, device=kwargs.get('device') or 'cpu')]
+    return default_generators(tensors[:1])[-1]
 
 
 def refusing_captured_draws(tensors: Sequence[Tensor]) -> ContextManager[Any]:

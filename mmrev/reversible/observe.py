@@ -15,6 +15,7 @@ from torch.utils._pytree import tree_flatten
 from mmrev import compat
 
 from .errors import ReversibilityError, captured
+from .generators import drawn_by_default
 
 _AccumulateGrad: Any = vars(torch._C._functions)['AccumulateGrad']
 
@@ -23,7 +24,7 @@ _RELEASE_SECONDS = 0.5
 
 
 class Observer(TorchDispatchMode):
-    """Notes the generators that operators draw from, the storages that batch norms update, and all new tensors.
+    """Notes generators drawn from, storages read, storages that batch norms update, and all new tensors.
 
     Batch norms update running statistics without declaring it, so that no version tells.
     """
@@ -33,11 +34,13 @@ class Observer(TorchDispatchMode):
         self.generators: Dict[torch.Generator, Tensor] = {}  # with their state before
         self.updated: Set[int] = set()  # storages
         self.read: Set[int] = set()  # storages, but for those that an operator only updates
+        self.packs = False  # saved tensors, as by a checkpoint within
         self._made: List[Any] = []
 
     def __enter__(self) -> Any:
         self._eagerly = compat.eagerly()  # the compiler would skip for good what it meets under a dispatch mode
         self._eagerly.__enter__()
+        self._hooks = compat.saved_tensor_hooks()
         return super().__enter__()
 
     def __exit__(self, *exception: Any) -> None:
@@ -46,7 +49,8 @@ class Observer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        for x in (*args, *kwargs.values()):
+        self.packs = self.packs or compat.saved_tensor_hooks() != self._hooks
+        for x in (*args, *kwargs.values(), drawn_by_default(func, args, kwargs)):
             if isinstance(x, torch.Generator) and x not in self.generators:
                 self.generators[x] = x.get_state()
         if _normalizes(func):

@@ -11,15 +11,16 @@ from .replay import Replay
 
 class Evaluated:
     """A step's function evaluated with a graph (or, where no gradient is needed, without)."""
-    __slots__ = ('edge', 'dtype', 'sources', 'likes', 'observer')
+    __slots__ = ('edge', 'dtype', 'sources', 'likes', 'observer', 'replayed')
 
     def __init__(self, out: Tensor, sources: List[Tensor], likes: List[Optional[Tensor]],
-                 observer: Optional[Observer]):
+                 observer: Optional[Observer], replayed: bool):
         self.edge = compat.output_edge(out) if out.requires_grad else None
         self.dtype = out.dtype
         self.sources = sources
         self.likes = likes  # the streams that the sources are parts of
         self.observer = observer
+        self.replayed = replayed
 
 
 class Record:

@@ -3,43 +3,17 @@
 A replay finds weights, training flags, buffers, random state and autocast as the forward found them, and leaves them
 as they are now. The functions of a sequence run in one thread at a time, for a replay changes flags for a moment.
 """
-from contextlib import ExitStack, contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
 from torch import Tensor
 
-from mmrev import compat
-
+from .autocast import AutocastSnapshot
 from .errors import ReversibilityError
 from .function import Function, Place, Weights, is_training
 from .generators import Drawn, rewound
 from .observe import Observer
 from .streams import version
-
-
-class AutocastSnapshot:
-    """Autocast as it is now, for the device types given.
-
-    A weight that autocast casts without a graph must not be kept in its cache (a later use with a graph would find it
-    there and lose its gradient), so everything here runs with ``cache_enabled=False``.
-    """
-
-    def __init__(self, device_types: Sequence[str]):
-        self._types = device_types
-        self._enabled = [compat.is_autocast_enabled(t) for t in device_types]
-        self._settings = [(t, on, compat.get_autocast_dtype(t)) for t, on in zip(device_types, self._enabled)]
-
-    @contextmanager
-    def active(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            for device_type, enabled, dtype in self._settings:
-                stack.enter_context(torch.autocast(device_type, dtype=dtype, enabled=enabled, cache_enabled=False))
-            yield
-
-    def matters(self) -> bool:
-        """Whether autocast is on, now or then."""
-        return True in self._enabled or True in map(compat.is_autocast_enabled, self._types)
 
 
 class Replay:
@@ -148,16 +122,23 @@ class Replay:
             ReversibilityError: If a weight or a buffer was changed in place in the meantime.
         """
         self.check(step)
+        if self._draws or self._autocast.matters():
+            return self.surround(self._run_rewound, f, sources)
+        return self.surround(f, *sources)
+
+    def _run_rewound(self, f: Callable[..., Tensor], sources: Sequence[Tensor]) -> Tensor:
+        with rewound(self._draws), self._autocast.active():
+            return f(*sources)
+
+    def surround(self, run: Callable[..., Any], *args: Any) -> Any:
+        """``run(*args)`` with flags, weights and buffers as they were."""
         with self._function.running():
             changes = self._changes()
             before = [(owner, name, owner.get(name)) for owner, name, _ in changes]
             try:
                 for owner, name, value in changes:
                     owner[name] = value
-                if self._draws or self._autocast.matters():
-                    with rewound(self._draws), self._autocast.active():
-                        return f(*sources)
-                return f(*sources)
+                return run(*args)
             finally:
                 for owner, name, value in before:
                     owner[name] = value

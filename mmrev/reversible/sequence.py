@@ -1,4 +1,5 @@
 """The module that runs couplings reversibly or, with the same modules and state dict, under plain autograd."""
+import copy
 import threading
 import warnings
 from functools import partial
@@ -97,6 +98,12 @@ class ReversibleSequence(nn.Module):
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         with self._shared().lock:  # a replay has other buffers for a moment
             return super().state_dict(*args, **kwargs)
+
+    def __deepcopy__(self, memo: Dict[int, Any]) -> 'ReversibleSequence':
+        with self._shared().lock:  # a replay changes flags of the modules for a moment
+            copied = memo[id(self)] = type(self).__new__(type(self))
+            copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
+        return copied
 
     def __getstate__(self) -> Dict[str, Any]:
         return {**self.__dict__, '_plan': None, '_calls': None}

@@ -152,13 +152,15 @@ class Undo:
                 observer.watch(sources)
         with observer or (NOTHING if needs_graph else torch.no_grad()):
             out = record.replay.run(step.f, sources, describe)
+        if observer is not None and observer.packs:
+            self._plan.functions[index].recomputes = True
         if undo:
             if self._ahead is not None:
                 self.streams.disown()
             self.streams.add(step.target, out.detach(), alpha=-1)
             if record.before is not None and self._call.report is not None:
                 self._call.report.add(index, self._plan.describe(index), record.before, self.streams.get(step.target))
-        return Evaluated(out if needs_graph else out.detach(), sources, likes, observer)
+        return Evaluated(out if needs_graph else out.detach(), sources, likes, observer, replayed=True)
 
     def _differentiate(self, index: int, evaluated: Optional[Evaluated], weight_gradients: WeightGradients) -> None:
         step, record = self._plan.steps[index], self._call.records[index]
@@ -182,7 +184,9 @@ class Undo:
         if others:
             self.running.refuse(others, partial(self._plan.describe, index))
         retain = self._retain_graph and self._plan.keep[index] == GRAPH
-        found = differentiate(evaluated.edge, [x for _, x, _ in needed], weights, gradient, retain, hooked)
+        given = evaluated.edge, [x for _, x, _ in needed], weights, gradient, retain, hooked
+        surrounds = evaluated.replayed and self._plan.functions[index].recomputes
+        found = record.replay.surround(differentiate, *given) if surrounds else differentiate(*given)
         for (part, _, like), g in zip(needed, found):
             if g is not None:
                 self.gradients.add_gradient(part, g, like, gradient)

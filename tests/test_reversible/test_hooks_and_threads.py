@@ -335,6 +335,32 @@ def test_state_dict_in_another_thread_never_sees_what_a_replay_puts_in_place():
     assert seen == {1.}
 
 
+def test_a_copy_in_another_thread_never_has_what_a_replay_puts_in_place():
+
+    class Slow(nn.Sequential):
+
+        def forward(self, x):
+            time.sleep(0.002)
+            return super().forward(x)
+
+    module, seen, done = network(*[lambda: Slow(nn.Linear(6, 6), nn.BatchNorm1d(6))] * 4), set(), threading.Event()
+
+    def watch():
+        while not done.is_set():
+            copied = copy.deepcopy(module)
+            seen.update(m.track_running_stats for m in copied.modules() if isinstance(m, nn.BatchNorm1d))
+            assert copied.couplings[0].f[0].weight is not module.couplings[0].f[0].weight
+
+    x = [torch.randn(5, 6, dtype=torch.float64) for _ in range(2)]
+    thread = threading.Thread(target=watch)
+    thread.start()
+    for _ in range(5):
+        loss_of(module(*x)).backward()
+    done.set()
+    thread.join()
+    assert seen == {True}
+
+
 def in_threads(module, streams, repetitions=10):
     """Gradients of all weights, or the error, of backwards in two threads."""
     found = []

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 import mmrev.reversible.generators as generators
 from mmrev import compat
@@ -300,6 +301,43 @@ def test_random_numbers_are_refused_while_a_cuda_graph_is_captured(monkeypatch, 
         sum(x.sum() for x in module(*streams)).backward()
 
 
+def fork(x):
+    with torch.random.fork_rng(devices=[]):
+        return F.dropout(x, 0.5)
+
+
+def restore(x):
+    state = torch.get_rng_state()
+    x = x * torch.rand_like(x)
+    torch.set_rng_state(state)
+    return x
+
+
+@pytest.mark.parametrize('draw', [fork, restore])
+def test_random_numbers_of_a_function_that_restores_the_random_state_itself(draw):
+
+    class Of(nn.Linear):
+
+        def forward(self, x):
+            return draw(super().forward(x))
+
+    torch.manual_seed(3)
+    functions = nn.ModuleList([Of(4, 4), Of(4, 4)]).double()
+    results = []
+    for reversible in (False, True):
+        own = copy.deepcopy(functions)
+        module = ReversibleSequence([TwoStreamCoupling(*own)], reversible)
+        x = [torch.linspace(i, 1, 20, dtype=torch.float64).view(5, 4).sin().requires_grad_() for i in range(2)]
+        torch.manual_seed(4)
+        for _ in range(2):
+            loss = loss_of(module(*x))
+            torch.rand(5)
+            loss.backward()
+        results.append([*(t.grad for t in (*x, *own.parameters())), torch.get_rng_state()])
+    for plain, own in zip(*results):
+        torch.testing.assert_close(own, plain)
+
+
 class Inner(nn.Module):
     """A reversible sequence of batch norms as the function of a step."""
 
@@ -367,5 +405,39 @@ def test_a_function_that_reads_its_running_statistics_finds_them_as_the_forward_
             for b, before in zip(own.buffers(), buffers):
                 b.copy_(before)
         results.append([*(t.grad for t in (*x, *own.parameters())), *own.buffers()])
+    for plain, own in zip(*results):
+        torch.testing.assert_close(own, plain)
+
+
+class Checkpointed(nn.Module):
+    """Batch norm and dropout within a checkpoint, or not."""
+
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Tanh(), nn.Linear(4, 4))
+        self.checkpoints = True
+
+    def forward(self, x):
+        return checkpoint(self.layers, x, use_reentrant=False) if self.checkpoints else self.layers(x)
+
+
+@pytest.mark.skipif(not compat.can_save_memory, reason='PyTorch tells of saved-tensor hooks from 2.5 on')
+@pytest.mark.parametrize('overlap', [False, True])
+def test_a_checkpoint_of_batch_norms_within_a_function_updates_statistics_once(overlap):
+    torch.manual_seed(3)
+    functions = nn.ModuleList(Checkpointed() for _ in range(4)).double()
+    results = []
+    for reversible in (False, True):
+        own = copy.deepcopy(functions)
+        for f in own:
+            f.checkpoints = reversible
+            f.layers[2].p = 0. if overlap else .5
+        couplings = [TwoStreamCoupling(*own[:2]), TwoStreamCoupling(*own[2:])]
+        module = ReversibleSequence(couplings, reversible, overlap=overlap and reversible)
+        x = [torch.linspace(i, 1, 20, dtype=torch.float64).view(5, 4).sin().requires_grad_() for i in range(2)]
+        torch.manual_seed(4)
+        for _ in range(2):
+            loss_of(module(*x)).backward()
+        results.append([*(t.grad for t in (*x, *own.parameters())), *own.buffers(), torch.get_rng_state()])
     for plain, own in zip(*results):
         torch.testing.assert_close(own, plain)

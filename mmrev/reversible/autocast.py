@@ -1,0 +1,31 @@
+"""Autocast as a forward found it."""
+from contextlib import ExitStack, contextmanager
+from typing import Iterator, Sequence
+
+import torch
+
+from mmrev import compat
+
+
+class AutocastSnapshot:
+    """Autocast as it is now, for the device types given.
+
+    A weight that autocast casts without a graph must not be kept in its cache (a later use with a graph would find it
+    there and lose its gradient), so everything here runs with ``cache_enabled=False``.
+    """
+
+    def __init__(self, device_types: Sequence[str]):
+        self._types = device_types
+        self._enabled = [compat.is_autocast_enabled(t) for t in device_types]
+        self._settings = [(t, on, compat.get_autocast_dtype(t)) for t, on in zip(device_types, self._enabled)]
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            for device_type, enabled, dtype in self._settings:
+                stack.enter_context(torch.autocast(device_type, dtype=dtype, enabled=enabled, cache_enabled=False))
+            yield
+
+    def matters(self) -> bool:
+        """Whether autocast is on, now or then."""
+        return True in self._enabled or True in map(compat.is_autocast_enabled, self._types)
