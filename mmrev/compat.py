@@ -25,7 +25,7 @@ __all__ = [
     'add_safe_globals', 'backward_into', 'can_predict_memory', 'can_save_memory', 'differentiate', 'eagerly',
     'edge_node', 'flop_registry', 'get_autocast_dtype', 'get_device_module', 'global_hooks', 'has_global_hooks',
     'is_autocast_available', 'is_autocast_enabled', 'is_compiler_active', 'is_compiling', 'is_exporting',
-    'is_fully_sharded', 'load_weights_only', 'notice_freed', 'output_edge', 'when_freed',
+    'is_fully_sharded', 'load_weights_only', 'notice_freed', 'output_edge', 'saved_tensor_hooks', 'when_freed',
     'without_attention_fast_path', 'without_cudnn_attention'
 ]
 

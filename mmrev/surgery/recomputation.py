@@ -169,7 +169,7 @@ def _start(module: nn.Module, args: Any) -> None:
     if _CALL.module is not None or not torch.is_grad_enabled() or is_staged():
         return
     if not torch._C._autograd._saved_tensors_hooks_is_enabled() or (
-            torch._C._autograd._top_saved_tensors_default_hooks(True) is not None):
+            compat.saved_tensor_hooks() is not None):
         return  # other saved-tensor hooks are active, such as those of checkpointing
     report = _REPORTS.get(module)
     tally = None if report is None else Tally(module.parameters())

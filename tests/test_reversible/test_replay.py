@@ -421,7 +421,6 @@ class Checkpointed(nn.Module):
         return checkpoint(self.layers, x, use_reentrant=False) if self.checkpoints else self.layers(x)
 
 
-@pytest.mark.skipif(not compat.can_save_memory, reason='PyTorch tells of saved-tensor hooks from 2.5 on')
 @pytest.mark.parametrize('overlap', [False, True])
 def test_a_checkpoint_of_batch_norms_within_a_function_updates_statistics_once(overlap):
     torch.manual_seed(3)

@@ -97,7 +97,7 @@ class Recorder(TorchFunctionMode):
         """Whether autograd records, and no inner saved-tensor hooks, such as checkpointing's, are active."""
         if self.paused and self.paused[-1]:
             return False
-        top = _autograd._top_saved_tensors_default_hooks(True)
+        top = compat.saved_tensor_hooks()
         return top is not None and top[0] is self._pack and (torch.is_grad_enabled() or func in self.without_grad)
 
     without_grad: frozenset = frozenset()  # functions that matter within an autograd function
