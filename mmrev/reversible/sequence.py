@@ -71,6 +71,9 @@ class ReversibleSequence(nn.Module):
         if '_is_replica' in self.__dict__ and self.reversible and torch.is_grad_enabled():
             raise ReversibilityError('a reversible sequence cannot be trained within `DataParallel`, whose replicas '
                                      'hold no parameters; use `DistributedDataParallel`, or set `reversible=False`')
+        if not streams or not all(isinstance(x, Tensor) for x in streams):
+            given = ', '.join(type(x).__name__ for x in streams) or 'none'
+            raise TypeError(f'a reversible sequence takes its streams as separate tensors, at least one; got {given}')
         streams = tuple(self._keep_float32_under_autocast(x) for x in streams)
         needs_graph = self._needs_graph(streams)
         plain = not self.reversible or torch.jit.is_tracing() or _is_transformed()

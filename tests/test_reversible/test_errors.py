@@ -111,3 +111,13 @@ def test_incomplete_silo_is_refused():
 def test_cache_every_must_be_positive():
     with pytest.raises(ValueError, match='`cache_every`'):
         ReversibleSequence([], cache_every=0)
+
+
+@pytest.mark.parametrize('reversible', [True, False])
+@pytest.mark.parametrize('streams, given', [((), 'none'), ((None, torch.ones(1, 6)), 'NoneType, Tensor'),
+                                            (([torch.ones(1, 6)] * 2, ), 'list')])
+def test_streams_that_are_no_tensors_are_refused(streams, given, reversible):
+    module = coupled(torch.sin)
+    module.reversible = reversible
+    with pytest.raises(TypeError, match=f'separate tensors.*got {given}$'):
+        module(*streams)
