@@ -123,13 +123,15 @@ def refuse_survivors(observer: Observer, step: str) -> None:
 def refuse_captured(edge: Any, known: Sequence[Tensor], step: Callable[[], str]) -> None:
     """Refuse a leaf of a function's graph that is neither a weight nor a source: its gradient would be lost.
 
+    And a reentrant checkpoint, which PyTorch does not differentiate with respect to given tensors.
+
     Args:
         edge: Where the graph starts.
         known: Weights and sources; what lies behind one that is no leaf gets its gradient through it.
         step: Describes the step.
 
     Raises:
-        ReversibilityError: Naming the step and the leaf's shape.
+        ReversibilityError: Naming the step, and the leaf's shape.
     """
     leaves = {id(x) for x in known}
     start = compat.edge_node(edge), edge.output_nr
@@ -139,6 +141,9 @@ def refuse_captured(edge: Any, known: Sequence[Tensor], step: Callable[[], str])
         node, _ = todo.pop()
         if isinstance(node, _AccumulateGrad) and node.variable.requires_grad and id(node.variable) not in leaves:
             raise ReversibilityError(captured(step(), node.variable))
+        if node.name() == 'CheckpointFunctionBackward':
+            raise ReversibilityError(f'{step()} uses a reentrant `torch.utils.checkpoint`, which cannot be '
+                                     f'differentiated within a reversible backward; set `use_reentrant=False`')
         for following in node.next_functions:
             if following[0] is not None and following not in seen:
                 seen.add(following)

@@ -2,6 +2,7 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mmrev.reversible import (AdditiveStep, NewStream, ReversibilityError, ReversibleSequence, RevSilo, StreamPart,
                               TwoStreamCoupling)
@@ -58,6 +59,14 @@ def test_captured_tensor_is_refused_where_nothing_else_needs_a_gradient():
     module.couplings.insert(0, TwoStreamCoupling(Function(lambda x: x * captured), Function(torch.sin)))
     with pytest.raises(ReversibilityError, match='gradient would be lost'):
         module(*inputs('two_stream', requires_grad=False))
+
+
+@pytest.mark.parametrize('keep', ['undo', 'graph'])
+def test_reentrant_checkpoint_within_a_function_is_refused(keep):
+    module = coupled(lambda x: checkpoint(torch.sin, x, use_reentrant=True))
+    module.keep = keep
+    with pytest.raises(ReversibilityError, match=r'couplings.0.g.*reentrant.*`use_reentrant=False`'):
+        run(module)
 
 
 def test_captured_tensor_without_gradient_is_fine():
