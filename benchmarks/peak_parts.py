@@ -95,6 +95,7 @@ def _roles(running: ModuleStack) -> Dict[int, Part]:
 def find_parts(network: Network, device: str = 'meta', batch: int = BATCH) -> Dict[Part, int]:
     """What is alive at the peak of a training step with ``batch`` images, in bytes."""
     model = build_on(device, network)
+    train_step(model, images(network, batch, device))  # the first call also looks at the functions
     look_at = None
     for _ in range(2):  # once to find the peak, once to look
         with ModuleStack(model) as running, _PeakParts(running, look_at) as memory:
