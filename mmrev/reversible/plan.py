@@ -21,7 +21,7 @@ UNDO, STATE, GRAPH = 'undo', 'state', 'graph'
 
 
 class Calls:
-    """What the calls of a sequence, in any thread, have in common.
+    """What the calls of a sequence, and of others over its couplings, have in common in all threads.
 
     Attributes:
         lock: Held while a function runs.
@@ -80,7 +80,8 @@ class Plan:
         self.tracks_draws = True  # after every step; without, after the last one alone
         self.observed: Set[int] = set()  # steps that a backward has observed
         self.is_sharded = any(map(compat.is_fully_sharded, root.modules()))
-        self._signature = _Signature(walk(root)[1:])
+        of_functions = chain.from_iterable(function.modules for function in self.functions)  # some are in plain lists
+        self._signature = _Signature(list(dict.fromkeys([*walk(root)[1:], *of_functions])))
 
     def is_current(self) -> bool:
         """Whether the modules are as they were, but for the values of parameters and buffers."""

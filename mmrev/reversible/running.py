@@ -41,8 +41,8 @@ class Backward:
             ReversibilityError: If one of them has seen hooks.
         """
         if any(backward._has_hooks for backward in (self, *others)):
-            raise ReversibilityError(f'two threads run the backward of a sequence with hooks on weights at once '
-                                     f'({describe()}); train in one thread at a time')
+            raise ReversibilityError(f'two backwards of a sequence with hooks on weights run at once, in two threads '
+                                     f'or one within the other ({describe()}); run one after the other')
 
     def saw_hooks(self) -> None:
         """Weights have hooks: this one counts as running until its task ends, for they run after the last node."""

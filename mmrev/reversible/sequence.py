@@ -2,6 +2,7 @@
 import copy
 import threading
 import warnings
+import weakref
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
@@ -23,6 +24,7 @@ from .plan import Calls, Keep, Plan, steps_of
 from .step import AdditiveStep
 
 _calls_lock = threading.Lock()
+_calls_of: 'weakref.WeakKeyDictionary[nn.Module, Calls]' = weakref.WeakKeyDictionary()  # by coupling
 
 
 class ReversibleSequence(nn.Module):
@@ -138,7 +140,10 @@ class ReversibleSequence(nn.Module):
     def _shared(self) -> Calls:
         if self._calls is None:
             with _calls_lock:  # two threads may make their first calls at once
-                self._calls = self._calls or Calls()
+                calls = next(filter(None, map(_calls_of.get, self.couplings)), None) or Calls()
+                for coupling in self.couplings:
+                    _calls_of.setdefault(coupling, calls)
+                self._calls = calls
         return self._calls
 
     def _run(self, run: Callable, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:

@@ -69,7 +69,10 @@ class StreamBuffers:
 
     def get(self, part: StreamPart) -> Tensor:
         """As :meth:`read`, of a stream that is known to be there."""
-        x = self.tensors[part.stream]
+        try:
+            x = self.tensors[part.stream]
+        except IndexError:
+            raise ValueError(f'a step needs stream {part.stream}, but there are only {len(self.tensors)}') from None
         assert x is not None, f'stream {part.stream} was released although a step reads it'
         return x if part.start is None else part.of(x)
 

@@ -130,3 +130,9 @@ def test_streams_that_are_no_tensors_are_refused(streams, given, reversible):
     module.reversible = reversible
     with pytest.raises(TypeError, match=f'separate tensors.*got {given}$'):
         module(*streams)
+
+
+@pytest.mark.parametrize('grad', [True, False])
+def test_too_few_streams_are_refused(grad):
+    with torch.set_grad_enabled(grad), pytest.raises(ValueError, match='needs stream 1, but there are only 1'):
+        coupled(torch.sin)(inputs('two_stream')[0])
