@@ -135,8 +135,14 @@ def _innermost(model: nn.Module, needs_norm: bool) -> List[nn.Module]:
 def _is_block(module: nn.Module, needs_norm: bool) -> bool:
     if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
         return False
-    ndims = [m.weight.ndim for m in module.modules() if isinstance(getattr(m, 'weight', None), Tensor)]
+    ndims = [weight.ndim for m in module.modules() for weight in [_weight(m)] if isinstance(weight, Tensor)]
     return sum(ndim > 1 for ndim in ndims) > 1 and (1 in ndims or not needs_norm)
+
+
+def _weight(module: nn.Module) -> Any:
+    if nn.utils.parametrize.is_parametrized(module, 'weight'):  # to read it would update spectral norm
+        return next(module.parametrizations.weight.parameters())
+    return getattr(module, 'weight', None)
 
 
 def _named(model: nn.Module, names: Sequence[str]) -> List[nn.Module]:
@@ -164,8 +170,8 @@ def _start(module: nn.Module, args: Any) -> None:
     """Start recording, unless an enclosing forward records."""
     if compat.is_compiling():
         return
-    if _CALL.module is not None and module not in _CALL.within:  # an interrupt in the last forward skipped the hooks
-        _end()
+    if _CALL.module is not None and module not in _CALL.within and _CALL.recorder.is_innermost():
+        _end()  # an interrupt in the last forward skipped the hooks, or a model calls itself
     if _CALL.module is not None or not torch.is_grad_enabled() or is_staged():
         return
     if not torch._C._autograd._saved_tensors_hooks_is_enabled() or (
@@ -179,14 +185,14 @@ def _start(module: nn.Module, args: Any) -> None:
 
 
 def _stop(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-    if compat.is_compiling() or _CALL.module is not module:
-        return
-    recorder = _CALL.recorder
-    if recorder.tally is not None and output is not None:
+    if compat.is_compiling() or _CALL.module is not module or not _CALL.recorder.is_innermost():
+        return  # not innermost: a model that calls itself within checkpointing
+    tally = _CALL.recorder.tally
+    _end()
+    if tally is not None and output is not None:
         report = _REPORTS.pop(module, None)
         if report is not None:
-            report._close(recorder.tally, [*args, *kwargs.values()])
-    _end()
+            report._close(tally, [*args, *kwargs.values()])
 
 
 def _end() -> None:
@@ -198,6 +204,8 @@ def _batch_size(args: Sequence[Any]) -> int:
     first = args[0] if args else None
     while isinstance(first, dict):
         first = next(iter(first.values()), None)
+    if isinstance(first, Tensor) and not first.ndim:  # a diffusion's time, before the images
+        return _batch_size(args[1:])
     return max(1, len(first)) if isinstance(first, (Tensor, list, tuple)) else 1
 
 
