@@ -107,7 +107,7 @@ class Forecaster:
         building = Building()
         with building:
             self.training = Training(cfg, building.take_values)
-        self._fake = building.fake
+        self._fake, self._values = building.fake, building.values
 
     def __call__(self, batch: Batch) -> Forecast:
         """Predict a step.
@@ -120,7 +120,7 @@ class Forecaster:
         data = self.training.data(batch)
         data['inputs'] = tree_map_only(Tensor, self._fake.from_tensor, data['inputs'])
         with phase(f'a training step with {describe(batch)}', 'Try another --image; --traceback shows where it ended'):
-            step = FakeStep(self.training.model)
+            step = FakeStep(self.training.model, self._values)
             more = {'buckets of DDP': sum(w.nbytes for w in self.training.weights())} if self._buckets else {}
             return _run(self.training, batch, data, step, more)
 
