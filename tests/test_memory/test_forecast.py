@@ -3,6 +3,7 @@ import copy
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ import mmrev.memory.search  # noqa: E402
 from mmrev.apis.modes import use_mixed_precision  # noqa: E402
 from mmrev.apis.run import load_config  # noqa: E402
 from mmrev.cli import main  # noqa: E402
+from mmrev.memory.command import slopes  # noqa: E402
 from mmrev.memory.fake import Building, FakeStep  # noqa: E402
 from mmrev.memory.forecast import Counter, Forecaster  # noqa: E402
+from mmrev.memory.report import as_text  # noqa: E402
 from mmrev.memory.search import largest  # noqa: E402
 from mmrev.memory.training import Batch, Training, default_batch  # noqa: E402
 from mmrev.memory.what_if import what_if  # noqa: E402
@@ -224,6 +227,22 @@ def test_the_size_of_images_is_the_largest_of_the_training_pipeline():
     assert default_batch(load_config('mmdet::retinanet/retinanet_r50_fpn_ms-640-800-3x_coco.py'))[1:3] == (800, 1344)
     with pytest.raises(ProblemError, match='--image'):
         default_batch(Config(dict(model=dict(), train_dataloader=dict(dataset=dict(pipeline=[])))))
+
+
+def test_the_text_names_the_size_that_images_are_padded_to():
+    cfg = config('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', {'model.bbox_head.num_classes': 2})
+    forecaster = Forecaster(cfg)
+    assert as_text(forecaster(Batch(1, 60, 90, 0)), 1).startswith('1 image of 60x90, padded to 64x96: ')
+    assert as_text(forecaster(Batch(1, 64, 96, 2)), 1).startswith('1 image of 64x96, 2 objects each: ')
+
+
+def test_the_growth_per_object_is_known_from_images_without_objects():
+    def peak(batch):
+        return SimpleNamespace(batch=batch, peak=1000 + 7 * batch.objects)
+
+    forecaster = Mock(side_effect=peak, training=SimpleNamespace(kind='mmdet'))
+    for objects in (0, 3):
+        assert slopes(forecaster, peak(Batch(2, 32, 32, objects)))['each object in every image'] == 7
 
 
 def test_the_command_prints_writes_and_draws(tmp_path, capsys, monkeypatch):
