@@ -1,6 +1,7 @@
 """The work of the command ``mmrev memory``."""
 import argparse
 import contextlib
+import logging
 from typing import Callable, Dict, List
 
 from mmengine.config import Config
@@ -20,13 +21,16 @@ _SIDE = 32  # images grow by multiples of this many pixels
 def run(cfg: Config, args: argparse.Namespace, use_mixed_precision: Callable[[Config], None]) -> None:
     """Predict, print and write what the arguments request."""
     MMLogger.get_current_instance().setLevel('ERROR')
+    logging.getLogger('torch._subclasses.fake_tensor').setLevel(logging.CRITICAL)  # the exception says the same
     memory = None if args.gpu_memory is None else parse_bytes(args.gpu_memory)
     margin = parse_bytes(args.margin)
     for key in ('model', 'optim_wrapper'):
         if cfg.get(key) is None:
             raise ProblemError(f'{cfg.filename} has no `{key}`', 'Give a config that trains')
-    if min(1 if args.batch is None else args.batch, args.objects, args.depth, args.processes, *args.image or (1, )) < 1:
-        raise ProblemError('--image, --batch, --objects, --depth and --processes must be above 0', 'Fix them')
+    if min(1 if args.batch is None else args.batch, args.depth, args.processes, *args.image or (1, )) < 1:
+        raise ProblemError('--image, --batch, --depth and --processes must be above 0', 'Fix them')
+    if args.objects < 0:
+        raise ProblemError(f'--objects must be at least 0, got {args.objects}', 'Fix it')
     batch = _batch(cfg, args)
     forecaster = Forecaster(cfg, args.processes)
     forecast = forecaster(batch)
@@ -64,7 +68,8 @@ def slopes(forecaster: Forecaster, forecast: Forecast) -> Dict[str, float]:
     more = {'each image': (batch._replace(images=batch.images + 1), 1),
             'each megapixel of images': (wider, (wider.width - batch.width) * batch.height * batch.images / 1e6)}
     if forecaster.training.kind == 'mmdet':
-        more['each object in every image'] = batch._replace(objects=2 * batch.objects), batch.objects
+        objects = max(batch.objects, 1)
+        more['each object in every image'] = batch._replace(objects=batch.objects + objects), objects
     for what, (other, step) in more.items():
         with contextlib.suppress(ProblemError):  # a transformer takes images of one size
             found[what] = (forecaster(other).peak - forecast.peak) / step

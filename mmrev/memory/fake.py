@@ -12,7 +12,8 @@ import math
 import weakref
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from types import MappingProxyType
+from typing import Any, Callable, Dict, Iterator, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -62,11 +63,13 @@ class Building(TorchDispatchMode):
 
     Attributes:
         fake: Mode of the tensors without values.
+        values: Values that small weights had before :meth:`take_values`.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self.values: Dict[Tensor, Tensor] = {}
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         if func.overloadpacket in _FROM_NOTHING and math.prod(args[0]) > _SMALL:
@@ -82,6 +85,7 @@ class Building(TorchDispatchMode):
                 if weight is not None and not isinstance(weight, FakeTensor):
                     if weight not in replaced:
                         replaced[weight] = nn.Parameter(self.fake.from_tensor(weight.detach()), weight.requires_grad)
+                        self.values[replaced[weight]] = weight.detach()
                     module._parameters[name] = replaced[weight]
 
 
@@ -89,14 +93,19 @@ class FakeStep(Timeline):
     """A :class:`Timeline` in which nothing that depends on images or weights is computed.
 
     Images and weights are tensors without values, see :class:`Building`.
+
+    Args:
+        model: The model.
+        values: Values of weights, for code that reads what depends on them; others are stand-ins.
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, values: Mapping[Tensor, Tensor] = MappingProxyType({})):
         super().__init__(model)
         self._log: List[_Write] = []
-        self._values: Dict[int, Tuple[int, torch.UntypedStorage]] = {}  # by storage: length of the log, values
         self._numbers: Any = weakref.WeakKeyDictionary()  # of storages
         self._next_number = itertools.count()
+        self._values: Dict[int, Tuple[int, torch.UntypedStorage]] = {  # by storage: length of the log, values
+            self._number(weight): (0, value.untyped_storage()) for weight, value in values.items()}
 
     @contextlib.contextmanager
     def following(self) -> Iterator['Timeline']:

@@ -1,7 +1,7 @@
 """The peak bytes of a training step, predicted without its arithmetic or counted in a real step."""
 import contextlib
 from collections import defaultdict
-from typing import Any, Dict, Iterator, List, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
@@ -21,6 +21,7 @@ class Forecast:
 
     Attributes:
         batch: Size of the batch.
+        padded: Height and width of the images after the data preprocessor, if it returns one tensor.
         fixed: Bytes that live through the whole step, by kind: weights, optimizer state, moving average, batch.
         allocations: Allocations of the step, in order.
         marks: Number of allocations before backward and optimizer began.
@@ -35,8 +36,9 @@ class Forecast:
         called: Paths of the modules whose forward ran.
     """
 
-    def __init__(self, batch: Batch, fixed: Dict[str, int], timeline: Timeline, gradients: Sequence[Allocation]):
-        self.batch, self.fixed = batch, fixed
+    def __init__(self, batch: Batch, fixed: Dict[str, int], timeline: Timeline, gradients: Sequence[Allocation],
+                 padded: Optional[Tuple[int, int]] = None):
+        self.batch, self.fixed, self.padded = batch, fixed, padded
         self.allocations, self.marks = timeline.allocations, timeline.marks
         self._gradients = {id(a) for a in gradients}
         self.gradients = sum(a.bytes for a in gradients)
@@ -107,7 +109,7 @@ class Forecaster:
         building = Building()
         with building:
             self.training = Training(cfg, building.take_values)
-        self._fake = building.fake
+        self._fake, self._values = building.fake, building.values
 
     def __call__(self, batch: Batch) -> Forecast:
         """Predict a step.
@@ -120,7 +122,7 @@ class Forecaster:
         data = self.training.data(batch)
         data['inputs'] = tree_map_only(Tensor, self._fake.from_tensor, data['inputs'])
         with phase(f'a training step with {describe(batch)}', 'Try another --image; --traceback shows where it ended'):
-            step = FakeStep(self.training.model)
+            step = FakeStep(self.training.model, self._values)
             more = {'buckets of DDP': sum(w.nbytes for w in self.training.weights())} if self._buckets else {}
             return _run(self.training, batch, data, step, more)
 
@@ -160,12 +162,22 @@ def _run(training: Training, batch: Batch, data: Dict[str, Any], timeline: Timel
             weight.grad = torch.zeros_like(weight)
         fixed['accumulated gradients'] = sum(w.nbytes for w in training.weights())
     torch.manual_seed(0)
-    with marked(training.optim_wrapper, training.weights(), timeline, gradients), timeline.following():
-        training.model.train_step(data, training.optim_wrapper)
+    padded: List[Optional[Tuple[int, int]]] = []
+    handle = training.model.data_preprocessor.register_forward_hook(
+        lambda module, args, out: padded.append(_size(out['inputs'])))
+    try:
+        with marked(training.optim_wrapper, training.weights(), timeline, gradients), timeline.following():
+            training.model.train_step(data, training.optim_wrapper)
+    finally:
+        handle.remove()
     if 'backward' not in timeline.marks:
         raise ProblemError(f'{type(training.model).__name__}.train_step has not called optim_wrapper.backward',
                            'Such models are not supported')
-    return Forecast(batch, fixed, timeline, gradients)
+    return Forecast(batch, fixed, timeline, gradients, next(iter(padded), None))
+
+
+def _size(images: Any) -> Optional[Tuple[int, int]]:
+    return (images.shape[-2], images.shape[-1]) if isinstance(images, Tensor) else None
 
 
 @contextlib.contextmanager

@@ -39,7 +39,8 @@ def as_text(forecast: Forecast, depth: int) -> str:
     rows = [(kind, nbytes) for kind, nbytes in fixed.items()]
     rows += [(kind, sum(parts.values())) for kind, parts in alive.items()]
     objects = f', {forecast.batch.objects} objects each' * bool(forecast.batch.objects)
-    lines = [f'{describe(forecast.batch)}{objects}: {mib(forecast.peak)} at the peak, {_moment(forecast)}']
+    padded = '' if forecast.padded in (None, forecast.batch[1:3]) else ', padded to {}x{}'.format(*forecast.padded)
+    lines = [f'{describe(forecast.batch)}{padded}{objects}: {mib(forecast.peak)} at the peak, {_moment(forecast)}']
     lines += [f'  {kind:30s}{mib(nbytes):>16s}' for kind, nbytes in rows]
     kept, parts = forecast.kept(depth), alive['kept for backward']
     lines.append(f'{"kept for backward by":32s}{"after forward":>16s}{"at the peak":>16s}')
@@ -73,7 +74,7 @@ def _with_parents(sizes: Dict[str, int]) -> Dict[str, int]:
 
 def as_data(forecast: Forecast, depth: int) -> Dict[str, Any]:
     """The forecast as a dict for JSON, in bytes."""
-    return dict(batch=forecast.batch._asdict(), peak=forecast.peak, fixed=forecast.fixed,
+    return dict(batch=forecast.batch._asdict(), padded=forecast.padded, peak=forecast.peak, fixed=forecast.fixed,
                 gradients=forecast.gradients, activations=forecast.activations, moment=_moment(forecast),
                 at_peak=forecast.at_peak(depth), kept_for_backward=forecast.kept(depth))
 

@@ -77,12 +77,12 @@ class Training:
         self.model = revert_sync_batchnorm(self.model)
         self._averaged = any(_name(hook) == 'EMAHook' for hook in cfg.get('custom_hooks') or ())
         self.model.train()
+        if hasattr(getattr(self.model, 'rpn_head', None), 'init_proposal_bboxes'):
+            self.model.rpn_head.init_weights()  # before, learned proposals have negative sizes
         prepare(self.model)
         with phase('`optim_wrapper` cannot be built', f'Fix it in {cfg.filename}; `mmrev check` says more'):
             self.optim_wrapper: OptimWrapper = build_optim_wrapper(self.model, _on_cpu(cfg.optim_wrapper))
         if hasattr(self.model, 'rpn_head'):
-            if hasattr(self.model.rpn_head, 'init_proposal_bboxes'):
-                self.model.rpn_head.init_weights()  # before, learned proposals have negative sizes
             _add_good_proposals(self.model.rpn_head)
         self._make_state()
 

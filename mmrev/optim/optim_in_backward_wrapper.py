@@ -11,7 +11,7 @@ from mmengine.optim import OptimWrapper
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from mmrev.problems import ProblemError
+from mmrev.problems import ProblemError, one_line
 from mmrev.registry import OPTIM_WRAPPERS
 
 _ORDINARY = "Use optim_wrapper.type='OptimWrapper'"
@@ -26,8 +26,9 @@ class OptimInBackwardWrapper(OptimWrapper):
     reversible sequence.
 
     A weight that several parts of the graph use is updated after all of them have contributed. If the graph still needs
-    the old value, as with ``weight.detach()`` in an earlier layer, autograd raises. ``weight.data`` hides such a use
-    from autograd; the gradients of earlier layers are then wrong.
+    the old value, as with ``weight.detach()`` in an earlier layer, backward raises. ``weight.data`` hides such a use
+    from autograd, and so do activation checkpointing and reversible sequences, which read the weight again; the
+    gradients of earlier layers are then wrong.
 
     Args:
         optimizer: One that treats each weight by itself, as SGD and AdamW do.
@@ -36,8 +37,9 @@ class OptimInBackwardWrapper(OptimWrapper):
 
     Raises:
         ProblemError: For accumulation, for clipping by the norm of all gradients, or for an optimizer that mixes the
-            weights; in training, for a model within a wrapper such as DDP, or for a weight whose gradient arrives in
-            two parts, as under reentrant activation checkpointing.
+            weights; in training, for a model within a wrapper such as DDP, for a weight whose gradient arrives in two
+            parts, as under reentrant activation checkpointing, for a weight whose old value the graph still needs, or
+            for a second backward before :meth:`step`.
 
     Example:
         >>> optim_wrapper = dict(type='mmrev.OptimInBackwardWrapper', optimizer=dict(type='AdamW', lr=1e-4))
@@ -56,6 +58,7 @@ class OptimInBackwardWrapper(OptimWrapper):
                                'gradients before it updates a weight', f'{_ORDINARY}, or another optimizer')
         super().__init__(optimizer, accumulative_counts, clip_grad)
         self._lock = threading.Lock()  # backward has a thread for each device
+        self._stepped = True
 
     @contextlib.contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
@@ -68,6 +71,9 @@ class OptimInBackwardWrapper(OptimWrapper):
 
     def backward(self, loss: Tensor, **kwargs: Any) -> None:
         """Compute the gradients, and update each weight by its own."""
+        if not self._stepped:
+            raise ProblemError('OptimInBackwardWrapper cannot add the gradients of two backward passes: the first has '
+                               'updated the weights', f'{_ORDINARY}, or call backward once, for the sum of the losses')
         updated: Set[Tensor] = set()
         with contextlib.ExitStack() as hooks:
             for group in self.optimizer.param_groups:
@@ -76,7 +82,15 @@ class OptimInBackwardWrapper(OptimWrapper):
                         handle = weight.register_post_accumulate_grad_hook(
                             lambda weight, group=group: self._update(weight, group, updated))
                         hooks.callback(handle.remove)
-            super().backward(loss, **kwargs)
+            try:
+                super().backward(loss, **kwargs)
+            except RuntimeError as error:
+                if updated and 'modified by an inplace operation' in str(error):
+                    raise ProblemError('a tensor changed that backward still needs. OptimInBackwardWrapper had updated '
+                                       'weights; one that is read elsewhere, as by `weight.detach()`, cannot be '
+                                       f'trained by it: {one_line(error)}', _ORDINARY) from error
+                raise
+        self._stepped = False
 
     def _update(self, weight: Tensor, group: dict, updated: Set[Tensor]) -> None:
         if weight in updated:
@@ -91,7 +105,8 @@ class OptimInBackwardWrapper(OptimWrapper):
         weight.grad = None
 
     def step(self, **kwargs: Any) -> None:
-        """Nothing: backward has updated the weights."""
+        """End the step, in which backward has updated the weights."""
+        self._stepped = True
 
 
 @contextlib.contextmanager

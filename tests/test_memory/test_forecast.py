@@ -3,6 +3,7 @@ import copy
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -15,8 +16,10 @@ import mmrev.memory.search  # noqa: E402
 from mmrev.apis.modes import use_mixed_precision  # noqa: E402
 from mmrev.apis.run import load_config  # noqa: E402
 from mmrev.cli import main  # noqa: E402
+from mmrev.memory.command import slopes  # noqa: E402
 from mmrev.memory.fake import Building, FakeStep  # noqa: E402
 from mmrev.memory.forecast import Counter, Forecaster  # noqa: E402
+from mmrev.memory.report import as_text  # noqa: E402
 from mmrev.memory.search import largest  # noqa: E402
 from mmrev.memory.training import Batch, Training, default_batch  # noqa: E402
 from mmrev.memory.what_if import what_if  # noqa: E402
@@ -39,9 +42,10 @@ CASES = {  # config, options, batch
     'dynamic assignment': ('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py', {}, Batch(2, 96, 96, 3)),
     'assignment by epochs': ('mmdet::tood/tood_r50_fpn_1x_coco.py', {
         'model.backbone.depth': 18, 'model.neck.in_channels': [64, 128, 256, 512]}, Batch(2, 64, 96, 3)),
-    'learned proposals': ('mmdet::sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco.py', {
-        'model.backbone.depth': 18, 'model.neck.in_channels': [64, 128, 256, 512], 'model.roi_head.num_stages': 6,
+    'learned proposals': ('mmdet::queryinst/queryinst_r50_fpn_1x_coco.py', {
+        'model.backbone.depth': 18, 'model.neck.in_channels': [64, 128, 256, 512],
         'model.rpn_head.num_proposals': 10}, Batch(2, 64, 96, 3)),
+    'no objects': ('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', {}, Batch(2, 64, 96, 0)),
     'Hungarian assignment': ('mmdet::detr/detr_r18_8xb2-500e_coco.py', {'model.num_queries': 10}, Batch(2, 64, 96, 3)),
 }
 
@@ -174,6 +178,27 @@ def test_values_that_are_asked_for_agree_with_each_other():
     assert model.layer.weight.grad.shape == (1000, 4)
 
 
+class LearnedBoxes(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.boxes = nn.Parameter(torch.tensor([[.5, .5, 1., 1.]]))
+
+    def forward(self, x):
+        assert (self.boxes * x.new_tensor([8., 6., 8., 6.])).tolist() == [[4., 3., 8., 6.]]
+        return self.boxes
+
+
+def test_a_value_that_depends_on_small_weights_is_the_true_one():
+    building = Building()
+    with building:
+        model = LearnedBoxes()
+    building.take_values(model)
+    with building.fake:
+        x = torch.empty(1, 4)
+    with FakeStep(model, building.values).following():
+        model(x).sum().backward()
+
+
 @pytest.mark.parametrize('memory', [999, 1000, 5000, 123456, 10**7])
 @pytest.mark.parametrize('peak', [lambda n, area: 900 + 100 * n * area // 2048,
                                   lambda n, area: max(3000 + n * area // 2048, 40 * n * area // 2048)],
@@ -204,6 +229,22 @@ def test_the_size_of_images_is_the_largest_of_the_training_pipeline():
         default_batch(Config(dict(model=dict(), train_dataloader=dict(dataset=dict(pipeline=[])))))
 
 
+def test_the_text_names_the_size_that_images_are_padded_to():
+    cfg = config('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', {'model.bbox_head.num_classes': 2})
+    forecaster = Forecaster(cfg)
+    assert as_text(forecaster(Batch(1, 60, 90, 0)), 1).startswith('1 image of 60x90, padded to 64x96: ')
+    assert as_text(forecaster(Batch(1, 64, 96, 2)), 1).startswith('1 image of 64x96, 2 objects each: ')
+
+
+def test_the_growth_per_object_is_known_from_images_without_objects():
+    def peak(batch):
+        return SimpleNamespace(batch=batch, peak=1000 + 7 * batch.objects)
+
+    forecaster = Mock(side_effect=peak, training=SimpleNamespace(kind='mmdet'))
+    for objects in (0, 3):
+        assert slopes(forecaster, peak(Batch(2, 32, 32, objects)))['each object in every image'] == 7
+
+
 def test_the_command_prints_writes_and_draws(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(mmrev.memory.search, '_MOST', 8)
     arguments = [str(CONFIGS / 'revvit/revvit_digits.py'), '--batch', '4', '--image', '32', '32', '--gpu-memory', '2GB',
@@ -219,6 +260,7 @@ def test_the_command_prints_writes_and_draws(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize('arguments, words', [
     (['--gpu-memory', '12 parsecs'], '12 parsecs'), (['--image', '0', '3'], 'above 0'),
+    (['--objects', '-1'], '--objects'),
     (['--cfg-options', 'model.head.in_channels=3'], 'a training step with 4 images of 32x32'),
     (['--cfg-options', 'model.backbone.type=mmrev.RevBat'], 'RevBat')])
 def test_the_command_says_in_two_lines_what_is_wrong(arguments, words, capsys):

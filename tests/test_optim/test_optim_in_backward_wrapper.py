@@ -169,9 +169,30 @@ def test_a_weight_whose_gradient_arrives_in_two_parts_is_refused():
         wrapper.update_params(x.sum())
 
 
-def test_a_weight_that_an_earlier_layer_reads_as_a_constant_is_refused_by_autograd():
+def test_a_weight_that_an_earlier_layer_reads_as_a_constant_is_refused():
     layer = nn.Linear(WIDTH, WIDTH)
     wrapper = wrapper_for(layer, 'mmrev.OptimInBackwardWrapper', OPTIMIZERS[0])
     x = torch.randn(2, WIDTH, requires_grad=True)
-    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+    with pytest.raises(ProblemError, match='read elsewhere') as error:
         wrapper.update_params(layer(x @ layer.weight.detach()).square().sum())
+    assert len(str(error.value).splitlines()) == 2
+
+
+def test_an_error_of_the_network_itself_is_not_hidden():
+    layer = nn.Linear(WIDTH, WIDTH)
+    wrapper = wrapper_for(layer, 'mmrev.OptimInBackwardWrapper', OPTIMIZERS[0])
+    x = layer(torch.randn(2, WIDTH))
+    y = x.exp()
+    y.add_(1)
+    with pytest.raises(RuntimeError, match='modified by an inplace operation'):
+        wrapper.update_params(y.sum())
+
+
+def test_a_second_backward_before_the_step_is_refused():
+    layer = nn.Linear(WIDTH, WIDTH)
+    wrapper = wrapper_for(layer, 'mmrev.OptimInBackwardWrapper', OPTIMIZERS[0])
+    for _ in range(2):
+        wrapper.update_params(layer(torch.randn(2, WIDTH)).sum())
+    wrapper.backward(layer(torch.randn(2, WIDTH)).sum())
+    with pytest.raises(ProblemError, match='two backward passes'):
+        wrapper.backward(layer(torch.randn(2, WIDTH)).sum())
