@@ -1,8 +1,10 @@
-"""Run code without side effects: save and restore random states, suppress output and warnings."""
+"""Run code without side effects: save and restore random states, suppress output and warnings, outlive a reader."""
 import contextlib
 import io
 import logging
+import os
 import random
+import sys
 import warnings
 from typing import Any, Dict, Iterator
 
@@ -52,3 +54,22 @@ def unnoticed() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+@contextlib.contextmanager
+def log_outlives_reader() -> Iterator[None]:
+    """Within the block, log to the files alone once the reader of the output has ended, such as ``head``."""
+    handle = logging.StreamHandler.handleError
+
+    def handle_error(handler: logging.Handler, record: logging.LogRecord) -> None:
+        stream = getattr(handler, 'stream', None)
+        if isinstance(sys.exc_info()[1], BrokenPipeError) and hasattr(stream, 'fileno'):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # also what other libraries print
+        else:
+            handle(handler, record)
+
+    logging.StreamHandler.handleError = handle_error  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        logging.StreamHandler.handleError = handle  # type: ignore[method-assign]

@@ -114,7 +114,9 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
 
     from mmrev.hooks import (ExactResumeHook, FiniteLossHook, MemoryBudgetHook, PhaseHook, SafeCheckpointHook,
                              SanityHook)
-    with phase('building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
+    from mmrev.side_effects import log_outlives_reader
+    with log_outlives_reader(), phase(
+            'building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
         prepare_cpu_processes(cfg)
         pin_memory(cfg)
         _adopt_seed(cfg)
@@ -175,11 +177,12 @@ def running(runner: 'Runner', *parts: str) -> Iterator[None]:
         ProblemError: If an exception ends the block: status 2 before the first iteration, so that
             `work_dir.without_traces` deletes what was written, 1 after it.
     """
+    from mmrev.side_effects import log_outlives_reader
     try:
         for part in parts:
             with phase(f'building {part}_dataloader, {part}_cfg' + f' and {part}_evaluator' * (part != 'train')):
                 getattr(runner, f'{part}_loop')  # reading the attribute builds the loop and its data set
-        with phase('running', status=1):
+        with log_outlives_reader(), phase('running', status=1):
             yield
     except ProblemError as error:
         if re.search('Connection (reset|closed) by peer|Broken pipe', error.what):  # gloo
