@@ -89,7 +89,7 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
             prediction = Prediction(str(file), *predict_one(str(file)))
         found[name.as_posix()] = prediction.values
         if out_dir is not None:
-            with phase(f'writing to `{out_dir}`', 'Give access there, or name another folder', status=1):
+            with phase(f'writing to `{out_dir}`', 'Make it writable, or choose another folder', status=1):
                 prediction.write(Path(out_dir, name))
                 Path(out_dir, 'predictions.json').write_text(json.dumps(found, indent=1))
         yield prediction

@@ -9,6 +9,7 @@ from mmrev.problems import ProblemError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+    from torch import Tensor
 
 FORMATS = ('palette', 'raw', 'prob')
 
@@ -80,8 +81,19 @@ class Segmenter:
             image.putpalette(np.array(self.palette, np.uint8).ravel().tolist())
         if self.out_format != 'prob':
             return {'.png': image}
-        confidence = sample.pred_confidence.data[0].cpu().numpy()
+        confidence = _confidence(sample).cpu().numpy()
         return {'.png': image, '_prob.png': Image.fromarray((confidence * 255).astype(np.uint8))}
+
+
+def _confidence(sample: Any) -> 'Tensor':
+    """The probability of each pixel's label, ``(H, W)``."""
+    if 'pred_confidence' in sample:  # over scales and flips
+        return sample.pred_confidence.data[0]
+    logits = sample.seg_logits.data
+    if len(logits) > 1:
+        return logits.softmax(0).amax(0)
+    foreground = logits[0].sigmoid()
+    return foreground.where(sample.pred_sem_seg.data[0] == 1, 1 - foreground)
 
 
 def _inner(dataset: dict) -> dict:

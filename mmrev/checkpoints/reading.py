@@ -37,7 +37,7 @@ def read(file: str, map_location: Any = None, trusted: Sequence[type] = (argpars
     path = Path(file)
     if not path.is_file():
         near = closest(path.name, [sibling.name for sibling in path.absolute().parent.glob('*.pth')])
-        raise ProblemError(f'checkpoint `{file}` {"is no file" if path.exists() else "does not exist"}',
+        raise ProblemError(f'checkpoint `{file}` {"is not a file" if path.exists() else "does not exist"}',
                            near or 'Checkpoints lie in the work dir of the training run')
     try:
         zipped = zipfile.is_zipfile(file)
@@ -48,7 +48,7 @@ def read(file: str, map_location: Any = None, trusted: Sequence[type] = (argpars
             return load_weights_only(str(file), map_location or 'cpu', [*trusted, *_saved_by_mmengine()],
                                      mmap=mmap and zipped)
     except PermissionError as error:
-        raise ProblemError(f'checkpoint `{file}` may not be read', 'Give access to it') from error
+        raise ProblemError(f'no permission to read checkpoint `{file}`', 'Change its permissions') from error
     except Exception as error:  # foreign bytes can raise anything
         unsafe = re.search(r'GLOBAL (\S+)', str(error))
         if unsafe:

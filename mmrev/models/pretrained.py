@@ -70,7 +70,7 @@ class Pretrained:
                 raise
             cached = path_in_cache(checkpoint)
             raise ProblemError(
-                f'`{checkpoint}` gave no checkpoint: {type(error).__name__}: {error}',
+                f'`{checkpoint}` could not be loaded: {type(error).__name__}: {error}',
                 f'Remove {cached}, which may be incomplete, and try again' if os.path.exists(cached) else
                 'Check the address, or download the file and give its path') from error
 

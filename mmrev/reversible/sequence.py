@@ -88,7 +88,7 @@ class ReversibleSequence(nn.Module):
         return self._run(partial(infer, self._shared().lock), streams)
 
     def train(self, mode: bool = True) -> 'ReversibleSequence':
-        self._plan = None  # the next call looks at the functions afresh
+        self._plan = None  # the next call examines the functions again
         return super().train(mode)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -101,11 +101,11 @@ class ReversibleSequence(nn.Module):
         self._plan = None
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        with self._shared().lock:  # a replay has other buffers for a moment
+        with self._shared().lock:  # a replay temporarily replaces buffers
             return super().state_dict(*args, **kwargs)
 
     def __deepcopy__(self, memo: Dict[int, Any]) -> 'ReversibleSequence':
-        with self._shared().lock:  # a replay changes flags of the modules for a moment
+        with self._shared().lock:  # a replay temporarily changes flags of the modules
             copied = memo[id(self)] = type(self).__new__(type(self))
             copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return copied

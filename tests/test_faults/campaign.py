@@ -234,7 +234,7 @@ PARTS = {CLS: ('model.backbone', 'model.head', 'model.data_preprocessor', 'train
 
 
 def of_values() -> Iterator[Fault]:
-    """Numbers, texts and types that cannot be meant."""
+    """Invalid numbers, texts and types."""
     for base, entries in NUMBERS.items():
         for path, values in entries:
             for value in values:

@@ -133,8 +133,8 @@ def test_the_pass_leaves_random_states_as_they_are(capsys):
 WRONG = {
     'an unknown `category_id`': dict(category_id='1'), 'an unknown `image_id`': dict(image_id=9),
     'a box outside of its image': dict(bbox=[1e30, 1, 2, 2]),
-    'a box that is none': dict(bbox=[1, 2, float('nan'), 4]),
-    'a polygon that is none': dict(segmentation=[[1, 2, 3, 4]]),
+    'an invalid box': dict(bbox=[1, 2, float('nan'), 4]),
+    'an invalid polygon': dict(segmentation=[[1, 2, 3, 4]]),
 }
 
 
@@ -167,7 +167,7 @@ def test_wrong_annotations_are_left_out_on_request_and_counted_in_the_log(tmp_pa
                           data_prefix=dict(img=''))
     boxes = [instance['bbox'] for index in range(2) for instance in dataset.get_data_info(index)['instances']]
     assert len(boxes) == len(content['annotations']) - 1 and np.isfinite(boxes).all()
-    assert 'Annotations left out: 1 with a box that is none, first annotation 2: [1, 2, nan, 4]' in said_of_them
+    assert 'Annotations left out: 1 with an invalid box, first annotation 2: [1, 2, nan, 4]' in said_of_them
 
 
 @pytest.mark.parametrize('change, filtered, message', [

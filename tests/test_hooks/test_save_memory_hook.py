@@ -18,7 +18,7 @@ HOOK = dict(type='mmrev.SaveMemoryHook')
 
 @pytest.fixture(autouse=True)
 def scope():
-    """A runner leaves its scope behind; other tests are not to meet it."""
+    """A runner leaves its scope behind; restore the scope for other tests."""
     with DefaultScope.overwrite_default_scope('mmdet'):
         yield
 

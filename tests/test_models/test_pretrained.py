@@ -1,4 +1,4 @@
-"""Starting from weights: every base config, every way to name a checkpoint, and every file that is none."""
+"""Starting from weights: every base config, every way to name a checkpoint, and every file that is not a checkpoint."""
 import copy
 import http.server
 import logging

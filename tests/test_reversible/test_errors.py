@@ -1,4 +1,4 @@
-"""What cannot be inverted, replayed or differentiated is refused with the place and the way out."""
+"""What cannot be inverted, replayed or differentiated is refused; the message says where, and how to fix it."""
 import pytest
 import torch
 from torch import nn
@@ -35,7 +35,7 @@ def run(module):
     (lambda x: x[:, :1] * 2, r'returned shape \(3, 1, 6\).*has shape \(3, 5, 6\)'),
     (lambda x: (x, x), 'must return one tensor, got tuple'),
 ])
-def test_function_that_cannot_be_taken_back_is_named(function, message):
+def test_function_that_cannot_be_undone_is_named(function, message):
     with pytest.raises(ReversibilityError, match=r'(?s)step 1 \(`couplings.0.g`, Function\).*' + message):
         run(coupled(function))
 

@@ -7,12 +7,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import pseudo_collate
 from PIL import Image
 
 pytest.importorskip('mmseg')
 pytest.importorskip('sklearn')
 from mmrev.apis import run  # noqa: E402
 from mmrev.apis.predict import predict  # noqa: E402
+from mmrev.apis.segmenter import Segmenter  # noqa: E402
 from mmrev.cli import main  # noqa: E402
 from mmrev.datasets.digits import DigitsSpec, build  # noqa: E402
 from mmrev.memory.forecast import Counter, Forecaster  # noqa: E402
@@ -94,6 +96,20 @@ def test_predict_fuses_scales_and_writes_each_format(trained, tmp_path, out_form
         assert {names[label] for label in np.unique(np.array(image))} == shares.keys()
     if out_format == 'palette':
         assert image.getpalette()[3:6] == [230, 25, 75]  # of the digit 0, as in the config
+
+
+@pytest.mark.parametrize('fused', [[], ['--scales', '1']], ids=['plain', 'fused'])
+def test_predict_writes_the_same_probabilities_with_and_without_fusion(trained, tmp_path, fused):
+    image = trained / 'data/digits_seg/images/val/00000.png'
+    assert main(['predict', str(CONFIG), str(trained / 'run/epoch_1.pth'), str(image), '--out-format', 'prob', *fused,
+                 '--out-dir', str(tmp_path)]) == 0
+    model = Segmenter(run.load_config(str(CONFIG)), str(trained / 'run/epoch_1.pth'))
+    data = model.model.data_preprocessor(pseudo_collate([model.pipeline(dict(img_path=str(image)))]), False)
+    with torch.no_grad():
+        sample, = model.model.predict(**data)
+    expected = sample.seg_logits.data.softmax(0).amax(0) * 255
+    written = torch.from_numpy(np.array(Image.open(tmp_path / '00000_prob.png'))).float()
+    assert (written - expected).abs().max() <= 1
 
 
 def test_predict_refuses_what_does_not_belong_to_the_task(tmp_path):

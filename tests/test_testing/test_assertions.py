@@ -1,4 +1,4 @@
-"""The proofs fail where they should."""
+"""The assertions fail where they should."""
 import pytest
 import torch
 from torch import nn

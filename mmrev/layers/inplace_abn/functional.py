@@ -108,7 +108,7 @@ def run(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: S
         residual: Optional[Tensor] = None) -> Tensor:
     """Common implementation of the functions above and the modules."""
     if (weight is None) != (bias is None):
-        raise ValueError(f'{settings.name} takes weight and bias, or neither of the two')
+        raise ValueError(f'{settings.name} takes both weight and bias, or neither')
     package = compiled.package(backend)
     if not torch.jit.is_tracing():
         check_input(x, weight, settings, residual)
