@@ -200,7 +200,8 @@ class _Watched:
         pixels = _pixels(data)
         if pixels <= self._hook.largest and self._runner.iter % _EVERY:
             return step()
-        self._hook.largest = max(pixels, self._hook.largest)
+        if self._runner.iter:  # before the second step, the optimizer has no state
+            self._hook.largest = max(pixels, self._hook.largest)
         output, peak = counted()
         self._note(peak, data)
         return output

@@ -164,11 +164,13 @@ def test_a_run_within_a_budget_has_the_same_weights_and_a_resumed_one_the_same_p
     expected = train(work_dir='plain')[0]
     got, runner, log = train(budget('1500KB'))
     assert all(torch.allclose(got[name], value, atol=1e-5) for name, value in expected.items())
-    plan = next(hook for hook in runner.hooks if isinstance(hook, MemoryBudgetHook)).plan
+    hook = next(hook for hook in runner.hooks if isinstance(hook, MemoryBudgetHook))
+    plan = hook.plan
     assert 'undone' in plan.choices.values() and plan.peak <= 1500 * 1024 < plan.plain
     assert f'{plan}' in log and f'predicted {plan.peak / MIB:.1f} MiB' in log
-    peak = float(re.search(r'peak ([\d.]+) MiB in iteration 1 with 8 images of 64x64', log).group(1))
-    assert peak == pytest.approx(plan.peak / MIB, rel=0.1) and 'WARNING - MemoryBudgetHook' not in log
+    iterations = re.findall(r'MiB in iteration (\d) with 8 images of 64x64', log)
+    assert iterations == ['1', '2']  # in the first, the optimizer has no state
+    assert hook.peak.bytes == pytest.approx(plan.peak, rel=0.02) and 'WARNING - MemoryBudgetHook' not in log
     file = tmp_path / 'work/memory_plan.json'
     saved = json.loads(file.read_text())
     file.write_text(json.dumps(dict(saved, peak=saved['peak'] - 7)))  # known again
