@@ -1,4 +1,5 @@
 """Run a short validation before training, so that errors in it are found before the first epoch."""
+import os.path as osp
 import time
 from collections import Counter
 from typing import Any, Dict, Iterator, List, Optional, Tuple
@@ -52,6 +53,7 @@ class SanityHook(Hook):
         """Require that the test ends."""
         if isinstance(runner.test_loop, TestLoop):
             check_sampler(runner.test_loop.dataloader, 'test')
+            check_files('test', runner.test_loop.dataloader.dataset)
 
 
 def check_sampler(loader: Any, split: str) -> None:
@@ -66,6 +68,18 @@ def check_sampler(loader: Any, split: str) -> None:
         if indices is not None and next(iter(indices), None) is None:
             raise ProblemError(f'{sampler} yields no sample for an epoch of {split}_dataloader',
                                f'Fix the arguments of {split}_dataloader.sampler')
+
+
+def check_files(name: str, dataset: Any) -> None:
+    """Require that images which exist are regular files, for a second: reading a pipe would wait forever."""
+    begin = time.monotonic()
+    for index in range(len(dataset) if hasattr(dataset, 'get_data_info') else 0):
+        file = dataset.get_data_info(index).get('img_path')
+        if isinstance(file, str) and osp.exists(file) and not osp.isfile(file):
+            raise ProblemError(f'reading sample {index} of {name}_dataloader: `{file}` is no regular file',
+                               'Fix or remove that sample')
+        if time.monotonic() - begin > _SECONDS:
+            break
 
 
 def _loops(runner) -> Iterator[Tuple[str, Any]]:
@@ -137,6 +151,7 @@ def _read(name: str, loader: Any, model: Any) -> None:
             dataset.get_data_info(index).get('instances', True) for index in range(len(dataset))):
         raise ProblemError(f'none of the {len(dataset)} samples of {name}_dataloader has an annotated object',
                            'Compare metainfo.classes with the names in the annotations, the boxes with the images')
+    check_files(name, dataset)
     if any(hasattr(step, 'results_cache') for step in _transforms(dataset)):
         return  # a transform would cache these samples
     begin = time.monotonic()
