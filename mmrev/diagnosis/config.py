@@ -222,7 +222,8 @@ def training(plan: Plan) -> Iterator[Problem]:
         build = functools.partial(PARAM_SCHEDULERS.build, default_args=dict(optimizer=wrapper, epoch_length=_MANY))
         schedule = yield from building(plan, path, build, entry)
         try:
-            for _ in range(200 if isinstance(schedule, _ParamScheduler) else 0):
+            most = min(200, getattr(schedule, 'total_steps', 201) - 1)  # OneCycleLR raises after its last one
+            for _ in range(most if isinstance(schedule, _ParamScheduler) else 0):
                 schedule.step()
         except Exception as error:  # arguments are used at the first step, in a run after the first epoch
             yield Problem(f'`{path}` fails when it is stepped: {one_line(error)}', plan.fix(f'{path}.KEY'), error)
