@@ -95,7 +95,7 @@ def _plain(state: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _compare(runner, checkpoint: Dict[str, Any]) -> None:
-    """Refuse another kind of optimizer or schedule, whose values mmengine would mix; warn of values that it replaces."""
+    """Refuse another kind of optimizer or schedule, whose values mmengine would mix; warn of values it replaces."""
     fix = 'To start from its weights: --cfg-options load_from=CHECKPOINT'
     saved, built, pairs = checkpoint.get('param_schedulers') or [], runner.param_schedulers, []
     if isinstance(saved, list) and isinstance(built, list):

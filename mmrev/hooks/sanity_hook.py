@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop, autocast
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import EpochBasedTrainLoop, LogProcessor, TestLoop, ValLoop, autocast
 from mmengine.structures import InstanceData
 
 from mmrev.problems import ProblemError, closest, phase
 from mmrev.registry import HOOKS
-from mmrev.side_effects import random_states_kept, unnoticed
+from mmrev.side_effects import random_states_kept, try_writing, unnoticed
 
 _SECONDS = 1.  # for which samples of a data set are read
 
@@ -39,6 +40,8 @@ class SanityHook(Hook):
             check_sampler(runner.train_loop.dataloader, 'train')
         if isinstance(runner._val_loop, ValLoop):
             check_sampler(runner.val_loop.dataloader, 'val')
+            check_outputs(runner.val_loop.evaluator)
+        check_log(runner)
         with unnoticed():
             check_classes({name: loop.dataloader.dataset for name, loop in _loops(runner)}, runner.model)
             for name, loop in _loops(runner):
@@ -54,6 +57,7 @@ class SanityHook(Hook):
         if isinstance(runner.test_loop, TestLoop):
             check_sampler(runner.test_loop.dataloader, 'test')
             check_files('test', runner.test_loop.dataloader.dataset)
+            check_outputs(runner.test_loop.evaluator)
 
 
 def check_sampler(loader: Any, split: str) -> None:
@@ -80,6 +84,24 @@ def check_files(name: str, dataset: Any) -> None:
                                'Fix or remove that sample')
         if time.monotonic() - begin > _SECONDS:
             break
+
+
+def check_outputs(evaluator: Any) -> None:
+    """Require that metrics can write the files that they are to write, which they do after the last batch."""
+    for metric in evaluator.metrics:
+        prefix = getattr(metric, 'outfile_prefix', None)
+        if isinstance(prefix, str) and '://' not in prefix:
+            with phase(f'writing `{prefix}` of {type(metric).__name__}', 'Fix its `outfile_prefix`'):
+                try_writing(osp.dirname(prefix))
+
+
+def check_log(runner) -> None:
+    """Require that the log processor can compute the statistics that it is to log."""
+    processor = runner.log_processor
+    with phase('log_processor.custom_cfg', 'Fix it; method_name is mean, min, max, current or a method of your own'):
+        for entry in processor._parse_windows_size(runner, 0) if isinstance(processor, LogProcessor) else ():
+            HistoryBuffer([1.], [1]).statistics(
+                **{key: value for key, value in entry.items() if key not in ('data_src', 'log_name')})
 
 
 def _loops(runner) -> Iterator[Tuple[str, Any]]:

@@ -290,6 +290,9 @@ def of_keys() -> Iterator[Fault]:
     for key in ('CLASSES', 'class', 'classses', 'pallete'):
         yield Fault(f'det: metainfo {key}', DET, set_('train_dataloader.dataset.metainfo',
                                                       {key: toy_detection.CLASSES}))
+    for layer in ('Conv5d', ['Linear', 'layernorm'], 3):
+        yield Fault(f'cls: init_cfg.layer {layer!r}', CLS, set_('model.backbone.init_cfg', [dict(
+            type='Normal', layer=layer, std=0.1)]))
 
 
 # ------------------------------------------------------------------------------------------------ pipelines
@@ -523,9 +526,19 @@ def of_commands() -> Iterator[Fault]:
         dict(type='mmrev.FiniteLossHook', patience='x'), dict(type='mmrev.FiniteLossHook', patience=-1),
         dict(type='mmrev.InPlaceABNHook', x=1),
         dict(type='mmrev.SaveMemoryHook', level='x'), dict(type='mmrev.SaveMemoryHook', modules=['nowhere']),
+        *(dict(type='mmdet.PipelineSwitchHook', switch_epoch=1, switch_pipeline=[step])
+          for step in (dict(type='LoadImageFromFle'), dict(type='mmpretrain.RandomFlip', porb=0.5))),
         dict(type='EMAHook', priority='x'), dict(type='EMAHook', priority=-5), dict(type='SyncBuffersHook', x=1)]
     for hook in hooks:
         yield Fault(f'hook: {hook!r}', CLS, set_('custom_hooks', [hook]))
+    for folder in ('config.py', 'config.py/x', '/proc/nowhere'):
+        yield Fault(f'hook: out_dir {folder}', CLS, set_('default_hooks.checkpoint', dict(
+            type='CheckpointHook', interval=1, out_dir=folder)))
+        yield Fault(f'metric: outfile_prefix {folder}/x', DET, set_('val_evaluator.outfile_prefix', f'{folder}/x'))
+    for entry in (dict(method_name='nope'), dict(method_name='mean', window_size='x'), dict(method_name='min', x=1),
+                  dict(method_name='mean', window_size='epohc'), {}):
+        yield Fault(f'log_processor: {entry!r}', CLS, set_('log_processor', dict(
+            type='LogProcessor', custom_cfg=[dict(entry, data_src='loss', log_name='log')])))
     for best in ('accuracy/nope', 'nope', 3, ['accuracy/top1', 'accuracy/nope'], 'coco/bbox_mAP'):
         yield Fault(f'hook: save_best {best!r}', CLS, set_('default_hooks.checkpoint', dict(
             type='CheckpointHook', interval=1, save_best=best, rule='greater')))
