@@ -5,7 +5,9 @@ import logging
 import os
 import random
 import sys
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any, Dict, Iterator
 
 import numpy as np
@@ -73,3 +75,20 @@ def log_outlives_reader() -> Iterator[None]:
         yield
     finally:
         logging.StreamHandler.handleError = handle  # type: ignore[method-assign]
+
+
+def try_writing(folder: str) -> None:
+    """Write a file into a local folder, create the folder if needed, and remove both again.
+
+    Raises:
+        OSError: If that is impossible.
+    """
+    path = Path(folder).absolute()
+    made = [each for each in (path, *path.parents) if not each.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    finally:
+        with contextlib.suppress(OSError):  # it was not created, or another process writes there
+            for each in made:
+                each.rmdir()
