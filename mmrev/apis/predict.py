@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')  # read and written by OpenCV
+# What follows the stem of an image's name in those of its maps, by format.
+MAPS = {'palette': ['.png'], 'raw': ['.png'], 'prob': ['.png', '_prob.png']}
 
 
 class Prediction(NamedTuple):
@@ -73,7 +75,7 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
     if segmentation and scope != 'mmseg':
         names = ', '.join(f'--{name.replace("_", "-")}' for name in segmentation)
         raise ProblemError(f'{cfg.filename} is for {SCOPES[scope]}, and {names} for semseg', 'Leave them out')
-    images = find_images(inputs, '.png' if segmentation.get('out_format') else None)
+    images = find_images(inputs, MAPS.get(segmentation.get('out_format'), ()))
     given = {file.resolve() for file, _ in images}
     for _, name in images if out_dir is not None else ():
         if Path(out_dir, name).resolve() in given:
@@ -95,23 +97,30 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
         yield prediction
 
 
-def find_images(inputs: Sequence[str], suffix: Optional[str] = None) -> List[Tuple[Path, Path]]:
-    """Find images in files and folders; return each with its name in `out_dir`, which ends in `suffix` if given.
+def find_images(inputs: Sequence[str], ends: Sequence[str] = ()) -> List[Tuple[Path, Path]]:
+    """Find images in files and folders; return each with its name in `out_dir`.
+
+    Args:
+        inputs: Files and folders.
+        ends: What follows the stem in the names of the files that are written for an image; by default its suffix.
 
     Raises:
         ProblemError: If there is no image, an input does not exist, or two images have the same name.
     """
     images: Dict[Path, Path] = {}
+    written: Dict[Path, Path] = {}
     for given in map(Path, inputs):
         if not given.exists():
             raise ProblemError(f'image or folder `{given}` does not exist', 'Paths are relative to this folder')
         folder, files = (given, sorted(given.rglob('*'))) if given.is_dir() else (given.parent, [given])
         for file in (file for file in files if file.suffix.lower() in IMAGES):
             name = file.relative_to(folder)
-            other = images.setdefault(name.with_suffix(suffix) if suffix else name, file)
-            if other != file:
-                raise ProblemError(f'`{other}` and `{file}` would be drawn to the same file',
-                                   'Predict them in separate calls')
+            names = [name.with_name(name.stem + end) for end in ends] or [name]
+            images[names[0]] = file
+            for other in (written.setdefault(name, file) for name in names):
+                if other != file:
+                    raise ProblemError(f'`{other}` and `{file}` would be drawn to the same file',
+                                       'Predict them in separate calls')
     if not images:
         raise ProblemError(f'there is no image in {", ".join(inputs)}', f'Names of images end in {", ".join(IMAGES)}')
     return [(file, name) for name, file in images.items()]

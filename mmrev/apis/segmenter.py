@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor
 
-FORMATS = ('palette', 'raw', 'prob')
-
 
 class Segmenter:
     """Predict image by image.

@@ -122,6 +122,9 @@ def test_predict_refuses_what_does_not_belong_to_the_task(tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(ProblemError, match='would be drawn to the same file'):
         next(predict(cfg, 'x.pth', [str(tmp_path)], out_format='raw'))
+    (tmp_path / 'a.jpg').rename(tmp_path / 'a_prob.png')
+    with pytest.raises(ProblemError, match='would be drawn to the same file'):
+        next(predict(cfg, 'x.pth', [str(tmp_path)], out_format='prob'))
 
 
 def test_memory_predicts_what_a_real_step_of_a_segmentor_counts():
