@@ -1,8 +1,9 @@
 """Less memory for existing models by recomputation in backward."""
+import sys
 import threading
 from collections import Counter
 from functools import partial
-from typing import Any, List, Optional, Sequence, Set
+from typing import Any, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -158,7 +159,8 @@ def _named(model: nn.Module, names: Sequence[str]) -> List[nn.Module]:
 class _Call(threading.local):
     """The forward that this thread is running."""
     module: Optional[nn.Module] = None
-    within: Set[nn.Module] = set()  # modules whose calls belong to it
+    frame: Any = None  # of Python, in which it runs
+    depth = 0  # calls of the module by itself
     recorder: Optional[Recorder] = None
 
 
@@ -170,8 +172,10 @@ def _start(module: nn.Module, args: Any) -> None:
     """Start recording, unless an enclosing forward records."""
     if compat.is_compiling():
         return
-    if _CALL.module is not None and module not in _CALL.within and _CALL.recorder.is_innermost():
-        _end()  # an interrupt in the last forward skipped the hooks, or a model calls itself
+    if _CALL.module is not None and not _is_running(_CALL.frame):  # an interrupt in it skipped the hooks
+        _end()
+    if _CALL.module is module:
+        _CALL.depth += 1
     if _CALL.module is not None or not torch.is_grad_enabled() or is_staged():
         return
     if not torch._C._autograd._saved_tensors_hooks_is_enabled() or (
@@ -179,14 +183,16 @@ def _start(module: nn.Module, args: Any) -> None:
         return  # other saved-tensor hooks are active, such as those of checkpointing
     report = _REPORTS.get(module)
     tally = None if report is None else Tally(module.parameters())
-    _CALL.module, _CALL.recorder = module, Recorder(TABLE, tally)
-    _CALL.within = set(module.modules()) - {module}
+    _CALL.module, _CALL.frame, _CALL.recorder = module, sys._getframe(1), Recorder(TABLE, tally)
     _CALL.recorder.__enter__()
 
 
 def _stop(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
-    if compat.is_compiling() or _CALL.module is not module or not _CALL.recorder.is_innermost():
-        return  # not innermost: a model that calls itself within checkpointing
+    if compat.is_compiling() or _CALL.module is not module:
+        return
+    if _CALL.depth:
+        _CALL.depth -= 1
+        return
     tally = _CALL.recorder.tally
     _end()
     if tally is not None and output is not None:
@@ -196,8 +202,18 @@ def _stop(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
 
 
 def _end() -> None:
-    recorder, _CALL.module, _CALL.recorder, _CALL.within = _CALL.recorder, None, None, set()
+    recorder = _CALL.recorder
+    _CALL.module = _CALL.frame = _CALL.recorder = None
+    _CALL.depth = 0
     recorder.__exit__(None, None, None)
+
+
+def _is_running(frame: Any) -> bool:
+    """Whether this frame is among those of the current call."""
+    current: Any = sys._getframe()
+    while current is not None and current is not frame:
+        current = current.f_back
+    return current is not None
 
 
 def _batch_size(args: Sequence[Any]) -> int:

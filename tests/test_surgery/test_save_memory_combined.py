@@ -308,3 +308,30 @@ def test_the_batch_size_of_the_report_is_of_the_first_argument_with_one():
     report = mmrev.save_memory(model)
     model(torch.tensor(.5), images(torch.float32))
     assert report.images == 3
+
+
+class Student(nn.Module):
+    """Calls another model, which is no child, within a context of PyTorch."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.first, self.others = block(nn.SiLU()), [other]
+
+    def forward(self, x):
+        x = self.first(x)
+        with torch.device('meta'), torch.autograd.graph.saved_tensors_hooks(lambda t: t * 1, lambda t: t):
+            x = self.others[0](x)
+            assert torch.empty(1).is_meta
+            return x.sin()
+
+
+def test_a_model_may_call_another_one_that_saves_memory():
+    torch.manual_seed(0)
+    plain = Student(stage().double()).double()
+    saving = Student(copy.deepcopy(plain.others[0]))
+    saving.first = copy.deepcopy(plain.first)
+    mmrev.save_memory(saving)
+    mmrev.save_memory(saving.others[0])
+    assert_same(train_once(plain, images()), train_once(saving, images()))
+    assert torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+    assert not torch.overrides._is_torch_function_mode_enabled()

@@ -68,10 +68,6 @@ class Recorder(TorchFunctionMode):
         _autograd._push_saved_tensors_default_hooks(self._pack, Saved.load)
         return super().__enter__()
 
-    def is_innermost(self) -> bool:
-        """Whether no other saved-tensor hooks are active within this context."""
-        return (compat.saved_tensor_hooks() or [None])[0] is self._pack
-
     def __exit__(self, *exception) -> None:
         super().__exit__(*exception)
         _autograd._pop_saved_tensors_default_hooks()
