@@ -47,7 +47,7 @@ class Prediction(NamedTuple):
 
 def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Optional[str] = None,
             score: float = 0.3, task: Optional[str] = None, **segmentation: Any) -> Iterator[Prediction]:
-    """Predict image by image.
+    """Predict image by image. Images that cannot be read are named in a `ProblemError` after the last one.
 
     Args:
         cfg: Config of the model; its ``default_scope`` determines the task.
@@ -59,8 +59,8 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
         **segmentation: For a segmentor, see :class:`mmrev.apis.segmenter.Segmenter`.
 
     Raises:
-        ProblemError: If there is no image, one cannot be read, the config is for another task, the checkpoint is of
-            another model, a number is out of its range, or the results cannot be written or would overwrite an image.
+        ProblemError: If there is no image, the config is for another task, the checkpoint is of another model, a number
+            is out of its range, or the results cannot be written or would overwrite an image.
     """
     if not 0 <= score <= 1:
         raise ProblemError(f'the score is {score}', 'Choose --score from 0 to 1')
@@ -83,18 +83,39 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
                                'Name another folder with --out-dir')
     if '://' not in checkpoint:
         load_local(checkpoint)  # raises if something is wrong with it
+    if cfg.get('test_dataloader') is None:
+        cfg.test_dataloader = cfg.get('val_dataloader')  # whose pipeline reads the images
     with phase('building the model', 'Give the checkpoint that was trained with this config'):
         predict_one = _build(cfg, checkpoint, score, segmentation)
-    found = {}
+    found, unreadable = {}, []
     for file, name in images:
         with phase(f'image `{file}`', 'Leave it out, or fix it', status=1):
-            prediction = Prediction(str(file), *predict_one(str(file)))
+            try:
+                if not file.is_file():
+                    raise FileNotFoundError(file)  # reading a pipe would wait forever
+                prediction = Prediction(str(file), *predict_one(str(file)))
+            except Exception:
+                if _is_readable(file):
+                    raise
+                unreadable.append(f'`{file}`')
+                continue
         found[name.as_posix()] = prediction.values
         if out_dir is not None:
             with phase(f'writing to `{out_dir}`', 'Make it writable, or choose another folder', status=1):
                 prediction.write(Path(out_dir, name))
                 Path(out_dir, 'predictions.json').write_text(json.dumps(found, indent=1))
         yield prediction
+    if unreadable:
+        raise ProblemError(f'{len(unreadable)} of {len(images)} images cannot be read: {", ".join(unreadable[:5])}' +
+                           ', ...' * (len(unreadable) > 5), 'Fix them, or leave them out', 1)
+
+
+def _is_readable(file: Path) -> bool:
+    import mmcv
+    try:
+        return file.is_file() and mmcv.imread(str(file)) is not None
+    except Exception:  # of any image library
+        return False
 
 
 def find_images(inputs: Sequence[str], ends: Sequence[str] = ()) -> List[Tuple[Path, Path]]:
@@ -113,7 +134,7 @@ def find_images(inputs: Sequence[str], ends: Sequence[str] = ()) -> List[Tuple[P
         if not given.exists():
             raise ProblemError(f'image or folder `{given}` does not exist', 'Paths are relative to this folder')
         folder, files = (given, sorted(given.rglob('*'))) if given.is_dir() else (given.parent, [given])
-        for file in (file for file in files if file.suffix.lower() in IMAGES):
+        for file in (file for file in files if file.suffix.lower() in IMAGES and not file.is_dir()):
             name = file.relative_to(folder)
             names = [name.with_name(name.stem + end) for end in ends] or [name]
             images[names[0]] = file

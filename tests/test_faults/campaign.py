@@ -500,11 +500,17 @@ def of_commands() -> Iterator[Fault]:
                       ['train', 'config.py', '--resume', 'nowhere.pth'], ['train', 'config.py', 'more'],
                       ['test', 'config.py', 'x.pth', '--out', 'x.txt'], ['predict', 'config.py', 'x.pth', 'data'],
                       ['memory', 'config.py', '--batch', '0'], ['memory', 'config.py', '--image', '0', '0'],
-                      ['memory', 'config.py', '--json', 'no/x.json'], ['memory', 'config.py', '--picture', 'x.nope'],
+                      ['memory', 'config.py', '--image', '16', '16', '--json', 'no/x.json'],
+                      ['memory', 'config.py', '--image', '16', '16', '--picture', 'x.nope'],
                       ['memory', 'config.py', '--gpu-memory', 'x'], ['convert', 'nowhere.pth', 'x.pth'],
                       ['convert', 'config.py', 'x.pth'], ['publish', 'nowhere.pth', 'x.pth'], ['check', 'nowhere.py'],
                       ['train', 'mmrev::nowhere.py'], ['train', 'x::y.py'], ['train', 'mmdet::nowhere/nothing.py']):
         yield Fault(f'command: {" ".join(arguments)}', CLS, arguments=arguments)
+    for size in (NAN, -3, 'x', []):
+        yield Fault(f'memory: batch_size = {size!r}', CLS, set_('train_dataloader.batch_size', size), arguments=(
+            'memory', 'config.py'))
+    yield Fault('command: a folder in place of the lock', CLS, break_files=lambda folder: (
+        folder / 'work/.lock').mkdir(parents=True), arguments=('train', 'config.py', '--work-dir', 'work'))
     texts = {
         'empty': '', 'syntax': 'model = dict(', 'exit': 'import sys\nsys.exit(0)\n', 'raises': 'raise ValueError\n',
         'no base': "_base_ = './nowhere.py'\n", 'own base': "_base_ = './config.py'\n", 'base 3': '_base_ = 3\n',
