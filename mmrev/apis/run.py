@@ -93,7 +93,7 @@ def merge_options(cfg: 'Config', options: Dict[str, Any], file: str) -> None:
     for key in options if 'runner_type' not in cfg else ():  # a custom runner may read anything
         name = key.split('.')[0]
         if name not in known:
-            raise ProblemError(f'--cfg-options {key}: what {file} has made of `{name}` stays as it is' if name in cfg
+            raise ProblemError(f'--cfg-options {key}: {file} has already used the variable `{name}`' if name in cfg
                                else f'--cfg-options {key}: there is no `{name}` in {file}', closest(name, known) +
                                'Write the whole path, as in optim_wrapper.optimizer.lr=0.01')
     with phase(f'--cfg-options {" ".join(options)}', f'See what is in {file}'):

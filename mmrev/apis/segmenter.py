@@ -41,7 +41,7 @@ class Segmenter:
         self.model = self.model.to(get_device()).eval()
         dataset = _inner(cfg.test_dataloader.dataset)
         self.pipeline = Compose([step for step in dataset.pipeline if 'LoadAnnotations' not in str(step['type'])])
-        self.classes, self.palette = _classes(dataset, loaded.get('meta') or {}, self.model.decode_head.num_classes)
+        self.classes, self.palette = _classes(dataset, loaded.get('meta') or {}, self.model.num_classes)
         self.fusion = {**fusion_options(cfg.model.get('test_cfg') or {}), **fusion}
         self.out_format = out_format
         self.visualizer = SegLocalVisualizer(name='predict', alpha=0.6)

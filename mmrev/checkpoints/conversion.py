@@ -65,7 +65,7 @@ def _unknown(content: Any, file: str, families: Tuple[Family, ...]) -> ProblemEr
         return ProblemError(f'`{file}` has names of OpenMMLab already', 'Load it as it is')
     *first, last = [family.of for family in families]
     listed = f'{", ".join(first)} or {last}' if first else last
-    fix = families[0].source if len(families) == 1 else 'a checkpoint as its publisher has it'
+    fix = families[0].source if len(families) == 1 else 'an unmodified checkpoint of its publisher'
     return ProblemError(f'`{file}` is not a checkpoint of {listed}: no weight in it is named as published',
                         f'Give {fix}')
 

@@ -103,7 +103,7 @@ def _download(url: str, model: published.Model) -> str:
         raise ProblemError(f'the weights of {model.name} cannot be downloaded from {url}: {error}', 'Download them '
                            'elsewhere and give the path of the file') from error
     except RuntimeError as error:  # torch's, about the hash
-        raise ProblemError(f'what {url} gave are not the published weights of {model.name}: {error}', 'Try again '
+        raise ProblemError(f'the files from {url} are not the published weights of {model.name}: {error}', 'Try again '
                            'later, or download them elsewhere and give the path of the file') from error
     return file
 

@@ -110,7 +110,7 @@ def find_weights(content: Any, is_published_name: Callable[[str], bool]) -> Opti
 
 
 def holds_numbers(value: Any, parameter: 'Tensor') -> bool:
-    """Whether a value of a checkpoint is a tensor of finite real numbers, or the parameter is not one of reals."""
+    """Whether a value is a tensor and, if the parameter is floating-point, holds finite floating-point numbers."""
     import torch
     return isinstance(value, torch.Tensor) and (
         value.is_floating_point() and bool(value.isfinite().all()) or not parameter.is_floating_point())

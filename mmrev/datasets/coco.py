@@ -58,7 +58,7 @@ def wrong_entries(file: str, skipped: bool = False) -> Iterator[str]:
 
 
 def have_nothing_in_common(first: str, second: str, most: int = 1 << 26) -> bool:
-    """Whether two COCO-format files have annotations, but none that both have.
+    """Whether two COCO-format files both have annotations, but none in common.
 
     Args:
         first: Path of a file.
@@ -143,7 +143,7 @@ def _is_outside(box: Sequence[float], image: Dict[str, Any]) -> bool:
 
 
 def skip_wrong_annotations() -> None:
-    """Have data sets and metrics of this process leave out wrong annotations, and log how many."""
+    """Make data sets and metrics of this process skip invalid annotations, and log their number."""
     from mmengine.logging import MMLogger
     from pycocotools.coco import COCO
     create_index = COCO.createIndex

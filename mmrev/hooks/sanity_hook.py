@@ -247,5 +247,5 @@ def check_monitored(runner, metrics: Dict[str, Any]) -> None:
     for watcher in watching if metrics else ():
         for name in [*(getattr(watcher, 'key_indicators', None) or ()), getattr(watcher, 'monitor', None)]:
             if isinstance(name, str) and name != 'auto' and 'loss' not in name and name not in metrics:
-                raise ProblemError(f'{type(watcher).__name__} watches `{name}`, but val_evaluator has no such '
+                raise ProblemError(f'{type(watcher).__name__} monitors `{name}`, but val_evaluator has no such '
                                    'metric', f'{closest(name, metrics)}There are {", ".join(list(metrics)[:6])}')

@@ -127,7 +127,7 @@ class ReversibleSequence(nn.Module):
         with refusing_captured_draws(streams):
             outputs = run_reversible(call, streams)
         if self.overlap and (reason or call.communicates):
-            self._tell(reason or f'{call.communicates} communicates, which all processes must do in one order')
+            self._tell(reason or f'{call.communicates} communicates, and all processes must do so in the same order')
         return outputs
 
     def _current_plan(self) -> Plan:
@@ -160,12 +160,12 @@ class ReversibleSequence(nn.Module):
     @staticmethod
     def _obstacle(plan: Plan, x: Tensor) -> Optional[str]:
         if isinstance(x, FakeTensor):
-            return 'fake tensors are computed by no device'
+            return 'fake tensors are not computed on a device'
         if plan.is_sharded:
             return 'the weights of the step before are not gathered yet'
         for i, function in enumerate(plan.functions):
             if any(isinstance(m, ReversibleSequence) for m in function.modules):
-                return f'{plan.describe(i)} holds a reversible sequence itself, and the two would share random state'
+                return f'{plan.describe(i)} contains a reversible sequence, and the two would share random state'
         return obstacle(len(plan.steps), x.device)
 
     def _tell(self, reason: str) -> None:

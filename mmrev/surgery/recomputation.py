@@ -78,6 +78,7 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
     Raises:
         RuntimeError: If PyTorch is older than 2.5.
         ValueError: If the level is unknown, if the model has no module of a name, or for names with ``level='cheap'``.
+        TypeError: If ``modules`` is a string.
 
     Example:
         >>> report = mmrev.save_memory(model)
@@ -88,11 +89,11 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
     if not compat.can_save_memory:
         raise RuntimeError(f'save_memory needs PyTorch 2.5 or later, got {torch.__version__}; update it, or use '
                            f'activation checkpointing (`with_cp=True` in many configs)')
-    if level not in LEVELS:
-        raise ValueError(f'`level` must be one of {", ".join(map(repr, LEVELS))}; got {level!r}')
-    if level == 'cheap' and modules is not None:
-        raise ValueError("`modules` names the blocks of `level='blocks'`; got `level='cheap'`")
-    blocks = _named(model, modules) if modules is not None else find_blocks(model) if level == 'blocks' else []
+    check_level(level, modules)
+    if modules is not None:
+        blocks = _named(model, modules, 'modules')
+    else:
+        blocks = find_blocks(model) if level == 'blocks' else []
     handles = []
     for module in {model, *model.children()}:
         if not isinstance(module, torch.jit.ScriptModule) and _start not in module._forward_pre_hooks.values():
@@ -102,12 +103,27 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
         if _enter not in block._forward_pre_hooks.values():
             handles += [block.register_forward_pre_hook(_enter),
                         block.register_forward_hook(_leave, prepend=True, always_call=True)]
-    for names, pauses in ((plain, True), (cheap, False)):
-        for module in _named(model, names):
+    for argument, names, pauses in (('plain', plain, True), ('cheap', cheap, False)):
+        for module in _named(model, names, argument):
             handles += [module.register_forward_pre_hook(partial(_pause, pauses)),
                         module.register_forward_hook(_resume, prepend=True, always_call=True)]
     report = _REPORTS[model] = MemoryReport(handles)
     return report
+
+
+def check_level(level: str, modules: Optional[Sequence[str]]) -> None:
+    """Check arguments of :func:`save_memory` that need no model.
+
+    Raises:
+        ValueError: If the level is unknown, or for names with ``level='cheap'``.
+        TypeError: If ``modules`` is a string.
+    """
+    if level not in LEVELS:
+        raise ValueError(f'`level` must be one of {", ".join(map(repr, LEVELS))}; got {level!r}')
+    if level == 'cheap' and modules is not None:
+        raise ValueError("`modules` names the blocks of `level='blocks'`; got `level='cheap'`")
+    if isinstance(modules, str):
+        raise TypeError(f'`modules` must be a list of names; got the string {modules!r}')
 
 
 def find_blocks(model: nn.Module) -> List[nn.Module]:
@@ -146,12 +162,12 @@ def _weight(module: nn.Module) -> Any:
     return getattr(module, 'weight', None)
 
 
-def _named(model: nn.Module, names: Sequence[str]) -> List[nn.Module]:
+def _named(model: nn.Module, names: Sequence[str], argument: str) -> List[nn.Module]:
     known = dict(model.named_modules())
     missing = [name for name in names if name not in known]
     if missing:
         near = [name for name in known if name.rpartition('.')[2] == missing[0].rpartition('.')[2]]
-        raise ValueError(f'`modules`: the model has no {", ".join(map(repr, missing))}; it has '
+        raise ValueError(f'`{argument}`: the model has no {", ".join(map(repr, missing))}; it has '
                          f'{", ".join(map(repr, (near or [name for name in known if name])[:6]))}, ...')
     return [known[name] for name in names]
 

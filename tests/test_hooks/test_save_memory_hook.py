@@ -150,3 +150,8 @@ def test_synchronised_norms_are_recognised_within_their_function():
     values = 2 * 8 * 30 * 30 * 8
     assert report.plain > 2 * values and report.kept < 1.6 * values
     library._destroy()
+
+
+def test_a_wrong_level_is_found_when_the_hook_is_built():
+    with pytest.raises(ValueError, match='`level` must be one of'):
+        SaveMemoryHook(level='cheep')

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.dataset import pseudo_collate
+from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 pytest.importorskip('mmseg')
@@ -109,6 +110,19 @@ def test_predict_writes_probabilities_without_fusion(trained, tmp_path):
     expected = sample.seg_logits.data.softmax(0).amax(0) * 255
     written = torch.from_numpy(np.array(Image.open(tmp_path / '00000_prob.png'))).float()
     assert (written - expected).abs().max() <= 1
+
+
+def test_predict_takes_several_decode_heads(tmp_path):
+    cfg = run.load_config(str(CONFIG))
+    common = dict(in_channels=48, in_index=0, channels=4, num_classes=11, norm_cfg=dict(type='BN'))
+    cfg.model.decode_head = [dict(common, type='mmseg.FCNHead', num_convs=1),
+                             dict(common, type='mmseg.OCRHead', ocr_channels=4)]
+    cfg.merge_from_dict({'model.type': 'mmseg.CascadeEncoderDecoder', 'model.num_stages': 2})
+    init_default_scope('mmseg')
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'ocr.pth')
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((64, 96, 3), np.uint8))
+    summary, values, *_ = Segmenter(cfg, str(tmp_path / 'ocr.pth'))(str(tmp_path / 'a.png'))
+    assert sum(values['shares'].values()) == pytest.approx(1, abs=1e-3)
 
 
 def test_predict_refuses_what_does_not_belong_to_the_task(tmp_path):

@@ -187,3 +187,7 @@ def test_children_that_are_called_alone_save_memory_too():
 def test_levels_are_named():
     with pytest.raises(ValueError, match="'cheap'"):
         mmrev.save_memory(stage(), level='cheep')
+    with pytest.raises(ValueError, match='`plain`: the model has no'):
+        mmrev.save_memory(stage(), plain=['nothing'])
+    with pytest.raises(TypeError, match='must be a list of names'):
+        mmrev.save_memory(stage(), level='blocks', modules='blocks')
