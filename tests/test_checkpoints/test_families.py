@@ -1,5 +1,7 @@
 """The table of families: a checkpoint is recognized by the names of its weights alone."""
 import re
+import textwrap
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +11,7 @@ from mmrev.checkpoints.families import FAMILIES
 from mmrev.checkpoints.family import Request
 from mmrev.cli import convert as command
 from mmrev.problems import ProblemError
+from support import golden
 from support.golden import GoldenRecord
 
 RECORDS = {
@@ -67,6 +70,17 @@ def test_the_command_refuses_a_published_revvit_without_the_attention_of_a_block
     assert command.main([str(tmp_path / 'src'), str(tmp_path / 'dst')]) == 2
     assert '`backbone.layers.couplings.5.f.layer.proj.bias` is missing, and 3 more' in capsys.readouterr().err
     assert not (tmp_path / 'dst').exists()
+
+
+def test_the_record_that_contributing_writes_has_names_and_shapes(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+    code, = re.findall(r'   ```python\n(.*?)   ```', page, re.DOTALL)
+    (tmp_path / 'tests/data/golden').mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(golden, 'FOLDER', tmp_path / 'tests/data/golden')
+    exec(textwrap.dedent(code), dict(name='new', state_dict={'conv.weight': torch.zeros(2, 3, 1, 1)}))
+    assert GoldenRecord('new').shapes == {'conv.weight': (2, 3, 1, 1)}
+    assert GoldenRecord('new').state_dict()['conv.weight'].shape == (2, 3, 1, 1)
 
 
 def test_the_command_knows_every_family():
