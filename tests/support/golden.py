@@ -31,7 +31,7 @@ class GoldenRecord:
         self.input = _random(f'input:{self.name}', content.get('input_shape', ()))
 
     def state_dict(self) -> Dict[str, Tensor]:
-        return {key: _weight(key, shape) for key, shape in self.shapes.items()}
+        return fill(self.shapes)
 
     def cotangent(self, numel: int) -> Tensor:
         """The weights of the output's elements in the loss whose gradients are recorded."""
@@ -51,6 +51,11 @@ class GoldenRecord:
         """Compare the norms of gradients, by published name."""
         assert set(gradients) == set(self.grad_norms)
         _check('gradient', {key: g.norm().item() for key, g in gradients.items()}, self.grad_norms)
+
+
+def fill(shapes: Dict[str, Sequence[int]]) -> Dict[str, Tensor]:
+    """Weights of these names and shapes in float64, the same for the same names."""
+    return {key: _weight(key, shape) for key, shape in shapes.items()}
 
 
 def assert_agrees(model: nn.Module, record: GoldenRecord, convert_state_dict: Callable[[dict], dict]) -> None:
