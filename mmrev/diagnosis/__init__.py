@@ -3,7 +3,7 @@
 A check is a function in a file of this folder. It yields a `Problem` for everything that is wrong with its argument, or
 raises `ProblemError`. To add a check, add a function and a line here.
 """
-import importlib
+import pkgutil
 from typing import Any, Iterator, Sequence
 
 from mmrev.problems import Problem, ProblemError, one_line
@@ -45,8 +45,7 @@ def problems(checks: Sequence[str], subject: Any) -> Iterator[Problem]:
     """
     found = 0
     for name in checks:
-        module, _, function = name.partition('.')
-        check = getattr(importlib.import_module(f'{__name__}.{module}'), function)
+        check = pkgutil.resolve_name(f'{__name__}.{name.replace(".", ":")}')
         try:
             for problem in check(subject):
                 found += 1

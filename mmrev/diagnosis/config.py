@@ -144,6 +144,7 @@ def misused(plan: Plan, built: Callable, entry: dict, path: str, keys: bool = Tr
         no_list = keys and isinstance(value, (list, dict)) and kinds <= {int, float, bool, type(None)}
         no_none = value is None and kinds == {float} and getattr(known.get(key), 'default', None) is not None
         if no_text or no_list or no_none:
+            plan.mistyped.add(f'{path}.{key}')
             yield Problem(f'`{path}.{key}` is {f"the text `{value}`" if no_text else repr(value)}; {name} takes '
                           f'{inspect.formatannotation(hint)} there', plan.fix(f'{path}.{key}'))
 
@@ -156,7 +157,7 @@ def numbers(plan: Plan) -> Iterator[Problem]:
             wrong = [words for _, holds, words in ranges if not holds(value)] or ['number'] * math.isnan(value)
         else:
             wrong = [words for *_, words in ranges if path.startswith('train_cfg.') or isinstance(value, str)]
-        if wrong:
+        if wrong and path not in plan.mistyped:
             yield Problem(f'`{path}` is {value!r}, which must be a {wrong[0]}', plan.fix(path, 'NUMBER'))
         least, most = (value.get(f'{sign}_iou_thr') if isinstance(value, dict) else None for sign in ('pos', 'neg'))
         if isinstance(least, Real) and any(isinstance(part, Real) and part > least for _, part in walk(most, '')):

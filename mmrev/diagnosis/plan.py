@@ -1,8 +1,8 @@
 """The config of a command, and building parts of it without side effects."""
 import copy
 import re
-from dataclasses import dataclass
-from typing import Any, Callable, Generator, Iterator, Optional, Tuple
+from dataclasses import dataclass, field
+from typing import Any, Callable, Generator, Iterator, Optional, Set, Tuple
 
 from mmengine import registry as registries
 from mmengine.config import Config
@@ -27,6 +27,7 @@ class Plan:
     model: Optional[nn.Module] = None  # without trained weights
     whole: bool = False  # whether to read annotation files of any size
     skip_wrong: bool = False  # whether the run leaves out wrong annotations
+    mistyped: Set[str] = field(default_factory=set)  # paths of values of a type that their class does not take
 
     def fix(self, path: str, value: str = 'VALUE') -> str:
         """A hint where to set an entry of the config."""

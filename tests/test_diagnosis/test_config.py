@@ -162,6 +162,13 @@ def test_a_text_is_refused_only_where_it_cannot_be_meant(annotation, text, meant
     assert [problem.what.startswith('`section.value` is the text') for problem in found] == [True] * (not meant)
 
 
+def test_a_text_for_a_number_is_reported_once():
+    """`entries` knows that AdamW takes a float, `numbers` that a learning rate is one."""
+    cfg = Config(dict(optim_wrapper=dict(optimizer=dict(type='AdamW', lr='abc'))))
+    found = [problem.what for problem in problems(('config.entries', 'config.numbers'), Plan(cfg, ('train', )))]
+    assert len(found) == 1 and found[0].startswith('`optim_wrapper.optimizer.lr` is the text `abc`; AdamW takes')
+
+
 def test_a_process_group_of_one_stands_for_processes_that_have_not_joined():
     with alone('pytorch'):
         assert torch.distributed.get_world_size() == 1
