@@ -158,9 +158,12 @@ def check_labels(where: str, sample: Any, model: Any) -> None:
         most = _most_classes(head)
         if most is None or not torch.is_tensor(labels):
             continue
+        file = truth.metainfo.get('seg_map_path') or truth.metainfo.get('img_path')
+        if part == 'decode_head' and (labels.ndim != 3 or len(labels) != 1):
+            raise ProblemError(f'{where}: the mask `{file}` has shape {tuple(labels.shape)}',
+                               'Masks have one channel, which holds the number of the class')
         wrong = labels[(labels >= most) & (labels != getattr(head, 'ignore_index', -1))]
         if len(wrong):
-            file = truth.metainfo.get('seg_map_path') or truth.metainfo.get('img_path')
             raise ProblemError(f'{where} (`{file}`) has the label {int(wrong.max())}, and model.{part} has num_classes='
                                f'{head.num_classes}', 'Fix it; labels count from 0, and unlabelled pixels of a mask '
                                'are 255')

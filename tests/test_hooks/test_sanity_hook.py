@@ -112,6 +112,9 @@ def test_a_label_that_the_head_does_not_have_is_named_with_its_file():
     check_pixels(255, Head(2, ignore_index=255))
     with pytest.raises(ProblemError, match='sample 3 .`mask.png`. has the label 37, and model.decode_head has num_cl'):
         check_pixels(37, Head(11, ignore_index=255))
+    colors = BaseDataElement(metainfo=dict(seg_map_path='mask.png'), gt_sem_seg=PixelData(data=torch.zeros(4, 5, 3)))
+    with pytest.raises(ProblemError, match=r'sample 3: the mask `mask.png` has shape \(4, 5, 3\)'):
+        check_labels('sample 3', dict(data_samples=colors), SimpleNamespace(decode_head=Head(11)))
     image = DataSample(metainfo=dict(img_path='x.png')).set_gt_label(9)
     check_labels('sample 3', dict(data_samples=image), SimpleNamespace(head=Head(10)))
     with pytest.raises(ProblemError, match='`x.png`. has the label 9, and model.head'):
