@@ -132,7 +132,7 @@ def report_detectors(args) -> dict:
 
 def report_overhead(args) -> dict:
     import overhead
-    return overhead.report(args.rounds)
+    return overhead.report(args.rounds, args.processes)
 
 
 def report_keep(args) -> dict:
@@ -153,6 +153,7 @@ def main() -> None:
     parser.add_argument('--time-size', type=int, nargs=2, default=[160, 160], metavar=('H', 'W'))
     parser.add_argument('--time-batch', type=int, default=8)
     parser.add_argument('--rounds', type=int, default=15, help='timed rounds, after two that are not')
+    parser.add_argument('--processes', type=int, default=5, help='new processes that measure the overhead, in turn')
     parser.add_argument('--memory', nargs=3, action='append', metavar=('ARCH', 'H', 'W'),
                         help='may be repeated; default: s0 160 160 and s3 800 1344')
     parser.add_argument('--modes', nargs='+', choices=MODES, default=MODES, help='for memory')

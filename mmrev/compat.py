@@ -79,7 +79,7 @@ def is_compiler_active() -> bool:
 
 
 class _Eagerly:
-    """The stance of the compiler is that of the process: the first thread sets it, the last one restores it."""
+    """The compiler stance is global to the process: the first thread sets it, the last one restores it."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -104,7 +104,7 @@ _eagerly = _Eagerly()
 
 
 def eagerly() -> ContextManager[Any]:
-    """Within it nothing is compiled, and compiled functions run eagerly; PyTorch 2.6 and later."""
+    """A context in which nothing is compiled and compiled functions run eagerly; PyTorch 2.6 and later."""
     return _eagerly if hasattr(torch.compiler, 'set_stance') and 'torch._dynamo' in sys.modules else nullcontext()
 
 
@@ -124,12 +124,12 @@ def global_hooks() -> List[List[int]]:
 
 # ------------------------------------------------------------------------------------------------- autograd
 
-can_save_memory = _VERSION >= (2, 5)  # torch tells which saved-tensor hooks are active
+can_save_memory = _VERSION >= (2, 5)  # whether torch can return the active saved-tensor hooks
 can_predict_memory = _VERSION >= (2, 5)  # fake tensors can be released while a network of them runs
 
 
 def saved_tensor_hooks() -> Any:
-    """The innermost saved-tensor hooks that are active; ``None`` where there are none, or torch does not tell."""
+    """The innermost active saved-tensor hooks; ``None`` if there are none, or if torch cannot return them."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) if can_save_memory else None
 
 

@@ -1,9 +1,13 @@
-"""Run code without side effects: save and restore random states, suppress output and warnings."""
+"""Run code without side effects: save and restore random states, suppress output and warnings, outlive a reader."""
 import contextlib
 import io
 import logging
+import os
 import random
+import sys
+import tempfile
 import warnings
+from pathlib import Path
 from typing import Any, Dict, Iterator
 
 import numpy as np
@@ -52,3 +56,39 @@ def unnoticed() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+@contextlib.contextmanager
+def log_outlives_reader() -> Iterator[None]:
+    """Within the block, log to the files alone once the reader of the output has ended, such as ``head``."""
+    handle = logging.StreamHandler.handleError
+
+    def handle_error(handler: logging.Handler, record: logging.LogRecord) -> None:
+        stream = getattr(handler, 'stream', None)
+        if isinstance(sys.exc_info()[1], BrokenPipeError) and hasattr(stream, 'fileno'):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())  # also what other libraries print
+        else:
+            handle(handler, record)
+
+    logging.StreamHandler.handleError = handle_error  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        logging.StreamHandler.handleError = handle  # type: ignore[method-assign]
+
+
+def try_writing(folder: str) -> None:
+    """Write a file into a local folder, create the folder if needed, and remove both again.
+
+    Raises:
+        OSError: If that is impossible.
+    """
+    path = Path(folder).absolute()
+    made = [each for each in (path, *path.parents) if not each.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    finally:
+        with contextlib.suppress(OSError):  # it was not created, or another process writes there
+            for each in made:
+                each.rmdir()

@@ -122,7 +122,7 @@ def runs_without_a_pretty_config():
 
 @pytest.fixture(autouse=True)
 def algorithms_of_the_process():
-    """A run with `deterministic=True` sets them for the whole process; other tests are not to meet it."""
+    """A run with `deterministic=True` sets them for the whole process; restore them for other tests."""
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.deterministic
     yield
     torch.use_deterministic_algorithms(before[0])

@@ -1,4 +1,4 @@
-"""The set-up takes no half-made environment for a whole one, and says what a machine lacks."""
+"""The set-up does not mistake an incomplete environment for a complete one, and says what a machine lacks."""
 import importlib.util
 import os
 import subprocess

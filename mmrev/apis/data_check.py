@@ -28,7 +28,7 @@ def unreadable(cfg: 'Config', splits: Sequence[str]) -> Iterator[Problem]:
     from mmengine.registry import DATASETS, init_default_scope
 
     from mmrev.hooks import PhaseHook
-    from mmrev.hooks.sanity_hook import check_classes
+    from mmrev.hooks.sanity_hook import check_classes, check_files
     from mmrev.side_effects import unnoticed
     init_default_scope(str(cfg.get('default_scope') or 'mmengine'))
     datasets: Dict[str, Any] = {}
@@ -36,6 +36,7 @@ def unreadable(cfg: 'Config', splits: Sequence[str]) -> Iterator[Problem]:
         with phase(f'building {split}_dataloader.dataset', f'Fix it in {cfg.filename}'), unnoticed():
             dataset = datasets[split] = DATASETS.build(copy.deepcopy(cfg[f'{split}_dataloader'].dataset))
             getattr(dataset, 'full_init', bool)()
+            check_files(split, dataset)
         PhaseHook.name_samples(dataset)
         wrong, first, shown = 0, None, time.monotonic()
         for index in range(len(dataset)):

@@ -30,7 +30,7 @@ def adopt_launcher(launcher: str) -> int:
         The rank of this process; 0 for ``'none'``.
 
     Raises:
-        ValueError: If the launcher has not started this process, gives it a rank that is none, or does not say where
+        ValueError: If the launcher has not started this process, gives it an invalid rank, or does not say where
             several machines meet.
     """
     if launcher == 'none':

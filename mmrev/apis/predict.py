@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from torch import nn
 
 IMAGES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')  # read and written by OpenCV
+# What follows the stem of an image's name in those of its maps, by format.
+MAPS = {'palette': ['.png'], 'raw': ['.png'], 'prob': ['.png', '_prob.png']}
 
 
 class Prediction(NamedTuple):
@@ -45,7 +47,7 @@ class Prediction(NamedTuple):
 
 def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Optional[str] = None,
             score: float = 0.3, task: Optional[str] = None, **segmentation: Any) -> Iterator[Prediction]:
-    """Predict image by image.
+    """Predict image by image. Images that cannot be read are named in a `ProblemError` after the last one.
 
     Args:
         cfg: Config of the model; its ``default_scope`` determines the task.
@@ -57,8 +59,8 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
         **segmentation: For a segmentor, see :class:`mmrev.apis.segmenter.Segmenter`.
 
     Raises:
-        ProblemError: If there is no image, one cannot be read, the config is for another task, the checkpoint is of
-            another model, a number is out of its range, or the results cannot be written or would overwrite an image.
+        ProblemError: If there is no image, the config is for another task, the checkpoint is of another model, a number
+            is out of its range, or the results cannot be written or would overwrite an image.
     """
     if not 0 <= score <= 1:
         raise ProblemError(f'the score is {score}', 'Choose --score from 0 to 1')
@@ -73,7 +75,7 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
     if segmentation and scope != 'mmseg':
         names = ', '.join(f'--{name.replace("_", "-")}' for name in segmentation)
         raise ProblemError(f'{cfg.filename} is for {SCOPES[scope]}, and {names} for semseg', 'Leave them out')
-    images = find_images(inputs, '.png' if segmentation.get('out_format') else None)
+    images = find_images(inputs, MAPS.get(segmentation.get('out_format'), ()))
     given = {file.resolve() for file, _ in images}
     for _, name in images if out_dir is not None else ():
         if Path(out_dir, name).resolve() in given:
@@ -81,37 +83,65 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
                                'Name another folder with --out-dir')
     if '://' not in checkpoint:
         load_local(checkpoint)  # raises if something is wrong with it
+    if cfg.get('test_dataloader') is None:
+        cfg.test_dataloader = cfg.get('val_dataloader')  # whose pipeline reads the images
     with phase('building the model', 'Give the checkpoint that was trained with this config'):
         predict_one = _build(cfg, checkpoint, score, segmentation)
-    found = {}
+    found, unreadable = {}, []
     for file, name in images:
         with phase(f'image `{file}`', 'Leave it out, or fix it', status=1):
-            prediction = Prediction(str(file), *predict_one(str(file)))
+            try:
+                if not file.is_file():
+                    raise FileNotFoundError(file)  # reading a pipe would wait forever
+                prediction = Prediction(str(file), *predict_one(str(file)))
+            except Exception:
+                if _is_readable(file):
+                    raise
+                unreadable.append(f'`{file}`')
+                continue
         found[name.as_posix()] = prediction.values
         if out_dir is not None:
-            with phase(f'writing to `{out_dir}`', 'Give access there, or name another folder', status=1):
+            with phase(f'writing to `{out_dir}`', 'Make it writable, or choose another folder', status=1):
                 prediction.write(Path(out_dir, name))
                 Path(out_dir, 'predictions.json').write_text(json.dumps(found, indent=1))
         yield prediction
+    if unreadable:
+        raise ProblemError(f'{len(unreadable)} of {len(images)} images cannot be read: {", ".join(unreadable[:5])}' +
+                           ', ...' * (len(unreadable) > 5), 'Fix them, or leave them out', 1)
 
 
-def find_images(inputs: Sequence[str], suffix: Optional[str] = None) -> List[Tuple[Path, Path]]:
-    """Find images in files and folders; return each with its name in `out_dir`, which ends in `suffix` if given.
+def _is_readable(file: Path) -> bool:
+    import mmcv
+    try:
+        return file.is_file() and mmcv.imread(str(file)) is not None
+    except Exception:  # of any image library
+        return False
+
+
+def find_images(inputs: Sequence[str], ends: Sequence[str] = ()) -> List[Tuple[Path, Path]]:
+    """Find images in files and folders; return each with its name in `out_dir`.
+
+    Args:
+        inputs: Files and folders.
+        ends: What follows the stem in the names of the files that are written for an image; by default its suffix.
 
     Raises:
         ProblemError: If there is no image, an input does not exist, or two images have the same name.
     """
     images: Dict[Path, Path] = {}
+    written: Dict[Path, Path] = {}
     for given in map(Path, inputs):
         if not given.exists():
             raise ProblemError(f'image or folder `{given}` does not exist', 'Paths are relative to this folder')
         folder, files = (given, sorted(given.rglob('*'))) if given.is_dir() else (given.parent, [given])
-        for file in (file for file in files if file.suffix.lower() in IMAGES):
+        for file in (file for file in files if file.suffix.lower() in IMAGES and not file.is_dir()):
             name = file.relative_to(folder)
-            other = images.setdefault(name.with_suffix(suffix) if suffix else name, file)
-            if other != file:
-                raise ProblemError(f'`{other}` and `{file}` would be drawn to the same file',
-                                   'Predict them in separate calls')
+            names = [name.with_name(name.stem + end) for end in ends] or [name]
+            images[names[0]] = file
+            for other in (written.setdefault(name, file) for name in names):
+                if other != file:
+                    raise ProblemError(f'`{other}` and `{file}` would be drawn to the same file',
+                                       'Predict them in separate calls')
     if not images:
         raise ProblemError(f'there is no image in {", ".join(inputs)}', f'Names of images end in {", ".join(IMAGES)}')
     return [(file, name) for name, file in images.items()]

@@ -93,7 +93,7 @@ def merge_options(cfg: 'Config', options: Dict[str, Any], file: str) -> None:
     for key in options if 'runner_type' not in cfg else ():  # a custom runner may read anything
         name = key.split('.')[0]
         if name not in known:
-            raise ProblemError(f'--cfg-options {key}: what {file} has made of `{name}` stays as it is' if name in cfg
+            raise ProblemError(f'--cfg-options {key}: {file} has already used the variable `{name}`' if name in cfg
                                else f'--cfg-options {key}: there is no `{name}` in {file}', closest(name, known) +
                                'Write the whole path, as in optim_wrapper.optimizer.lr=0.01')
     with phase(f'--cfg-options {" ".join(options)}', f'See what is in {file}'):
@@ -114,7 +114,9 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
 
     from mmrev.hooks import (ExactResumeHook, FiniteLossHook, MemoryBudgetHook, PhaseHook, SafeCheckpointHook,
                              SanityHook)
-    with phase('building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
+    from mmrev.side_effects import log_outlives_reader
+    with log_outlives_reader(), phase(
+            'building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
         prepare_cpu_processes(cfg)
         pin_memory(cfg)
         _adopt_seed(cfg)
@@ -175,11 +177,12 @@ def running(runner: 'Runner', *parts: str) -> Iterator[None]:
         ProblemError: If an exception ends the block: status 2 before the first iteration, so that
             `work_dir.without_traces` deletes what was written, 1 after it.
     """
+    from mmrev.side_effects import log_outlives_reader
     try:
         for part in parts:
             with phase(f'building {part}_dataloader, {part}_cfg' + f' and {part}_evaluator' * (part != 'train')):
                 getattr(runner, f'{part}_loop')  # reading the attribute builds the loop and its data set
-        with phase('running', status=1):
+        with log_outlives_reader(), phase('running', status=1):
             yield
     except ProblemError as error:
         if re.search('Connection (reset|closed) by peer|Broken pipe', error.what):  # gloo

@@ -9,8 +9,7 @@ from mmrev.problems import ProblemError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-FORMATS = ('palette', 'raw', 'prob')
+    from torch import Tensor
 
 
 class Segmenter:
@@ -42,7 +41,7 @@ class Segmenter:
         self.model = self.model.to(get_device()).eval()
         dataset = _inner(cfg.test_dataloader.dataset)
         self.pipeline = Compose([step for step in dataset.pipeline if 'LoadAnnotations' not in str(step['type'])])
-        self.classes, self.palette = _classes(dataset, loaded.get('meta') or {}, self.model.decode_head.num_classes)
+        self.classes, self.palette = _classes(dataset, loaded.get('meta') or {}, self.model.num_classes)
         self.fusion = {**fusion_options(cfg.model.get('test_cfg') or {}), **fusion}
         self.out_format = out_format
         self.visualizer = SegLocalVisualizer(name='predict', alpha=0.6)
@@ -80,8 +79,19 @@ class Segmenter:
             image.putpalette(np.array(self.palette, np.uint8).ravel().tolist())
         if self.out_format != 'prob':
             return {'.png': image}
-        confidence = sample.pred_confidence.data[0].cpu().numpy()
+        confidence = _confidence(sample).cpu().numpy()
         return {'.png': image, '_prob.png': Image.fromarray((confidence * 255).astype(np.uint8))}
+
+
+def _confidence(sample: Any) -> 'Tensor':
+    """The probability of each pixel's label, ``(H, W)``."""
+    if 'pred_confidence' in sample:  # over scales and flips
+        return sample.pred_confidence.data[0]
+    logits = sample.seg_logits.data
+    if len(logits) > 1:
+        return logits.softmax(0).amax(0)
+    foreground = logits[0].sigmoid()
+    return foreground.where(sample.pred_sem_seg.data[0] == 1, 1 - foreground)
 
 
 def _inner(dataset: dict) -> dict:

@@ -89,8 +89,10 @@ def reserved(work_dir: str, resume: bool, overwrite: bool) -> Iterator[List[Path
     if others and not overwrite:
         raise ProblemError(f'`{work_dir}` holds checkpoints of another run: {", ".join(others[:3])}'
                            + ', ...' * (len(others) > 3),
-                           'Go on with it: --resume; train elsewhere: --work-dir FOLDER; delete them: --overwrite')
-    with without_traces(work_dir), open(Path(work_dir, _LOCK), 'a+', encoding='utf-8') as lock:
+                           'Continue it: --resume; train elsewhere: --work-dir FOLDER; delete them: --overwrite')
+    with without_traces(work_dir), contextlib.ExitStack() as stack:
+        with phase(f'locking `{work_dir}`', 'Name another folder with --work-dir FOLDER'):
+            lock = stack.enter_context(open(Path(work_dir, _LOCK), 'a+', encoding='utf-8'))
         _lock(lock, work_dir)
         yield [Path(work_dir, name) for name in others + ['last_checkpoint'] * bool(others)]
 

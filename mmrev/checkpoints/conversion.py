@@ -65,7 +65,7 @@ def _unknown(content: Any, file: str, families: Tuple[Family, ...]) -> ProblemEr
         return ProblemError(f'`{file}` has names of OpenMMLab already', 'Load it as it is')
     *first, last = [family.of for family in families]
     listed = f'{", ".join(first)} or {last}' if first else last
-    fix = families[0].source if len(families) == 1 else 'a checkpoint as its publisher has it'
+    fix = families[0].source if len(families) == 1 else 'an unmodified checkpoint of its publisher'
     return ProblemError(f'`{file}` is not a checkpoint of {listed}: no weight in it is named as published',
                         f'Give {fix}')
 
@@ -98,7 +98,7 @@ def convert_file(src: str, dst: str, families: Optional[Iterable[Family]] = None
     checkpoint['meta'].update(converted_from_sha256=sha256, converted_from_md5=md5, mmrev_version=__version__)
     partial = f'{dst}.{os.getpid()}.partial'
     try:
-        with phase(f'writing `{dst}`', 'Make room or give access there, or name another file', status=1):
+        with phase(f'writing `{dst}`', 'Free space, or make the folder writable', status=1):
             torch.save(checkpoint, partial)
             os.replace(partial, dst)
     finally:
@@ -112,7 +112,7 @@ def convert_file(src: str, dst: str, families: Optional[Iterable[Family]] = None
 def _check_destination(src: str, dst: str) -> None:
     folder = os.path.dirname(os.path.abspath(dst))
     if not os.path.isdir(folder):
-        raise ProblemError(f'folder `{folder}` does not exist', 'Make it, or name another one')
+        raise ProblemError(f'folder `{folder}` does not exist', 'Create it, or choose another one')
     if os.path.isdir(dst):
         raise ProblemError(f'`{dst}` is a folder', 'Name the file to write in it')
     if os.path.exists(dst) and os.path.exists(src) and os.path.samefile(src, dst):

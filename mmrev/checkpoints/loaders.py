@@ -55,7 +55,7 @@ def load_from_mmrev(filename: str, map_location: Any = None) -> Dict[str, Any]:
         raise ProblemError(f'mmrev has no model `{name}`', f'Weights are published for {known}')
     if model.page is not None:
         raise ProblemError(
-            f'the weights of `{model.name}` can be fetched by a browser alone, from {model.page}',
+            f'the weights of `{model.name}` can only be downloaded with a browser, from {model.page}',
             'Do so, convert them (mmrev convert SRC DST), and give the path of the result')
     if model.url is None:
         raise ProblemError(
@@ -103,7 +103,7 @@ def _download(url: str, model: published.Model) -> str:
         raise ProblemError(f'the weights of {model.name} cannot be downloaded from {url}: {error}', 'Download them '
                            'elsewhere and give the path of the file') from error
     except RuntimeError as error:  # torch's, about the hash
-        raise ProblemError(f'what {url} gave are not the published weights of {model.name}: {error}', 'Try again '
+        raise ProblemError(f'the files from {url} are not the published weights of {model.name}: {error}', 'Try again '
                            'later, or download them elsewhere and give the path of the file') from error
     return file
 

@@ -42,8 +42,8 @@ def publish(checkpoint: str, out: Optional[str] = None) -> str:
             raise no_numbers(checkpoint, name, value)
     target = Path(out or checkpoint)
     if not target.parent.is_dir():
-        raise ProblemError(f'folder `{target.parent}` does not exist', 'Make it, or name another one')
-    with phase(f'writing next to `{target}`', 'Make room or give access there, or name another file', status=1), \
+        raise ProblemError(f'folder `{target.parent}` does not exist', 'Create it, or choose another one')
+    with phase(f'writing next to `{target}`', 'Free space, or make the folder writable', status=1), \
             tempfile.TemporaryDirectory(dir=target.parent) as folder:
         partial = os.path.join(folder, 'weights.pth')  # the file contains this name
         torch.save(dict(state_dict=weights, meta=_meta(content)), partial)

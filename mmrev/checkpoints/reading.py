@@ -5,7 +5,7 @@ import re
 import warnings
 import zipfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Optional, Sequence
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Sequence
 
 from mmrev.problems import ProblemError, closest
 
@@ -37,7 +37,7 @@ def read(file: str, map_location: Any = None, trusted: Sequence[type] = (argpars
     path = Path(file)
     if not path.is_file():
         near = closest(path.name, [sibling.name for sibling in path.absolute().parent.glob('*.pth')])
-        raise ProblemError(f'checkpoint `{file}` {"is no file" if path.exists() else "does not exist"}',
+        raise ProblemError(f'checkpoint `{file}` {"is not a file" if path.exists() else "does not exist"}',
                            near or 'Checkpoints lie in the work dir of the training run')
     try:
         zipped = zipfile.is_zipfile(file)
@@ -48,7 +48,7 @@ def read(file: str, map_location: Any = None, trusted: Sequence[type] = (argpars
             return load_weights_only(str(file), map_location or 'cpu', [*trusted, *_saved_by_mmengine()],
                                      mmap=mmap and zipped)
     except PermissionError as error:
-        raise ProblemError(f'checkpoint `{file}` may not be read', 'Give access to it') from error
+        raise ProblemError(f'no permission to read checkpoint `{file}`', 'Change its permissions') from error
     except Exception as error:  # foreign bytes can raise anything
         unsafe = re.search(r'GLOBAL (\S+)', str(error))
         if unsafe:
@@ -67,14 +67,26 @@ def _saved_by_mmengine() -> list:
 
 
 def not_resumable(checkpoint: Any) -> str:
-    """What a checkpoint lacks that a run needs to go on from it, or has in another form; empty if it lacks nothing."""
+    """What a run needs to go on from a checkpoint, and it lacks, or has in another form or not finite; may be empty."""
     content = checkpoint if isinstance(checkpoint, dict) else {}
     missing = [key for key in NEEDED_TO_RESUME if not isinstance(content.get(key), dict)]
     if not missing:
         missing = [f'meta.{key}' for key in ('epoch', 'iter')
                    if not isinstance(content['meta'].get(key), int) or content['meta'][key] < 0]
         missing += ['optimizer.state'] * (not content['optimizer'])
-    return ', '.join(f'`{key}`' for key in missing)
+        missing += _not_finite(content['optimizer'], 'optimizer')
+    return ', '.join(f'`{key}`' for key in missing[:3])
+
+
+def _not_finite(value: Any, path: str) -> Iterator[str]:
+    """The paths of numbers and tensors at and below `path` that hold infinity or NaN."""
+    import torch
+    if isinstance(value, float) or isinstance(value, torch.Tensor) and value.is_floating_point():
+        if not torch.as_tensor(value).isfinite().all():
+            yield path
+    for key, inner in value.items() if isinstance(value, dict) else (
+            enumerate(value) if isinstance(value, (list, tuple)) else ()):
+        yield from _not_finite(inner, f'{path}.{key}')
 
 
 def find_weights(content: Any, is_published_name: Callable[[str], bool]) -> Optional[Dict[str, 'Tensor']]:
@@ -98,7 +110,7 @@ def find_weights(content: Any, is_published_name: Callable[[str], bool]) -> Opti
 
 
 def holds_numbers(value: Any, parameter: 'Tensor') -> bool:
-    """Whether a value of a checkpoint is a tensor of finite real numbers, or the parameter is not one of reals."""
+    """Whether a value is a tensor and, if the parameter is floating-point, holds finite floating-point numbers."""
     import torch
     return isinstance(value, torch.Tensor) and (
         value.is_floating_point() and bool(value.isfinite().all()) or not parameter.is_floating_point())

@@ -62,7 +62,7 @@ def _leave_process_group() -> None:
     """Destroy the process group: a process that exits with one may abort, because its threads still run."""
     distributed = sys.modules.get('torch.distributed')
     if distributed is not None and distributed.is_available() and distributed.is_initialized():
-        gc.collect()  # sharded weights refer to the group, in circles
+        gc.collect()  # sharded weights refer to the group, in reference cycles
         distributed.destroy_process_group()
 
 
@@ -89,7 +89,7 @@ class OptionsAction(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
         from mmengine.config import DictAction
         with phase(f'--cfg-options {" ".join(values)}', 'Write KEY=VALUE, as train_dataloader.batch_size=4; quote '
-                   'lists, without blanks: "key=[1,2]"'):
+                   'lists, without spaces: "key=[1,2]"'):
             DictAction(self.option_strings, self.dest)(parser, namespace, values, option_string)
 
 
@@ -97,7 +97,7 @@ def add_config_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the config and the options that change it."""
     parser.add_argument('config', help='config file, or mmrev::FOLDER/NAME.py')
     parser.add_argument('--cfg-options', nargs='+', action=OptionsAction, metavar='KEY=VALUE',
-                        help='override entries of the config: a.b.0.c=value, or key="[1,2]" without blanks')
+                        help='override entries of the config: a.b.0.c=value, or key="[1,2]" without spaces')
     parser.set_defaults(launcher='none', work_dir=None, skip_wrong_annotations=False)
 
 

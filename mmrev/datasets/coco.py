@@ -43,7 +43,7 @@ def mislabelled(file: str, numbered: Sequence[str], classes: Sequence[str], path
 
 
 def wrong_entries(file: str, skipped: bool = False) -> Iterator[str]:
-    """What a COCO-format file has that mmdet would leave out or train on in silence: counted, the first one named.
+    """Entries of a COCO-format file that mmdet would silently skip or train on: their number, and the first one.
 
     Wrong types and missing keys are left to the reader of the data set, which fails there.
 
@@ -58,7 +58,7 @@ def wrong_entries(file: str, skipped: bool = False) -> Iterator[str]:
 
 
 def have_nothing_in_common(first: str, second: str, most: int = 1 << 26) -> bool:
-    """Whether two COCO-format files have annotations, but none that both have.
+    """Whether two COCO-format files both have annotations, but none in common.
 
     Args:
         first: Path of a file.
@@ -66,7 +66,7 @@ def have_nothing_in_common(first: str, second: str, most: int = 1 << 26) -> bool
         most: Size in bytes above which a file is not read.
 
     Raises:
-        ProblemError: If a file is no JSON.
+        ProblemError: If a file is not valid JSON.
     """
     files, found = (first, second), []
     if not all(file.endswith('.json') and osp.isfile(file) and osp.getsize(file) <= most for file in files):
@@ -106,11 +106,11 @@ def wrong_descriptions(content: Any) -> Iterator[Tuple[str, str]]:
                     yield f'the same {key} in `{part}`', f'{key} {value}'
     for entry in _entries(content, 'annotations'):
         if not isinstance(entry.get('id', 0), (int, float)) or entry.get('id') != entry.get('id'):
-            yield 'an id that is no number', f'annotation {entry["id"]!r}'  # pycocotools computes with it
+            yield 'an id that is not a number', f'annotation {entry["id"]!r}'  # pycocotools computes with it
     for entry in _entries(content, 'images'):
         sides = [entry.get(side, 1) for side in ('height', 'width')]
         if not all(isinstance(side, int) and side > 0 for side in sides):
-            yield 'sides that no image has', f'image {entry.get("id")}: {sides}'
+            yield 'an invalid width or height', f'image {entry.get("id")}: {sides}'
 
 
 def wrong_annotations(content: Any) -> Iterator[Tuple[str, str, Dict[str, Any]]]:
@@ -124,15 +124,15 @@ def wrong_annotations(content: Any) -> Iterator[Tuple[str, str, Dict[str, Any]]]
                 yield f'an unknown `{key}`', f'{which}: {entry[key]!r}', entry
         if isinstance(box, list) and all(isinstance(value, (int, float)) for value in box):
             if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
-                yield 'a box that is none', f'{which}: {box}', entry
+                yield 'an invalid box', f'{which}: {box}', entry
             elif _is_outside(box, images.get(_id(entry.get('image_id')), {})):
                 yield 'a box outside of its image', f'{which}: {box}', entry
         if isinstance(entry.get('area'), (int, float)) and not 0 <= entry['area'] < math.inf:
-            yield 'an area that is none', f'{which}: {entry["area"]}', entry
+            yield 'an invalid area', f'{which}: {entry["area"]}', entry
         if isinstance(mask, list) and not all(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
                                               and all(isinstance(value, (int, float)) and math.isfinite(value)
                                                       for value in polygon) for polygon in mask):
-            yield 'a polygon that is none', which, entry
+            yield 'an invalid polygon', which, entry
 
 
 def _is_outside(box: Sequence[float], image: Dict[str, Any]) -> bool:
@@ -143,7 +143,7 @@ def _is_outside(box: Sequence[float], image: Dict[str, Any]) -> bool:
 
 
 def skip_wrong_annotations() -> None:
-    """Have data sets and metrics of this process leave out wrong annotations, and log how many."""
+    """Make data sets and metrics of this process skip invalid annotations, and log their number."""
     from mmengine.logging import MMLogger
     from pycocotools.coco import COCO
     create_index = COCO.createIndex

@@ -32,7 +32,8 @@ _TOGETHER = dict(train=('train_dataloader', 'train_cfg', 'optim_wrapper'),
 # Regular expressions of the paths at which a config names classes, and the registries of these classes.
 _REGISTRIES = {
     r'model(\..+)?': (MODELS, TASK_UTILS), r'SPLIT_dataloader\.dataset': (DATASETS, ),
-    r'SPLIT_dataloader\.sampler': (DATA_SAMPLERS, ), r'SPLIT_dataloader\.dataset\.pipeline\.\d+': (TRANSFORMS, ),
+    r'SPLIT_dataloader\.sampler': (DATA_SAMPLERS, ),
+    r'(SPLIT_dataloader\.dataset\.|custom_hooks\.\d+\.switch_)pipeline\.\d+': (TRANSFORMS, ),
     r'SPLIT_evaluator(\.metrics)?(\.\d+)?': (METRICS, EVALUATOR), r'SPLIT_cfg': (LOOPS, ),
     r'optim_wrapper': (OPTIM_WRAPPERS, ), r'optim_wrapper\.optimizer': (OPTIMIZERS, ),
     r'param_scheduler(\.\w+)?': (PARAM_SCHEDULERS, ), r'(default|custom)_hooks\.\w+': (HOOKS, ),
@@ -222,7 +223,7 @@ def training(plan: Plan) -> Iterator[Problem]:
         build = functools.partial(PARAM_SCHEDULERS.build, default_args=dict(optimizer=wrapper, epoch_length=_MANY))
         schedule = yield from building(plan, path, build, entry)
         try:
-            for _ in range(200 if isinstance(schedule, _ParamScheduler) else 0):
+            for _ in range(min(200, getattr(schedule, 'total_steps', 201) - 1) * isinstance(schedule, _ParamScheduler)):
                 schedule.step()
         except Exception as error:  # arguments are used at the first step, in a run after the first epoch
             yield Problem(f'`{path}` fails when it is stepped: {one_line(error)}', plan.fix(f'{path}.KEY'), error)

@@ -46,8 +46,9 @@ def files(plan: Plan) -> Iterator[Problem]:
 
 
 def _annotation(file: str, path: str, where: str, most: float = 0, skip: bool = False) -> Iterator[Problem]:
-    if _is_local(file) and not osp.exists(file):
-        yield Problem(f'annotation file `{file}` does not exist ({path}.ann_file)', where)
+    if _is_local(file) and not osp.isfile(file) and not osp.isdir(file):  # such as a pipe
+        yield Problem(f'annotation file `{file}` {"is no file" if osp.exists(file) else "does not exist"} '
+                      f'({path}.ann_file)', where)
     elif file.endswith('.json') and _is_local(file) and not is_whole(file):
         yield Problem(f'annotation file `{file}` is empty or truncated ({path}.ann_file)', 'Copy or download it again')
     elif _is_local(file) and osp.getsize(file) <= most:

@@ -8,6 +8,7 @@ from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.structures import BaseDataElement
 
 from mmrev.analysis.channels import SIZES, find_misfit, image_channels
+from mmrev.analysis.initialization import check_layers
 from mmrev.hooks import check_activations
 from mmrev.layers import ABN
 from mmrev.problems import Problem
@@ -17,13 +18,13 @@ from .plan import Plan, building
 
 
 def build(plan: Plan) -> Iterator[Problem]:
-    """The model can be built, and no activation follows a norm that includes one."""
+    """The model can be built, no activation follows a norm that includes one, and initializers name layers."""
     config = copy.deepcopy(plan.cfg.model)  # some models change their config
     if plan.cfg.get('data_preprocessor'):
         config.setdefault('data_preprocessor', copy.deepcopy(plan.cfg.data_preprocessor))  # as the runner does
     plan.model = yield from building(plan, 'model', MODELS.build, config)
-    if plan.model is not None:
-        yield from building(plan, 'model', check_activations, plan.model)
+    for check in (check_activations, check_layers) if plan.model is not None else ():
+        yield from building(plan, 'model', check, plan.model)
 
 
 def norm_decay(plan: Plan) -> Iterator[Problem]:

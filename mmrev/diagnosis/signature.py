@@ -47,7 +47,7 @@ def source(built: Callable) -> str:
 
 
 def takes_text(hint: Any, text: str, built: Callable) -> bool:
-    """Whether a string may be meant; False only for numbers and flags, and for tuples and lists of other types."""
+    """Whether a string may be valid; False only for numbers and flags, and for tuples and lists of other types."""
     inner = typing.get_args(hint) if typing.get_origin(hint) in (tuple, list) else alternatives(hint)
     if inner != (hint, ):
         return any(takes_text(each, text, built) for each in inner if each is not ...)

@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from mmengine.dist import all_gather_object, get_rank, get_world_size
 from mmengine.hooks import Hook
+from mmengine.optim import OptimWrapper
+from torch.optim import Optimizer
 from torch.utils.data import DataLoader, get_worker_info
 
 from mmrev.problems import ProblemError
@@ -14,6 +16,8 @@ from mmrev.registry import HOOKS
 from mmrev.side_effects import random_states, random_states_kept, set_random_states
 
 _KEY = 'random_states'  # key in a checkpoint: the states of each process, by rank
+_PROGRESS = ('last_step', 'base_values', 'best', 'rule_worse', 'num_bad_epochs', 'cooldown_counter', 'params', 'lr',
+             'momentum', 'betas')  # what changes during a training, of schedules and optimizers
 
 
 @HOOKS.register_module()
@@ -48,13 +52,10 @@ class ExactResumeHook(Hook):
         """Keep the random states of the checkpoint that the run resumes from.
 
         Raises:
-            ProblemError: If the checkpoint and the config differ in their number of schedules; mmengine would resume
-                the first ones only.
+            ProblemError: If the optimizer or the schedules of the checkpoint are not of the config's number or kind.
         """
-        saved, built = checkpoint.get('param_schedulers') or [], runner.param_schedulers
-        if runner._resume and isinstance(saved, list) and isinstance(built, list) and len(saved) != len(built):
-            raise ProblemError(f'the checkpoint has {len(saved)} schedules, and the config {len(built)}',
-                               'To start from its weights: --cfg-options load_from=CHECKPOINT')
+        if runner._resume:
+            _compare(runner, checkpoint)
         self._resumed = checkpoint.get(_KEY) or ()
 
     def before_train_iter(self, runner, batch_idx, data_batch=None) -> None:
@@ -82,8 +83,40 @@ class ExactResumeHook(Hook):
         return save(*args, **kwargs)
 
     def before_save_checkpoint(self, runner, checkpoint: Dict[str, Any]) -> None:
-        """Add the random states."""
+        """Add the random states. Remove the methods that `OneCycleLR` has there, which cannot be loaded safely."""
         checkpoint[_KEY] = self._states
+        schedules = checkpoint.get('param_schedulers')
+        if isinstance(schedules, list):
+            checkpoint['param_schedulers'] = [_plain(state) for state in schedules]
+
+
+def _plain(state: Dict[str, Any]) -> Dict[str, Any]:
+    return {key: value for key, value in state.items() if not callable(value)}
+
+
+def _compare(runner, checkpoint: Dict[str, Any]) -> None:
+    """Refuse another kind of optimizer or schedule, whose values mmengine would mix; warn of values it replaces."""
+    fix = 'To start from its weights: --cfg-options load_from=CHECKPOINT'
+    saved, built, pairs = checkpoint.get('param_schedulers') or [], runner.param_schedulers, []
+    if isinstance(saved, list) and isinstance(built, list):
+        if len(saved) != len(built):
+            raise ProblemError(f'the checkpoint has {len(saved)} schedules, and the config {len(built)}', fix)
+        pairs += [(f'schedule {index}', type(schedule), state, _plain(schedule.state_dict()))
+                  for index, (state, schedule) in enumerate(zip(saved, built))]
+    if isinstance(runner.optim_wrapper, OptimWrapper):
+        optimizer = runner.optim_wrapper.optimizer
+        pairs += [('the optimizer', type(optimizer), *groups) for groups in zip(
+            checkpoint['optimizer'].get('param_groups') or (), optimizer.param_groups)]
+    for place, kind, state, own in pairs:
+        more, less = ({*state} - {*own}, {*own} - {*state}) if isinstance(state, dict) else ({state}, {*own})
+        other = more and less if issubclass(kind, Optimizer) else more or less  # torch adds keys in new versions
+        if other or state.get('param_name') != own.get('param_name'):
+            raise ProblemError(f'{place} of the checkpoint is no {kind.__name__}, as in the config', fix)
+        kept = [f'{key}={state[key]!r} (config: {own[key]!r})' for key in own
+                if key[0] != '_' and key not in _PROGRESS and key in state and state[key] != own[key]]
+        if kept:
+            runner.logger.warning(f'{kind.__name__} ({place}) continues with values of the checkpoint: '
+                                  f'{", ".join(kept)}. {fix}')
 
 
 class _Place:

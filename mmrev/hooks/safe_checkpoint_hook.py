@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from mmrev.problems import ProblemError, Terminated, phase
 from mmrev.registry import HOOKS
+from mmrev.side_effects import try_writing
 
 INTERRUPTED = 'interrupted.pth'
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -55,7 +56,7 @@ class SafeCheckpointHook(Hook):
         """Defer the deletion of older checkpoints, and skip the batches that an interrupted epoch has completed.
 
         Raises:
-            ProblemError: If all checkpoints of a `CheckpointHook` would have one name.
+            ProblemError: If all checkpoints of a `CheckpointHook` would have one name, or cannot be written.
         """
         for template in (hook.filename_tmpl for hook in runner.hooks if isinstance(hook, CheckpointHook)):
             if template and template.count('{}') != 1:
@@ -63,6 +64,8 @@ class SafeCheckpointHook(Hook):
                                    "number", "Write it as 'epoch_{}.pth', or leave it out")
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook) and '://' not in hook.out_dir:
+                with phase(f'writing checkpoints to `{hook.out_dir}`', 'Fix `out_dir` of CheckpointHook'):
+                    try_writing(hook.out_dir)
                 hook.file_backend = _Deferring(hook.file_backend, self._outdated, Path(hook.out_dir))
         if is_main_process():
             for part in Path(runner.work_dir).glob('*.part'):

@@ -1,4 +1,5 @@
 """Run a short validation before training, so that errors in it are found before the first epoch."""
+import os.path as osp
 import time
 from collections import Counter
 from typing import Any, Dict, Iterator, List, Optional, Tuple
@@ -7,12 +8,13 @@ import numpy as np
 import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import Hook
-from mmengine.runner import EpochBasedTrainLoop, TestLoop, ValLoop, autocast
+from mmengine.logging import HistoryBuffer
+from mmengine.runner import EpochBasedTrainLoop, LogProcessor, TestLoop, ValLoop, autocast
 from mmengine.structures import InstanceData
 
 from mmrev.problems import ProblemError, closest, phase
 from mmrev.registry import HOOKS
-from mmrev.side_effects import random_states_kept, unnoticed
+from mmrev.side_effects import random_states_kept, try_writing, unnoticed
 
 _SECONDS = 1.  # for which samples of a data set are read
 
@@ -38,6 +40,8 @@ class SanityHook(Hook):
             check_sampler(runner.train_loop.dataloader, 'train')
         if isinstance(runner._val_loop, ValLoop):
             check_sampler(runner.val_loop.dataloader, 'val')
+            check_outputs(runner.val_loop.evaluator)
+        check_log(runner)
         with unnoticed():
             check_classes({name: loop.dataloader.dataset for name, loop in _loops(runner)}, runner.model)
             for name, loop in _loops(runner):
@@ -52,6 +56,8 @@ class SanityHook(Hook):
         """Require that the test ends."""
         if isinstance(runner.test_loop, TestLoop):
             check_sampler(runner.test_loop.dataloader, 'test')
+            check_files('test', runner.test_loop.dataloader.dataset)
+            check_outputs(runner.test_loop.evaluator)
 
 
 def check_sampler(loader: Any, split: str) -> None:
@@ -66,6 +72,36 @@ def check_sampler(loader: Any, split: str) -> None:
         if indices is not None and next(iter(indices), None) is None:
             raise ProblemError(f'{sampler} yields no sample for an epoch of {split}_dataloader',
                                f'Fix the arguments of {split}_dataloader.sampler')
+
+
+def check_files(name: str, dataset: Any) -> None:
+    """Require that images which exist are regular files, for a second: reading a pipe would wait forever."""
+    begin = time.monotonic()
+    for index in range(len(dataset) if hasattr(dataset, 'get_data_info') else 0):
+        file = dataset.get_data_info(index).get('img_path')
+        if isinstance(file, str) and osp.exists(file) and not osp.isfile(file):
+            raise ProblemError(f'reading sample {index} of {name}_dataloader: `{file}` is no regular file',
+                               'Fix or remove that sample')
+        if time.monotonic() - begin > _SECONDS:
+            break
+
+
+def check_outputs(evaluator: Any) -> None:
+    """Require that metrics can write the files that they are to write, which they do after the last batch."""
+    for metric in evaluator.metrics:
+        prefix = getattr(metric, 'outfile_prefix', None)
+        if isinstance(prefix, str) and '://' not in prefix:
+            with phase(f'writing `{prefix}` of {type(metric).__name__}', 'Fix its `outfile_prefix`'):
+                try_writing(osp.dirname(prefix))
+
+
+def check_log(runner) -> None:
+    """Require that the log processor can compute the statistics that it is to log."""
+    processor = runner.log_processor
+    with phase('log_processor.custom_cfg', 'Fix it; method_name is mean, min, max, current or a method of your own'):
+        for entry in processor._parse_windows_size(runner, 0) if isinstance(processor, LogProcessor) else ():
+            HistoryBuffer([1.], [1]).statistics(
+                **{key: value for key, value in entry.items() if key not in ('data_src', 'log_name')})
 
 
 def _loops(runner) -> Iterator[Tuple[str, Any]]:
@@ -122,9 +158,12 @@ def check_labels(where: str, sample: Any, model: Any) -> None:
         most = _most_classes(head)
         if most is None or not torch.is_tensor(labels):
             continue
+        file = truth.metainfo.get('seg_map_path') or truth.metainfo.get('img_path')
+        if part == 'decode_head' and (labels.ndim != 3 or len(labels) != 1):
+            raise ProblemError(f'{where}: the mask `{file}` has shape {tuple(labels.shape)}',
+                               'Masks have one channel, which holds the number of the class')
         wrong = labels[(labels >= most) & (labels != getattr(head, 'ignore_index', -1))]
         if len(wrong):
-            file = truth.metainfo.get('seg_map_path') or truth.metainfo.get('img_path')
             raise ProblemError(f'{where} (`{file}`) has the label {int(wrong.max())}, and model.{part} has num_classes='
                                f'{head.num_classes}', 'Fix it; labels count from 0, and unlabelled pixels of a mask '
                                'are 255')
@@ -137,6 +176,7 @@ def _read(name: str, loader: Any, model: Any) -> None:
             dataset.get_data_info(index).get('instances', True) for index in range(len(dataset))):
         raise ProblemError(f'none of the {len(dataset)} samples of {name}_dataloader has an annotated object',
                            'Compare metainfo.classes with the names in the annotations, the boxes with the images')
+    check_files(name, dataset)
     if any(hasattr(step, 'results_cache') for step in _transforms(dataset)):
         return  # a transform would cache these samples
     begin = time.monotonic()
@@ -210,5 +250,5 @@ def check_monitored(runner, metrics: Dict[str, Any]) -> None:
     for watcher in watching if metrics else ():
         for name in [*(getattr(watcher, 'key_indicators', None) or ()), getattr(watcher, 'monitor', None)]:
             if isinstance(name, str) and name != 'auto' and 'loss' not in name and name not in metrics:
-                raise ProblemError(f'{type(watcher).__name__} watches `{name}`, but val_evaluator has no such '
+                raise ProblemError(f'{type(watcher).__name__} monitors `{name}`, but val_evaluator has no such '
                                    'metric', f'{closest(name, metrics)}There are {", ".join(list(metrics)[:6])}')

@@ -5,7 +5,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
 from mmrev.registry import HOOKS
-from mmrev.surgery.recomputation import MemoryReport, save_memory
+from mmrev.surgery.recomputation import MemoryReport, check_level, save_memory
 
 
 @HOOKS.register_module()
@@ -20,7 +20,9 @@ class SaveMemoryHook(Hook):
         modules: Names of the blocks; by default they are found automatically.
 
     Raises:
-        ValueError: If :func:`mmrev.save_memory` raises it, when training starts.
+        ValueError: If the level is unknown, or for names with ``level='cheap'``; for unknown names when training
+            starts.
+        TypeError: If ``modules`` is a string.
 
     Example:
         >>> custom_hooks = [dict(type='mmrev.SaveMemoryHook')]
@@ -30,6 +32,7 @@ class SaveMemoryHook(Hook):
     LITTLE = 0.9
 
     def __init__(self, level: str = 'cheap', modules: Optional[Sequence[str]] = None):
+        check_level(level, modules)
         self.level = level
         self.modules = modules
         self.report: Optional[MemoryReport] = None
@@ -51,7 +54,7 @@ class SaveMemoryHook(Hook):
                                   'under activation checkpointing?')
         elif self.report.kept > self.LITTLE * self.report.plain:
             most = ', '.join(list(self.report.by_function)[:3])
-            runner.logger.warning(f"{line}; little of it is cheap to recompute, most is kept by {most}. "
-                                  "`level='blocks'` recomputes whole blocks")
+            advice = "; `level='blocks'` recomputes whole blocks" if self.level == 'cheap' else ''
+            runner.logger.warning(f'{line}; little of it is recomputed, most is kept by {most}{advice}')
         else:
             runner.logger.info(line)

@@ -152,11 +152,11 @@ class Planner:
         return forecast
 
     def _approach(self, budget: int) -> None:
-        """Forecast the best estimated choices; what the estimate is off by counts in the next ones."""
+        """Forecast the best estimated choices, and correct the next target by the error of the estimate."""
         seconds = np.array([[self._seconds(part.name, min(level, len(part.choices) - 1)) for part in self.parts]
                             for level in range(len(self._kept))])
         aim = budget * (1 - _CLOSE / 2)
-        target, fits, exceeds = aim, None, None  # the latter two: a target and the peak that it led to
+        target, fits, exceeds = aim, None, None  # `fits`, `exceeds`: a target and its peak
         for _ in range(self._rounds):
             levels = self.estimate.fit(target, seconds)
             choices = {part.name: part.choices[level] for part, level in zip(self.parts, levels)}

@@ -56,7 +56,10 @@ def run(cfg: Config, args: argparse.Namespace, use_mixed_precision: Callable[[Co
 
 
 def _batch(cfg: Config, args: argparse.Namespace) -> Batch:
-    images = args.batch or int((cfg.get('train_dataloader') or {}).get('batch_size') or 1)
+    with phase('reading train_dataloader.batch_size', 'Fix it, or give --batch N'):
+        images = args.batch or int((cfg.get('train_dataloader') or {}).get('batch_size') or 1)
+    if images < 1:
+        raise ProblemError(f'train_dataloader.batch_size is {images}', 'Fix it, or give --batch N')
     height, width = args.image or default_batch(cfg)[1:3]
     return Batch(images, height, width, args.objects)
 

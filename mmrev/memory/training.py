@@ -55,8 +55,8 @@ class Training:
         optim_wrapper: Its optimizer wrapper, with the state that the optimizer has after its first step.
 
     Raises:
-        ProblemError: If the model or the optimizer cannot be built, or if the model is none of mmdet, mmpretrain or
-            mmseg.
+        ProblemError: If the model or the optimizer cannot be built, or if the model does not belong to mmdet,
+            mmpretrain or mmseg.
     """
 
     def __init__(self, cfg: Config, prepare: Callable[[nn.Module], None] = lambda model: None):

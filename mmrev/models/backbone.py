@@ -17,8 +17,8 @@ class Backbone(BaseModule):
 
     Args:
         num_levels: Number of levels that ``out_indices`` can select.
-        out_indices: Levels that the forward returns, in ascending order, from 0, or from -1, the last, backwards; one
-            number or several.
+        out_indices: Levels that the forward returns, one number or several in ascending order. They count from 0, or
+            backwards from -1, the last.
         frozen_stages: As in mmdet: -1 freezes nothing, 0 the stem, ``k`` also stages 1 ... ``k``. Frozen modules get no
             gradient and stay in eval mode.
         norm_eval: Freeze the statistics of batch norms in training; None freezes them if ``init_cfg`` names weights.

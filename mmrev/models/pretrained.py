@@ -9,7 +9,7 @@ import re
 from typing import Any, Dict, Iterable, List, Optional, Union
 
 import torch
-from mmengine.logging import print_log
+from mmengine.logging import MessageHub, print_log
 from mmengine.model import PretrainedInit, is_model_wrapper, update_init_info
 from torch import Tensor, nn
 
@@ -44,8 +44,9 @@ class Pretrained:
 
     def __call__(self, module: nn.Module) -> None:
         if self.checkpoint is None:
-            if self.prefix is not None:
-                print_log(f'{type(module).__name__} starts from random weights, unless model.init_cfg, load_from or '
+            config = MessageHub.get_current_instance().get_info('cfg', '')  # of the run, as text
+            if self.prefix is not None and not re.search(r"^load_from ?= ?['\"]", config, re.MULTILINE):
+                print_log(f'{type(module).__name__} starts from random weights, unless model.init_cfg or '
                           f'resume names others; for published ones: --cfg-options '
                           f'model.{self.prefix}init_cfg.checkpoint=FILE, or mmrev://NAME', logger='current')
             return
@@ -70,7 +71,7 @@ class Pretrained:
                 raise
             cached = path_in_cache(checkpoint)
             raise ProblemError(
-                f'`{checkpoint}` gave no checkpoint: {type(error).__name__}: {error}',
+                f'`{checkpoint}` could not be loaded: {type(error).__name__}: {error}',
                 f'Remove {cached}, which may be incomplete, and try again' if os.path.exists(cached) else
                 'Check the address, or download the file and give its path') from error
 

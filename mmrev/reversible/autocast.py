@@ -1,4 +1,4 @@
-"""Autocast as a forward found it."""
+"""The autocast state of a forward."""
 from contextlib import ExitStack, contextmanager
 from typing import Iterator, Sequence
 
@@ -8,7 +8,7 @@ from mmrev import compat
 
 
 class AutocastSnapshot:
-    """Autocast as it is now, for the device types given.
+    """The current autocast state for the given device types.
 
     A weight that autocast casts without a graph must not be kept in its cache (a later use with a graph would find it
     there and lose its gradient), so everything here runs with ``cache_enabled=False``.
@@ -27,5 +27,5 @@ class AutocastSnapshot:
             yield
 
     def matters(self) -> bool:
-        """Whether autocast is on, now or then."""
+        """Whether autocast is enabled now, or was enabled when this was taken."""
         return True in self._enabled or True in map(compat.is_autocast_enabled, self._types)

@@ -23,8 +23,8 @@ class Call:
     """One forward; :class:`~mmrev.reversible.undo.Undo` is a backward of it.
 
     Args:
-        plan: What is known of the steps.
-        overlap: Whether the backward is to overlap steps; what communicates rules it out.
+        plan: Plan of the sequence.
+        overlap: Whether the backward should overlap steps; it does not if a step communicates.
     """
 
     def __init__(self, plan: Plan, overlap: bool = False):
@@ -33,21 +33,21 @@ class Call:
         self.states: Dict[int, List[Tuple[Optional[Tensor], int]]] = {}  # with versions
         self.report: Optional[ReconstructionReport] = active_report()
         self.streams: Optional[StreamBuffers] = None
-        self.communicates: Optional[str] = None  # the first step that does, noticed where steps are to overlap
+        self.communicates: Optional[str] = None  # the first step that does; detected only with `overlap`
         self.overlap = overlap
         self.first_trained = len(plan.steps)
         self.final: Optional[List[Optional[Tensor]]] = None  # outputs that the undo starts from
         self.output_versions: List[int] = []
-        self.undo: Any = None  # the backward that runs now
+        self.undo: Any = None  # the running backward
         self.inputs: Optional[Tensor] = None  # an empty tensor whose graph leads to the streams
-        self.input_gradients: List[Optional[Tensor]] = []  # those of the streams, when it has ended
+        self.input_gradients: List[Optional[Tensor]] = []  # gradients of the streams, after the backward has ended
         self._weights: List[Weights] = []
         self._observes = not plan.forward_observed
-        # Processes that communicate must all evaluate a function equally often.
+        # Processes that communicate must evaluate each function equally often.
         self._tracks_draws = plan.tracks_draws or is_distributed()
 
     def gather(self, start: int, stop: int) -> Dict[int, Tensor]:
-        """By ``id``, the weights that require grad of the steps ``[start, stop)``, which come next."""
+        """Collect the weights of the next steps, ``[start, stop)``, that require grad, by ``id``."""
         found: Dict[int, Tensor] = {}
         for function in self.plan.functions[start:stop]:
             weights = function.weights()
@@ -97,7 +97,7 @@ class Call:
                 if observer:
                     observer.watch(inputs)
             begun = collectives() if self.overlap else 0
-            # Where nothing known needs a gradient, a graph costs nothing and shows a captured tensor that does.
+            # If nothing known needs a gradient, a graph costs nothing, and reveals a captured tensor that does.
             if with_graph or not record.trains or observer:
                 with torch.set_grad_enabled(with_graph or not record.trains), observer or NOTHING:
                     out = step.f(*inputs)
@@ -152,7 +152,7 @@ class Call:
         self.records.append(record)
 
     def finish(self) -> List[Tensor]:
-        """The final streams; keeps aliases of those that the undo reads, and notices a change of them by version."""
+        """Return the final streams; keep aliases of those that the undo reads, and versions to detect changes."""
         assert self.streams is not None
         outputs, self.streams = self.streams.aliases(), None
         if not self._tracks_draws and (draws := self._draws.used()):
@@ -171,7 +171,7 @@ class Call:
         return outputs
 
     def _find_draws(self, draws: Drawn) -> None:
-        """Random numbers were drawn that the first forward had not drawn: run again to see by which functions."""
+        """Find the functions that drew random numbers, if none did in the first forward, by running the steps again."""
         plan = self.plan
         plan.tracks_draws = True
 
@@ -186,7 +186,7 @@ class Call:
             run_without_graph(plan.steps, [x.detach() for x in self._inputs], evaluate)
 
     def _share_written(self) -> None:
-        """A buffer that one function writes is kept for all that have it."""
+        """Mark a buffer that one function writes as written in all functions that share it."""
         functions = self.plan.functions
         written = {id(owner[name]) for f in functions for i, (owner, name) in enumerate(f.buffers) if i in f.written}
         for f in functions:

@@ -48,7 +48,7 @@ def active_report() -> Optional[ReconstructionReport]:
 def check_reconstruction(tolerance: Optional[float] = None) -> Iterator[ReconstructionReport]:
     """Within this context every reversible forward keeps its states, and its backward compares.
 
-    This costs the memory that reversibility saves; it is for finding a fault.
+    This costs the memory that reversibility saves, so use it only for debugging.
 
     Args:
         tolerance: Largest relative error of a step; a larger or non-finite one raises. ``None`` only records.

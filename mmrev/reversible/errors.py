@@ -15,7 +15,7 @@ FSDP = ('FullyShardedDataParallel, which hides its parameters from the reversibl
 
 
 def captured(step: str, x: Tensor) -> str:
-    """The message about a tensor that a function uses without having it."""
+    """The error message for a tensor that a function uses but does not own."""
     if getattr(x, '_is_flat_param', False):
         return f'{step} is trained within {FSDP}'
     return (f'{step} uses a tensor (shape {tuple(x.shape)}) that requires grad but is neither one of its parameters '

@@ -1,4 +1,4 @@
-"""A step's function: its modules, and what is known of them until a flag, a hook or a module changes."""
+"""A step's function: its modules, and facts about them that hold until a flag, a hook or a module changes."""
 from contextlib import contextmanager, nullcontext
 from operator import attrgetter, is_
 from typing import Any, ContextManager, Dict, Iterator, List, Optional, Sequence, Set, Tuple
@@ -11,7 +11,7 @@ from mmrev import compat
 Place = Tuple[Dict[str, Any], str]  # a module's dictionary of parameters or buffers, and a name in it
 
 # In training their output does not depend on their running statistics, and with `track_running_stats` off they do not
-# update them. Other classes of that kind say so by `skips_untracked_statistics = True`.
+# update them. Other such classes declare `skips_untracked_statistics = True`.
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 requires_grad, is_training = attrgetter('requires_grad'), attrgetter('training')
@@ -23,7 +23,7 @@ NOTHING = nullcontext()
 def walk(root: nn.Module) -> List[nn.Module]:
     """All modules of a tree, each once."""
     modules, seen = [root], {root}
-    for m in modules:  # grows while it is walked
+    for m in modules:  # grows during the loop
         for child in m._modules.values():
             if child is not None and child not in seen:
                 seen.add(child)
@@ -32,7 +32,7 @@ def walk(root: nn.Module) -> List[nn.Module]:
 
 
 class Weights:
-    """The parameters of a function, as one evaluation finds them.
+    """The parameters of a function at one evaluation.
 
     Args:
         places: Where parameters may be.
@@ -47,25 +47,26 @@ class Weights:
         self._flags = [p.requires_grad for p in self._present]
         self.trained = {id(p): p for p in self._present if p.requires_grad}
 
-    # `map` with functions of C: these run for every weight in every step, twice.
+    # `map` with functions written in C, because these run twice per step for every weight.
 
     def are_installed(self) -> bool:
         """Whether these tensors are the function's parameters now."""
         return all(map(is_, map(dict.get, self._owners, self._names), self.found))
 
     def is_current(self) -> bool:
-        """Whether the same parameters are there, and the same of them require grad."""
+        """Whether the parameters, and which of them require grad, are unchanged."""
         return self.are_installed() and list(map(requires_grad, self._present)) == self._flags
 
     def state(self) -> Tuple[List[int], List[torch.UntypedStorage]]:
         """Versions and storages; they change when a value is written or a tensor's ``data`` is replaced.
 
-        A storage is kept, so that no other takes its place; its memory may be freed and filled again, as FSDP2 does.
+        Storages are returned, not their ids, because an id may be reused. Their memory may be freed and refilled, as
+        FSDP2 does.
         """
         return list(map(_version, self._versioned)), list(map(_storage, self._present))
 
     def changed(self, before: Tuple[List[int], List[torch.UntypedStorage]]) -> Optional[Tuple[str, Tensor]]:
-        """Name and parameter of the first whose :meth:`state` is not as before."""
+        """Name and value of the first parameter whose :meth:`state` has changed, or None."""
         if before == self.state():
             return None
         kept = dict(zip(map(id, self._present), before[1]))
@@ -80,7 +81,7 @@ class Function:
 
     Args:
         f: The function.
-        lock: Of the sequence; held while one of its functions runs, for a replay changes flags for a moment.
+        lock: Lock of the sequence, held while one of its functions runs, because a replay temporarily changes flags.
     """
 
     def __init__(self, f: nn.Module, lock: Any):
@@ -92,17 +93,17 @@ class Function:
         self.buffers: List[Place] = [(m._buffers, name) for m in self.modules if id(m) not in skipped
                                      for name in m._buffers]
         self.written: Set[int] = set()  # indices of buffers that a forward writes
-        self.generators: List[torch.Generator] = []  # those that were seen given to operators
+        self.generators: List[torch.Generator] = []  # those that were passed to operators
         self._generator_places: List[Place] = [(m.__dict__, name) for m in self.modules for name, x in vars(m).items()
                                                if isinstance(x, torch.Generator)]
-        self.recomputes = False  # in its backward as well, as a checkpoint within does
-        self.draws = False  # random numbers; compiled code draws others without a graph than with one
-        self.enables_grad = False  # its output requires grad without a graph, too
+        self.recomputes = False  # in its own backward as well, like a checkpoint
+        self.draws = False  # random numbers; compiled code draws different ones with and without a graph
+        self.enables_grad = False  # its output requires grad even under no_grad
         self.parameters: List[Place] = [(m._parameters, name) for m in self.modules for name in m._parameters]
         self._weights: Optional[Weights] = None
 
     def own_generators(self) -> List[torch.Generator]:
-        """Those seen, and those that are attributes of modules."""
+        """Generators that were passed to operators, and those that are attributes of modules."""
         if not self._generator_places:
             return self.generators
         found = {id(g): g for g in self.generators}
@@ -111,16 +112,16 @@ class Function:
         return list(found.values())
 
     def statistics(self) -> List[Place]:
-        """The running statistics that a replay leaves alone."""
+        """The running statistics that a replay does not touch."""
         return [(m._buffers, name) for m in self.untracked for name in m._buffers]
 
     def restore_statistics(self) -> None:
-        """From now on a replay finds the running statistics as the forward did, for the function reads them."""
+        """Make replays restore the running statistics of the forward, because the function reads them."""
         self.buffers += self.statistics()
         self.untracked = []
 
     def running(self) -> ContextManager[Any]:
-        """What surrounds an evaluation."""
+        """The context in which the function must be evaluated."""
         return self._running_eagerly() if self.draws else self.lock
 
     @contextmanager
@@ -132,7 +133,7 @@ class Function:
         return any(m._compiled_call_impl is not None for m in self.modules)
 
     def weights(self) -> Weights:
-        """The parameters as they are now; the same object as long as they are the same."""
+        """The current parameters; returns the same object until they change."""
         weights = self._weights
         if weights is None or not weights.is_current():
             weights = self._weights = Weights(self.parameters)
@@ -141,5 +142,5 @@ class Function:
 
 def _skips_untracked_statistics(m: nn.Module) -> bool:
     known = type(m) in _BATCH_NORMS or getattr(type(m), 'skips_untracked_statistics', False)
-    # Not by `track_running_stats`, which is off where a sequence within a function is first seen during a replay.
+    # Do not check `track_running_stats`: it is off if a nested sequence is first seen during a replay.
     return known and m.running_mean is not None

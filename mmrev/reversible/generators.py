@@ -12,7 +12,7 @@ from mmrev import compat
 
 from .errors import ReversibilityError
 
-Drawn = List[Tuple[torch.Generator, Any, Any]]  # a generator, its state, and its place, before it was drawn from
+Drawn = List[Tuple[torch.Generator, Any, Any]]  # a generator, and its state and position before it was drawn from
 
 _OFFSETS = hasattr(torch.Generator, 'get_offset')
 _compare = ctypes.CDLL('msvcrt' if os.name == 'nt' else None).memcmp
@@ -20,7 +20,7 @@ _compare.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
 
 
 def default_generators(tensors: Sequence[Tensor]) -> List[torch.Generator]:
-    """The generators that a function of ``tensors`` draws from by default: the CPU's, and that of each device."""
+    """The default generators for a function of ``tensors``: the CPU's, and that of each device."""
     found = [torch.default_generator]
     for device in sorted({x.device for x in tensors if x.device.type not in ('cpu', 'meta')}, key=str):
         module = compat.get_device_module(device)
@@ -31,19 +31,19 @@ def default_generators(tensors: Sequence[Tensor]) -> List[torch.Generator]:
 
 
 def _is_capturing(device: torch.device) -> bool:
-    """Whether a CUDA graph is being captured, in which a generator can be neither asked nor rewound."""
+    """Whether a CUDA graph is being captured, during which a generator can be neither read nor rewound."""
     return device.type == 'cuda' and torch.cuda.is_available() and torch.cuda.is_current_stream_capturing()
 
 
 def _place(generator: torch.Generator) -> Any:
-    """Where a generator stands: on a GPU its offset, elsewhere its state."""
+    """Position of a generator: its offset on a GPU, elsewhere its state."""
     if _OFFSETS and generator.device.type == 'cuda':
         return generator.get_offset()
     return generator.get_state()
 
 
 def _differ(a: Any, b: Any) -> bool:
-    """Whether two places of a generator differ."""
+    """Whether two positions of a generator differ."""
     if isinstance(a, int):
         return bool(a != b)
     return bool(_compare(a.data_ptr(), b.data_ptr(), a.numel()))  # `torch.equal` takes ten times as long
@@ -57,12 +57,12 @@ class _CapturedDraws(TorchDispatchMode):
         if _draws_by_default(func, args, kwargs):
             raise ReversibilityError(
                 f'`{func}` draws random numbers while a CUDA graph is captured; no generator can be rewound then, so '
-                f'the backward would draw others. Train without dropout and drop path, or set `reversible=False`')
+                f'the backward would differ. Train without dropout and drop path, or set `reversible=False`')
         return func(*args, **kwargs)
 
 
 def _draws_by_default(func: Any, args: Tuple, kwargs: Dict[str, Any]) -> bool:
-    """Whether an operator draws, and not from a generator of its own; it does not where it drops nothing."""
+    """Whether an operator draws from a default generator. Dropout with probability 0 does not."""
     if torch.Tag.nondeterministic_seeded not in func.tags:
         return False
     given = {argument.name: argument.default_value for argument in func._schema.arguments}
@@ -81,7 +81,7 @@ def drawn_by_default(func: Any, args: Tuple, kwargs: Dict[str, Any]) -> Optional
 
 
 def refusing_captured_draws(tensors: Sequence[Tensor]) -> ContextManager[Any]:
-    """Refuse functions that draw random numbers while a CUDA graph is captured; nothing otherwise.
+    """Refuse functions that draw random numbers while a CUDA graph is captured; otherwise do nothing.
 
     Raises:
         ReversibilityError: Naming the operator.
@@ -90,7 +90,7 @@ def refusing_captured_draws(tensors: Sequence[Tensor]) -> ContextManager[Any]:
 
 
 class Draws:
-    """Follows the default generators through one forward, from step to step."""
+    """Tracks the default generators through one forward, step by step."""
 
     def __init__(self, streams: Sequence[Tensor]):
         self._generators = default_generators(streams)
@@ -110,10 +110,10 @@ class Draws:
 
 @contextmanager
 def rewound(draws: Drawn) -> Iterator[None]:
-    """Generators as they were; afterwards as they are now.
+    """Rewind generators within the block; restore their current states afterwards.
 
     Args:
-        draws: On a GPU, the place of a generator is its offset, elsewhere its state.
+        draws: Generators with the states and positions to rewind to.
     """
     now: Dict[torch.Generator, Tensor] = {generator: generator.get_state() for generator, _, _ in draws}
     try:

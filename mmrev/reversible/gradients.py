@@ -17,15 +17,15 @@ _hooks = attrgetter('_backward_hooks')
 
 
 def hooks_on(weights: Sequence[Tensor]) -> List[Dict[int, Any]]:
-    """The hooks of each weight that has some."""
+    """The hooks of each weight that has any."""
     return list(filter(None, map(_hooks, weights)))
 
 
 def differentiate(edge: Any, sources: List[Tensor], weights: List[Tensor], gradient: Tensor, retain_graph: bool,
                   hooked: Sequence[Dict[int, Any]]) -> Sequence[Optional[Tensor]]:
-    """The gradients of sources and weights. The hooks ``hooked`` on the weights do not run here.
+    """The gradients of sources and weights. The weight hooks ``hooked`` do not run here.
 
-    They wait for the gradient that the node returns, and run there, once.
+    They run once, on the gradient that the node returns.
     """
     if not hooked:
         return compat.differentiate(edge, sources + weights, gradient, retain_graph)
@@ -38,7 +38,7 @@ def _without(hooked: Sequence[Dict[int, Any]]) -> Iterator[None]:
     entries = [OrderedDict(hooks) for hooks in hooked]
     removal, restoral = map(OrderedDict.clear, hooked), map(OrderedDict.update, hooked, entries)
     try:
-        deque(removal, maxlen=0)  # one call, which Ctrl-C cannot divide
+        deque(removal, maxlen=0)  # a single C call, which Ctrl-C cannot interrupt
         yield
     finally:
         deque(restoral, maxlen=0)
@@ -60,5 +60,5 @@ def add_weight_gradients(weights: Sequence[Tensor], found: Sequence[Optional[Ten
         if earlier is not None:
             g = earlier + g
         elif g.layout is not torch.strided or start <= g.data_ptr() < end:
-            g = g.clone()  # it lies within the stream's gradient, which is written to later
+            g = g.clone()  # a view of the stream's gradient, which is overwritten later
         total[i] = g

@@ -29,7 +29,7 @@ def run_without_graph(steps: Sequence[AdditiveStep], streams: Sequence[Tensor],
 
 
 def infer(lock: Any, steps: Sequence[AdditiveStep], streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
-    """Inference; ``lock`` waits for a replay, which changes flags for a moment."""
+    """Run inference; ``lock`` waits for a replay in another thread, which temporarily changes flags."""
 
     def evaluate(index: int, sources: List[Tensor]) -> Tensor:
         step = steps[index]

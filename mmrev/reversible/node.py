@@ -1,8 +1,8 @@
 """A call as autograd sees it: a chain of nodes, one for each coupling.
 
-So gradients of late weights reach their hooks (DDP's buckets) before early steps are undone. The nodes hand streams and
-gradients on through the :class:`Call` that they share; autograd itself sees an empty tensor between them, which says
-their order. The last node has no steps: it takes the outputs' gradients over, so that autograd can release its copies.
+So gradients of late weights reach their hooks (DDP's buckets) before early steps are undone. The nodes pass streams and
+gradients through the :class:`Call` that they share; autograd sees only an empty tensor between them, which determines
+their order. The last node has no steps: it copies the outputs' gradients, so that autograd can release its own.
 """
 from functools import partial
 from typing import Any, Optional, Sequence, Tuple
@@ -23,8 +23,8 @@ from .undo import Undo
 class ReversibleNode(torch.autograd.Function):
     """Steps ``[start, stop)`` of a call.
 
-    Its inputs are the streams (of the first node; later ones take the link to the one before) and every weight of these
-    steps; it returns their gradients and never writes ``.grad``.
+    The inputs are the streams (for later nodes, the link to the previous node) and every weight of these steps. The
+    node returns their gradients and never writes ``.grad``.
     """
 
     @staticmethod
@@ -43,23 +43,23 @@ class ReversibleNode(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Optional[Tensor]) -> Tuple[Any, ...]:
-        # Else a compiler that is active where `backward` was called would trace the engine.
+        # Otherwise a compiler that is active where `backward` was called would trace the engine.
         run = torch.compiler.disable(_backward) if compat.is_compiler_active() else _backward
         # In inference mode the functions would record no graph.
         with torch.inference_mode(False) if torch.is_inference_mode_enabled() else NOTHING:
             found = run(ctx, gradients)
         if torch.is_grad_enabled():  # create_graph=True
             call, start, stop, *_ = ctx.segment
-            # All gradients depend on all inputs; the link's gradient hands that on from the last node to the first.
+            # All gradients depend on all inputs; the link's gradient passes this on from the last node to the first.
             link = gradients[0] if start < stop else _Once.apply(call.link, *call.origins(), *gradients)
             found = tuple(g if g is None else _Once.apply(g, link) for g in found)
         return (None, None, None, None, None, *found)
 
 
 class _Once(torch.autograd.Function):
-    """A gradient that cannot be differentiated itself, by none of the tensors ``origins`` that it depends on.
+    """A gradient that raises if it is differentiated, with respect to any of the ``origins`` that it depends on.
 
-    Autograd runs a node only where it leads to what is asked for; without the origins it would skip the refusal.
+    Autograd runs a node only if it leads to a requested input; without the origins it would skip the error.
     """
 
     @staticmethod
@@ -85,7 +85,7 @@ def _backward(ctx: Any, gradients: Sequence[Optional[Tensor]]) -> Tuple[Optional
             call.undo.running.end()
             call.undo = None
             raise
-        if start <= call.first_trained:  # what is left passes through
+        if start <= call.first_trained:  # the remaining nodes pass gradients through
             call.input_gradients, call.undo = call.undo.finish(), None
     found = list(map(weight_gradients.get, weight_ids))
     if not num_streams:
@@ -95,7 +95,7 @@ def _backward(ctx: Any, gradients: Sequence[Optional[Tensor]]) -> Tuple[Optional
 
 
 def _retains_graph() -> bool:
-    """Whether the backward that runs now was asked to retain the graph; torch tells no public way."""
+    """Whether the running backward was asked to retain the graph; PyTorch has no public API for this."""
     ask = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', None)
     return True if ask is None else bool(ask())
 
@@ -117,5 +117,5 @@ def _run_segment(call: Call, start: int, stop: int, num_streams: int, *tensors: 
     return _apply(call, start, stop, list(weights), num_streams, *tensors, *weights.values())
 
 
-# Without what `Function.apply` does for transforms of torch.func, under which a sequence takes the plain path.
+# Skips `Function.apply`'s handling of torch.func transforms, under which a sequence takes the plain path anyway.
 _apply: Any = super(torch.autograd.Function, ReversibleNode).apply

@@ -1,4 +1,4 @@
-"""What the first call of a function shows: generators and buffers that it uses, gradients that would be lost.
+"""Observe the first call of a function: generators and buffers that it uses, gradients that would be lost.
 
 The first forward and the first backward after a change of the modules run under these observers; later ones do not.
 """
@@ -19,26 +19,26 @@ from .generators import drawn_by_default
 
 _AccumulateGrad: Any = vars(torch._C._functions)['AccumulateGrad']
 
-# A thread of a process group holds the tensors of a collective for a moment after it has ended.
+# A thread of a process group briefly holds the tensors of a collective after it has ended.
 _RELEASE_SECONDS = 0.5
 
 
 class Observer(TorchDispatchMode):
-    """Notes generators drawn from, storages read, storages that batch norms update, and all new tensors.
+    """Records generators drawn from, storages read, storages that batch norms update, and all new tensors.
 
-    Batch norms update running statistics without declaring it, so that no version tells.
+    Batch norms update running statistics without increasing their versions.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.generators: Dict[torch.Generator, Tensor] = {}  # with their state before
         self.updated: Set[int] = set()  # storages
-        self.read: Set[int] = set()  # storages, but for those that an operator only updates
-        self.packs = False  # saved tensors, as by a checkpoint within
+        self.read: Set[int] = set()  # storages, except those that an operator only updates
+        self.packs = False  # saved tensors, as a checkpoint within the function does
         self._made: List[Any] = []
 
     def __enter__(self) -> Any:
-        self._eagerly = compat.eagerly()  # the compiler would skip for good what it meets under a dispatch mode
+        self._eagerly = compat.eagerly()  # the compiler permanently skips code that it meets under a dispatch mode
         self._eagerly.__enter__()
         self._hooks = compat.saved_tensor_hooks()
         return super().__enter__()
@@ -61,7 +61,7 @@ class Observer(TorchDispatchMode):
         return out
 
     def watch(self, values: Sequence[Any]) -> None:
-        """Look for the tensors among ``values`` later."""
+        """Remember the tensors among ``values`` for :meth:`survivors`."""
         self._made += [weakref.ref(x) for x in values if isinstance(x, Tensor)]
 
     def survivors(self) -> List[Tensor]:
@@ -123,11 +123,11 @@ def refuse_survivors(observer: Observer, step: str) -> None:
 def refuse_captured(edge: Any, known: Sequence[Tensor], step: Callable[[], str]) -> None:
     """Refuse a leaf of a function's graph that is neither a weight nor a source: its gradient would be lost.
 
-    And a reentrant checkpoint, which PyTorch does not differentiate with respect to given tensors.
+    Also refuse a reentrant checkpoint, which PyTorch cannot differentiate with respect to given tensors.
 
     Args:
         edge: Where the graph starts.
-        known: Weights and sources; what lies behind one that is no leaf gets its gradient through it.
+        known: Weights and sources. The graph behind one that is not a leaf is not searched.
         step: Describes the step.
 
     Raises:

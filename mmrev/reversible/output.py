@@ -1,4 +1,4 @@
-"""What a function must leave alone, and what it must return."""
+"""What a function must not change, and what it must return."""
 from typing import Any, Callable, List, Optional
 
 from torch import Tensor
@@ -19,18 +19,18 @@ def check_output(step: AdditiveStep, describe: Callable[[], str], function: Func
 
     Args:
         step: The step.
-        describe: Its place, for messages.
+        describe: Describes the step in messages.
         function: Its function.
-        weights: Those of the function.
-        observer: What observed it.
-        sources: What the function read.
-        before: Their versions before it ran.
-        out: What it returned.
-        target: The stream that the output is added to, if there is one already.
-        with_graph: Whether the output is to have a graph.
+        weights: Weights of the function.
+        observer: Observer of the evaluation, if any.
+        sources: Inputs of the function.
+        before: Versions of the inputs before the evaluation.
+        out: Output of the function.
+        target: The stream that the output is added to; None if the step creates it.
+        with_graph: Whether the output should have a graph.
 
     Returns:
-        The output; without a graph, unless it is to have one.
+        The output, detached unless ``with_graph``.
 
     Raises:
         ReversibilityError: If the step cannot be undone, or a gradient would be lost.

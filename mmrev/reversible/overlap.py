@@ -1,4 +1,4 @@
-"""Doing the next step's recomputation while this one's gradient is computed (PaReprop, Zhu and Mangalam 2023).
+"""Recompute the next step while the gradient of the current one is computed (PaReprop, Zhu and Mangalam 2023).
 
 On CPUs a second thread recomputes. On accelerators steps alternate between two streams: autograd differentiates an
 operator on the stream that it ran on, so gradient and next recomputation share the device.
@@ -16,8 +16,8 @@ from torch.utils._python_dispatch import _get_current_dispatch_mode_stack, _pop_
 from mmrev import compat
 
 _NAME = 'mmrev-overlap'
-_threads: Dict[int, ThreadPoolExecutor] = {}  # by process, for a fork takes no thread along
-_begun: Dict[int, Future] = {}  # what the thread was given last, by process
+_threads: Dict[int, ThreadPoolExecutor] = {}  # by process, because a fork does not inherit threads
+_begun: Dict[int, Future] = {}  # the task last submitted to the thread, by process
 _sides: Dict[torch.device, Tuple[Any, Any]] = {}
 
 
@@ -33,24 +33,24 @@ def _is_thread() -> bool:
 
 
 def settle() -> None:
-    """Wait for what still runs ahead: a backward that stopped early has nobody who takes it.
+    """Wait for a function that still runs ahead because its backward stopped early.
 
-    Until then it holds random state and training flags as they were in the forward.
+    Until it ends, it holds the random state and the training flags of the forward.
     """
     if not _is_thread() and os.getpid() in _begun:
         wait([_begun.pop(os.getpid())])
 
 
 def obstacle(num_steps: int, device: torch.device) -> Optional[str]:
-    """Why the steps of a sequence on ``device`` cannot be overlapped, if so."""
+    """Why the steps of a sequence on ``device`` cannot be overlapped, or None."""
     if num_steps < 2:
-        return 'there is one step alone'
+        return 'there is only one step'
     if device.type not in ('cpu', 'meta', 'cuda', 'xpu'):
-        return f'not known how on {device.type}'
+        return f'overlap is not implemented on {device.type}'
     try:
         collectives()
     except (AttributeError, RuntimeError) as error:
-        return f'a process group does not count its collectives, so steps that communicate are not known ({error})'
+        return f'a process group does not count its collectives, so steps that communicate cannot be detected ({error})'
     return None
 
 
@@ -62,10 +62,10 @@ def is_distributed() -> bool:
 def collectives() -> int:
     """How many collectives this process has begun, in all groups.
 
-    A group may have one backend per device (``cpu:gloo,cuda:nccl``); each counts on its own.
+    A group may have one backend per device (``cpu:gloo,cuda:nccl``); each has its own count.
 
     Raises:
-        RuntimeError: If a backend does not count.
+        RuntimeError: If a backend does not count its collectives.
     """
     if not is_distributed():
         return 0
@@ -81,13 +81,13 @@ def run_ahead(device: torch.device) -> 'Union[AheadOnThread, AheadOnStreams]':
 class AheadOnThread:
     """At most one function that runs ahead on a second thread, and its result."""
 
-    replaced: Optional[List[Tensor]] = None  # memory on a CPU is free when its last reader drops it
+    replaced: Optional[List[Tensor]] = None  # on a CPU, memory is freed when its last reader releases it
 
     def __init__(self) -> None:
         self._future: Optional[Tuple[int, Future]] = None
 
     def start(self, index: int, function: Callable[[int], Any]) -> None:
-        """Begin ``function(index)``; not within another that runs ahead, which would wait for itself."""
+        """Start ``function(index)``, unless called from a function that runs ahead, which would wait for itself."""
         if not _is_thread():
             future = _thread().submit(_with_modes, _get_current_dispatch_mode_stack(), function, index)
             self._future, _begun[os.getpid()] = (index, future), future
@@ -96,7 +96,7 @@ class AheadOnThread:
         """The result of ``function(index)``, whether it ran ahead or runs now."""
         future, self._future = self._future, None
         if future is not None and _begun.get(os.getpid()) is future[1]:
-            del _begun[os.getpid()]  # or the result would be kept until the backward ends
+            del _begun[os.getpid()]  # otherwise the result would stay alive until the backward ends
         if future is not None and future[0] == index:
             return future[1].result()
         return function(index)
@@ -106,14 +106,14 @@ class AheadOnThread:
 
 
 class AheadOnStreams:
-    """As :class:`AheadOnThread` on an accelerator: functions run on its two side streams in turn.
+    """Like :class:`AheadOnThread` on an accelerator: functions alternate between its two side streams.
 
     A side stream waits for the current one before a function, and the current one waits for it before the result is
-    taken. PyTorch's autograd does the same around a gradient. So memory of one stream that another reads is safe to
-    release once the current stream has waited: until then :attr:`replaced` holds it.
+    taken. PyTorch's autograd does the same around a gradient. So memory of one stream that another reads can be
+    released once the current stream has waited; until then :attr:`replaced` holds it.
 
     Args:
-        device: Of the streams.
+        device: Device of the streams.
     """
 
     def __init__(self, device: torch.device):
@@ -121,10 +121,10 @@ class AheadOnStreams:
         self._accelerator = compat.get_device_module(device)
         self._begun: Optional[Tuple[int, Any, Any]] = None  # index, stream, result
         self._turn = 0
-        self.replaced: List[Tensor] = []  # tensors that the function that runs ahead dropped while it reads them
+        self.replaced: List[Tensor] = []  # kept alive for the function that runs ahead
 
     def start(self, index: int, function: Callable[[int], Any]) -> None:
-        """Begin ``function(index)``; not within another that runs ahead, whose streams these are."""
+        """Start ``function(index)``, unless this is called from a function that runs ahead on these streams."""
         current, sides = self._accelerator.current_stream(self._device), _side_streams(self._device)
         if current in sides:
             return
@@ -142,7 +142,7 @@ class AheadOnStreams:
         return begun[2] if begun is not None and begun[0] == index else function(index)
 
     def settle(self) -> None:
-        """Let the current stream wait for what runs ahead; the first function's tensors are replaced after it."""
+        """Make the current stream wait for the function that runs ahead, then release :attr:`replaced`."""
         if self._begun is not None:
             self._accelerator.current_stream(self._device).wait_stream(self._begun[1])
             self._begun = None
@@ -150,7 +150,7 @@ class AheadOnStreams:
 
 
 def _side_streams(device: torch.device) -> Tuple[Any, Any]:
-    """Two streams of an accelerator, the same for every backward: memory that a stream releases stays with it."""
+    """Two streams of an accelerator, reused by every backward, because released memory stays with its stream."""
     if device not in _sides:
         stream = compat.get_device_module(device).Stream
         _sides[device] = stream(device), stream(device)
@@ -158,7 +158,7 @@ def _side_streams(device: torch.device) -> Tuple[Any, Any]:
 
 
 def _with_modes(modes: List[Any], function: Callable[[int], Any], index: int) -> Any:
-    """Under the dispatch modes of the thread that waits, so that these see the work (memory counters, for one)."""
+    """Run under the dispatch modes of the waiting thread, so that they (memory counters, for example) see the work."""
     for mode in modes:
         _push_mode(mode)
     try:

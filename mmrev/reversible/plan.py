@@ -1,4 +1,4 @@
-"""The steps of a sequence, worked out once: segments, what each step keeps, and what the undo must bring back."""
+"""The steps of a sequence, planned once: segments, what each step keeps, and which streams the undo must restore."""
 import sys
 import threading
 from itertools import chain
@@ -21,11 +21,11 @@ UNDO, STATE, GRAPH = 'undo', 'state', 'graph'
 
 
 class Calls:
-    """What the calls of a sequence, in any thread, have in common.
+    """State that all calls of a sequence, and of other sequences over its couplings, share across threads.
 
     Attributes:
         lock: Held while a function runs.
-        backwards: Those that run now, by their ``id``.
+        backwards: The running backwards, by ``id``.
     """
 
     def __init__(self) -> None:
@@ -34,13 +34,13 @@ class Calls:
 
 
 class Plan:
-    """What forward and backward know of a sequence; holds until a flag, a hook or a module of it changes.
+    """What forward and backward know about a sequence; valid until one of its flags, hooks or modules changes.
 
     Args:
-        root: The sequence; its couplings say their steps.
+        root: The sequence, whose couplings return the steps.
         keep: What each step keeps, see :class:`~mmrev.reversible.ReversibleSequence`.
         cache_every: Keep states before every ``cache_every``-th coupling.
-        calls: What this plan shares with earlier ones.
+        calls: State shared with earlier plans.
     """
 
     def __init__(self, root: nn.Module, couplings: Iterable[nn.Module], keep: Keep, cache_every: Optional[int],
@@ -58,15 +58,15 @@ class Plan:
             self.steps += steps_of(coupling)
             if compat.is_fully_sharded(coupling) and not isinstance(coupling, Coupling):
                 raise ReversibilityError(
-                    f'`fully_shard` was applied to coupling {i}, a {type(coupling).__name__}, which it can surround '
-                    f'only where the class derives from `mmrev.reversible.Coupling`')
+                    f'`fully_shard` was applied to coupling {i}, a {type(coupling).__name__}, which is supported '
+                    f'only if the class derives from `mmrev.reversible.Coupling`')
             if len(self.steps) > start:
                 self.segments.append((coupling, start, len(self.steps)))
         self.names = _names(root, self.steps)
         for i, step in enumerate(self.steps):
             if not isinstance(step.f, nn.Module) or isinstance(step.f, torch.jit.ScriptModule):
-                raise ReversibilityError(f'the function of {self.describe(i)} must be a module of Python, so that it '
-                                         f'can be replayed; wrap a function in a module, and do not script it')
+                raise ReversibilityError(f'the function of {self.describe(i)} must be a Python module, so that it '
+                                         f'can be replayed; wrap it in an `nn.Module`, and do not script it')
         self.functions = [Function(step.f, calls.lock) for step in self.steps]
         for i, function in enumerate(self.functions):
             _refuse_modules(function, self.describe(i))
@@ -77,24 +77,25 @@ class Plan:
         self._work_out_undo()
         self.backwards = calls.backwards
         self.forward_observed = False
-        self.tracks_draws = True  # after every step; without, after the last one alone
-        self.observed: Set[int] = set()  # steps that a backward has observed
+        self.tracks_draws = True  # after every step; if False, only after the last one
+        self.observed: Set[int] = set()  # steps that have been observed in a backward
         self.is_sharded = any(map(compat.is_fully_sharded, root.modules()))
-        self._signature = _Signature(walk(root)[1:])
+        of_functions = chain.from_iterable(function.modules for function in self.functions)  # some are in plain lists
+        self._signature = _Signature(list(dict.fromkeys([*walk(root)[1:], *of_functions])))
 
     def is_current(self) -> bool:
-        """Whether the modules are as they were, but for the values of parameters and buffers."""
+        """Whether the modules are unchanged, except for the values of parameters and buffers."""
         return self._signature.holds()
 
     def describe(self, index: int) -> str:
-        """A step's place, for messages."""
+        """Describe a step in messages, by index, name and class."""
         return f'step {index} (`{self.names[index]}`, {type(self.steps[index].f).__name__})'
 
     def _work_out_undo(self) -> None:
-        """Which targets the undo brings back, and per step the streams whose values before it are needed.
+        """Determine which targets must be undone, and for each step the streams whose values before it are needed.
 
-        A value is needed by an earlier step that is evaluated again, unless a kept state or a kept graph's source
-        gives it on the way.
+        A value is needed by an earlier step that is evaluated again, unless a kept state or the source of a kept graph
+        provides it first.
         """
         needed: FrozenSet[int] = frozenset()
         self.needed: List[FrozenSet[int]] = []  # before step i, by steps before i
@@ -119,7 +120,7 @@ class Plan:
 
 
 def steps_of(coupling: Any) -> List[AdditiveStep]:
-    """The steps that a coupling says."""
+    """The steps of a coupling."""
     return list(coupling.steps())
 
 

@@ -1,7 +1,7 @@
 """Running a function a second time exactly as it ran the first time.
 
-A replay finds weights, training flags, buffers, random state and autocast as the forward found them, and leaves them
-as they are now. The functions of a sequence run in one thread at a time, for a replay changes flags for a moment.
+A replay temporarily restores the weights, training flags, buffers, random state and autocast of the forward. Because it
+changes flags, the functions of a sequence run in one thread at a time.
 """
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
@@ -17,13 +17,13 @@ from .streams import version
 
 
 class Replay:
-    """What one evaluation of a function found; construct it, run the function, then :meth:`finish`.
+    """The state in which a function was evaluated. Construct it, run the function, then call :meth:`finish`.
 
     Args:
-        function: Whose evaluation it is.
+        function: The function to be evaluated.
         weights: The function's parameters.
-        autocast: As it is in this forward.
-        keep_all: Copy all buffers, for what the function writes is not known yet.
+        autocast: Autocast state of this forward.
+        keep_all: Copy all buffers, because it is not yet known which ones the function writes.
     """
 
     __slots__ = ('weights', '_function', '_autocast', '_state', '_draws', '_found', '_before', '_versions')
@@ -57,7 +57,7 @@ class Replay:
         """Keep only what the function used or changed.
 
         Raises:
-            ReversibilityError: If it writes a buffer that it left alone so far.
+            ReversibilityError: If the function changes a parameter, or begins to change a buffer or to draw numbers.
         """
         function = self._function
         if observer is not None:
@@ -68,10 +68,10 @@ class Replay:
         changed = self.weights.changed(self._state) if observer is not None else None
         if changed is not None:
             raise ReversibilityError(f'{step()} changes its parameter `{changed[0]}` itself, so it cannot be evaluated '
-                                     f'again as it was; change it outside of the function')
+                                     f'again in the same way; change it outside of the function')
         if self._draws and observer is None and not function.draws and function.is_compiled():
             raise ReversibilityError(f'{step()} is compiled and drew random numbers, which it had not done before; '
-                                     f'call `train()` on the network when its functions begin to behave in another way')
+                                     f'call `train()` on the network when the behavior of its functions changes')
         function.draws = function.draws or bool(self._draws)
         if len(self._found) > len(function.buffers):
             self._decide_statistics(observer)
@@ -86,11 +86,11 @@ class Replay:
             if i not in self._before:
                 raise ReversibilityError(
                     f'{step()} changed its buffer `{name}` (shape {tuple(b.shape)}), which it had not done before; '
-                    f'call `train()` on the network when its functions begin to behave in another way')
+                    f'call `train()` on the network when the behavior of its functions changes')
             function.written.add(i)
 
     def _decide_statistics(self, observer: Optional[Observer]) -> None:
-        """Keep the running statistics of batch norms only where the function reads them beside its batch norms."""
+        """Keep the running statistics of batch norms only if the function also reads them itself."""
         function = self._function
         known = len(function.buffers)
         means_and_vars = [b for (_, name), b in zip(function.statistics(), self._found[known:])
@@ -102,7 +102,7 @@ class Replay:
             self._before = {i: before for i, before in self._before.items() if i < known}
 
     def _differs(self, i: int) -> bool:
-        """Whether a buffer's value changed although its version does not tell, as by ``data`` or NumPy; on the CPU."""
+        """Whether a buffer on the CPU has another value, even with the same version, as after a change by NumPy."""
         b, before = self._found[i], self._before.get(i)
         if b is None or before is None or not type(b) is type(before) is Tensor or b.device.type != 'cpu':
             return False  # fake tensors have no value
@@ -110,13 +110,13 @@ class Replay:
             return not torch.equal(b, before)
 
     def settle(self) -> None:
-        """Keep copies only of buffers that some function has changed since; once per forward that is observed."""
+        """Release copies of buffers that no function has changed since; called after an observed forward."""
         self._before = {i: before for i, before in self._before.items()
                         for b in [self._found[i]]
                         if i in self._function.written or b is not None and version(b) != self._versions[i]}
 
     def run(self, f: Callable[..., Tensor], sources: Sequence[Tensor], step: Callable[[], str]) -> Tensor:
-        """``f(*sources)`` with the function's surroundings as they were; afterwards they are as they are now.
+        """Evaluate ``f(*sources)`` in the recorded state, and restore the current state afterwards.
 
         Raises:
             ReversibilityError: If a weight or a buffer was changed in place in the meantime.
@@ -131,7 +131,7 @@ class Replay:
             return f(*sources)
 
     def surround(self, run: Callable[..., Any], *args: Any) -> Any:
-        """``run(*args)`` with flags, weights and buffers as they were."""
+        """Call ``run(*args)`` with the recorded flags, weights and buffers."""
         with self._function.running():
             changes = self._changes()
             before = [(owner, name, owner.get(name)) for owner, name, _ in changes]
@@ -158,7 +158,7 @@ class Replay:
                     f'place between forward and backward; run the backward first, or replace the buffer')
 
     def _changes(self) -> List[Tuple[Dict[str, Any], str, Any]]:
-        """What differs now from what the forward found: ``(owner, name, value then)``."""
+        """The differences from the recorded state: ``(owner, name, recorded value)``."""
         function, weights = self._function, self.weights
         changes: List[Tuple[Dict[str, Any], str, Any]] = []
         if list(map(is_training, function.modules)) != function.training:

@@ -1,4 +1,4 @@
-"""Which backwards of a sequence run now: hooks on weights are off meanwhile, which another thread's would miss."""
+"""Track which backwards of a sequence are running: each disables weight hooks, which another thread would miss."""
 import weakref
 from typing import Any, Callable, List, Sequence
 
@@ -19,42 +19,42 @@ class Backward:
     def __init__(self, running: 'Running[int, Any]'):
         self._running = running
         self._task = torch._C._current_graph_task_id()
-        self._has_hooks = False  # until a weight is seen with some
+        self._has_hooks = False  # until a weight with hooks is seen
         running[id(self)] = self
 
     def others(self) -> List['Backward']:
-        """Those of other threads."""
+        """The running backwards of other threads."""
         if len(self._running) == 1:
             return []
-        # A copy of the references, for other threads add theirs meanwhile.
+        # Copy the references, because other threads may add theirs at the same time.
         running = [reference() for reference in self._running.valuerefs()]
         return [other for other in running if other is not None and other._task != self._task]
 
     def refuse(self, others: Sequence['Backward'], describe: Callable[[], str]) -> None:
-        """Refuse to go on beside others where weights have hooks.
+        """Refuse to run at the same time as others if weights have hooks.
 
         Args:
-            others: Those of other threads that ran before the hooks were looked at.
+            others: Backwards of other threads that were running before the hooks were read.
             describe: Names the step.
 
         Raises:
-            ReversibilityError: If one of them has seen hooks.
+            ReversibilityError: If this backward or one of the others has seen hooks.
         """
         if any(backward._has_hooks for backward in (self, *others)):
-            raise ReversibilityError(f'two threads run the backward of a sequence with hooks on weights at once '
-                                     f'({describe()}); train in one thread at a time')
+            raise ReversibilityError(f'two backwards of a sequence with hooks on weights run at once, in two threads '
+                                     f'or one within the other ({describe()}); run one after the other')
 
     def saw_hooks(self) -> None:
-        """Weights have hooks: this one counts as running until its task ends, for they run after the last node."""
+        """Note that weights have hooks: they run after the last node, so this counts as running until its task ends."""
         if not self._has_hooks:
             self._has_hooks = True
             torch.autograd.Variable._execution_engine.queue_callback(self.end)
 
     def leave(self) -> None:
-        """The last node returns."""
+        """End here, when the last node returns, unless weights have hooks."""
         if not self._has_hooks:
             self.end()
 
     def end(self) -> None:
-        """It does not run any more."""
+        """Remove this backward from the running ones."""
         self._running.pop(id(self), None)

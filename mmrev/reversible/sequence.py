@@ -2,6 +2,7 @@
 import copy
 import threading
 import warnings
+import weakref
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
@@ -23,6 +24,7 @@ from .plan import Calls, Keep, Plan, steps_of
 from .step import AdditiveStep
 
 _calls_lock = threading.Lock()
+_calls_of: 'weakref.WeakKeyDictionary[nn.Module, Calls]' = weakref.WeakKeyDictionary()  # by coupling
 
 
 class ReversibleSequence(nn.Module):
@@ -86,7 +88,7 @@ class ReversibleSequence(nn.Module):
         return self._run(partial(infer, self._shared().lock), streams)
 
     def train(self, mode: bool = True) -> 'ReversibleSequence':
-        self._plan = None  # the next call looks at the functions afresh
+        self._plan = None  # the next call examines the functions again
         return super().train(mode)
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
@@ -99,11 +101,11 @@ class ReversibleSequence(nn.Module):
         self._plan = None
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
-        with self._shared().lock:  # a replay has other buffers for a moment
+        with self._shared().lock:  # a replay temporarily replaces buffers
             return super().state_dict(*args, **kwargs)
 
     def __deepcopy__(self, memo: Dict[int, Any]) -> 'ReversibleSequence':
-        with self._shared().lock:  # a replay changes flags of the modules for a moment
+        with self._shared().lock:  # a replay temporarily changes flags of the modules
             copied = memo[id(self)] = type(self).__new__(type(self))
             copied.__setstate__(copy.deepcopy(self.__getstate__(), memo))
         return copied
@@ -125,7 +127,7 @@ class ReversibleSequence(nn.Module):
         with refusing_captured_draws(streams):
             outputs = run_reversible(call, streams)
         if self.overlap and (reason or call.communicates):
-            self._tell(reason or f'{call.communicates} communicates, which all processes must do in one order')
+            self._tell(reason or f'{call.communicates} communicates, and all processes must do so in the same order')
         return outputs
 
     def _current_plan(self) -> Plan:
@@ -138,7 +140,10 @@ class ReversibleSequence(nn.Module):
     def _shared(self) -> Calls:
         if self._calls is None:
             with _calls_lock:  # two threads may make their first calls at once
-                self._calls = self._calls or Calls()
+                calls = next(filter(None, map(_calls_of.get, self.couplings)), None) or Calls()
+                for coupling in self.couplings:
+                    _calls_of.setdefault(coupling, calls)
+                self._calls = calls
         return self._calls
 
     def _run(self, run: Callable, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
@@ -155,12 +160,12 @@ class ReversibleSequence(nn.Module):
     @staticmethod
     def _obstacle(plan: Plan, x: Tensor) -> Optional[str]:
         if isinstance(x, FakeTensor):
-            return 'fake tensors are computed by no device'
+            return 'fake tensors are not computed on a device'
         if plan.is_sharded:
             return 'the weights of the step before are not gathered yet'
         for i, function in enumerate(plan.functions):
             if any(isinstance(m, ReversibleSequence) for m in function.modules):
-                return f'{plan.describe(i)} holds a reversible sequence itself, and the two would share random state'
+                return f'{plan.describe(i)} contains a reversible sequence, and the two would share random state'
         return obstacle(len(plan.steps), x.device)
 
     def _tell(self, reason: str) -> None:

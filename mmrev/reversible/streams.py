@@ -68,13 +68,16 @@ class StreamBuffers:
         return x if x is None or part.start is None else part.of(x)
 
     def get(self, part: StreamPart) -> Tensor:
-        """As :meth:`read`, of a stream that is known to be there."""
-        x = self.tensors[part.stream]
+        """Like :meth:`read`, for a stream that must exist."""
+        try:
+            x = self.tensors[part.stream]
+        except IndexError:
+            raise ValueError(f'a step needs stream {part.stream}, but there are only {len(self.tensors)}') from None
         assert x is not None, f'stream {part.stream} was released although a step reads it'
         return x if part.start is None else part.of(x)
 
     def put(self, stream: int, value: Optional[Tensor]) -> None:
-        """Set a stream to a tensor that others hold, too."""
+        """Set a stream to a tensor that others also hold."""
         self._replace(stream, value)
         self._owned[stream] = False
 
@@ -111,7 +114,7 @@ class StreamBuffers:
         self._owned[part.stream] = True
 
     def share_if_held(self, streams: Iterable[int]) -> None:
-        """As :meth:`share`, where a function, or a hook on it, kept what it was given of these streams."""
+        """Like :meth:`share`, for those of these streams that a function, or a hook on it, has kept."""
         for stream in streams:
             x = self.tensors[stream] if stream < len(self.tensors) else None
             if x is not None and self._owned[stream] and holders(x) > 1:
@@ -124,7 +127,7 @@ class StreamBuffers:
         self.tensors[stream] = value
 
     def add_gradient(self, part: StreamPart, value: Tensor, like: Optional[Tensor], foreign: Optional[Tensor]) -> None:
-        """As :meth:`add`, where an absent tensor means zero.
+        """Like :meth:`add`, but an absent tensor counts as zero.
 
         Args:
             like: The activation of the whole stream, for the shape where there is no gradient yet.
@@ -141,24 +144,24 @@ class StreamBuffers:
             self.tensors[part.stream], self._owned[part.stream] = zeros, True
 
     def own(self) -> None:
-        """Declare that nobody else holds the tensors that are here; what comes later may be somebody's."""
+        """Declare that no one else holds the current tensors; later ones may be shared."""
         self._owned = [x is not None for x in self.tensors]
 
     def aliases(self) -> List[Tensor]:
-        """New tensor objects on the same memory: an input that no step touched must not come out as itself."""
+        """New tensor objects that share the memory, because an input must not be returned as the same object."""
         return [x.detach() for x in self.tensors if x is not None]
 
     def disown(self) -> None:
-        """Declare that others hold all tensors, too: the next write to each makes a copy."""
+        """Declare that others also hold all tensors: the next write to each makes a copy."""
         self._owned = [False] * len(self.tensors)
 
     def share(self, stream: int) -> None:
-        """As :meth:`disown`, for one stream."""
+        """Like :meth:`disown`, for one stream."""
         self._owned[stream] = False
 
 
 def _dense(x: Tensor) -> Tensor:
-    """``x``, or a copy where its elements overlap or leave gaps."""
+    """``x``, or a copy if its elements overlap or leave gaps."""
     expected = 1
     for stride, size in sorted((stride, size) for stride, size in zip(x.stride(), x.shape) if size != 1):
         if stride != expected:
@@ -170,7 +173,7 @@ def _dense(x: Tensor) -> Tensor:
 def holders(x: Tensor) -> int:
     """How many tensors share the storage of ``x``."""
     storage = x.untyped_storage()
-    return torch._C._storage_Use_Count(storage._cdata) - 1  # `storage` holds it, too
+    return torch._C._storage_Use_Count(storage._cdata) - 1  # `storage` is itself a holder
 
 
 def shares_memory(a: Tensor, b: Optional[Tensor]) -> bool:
@@ -187,5 +190,5 @@ def version(x: Tensor) -> int:
 
 
 def versions(streams: Sequence[Tensor]) -> List[int]:
-    """Those of streams, which are no inference tensors."""
+    """Versions of streams, which are never inference tensors."""
     return list(map(_version, streams))

@@ -42,7 +42,7 @@ class Undo:
                     f'output {i} of the reversible sequence, shape {tuple(x.shape)}, was modified in place after the '
                     f'forward (version {version(x)}, expected {expected}); the steps cannot be undone from it. Use an '
                     f'out-of-place operation or clone the output first')
-        self._call = weakref.proxy(call)  # which holds this one
+        self._call = weakref.proxy(call)  # a proxy, because the call holds this object
         self._plan = call.plan
         self._retain_graph = retain_graph
         self.running = Backward(call.plan.backwards)
@@ -55,7 +55,7 @@ class Undo:
         if call.overlap:
             self._ahead = run_ahead(call.device)
             self.streams.replaced = self._ahead.replaced
-            # when this backward ends, early as well
+            # when this backward ends, even early
             torch.autograd.Variable._execution_engine.queue_callback(self._ahead.settle)
 
     def backward(self, start: int, stop: int) -> WeightGradients:
@@ -72,8 +72,8 @@ class Undo:
         if ahead is not None and index > self._call.first_trained:
             ahead.start(index - 1, self._evaluate)
         self._differentiate(index, evaluated, weight_gradients)
-        observer, evaluated = evaluated.observer if evaluated else None, None  # released before the next one is made
-        if ahead is None:  # else every undo makes a copy, and another thread works on the streams
+        observer, evaluated = evaluated.observer if evaluated else None, None  # released before the next are made
+        if ahead is None:  # with overlap, every undo makes a copy, and another thread uses the streams
             self.streams.share_if_held(self._plan.read[index])
         if observer is not None and not (self._retain_graph and self._call.records[index].kept):
             refuse_survivors(observer, self._plan.describe(index))

@@ -91,7 +91,7 @@ def convert_batchnorm(model: nn.Module, relu: Optional[str] = None, slope: float
                                     for name, reason in reasons.items()})
     for name, m in model.named_modules():
         if isinstance(m, BATCH_NORMS) and not isinstance(m, BatchStatistics):
-            conversion.kept.setdefault(name, 'in a module of a kind that is not known')
+            conversion.kept.setdefault(name, 'in a module of an unknown kind')
     return conversion
 
 
@@ -160,14 +160,14 @@ class _Plan:
         """Why a pair cannot be converted; empty if it can."""
         norm, act = pair.module, pair.activation
         if not is_known(norm):
-            return f'a {type(norm).__name__} is no batch norm that is known'
+            return f'a {type(norm).__name__} is not a known batch norm'
         if pair.obstacle:
             return pair.obstacle
         if norm in self._replaced or getattr(pair.owner, 'efficient_conv_bn_eval_forward', None):
             return 'the forward around it was replaced, as `efficient_conv_bn_eval` does'
         own = [t for t in (norm, *norm._parameters.values(), *norm._buffers.values()) if t is not None]
         if any(self._uses[id(t)] > 1 for t in own):
-            return 'it, or a tensor of it, is used at several places'
+            return 'it, or one of its tensors, is used in several places'
         if set(norm._parameters) != {'weight', 'bias'} or norm._forward_pre_hooks or hasattr(norm, 'parametrizations'):
             return 'its parameters are pruned or parametrised'
         if norm.eps <= 0:
@@ -175,21 +175,21 @@ class _Plan:
         if act is not None and (act._forward_hooks or act._forward_pre_hooks or act._backward_hooks):
             return 'its activation has hooks'
         if act in self._overwritten:
-            return 'what follows its activation changes that in place'
+            return 'the module after its activation overwrites its output in place'
         if act is not None and not _held(act):
-            return f'what follows it, a {type(act).__name__}, is no activation with an inverse'
+            return f'what follows it, a {type(act).__name__}, is not an invertible activation'
         if isinstance(act, nn.ReLU) and norm in self._by_batch and self._slope is None:
             return "a ReLU after statistics of the batch has no inverse (`relu='leaky'` makes it leaky)"
         negative = _negative(norm)
         why = negative and self._cannot_fold(pair)
-        return f'the negative sign of {_channels(negative)} can be folded nowhere: {why}' if why else None
+        return f'the negative sign of {_channels(negative)} cannot be folded: {why}' if why else None
 
     def _cannot_fold(self, pair: Pair) -> Optional[str]:
         conv = pair.conv
         if conv is None:
-            return 'no convolution stands right before it'
+            return 'no convolution directly precedes it'
         if any(self._uses[id(x)] > 1 for x in (conv, *conv._parameters.values()) if x is not None):
-            return 'the convolution before it feeds others too'
+            return 'the convolution before it has other consumers'
         if conv.out_channels != pair.module.num_features:
             return 'the convolution before it has other channels'
         if conv._forward_hooks or conv._forward_pre_hooks or hasattr(conv, 'parametrizations'):

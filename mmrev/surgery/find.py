@@ -22,7 +22,7 @@ _READERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.ConvTranspose1d, nn.ConvTranspos
             nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d, nn.Upsample)
 # Methods that a subclass of a known class may define without using its norms differently: those that build it.
 _BUILDS = re.compile('__init__|__repr__|train|get_layer_depth|_?(make|init|freeze|load|del)_.*')
-_UNKNOWN_READER = 'what follows it is not known and might change its output in place'
+_UNKNOWN_READER = 'an unknown module follows it, which might change its output in place'
 
 
 class Pair(NamedTuple):
@@ -91,7 +91,7 @@ def _own_method(kind: type) -> Optional[str]:
     for c in kind.__mro__:
         for name, value in c.__dict__.items() if c not in known.__mro__ else ():
             if (inspect.isroutine(value) or isinstance(value, property)) and not _BUILDS.fullmatch(name):
-                return f'`{c.__name__}.{name}` may use it in a way that is not known'
+                return f'`{c.__name__}.{name}` may use it in an unknown way'
     return None
 
 

@@ -1,8 +1,11 @@
 """Less memory for existing models by recomputation in backward."""
+import sys
 import threading
+import warnings
 from collections import Counter
+from difflib import get_close_matches
 from functools import partial
-from typing import Any, List, Optional, Sequence, Set
+from typing import Any, List, Optional, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +39,7 @@ class MemoryReport:
         self._handles = handles
 
     def remove(self) -> None:
-        """Undo :func:`save_memory`."""
+        """Undo this call of :func:`save_memory`; what an earlier call added stays."""
         for handle in self._handles:
             handle.remove()
 
@@ -77,6 +80,7 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
     Raises:
         RuntimeError: If PyTorch is older than 2.5.
         ValueError: If the level is unknown, if the model has no module of a name, or for names with ``level='cheap'``.
+        TypeError: If ``modules`` is a string.
 
     Example:
         >>> report = mmrev.save_memory(model)
@@ -87,11 +91,14 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
     if not compat.can_save_memory:
         raise RuntimeError(f'save_memory needs PyTorch 2.5 or later, got {torch.__version__}; update it, or use '
                            f'activation checkpointing (`with_cp=True` in many configs)')
-    if level not in LEVELS:
-        raise ValueError(f'`level` must be one of {", ".join(map(repr, LEVELS))}; got {level!r}')
-    if level == 'cheap' and modules is not None:
-        raise ValueError("`modules` names the blocks of `level='blocks'`; got `level='cheap'`")
-    blocks = _named(model, modules) if modules is not None else find_blocks(model) if level == 'blocks' else []
+    check_level(level, modules)
+    if modules is not None:
+        blocks = _named(model, modules, 'modules')
+    else:
+        blocks = find_blocks(model) if level == 'blocks' else []
+        if level == 'blocks' and not blocks:
+            warnings.warn(f"`level='blocks'` finds no blocks in {type(model).__name__} and does the same as 'cheap'; "
+                          f'name them by `modules`', stacklevel=2)
     handles = []
     for module in {model, *model.children()}:
         if not isinstance(module, torch.jit.ScriptModule) and _start not in module._forward_pre_hooks.values():
@@ -101,12 +108,27 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
         if _enter not in block._forward_pre_hooks.values():
             handles += [block.register_forward_pre_hook(_enter),
                         block.register_forward_hook(_leave, prepend=True, always_call=True)]
-    for names, pauses in ((plain, True), (cheap, False)):
-        for module in _named(model, names):
+    for argument, names, pauses in (('plain', plain, True), ('cheap', cheap, False)):
+        for module in _named(model, names, argument):
             handles += [module.register_forward_pre_hook(partial(_pause, pauses)),
                         module.register_forward_hook(_resume, prepend=True, always_call=True)]
     report = _REPORTS[model] = MemoryReport(handles)
     return report
+
+
+def check_level(level: str, modules: Optional[Sequence[str]]) -> None:
+    """Check arguments of :func:`save_memory` that need no model.
+
+    Raises:
+        ValueError: If the level is unknown, or for names with ``level='cheap'``.
+        TypeError: If ``modules`` is a string.
+    """
+    if level not in LEVELS:
+        raise ValueError(f'`level` must be one of {", ".join(map(repr, LEVELS))}; got {level!r}')
+    if level == 'cheap' and modules is not None:
+        raise ValueError("`modules` names the blocks of `level='blocks'`; got `level='cheap'`")
+    if isinstance(modules, str):
+        raise TypeError(f'`modules` must be a list of names; got the string {modules!r}')
 
 
 def find_blocks(model: nn.Module) -> List[nn.Module]:
@@ -135,16 +157,23 @@ def _innermost(model: nn.Module, needs_norm: bool) -> List[nn.Module]:
 def _is_block(module: nn.Module, needs_norm: bool) -> bool:
     if isinstance(module, torch.jit.ScriptModule):  # takes no hooks
         return False
-    ndims = [m.weight.ndim for m in module.modules() if isinstance(getattr(m, 'weight', None), Tensor)]
+    ndims = [weight.ndim for m in module.modules() for weight in [_weight(m)] if isinstance(weight, Tensor)]
     return sum(ndim > 1 for ndim in ndims) > 1 and (1 in ndims or not needs_norm)
 
 
-def _named(model: nn.Module, names: Sequence[str]) -> List[nn.Module]:
+def _weight(module: nn.Module) -> Any:
+    if nn.utils.parametrize.is_parametrized(module, 'weight'):  # to read it would update spectral norm
+        return next(module.parametrizations.weight.parameters())
+    return getattr(module, 'weight', None)
+
+
+def _named(model: nn.Module, names: Sequence[str], argument: str) -> List[nn.Module]:
     known = dict(model.named_modules())
     missing = [name for name in names if name not in known]
     if missing:
         near = [name for name in known if name.rpartition('.')[2] == missing[0].rpartition('.')[2]]
-        raise ValueError(f'`modules`: the model has no {", ".join(map(repr, missing))}; it has '
+        near = near or get_close_matches(missing[0], known)
+        raise ValueError(f'`{argument}`: the model has no {", ".join(map(repr, missing))}; it has '
                          f'{", ".join(map(repr, (near or [name for name in known if name])[:6]))}, ...')
     return [known[name] for name in names]
 
@@ -152,7 +181,8 @@ def _named(model: nn.Module, names: Sequence[str]) -> List[nn.Module]:
 class _Call(threading.local):
     """The forward that this thread is running."""
     module: Optional[nn.Module] = None
-    within: Set[nn.Module] = set()  # modules whose calls belong to it
+    frame: Any = None  # of Python, in which it runs
+    depth = 0  # calls of the module by itself
     recorder: Optional[Recorder] = None
 
 
@@ -164,8 +194,10 @@ def _start(module: nn.Module, args: Any) -> None:
     """Start recording, unless an enclosing forward records."""
     if compat.is_compiling():
         return
-    if _CALL.module is not None and module not in _CALL.within:  # an interrupt in the last forward skipped the hooks
+    if _CALL.module is not None and not _is_running(_CALL.frame):  # an interrupt in it skipped the hooks
         _end()
+    if _CALL.module is module:
+        _CALL.depth += 1
     if _CALL.module is not None or not torch.is_grad_enabled() or is_staged():
         return
     if not torch._C._autograd._saved_tensors_hooks_is_enabled() or (
@@ -173,31 +205,45 @@ def _start(module: nn.Module, args: Any) -> None:
         return  # other saved-tensor hooks are active, such as those of checkpointing
     report = _REPORTS.get(module)
     tally = None if report is None else Tally(module.parameters())
-    _CALL.module, _CALL.recorder = module, Recorder(TABLE, tally)
-    _CALL.within = set(module.modules()) - {module}
+    _CALL.module, _CALL.frame, _CALL.recorder = module, sys._getframe(1), Recorder(TABLE, tally)
     _CALL.recorder.__enter__()
 
 
 def _stop(module: nn.Module, args: tuple, kwargs: dict, output: Any) -> None:
     if compat.is_compiling() or _CALL.module is not module:
         return
-    recorder = _CALL.recorder
-    if recorder.tally is not None and output is not None:
+    if _CALL.depth:
+        _CALL.depth -= 1
+        return
+    tally = _CALL.recorder.tally
+    _end()
+    if tally is not None and output is not None:
         report = _REPORTS.pop(module, None)
         if report is not None:
-            report._close(recorder.tally, [*args, *kwargs.values()])
-    _end()
+            report._close(tally, [*args, *kwargs.values()])
 
 
 def _end() -> None:
-    recorder, _CALL.module, _CALL.recorder, _CALL.within = _CALL.recorder, None, None, set()
+    recorder = _CALL.recorder
+    _CALL.module = _CALL.frame = _CALL.recorder = None
+    _CALL.depth = 0
     recorder.__exit__(None, None, None)
+
+
+def _is_running(frame: Any) -> bool:
+    """Whether this frame is among those of the current call."""
+    current: Any = sys._getframe()
+    while current is not None and current is not frame:
+        current = current.f_back
+    return current is not None
 
 
 def _batch_size(args: Sequence[Any]) -> int:
     first = args[0] if args else None
     while isinstance(first, dict):
         first = next(iter(first.values()), None)
+    if isinstance(first, Tensor) and not first.ndim:  # a diffusion's time, before the images
+        return _batch_size(args[1:])
     return max(1, len(first)) if isinstance(first, (Tensor, list, tuple)) else 1
 
 

@@ -3,7 +3,7 @@ import torch
 
 
 def filled(layer, seed=0):
-    """Weights of both signs, and running statistics that are not those of any batch."""
+    """Weights of both signs, and running statistics that differ from those of any batch."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for name, t in layer.state_dict().items():

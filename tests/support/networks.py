@@ -15,7 +15,7 @@ class DropPath(nn.Module):
 
 
 class CallCounter(nn.Module):
-    """A buffer of somebody's own that every forward changes."""
+    """A custom buffer that every forward changes."""
 
     def __init__(self):
         super().__init__()

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(autouse=True)
 def scope():
-    """mmdet's inferencer leaves its scope behind; other tests are not to meet it."""
+    """mmdet's inferencer leaves its scope behind; restore the scope for other tests."""
     with DefaultScope.overwrite_default_scope('mmdet'):
         yield
 

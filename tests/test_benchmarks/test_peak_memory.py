@@ -88,7 +88,7 @@ def test_the_parts_of_the_peak_are_named():
     parts = peak_parts.find_parts(networks.Network('tiny', build, (8, 8)), batch=2)
     size = 2 * 4 * 8 * 8 * 4
     found = {part[:3]: bytes_ for part, bytes_ in parts.items() if part.shape == (2, 4, 8, 8)}
-    assert found == {  # the convolution's output is let go: autograd keeps what the sigmoid and the hardswish gave
+    assert found == {  # the convolution's output is released: autograd keeps those of the sigmoid and the hardswish
         ('made in forward', '1', 'sigmoid'): size,
         ('made by autograd in backward', '2', 'hardswish_backward'): size,
         ('made by autograd in backward', '1', 'sigmoid_backward'): size,

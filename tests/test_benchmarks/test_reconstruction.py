@@ -1,4 +1,4 @@
-"""What the table of reconstruction errors is made of."""
+"""The figures in the table of reconstruction errors."""
 import pytest
 import reconstruction
 import torch

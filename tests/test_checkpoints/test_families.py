@@ -1,4 +1,4 @@
-"""The table of families: the names of its weights alone tell which one a checkpoint is of."""
+"""The table of families: a checkpoint is recognized by the names of its weights alone."""
 import pytest
 import torch
 

@@ -188,6 +188,6 @@ def test_a_file_that_is_none_of_the_published_ones_is_refused(tool, file, capsys
 
 
 def test_weights_that_only_a_browser_can_fetch_are_refused_by_name():
-    with pytest.raises(ProblemError, match='(?s)by a browser alone, from https://drive.google.com.*'
+    with pytest.raises(ProblemError, match='(?s)only be downloaded with a browser, from https://drive.google.com.*'
                        'mmrev convert'):
         CheckpointLoader.load_checkpoint('mmrev://resnet50-iabn-sync_3rdparty_in1k')

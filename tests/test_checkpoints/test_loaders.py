@@ -1,4 +1,4 @@
-"""Published checkpoints where mmengine loads them: by file, by address and by name. The network is this machine."""
+"""Published checkpoints as mmengine loads them: by file, by address and by name, from a local server."""
 import argparse
 import functools
 import hashlib

@@ -27,7 +27,7 @@ MISTAKES = {
     'an option of a section that is not there': (option('optim_wraper.optimizer.lr=1'), '`optim_wraper`',
                                                  '`optim_wrapper`'),
     'an option that nothing reads': (option('seed=3'), 'no `seed`', 'whole path'),
-    'an option for a variable that was read': (option("CLASSES=['a','b']"), '`CLASSES` stays as it is',
+    'an option for a variable that was read': (option("CLASSES=['a','b']"), 'has already used the variable `CLASSES`',
                                                'whole path'),
     'an option past the end of a list': (option('train_dataloader.dataset.pipeline.9.scale=3'), 'Index 9', 'good.py'),
     'an import that is not there': (option('custom_imports.imports=no_such_module'), 'no_such_module', 'PYTHONPATH'),

@@ -6,6 +6,7 @@ people may mean.
 import copy
 import json
 import math
+import os
 import random
 import re
 import shutil
@@ -57,7 +58,7 @@ LEGITIMATE = {
     'cls: val_evaluator.topk deleted', 'cls: custom_imports = []',
     'cls: model.data_preprocessor = None',
     'annotations: annotations.id = -7',
-    'image: a broken link, classes',  # mmpretrain lists the images that are there
+    'image: a broken link, classes', 'image: a pipe, classes',  # mmpretrain lists the images that are there
 }
 
 
@@ -234,7 +235,7 @@ PARTS = {CLS: ('model.backbone', 'model.head', 'model.data_preprocessor', 'train
 
 
 def of_values() -> Iterator[Fault]:
-    """Numbers, texts and types that cannot be meant."""
+    """Invalid numbers, texts and types."""
     for base, entries in NUMBERS.items():
         for path, values in entries:
             for value in values:
@@ -289,6 +290,9 @@ def of_keys() -> Iterator[Fault]:
     for key in ('CLASSES', 'class', 'classses', 'pallete'):
         yield Fault(f'det: metainfo {key}', DET, set_('train_dataloader.dataset.metainfo',
                                                       {key: toy_detection.CLASSES}))
+    for layer in ('Conv5d', ['Linear', 'layernorm'], 3):
+        yield Fault(f'cls: init_cfg.layer {layer!r}', CLS, set_('model.backbone.init_cfg', [dict(
+            type='Normal', layer=layer, std=0.1)]))
 
 
 # ------------------------------------------------------------------------------------------------ pipelines
@@ -361,6 +365,11 @@ def of_annotations() -> Iterator[Fault]:
     changes['all boxes gone'] = lambda content: content.update(annotations=[])
     for name, change in changes.items():
         yield Fault(f'annotations: {name}', DET, break_files=annotated(change))
+    yield Fault('image: a pipe, check --data', DET, break_files=lambda folder: (
+        (folder / 'data/images/1.png').unlink(), os.mkfifo(folder / 'data/images/1.png')), arguments=(
+            'check', 'config.py', '--data'))
+    yield Fault('annotations: file a pipe', DET, break_files=lambda folder: (
+        (folder / 'data/annotations.json').unlink(), os.mkfifo(folder / 'data/annotations.json')))
     for name, text in (('empty', ''), ('blank', ' '), ('nested', '[' * 100000 + ']' * 100000), ('no json', '{"a"'),
                        ('binary', '\0\1\2'), ('braces', '{}'), ('null', 'null')):
         yield Fault(f'annotations: file {name}', DET, break_files=lambda folder, text=text: (
@@ -383,6 +392,7 @@ def of_images() -> Iterator[Fault]:
         'a folder': lambda file: (file.unlink(), file.mkdir()),
         'missing': lambda file: file.unlink(),
         'a broken link': lambda file: (file.unlink(), file.symlink_to('nowhere')),
+        'a pipe': lambda file: (file.unlink(), os.mkfifo(file)),
     }
     for kind, change in kinds.items():
         for workers in (0, 2):
@@ -455,9 +465,19 @@ def of_checkpoints() -> Iterator[Fault]:
             lambda content, key=key, value=value: content['meta'].update({key: value})), break_config=longer,
             arguments=(
                 'train', 'config.py', '--resume', 'broken.pth'))
-    for kind in ('SGD', 'Adam', 'RMSprop'):
+    for schedule in (dict(type='ConstantLR', factor=0.5), dict(type='LinearMomentum', start_factor=0.5),
+                     dict(type='ExponentialLR', gamma=0.9)):
+        yield Fault(f'checkpoint: resumed with {schedule["type"]}', CLS, both(longer, set_(
+            'param_scheduler', schedule), set_('optim_wrapper.optimizer.type', 'AdamW')), saved(lambda content: None),
+                    ('train', 'config.py', '--resume', 'broken.pth'))
+    for name, change in (('its lr', lambda state: state['param_groups'][0].update(lr=NAN)),
+                         ('an average', lambda state: state['state'][0]['exp_avg'].fill_(INF))):
+        yield Fault(f'checkpoint: {name} is not finite', CLS, longer, saved(
+            lambda content, change=change: (change(content['optimizer']), content)[1]), (
+                'train', 'config.py', '--resume', 'broken.pth'))
+    for kind in ('SGD', 'Adadelta', 'RMSprop'):
         yield Fault(f'checkpoint: resumed with {kind}', CLS, both(longer, set_('optim_wrapper.optimizer', dict(
-            type=kind, lr=0.01))),
+            type=kind, lr=0.01, weight_decay=0.05))),
                     saved(lambda content: None), ('train', 'config.py', '--resume', 'broken.pth'))
     for text in ('', 'nowhere.pth', '\0', '/', 'work'):
         yield Fault(f'checkpoint: last_checkpoint {text!r}', CLS, break_files=lambda folder, text=text: (
@@ -480,11 +500,17 @@ def of_commands() -> Iterator[Fault]:
                       ['train', 'config.py', '--resume', 'nowhere.pth'], ['train', 'config.py', 'more'],
                       ['test', 'config.py', 'x.pth', '--out', 'x.txt'], ['predict', 'config.py', 'x.pth', 'data'],
                       ['memory', 'config.py', '--batch', '0'], ['memory', 'config.py', '--image', '0', '0'],
-                      ['memory', 'config.py', '--json', 'no/x.json'], ['memory', 'config.py', '--picture', 'x.nope'],
+                      ['memory', 'config.py', '--image', '16', '16', '--json', 'no/x.json'],
+                      ['memory', 'config.py', '--image', '16', '16', '--picture', 'x.nope'],
                       ['memory', 'config.py', '--gpu-memory', 'x'], ['convert', 'nowhere.pth', 'x.pth'],
                       ['convert', 'config.py', 'x.pth'], ['publish', 'nowhere.pth', 'x.pth'], ['check', 'nowhere.py'],
                       ['train', 'mmrev::nowhere.py'], ['train', 'x::y.py'], ['train', 'mmdet::nowhere/nothing.py']):
         yield Fault(f'command: {" ".join(arguments)}', CLS, arguments=arguments)
+    for size in (NAN, -3, 'x', []):
+        yield Fault(f'memory: batch_size = {size!r}', CLS, set_('train_dataloader.batch_size', size), arguments=(
+            'memory', 'config.py'))
+    yield Fault('command: a folder in place of the lock', CLS, break_files=lambda folder: (
+        folder / 'work/.lock').mkdir(parents=True), arguments=('train', 'config.py', '--work-dir', 'work'))
     texts = {
         'empty': '', 'syntax': 'model = dict(', 'exit': 'import sys\nsys.exit(0)\n', 'raises': 'raise ValueError\n',
         'no base': "_base_ = './nowhere.py'\n", 'own base': "_base_ = './config.py'\n", 'base 3': '_base_ = 3\n',
@@ -506,9 +532,19 @@ def of_commands() -> Iterator[Fault]:
         dict(type='mmrev.FiniteLossHook', patience='x'), dict(type='mmrev.FiniteLossHook', patience=-1),
         dict(type='mmrev.InPlaceABNHook', x=1),
         dict(type='mmrev.SaveMemoryHook', level='x'), dict(type='mmrev.SaveMemoryHook', modules=['nowhere']),
+        *(dict(type='mmdet.PipelineSwitchHook', switch_epoch=1, switch_pipeline=[step])
+          for step in (dict(type='LoadImageFromFle'), dict(type='mmpretrain.RandomFlip', porb=0.5))),
         dict(type='EMAHook', priority='x'), dict(type='EMAHook', priority=-5), dict(type='SyncBuffersHook', x=1)]
     for hook in hooks:
         yield Fault(f'hook: {hook!r}', CLS, set_('custom_hooks', [hook]))
+    for folder in ('config.py', 'config.py/x', '/proc/nowhere'):
+        yield Fault(f'hook: out_dir {folder}', CLS, set_('default_hooks.checkpoint', dict(
+            type='CheckpointHook', interval=1, out_dir=folder)))
+        yield Fault(f'metric: outfile_prefix {folder}/x', DET, set_('val_evaluator.outfile_prefix', f'{folder}/x'))
+    for entry in (dict(method_name='nope'), dict(method_name='mean', window_size='x'), dict(method_name='min', x=1),
+                  dict(method_name='mean', window_size='epohc'), {}):
+        yield Fault(f'log_processor: {entry!r}', CLS, set_('log_processor', dict(
+            type='LogProcessor', custom_cfg=[dict(entry, data_src='loss', log_name='log')])))
     for best in ('accuracy/nope', 'nope', 3, ['accuracy/top1', 'accuracy/nope'], 'coco/bbox_mAP'):
         yield Fault(f'hook: save_best {best!r}', CLS, set_('default_hooks.checkpoint', dict(
             type='CheckpointHook', interval=1, save_best=best, rule='greater')))

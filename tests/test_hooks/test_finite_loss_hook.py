@@ -46,7 +46,7 @@ def test_it_stops_and_keeps_the_last_finite_checkpoint(tmp_path, patience, reaso
     assert all(x.isfinite().all() for x in state.values())
 
 
-def test_a_single_loss_that_is_not_finite_is_let_pass(tmp_path, monkeypatch):
+def test_a_single_loss_that_is_not_finite_is_tolerated(tmp_path, monkeypatch):
     """Where the weights stay finite."""
     forward = Regression.forward
 

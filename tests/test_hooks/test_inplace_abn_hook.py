@@ -20,7 +20,7 @@ register_all_modules(init_default_scope=False)
 
 @pytest.fixture(autouse=True)
 def scope():
-    """A runner leaves its scope behind; other tests are not to meet it."""
+    """A runner leaves its scope behind; restore the scope for other tests."""
     with DefaultScope.overwrite_default_scope('mmdet'):
         yield
 

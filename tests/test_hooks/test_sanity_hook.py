@@ -27,7 +27,7 @@ LATE = {  # lines of a config, and what is said of them
                                    'evaluating with CocoMetric'),
     'a best checkpoint by a metric that is none': (
         "default_hooks = dict(checkpoint=dict(save_best='coco/nope', rule='greater'))\n",
-        'CheckpointHook watches `coco/nope`'),
+        'CheckpointHook monitors `coco/nope`'),
     'fewer samples than a batch': ('train_dataloader.update(batch_size=64, drop_last=True, batch_sampler=None)\n',
                                    '4 samples give no batch of 64 with drop_last=True'),
     'an epoch that never ends': ("train_dataloader.update(sampler=dict(type='InfiniteSampler'))\n",
@@ -112,6 +112,9 @@ def test_a_label_that_the_head_does_not_have_is_named_with_its_file():
     check_pixels(255, Head(2, ignore_index=255))
     with pytest.raises(ProblemError, match='sample 3 .`mask.png`. has the label 37, and model.decode_head has num_cl'):
         check_pixels(37, Head(11, ignore_index=255))
+    colors = BaseDataElement(metainfo=dict(seg_map_path='mask.png'), gt_sem_seg=PixelData(data=torch.zeros(4, 5, 3)))
+    with pytest.raises(ProblemError, match=r'sample 3: the mask `mask.png` has shape \(4, 5, 3\)'):
+        check_labels('sample 3', dict(data_samples=colors), SimpleNamespace(decode_head=Head(11)))
     image = DataSample(metainfo=dict(img_path='x.png')).set_gt_label(9)
     check_labels('sample 3', dict(data_samples=image), SimpleNamespace(head=Head(10)))
     with pytest.raises(ProblemError, match='`x.png`. has the label 9, and model.head'):
@@ -133,8 +136,8 @@ def test_the_pass_leaves_random_states_as_they_are(capsys):
 WRONG = {
     'an unknown `category_id`': dict(category_id='1'), 'an unknown `image_id`': dict(image_id=9),
     'a box outside of its image': dict(bbox=[1e30, 1, 2, 2]),
-    'a box that is none': dict(bbox=[1, 2, float('nan'), 4]),
-    'a polygon that is none': dict(segmentation=[[1, 2, 3, 4]]),
+    'an invalid box': dict(bbox=[1, 2, float('nan'), 4]),
+    'an invalid polygon': dict(segmentation=[[1, 2, 3, 4]]),
 }
 
 
@@ -167,7 +170,7 @@ def test_wrong_annotations_are_left_out_on_request_and_counted_in_the_log(tmp_pa
                           data_prefix=dict(img=''))
     boxes = [instance['bbox'] for index in range(2) for instance in dataset.get_data_info(index)['instances']]
     assert len(boxes) == len(content['annotations']) - 1 and np.isfinite(boxes).all()
-    assert 'Annotations left out: 1 with a box that is none, first annotation 2: [1, 2, nan, 4]' in said_of_them
+    assert 'Annotations left out: 1 with an invalid box, first annotation 2: [1, 2, nan, 4]' in said_of_them
 
 
 @pytest.mark.parametrize('change, filtered, message', [

@@ -18,7 +18,7 @@ HOOK = dict(type='mmrev.SaveMemoryHook')
 
 @pytest.fixture(autouse=True)
 def scope():
-    """A runner leaves its scope behind; other tests are not to meet it."""
+    """A runner leaves its scope behind; restore the scope for other tests."""
     with DefaultScope.overwrite_default_scope('mmdet'):
         yield
 
@@ -150,3 +150,8 @@ def test_synchronised_norms_are_recognised_within_their_function():
     values = 2 * 8 * 30 * 30 * 8
     assert report.plain > 2 * values and report.kept < 1.6 * values
     library._destroy()
+
+
+def test_a_wrong_level_is_found_when_the_hook_is_built():
+    with pytest.raises(ValueError, match='`level` must be one of'):
+        SaveMemoryHook(level='cheep')

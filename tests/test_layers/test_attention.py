@@ -1,4 +1,4 @@
-"""Attention with a bias that is trained asks for a kernel that differentiates it, before and in the recomputation."""
+"""Attention with a trained bias chooses a kernel that differentiates it, in the forward and in the recomputation."""
 import pytest
 import torch
 import torch.nn.functional as F
@@ -32,7 +32,7 @@ def calls(monkeypatch):
 @pytest.mark.parametrize('has_graph', [True, False])
 @pytest.mark.parametrize('name', LAYERS)
 def test_on_a_gpu_cudnn_does_not_attend_with_a_bias(calls, name, has_graph):
-    """With fake CUDA tensors. cuDNN's kernel has no gradient for the bias, which shows only where a graph is."""
+    """With fake CUDA tensors. cuDNN's kernel has no gradient for the bias, which matters only with a graph."""
     with FakeTensorMode(), torch.device('cuda'), torch.set_grad_enabled(has_graph):
         LAYERS[name]()(torch.randn(2, 8, 8, 8))
     (bias, cudnn), = calls

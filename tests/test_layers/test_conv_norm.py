@@ -1,4 +1,4 @@
-"""Convolution and norm in the forms that are soonest on a CPU: PyTorch's own are the reference."""
+"""Convolution and norm in the forms that are fastest on a CPU: PyTorch's own are the reference."""
 import pytest
 import torch
 from torch import nn

@@ -1,4 +1,4 @@
-"""Every refusal says what, where and how to mend; backends, exports and conversions."""
+"""Every error says what is wrong, where, and how to fix it; backends, exports and conversions."""
 import sys
 from types import SimpleNamespace
 

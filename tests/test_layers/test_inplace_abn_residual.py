@@ -1,4 +1,4 @@
-"""The norm that takes a shortcut with it computes act(norm(x) + shortcut)."""
+"""A norm that is given a shortcut computes act(norm(x) + shortcut)."""
 import pytest
 import torch
 from torch import nn

@@ -176,7 +176,7 @@ class Kernels(TorchDispatchMode):
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
 def test_on_a_gpu_the_kernel_is_that_of_pytorch_with_a_graph_and_without(dtype, training, layer):
-    """With fake CUDA tensors. A reversible network evaluates it once so and once so."""
+    """With fake CUDA tensors. A reversible network evaluates it once with a graph and once without."""
     with FakeTensorMode(), torch.device('cuda'):
         norm, x = nn.BatchNorm2d(4).train(training), torch.randn(2, 4, 8, 8, dtype=dtype)
         abn = InPlaceABN(4).train(training)

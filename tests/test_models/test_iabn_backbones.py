@@ -63,7 +63,7 @@ def test_golden_record(record, cfg, monkeypatch):
     (IABNResNet, 152, 58143808), (IABNDenseNet, 161, 26472000), (IABNDenseNet, 169, 12484480),
     (IABNDenseNet, 201, 18092928)])
 def test_number_of_parameters_is_that_of_the_plain_networks(kind, depth, number):
-    """As torchvision has them; of DenseNet but for the norm after the 7x7 convolution, which is not there."""
+    """As torchvision has them; of DenseNet except for the norm after the 7x7 convolution, which is not there."""
     with torch.device('meta'):
         model = kind(depth) if kind is IABNResNet else kind(depth, deep_stem=False)
     stem_norm = 0 if kind is IABNResNet else 2 * (96 if depth == 161 else 64)

@@ -51,7 +51,7 @@ def test_golden_record(name, kind):
 @pytest.mark.parametrize('kind, arch, operation, number', [
     (PFViT, 's', 'max', 23819368), (PiT, 's', 'max', 25119784), (PFViT, 's', 'attention', 22049896)])
 def test_number_of_parameters(kind, arch, operation, number):
-    """With attention: DeiT-S's 22,050,664 but for the class token and its place."""
+    """With attention: DeiT-S's 22,050,664 without the class token and its position."""
     with torch.device('meta'):
         assert sum(p.numel() for p in Classifier(kind(arch, operation)).parameters()) == number
 

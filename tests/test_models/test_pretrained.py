@@ -1,4 +1,4 @@
-"""Starting from weights: every base config, every way to name a checkpoint, and every file that is none."""
+"""Starting from weights: every base config, every way to name a checkpoint, and every file that is not a checkpoint."""
 import copy
 import http.server
 import logging
@@ -332,7 +332,7 @@ def test_a_wrong_file_at_an_address_ends_the_run_in_two_lines(content, message, 
 def test_a_damaged_download_is_named_with_the_file_to_remove(address, tmp_path):
     torch.save(Net().state_dict(), tmp_path / 'net.pth')
     (tmp_path / 'net.pth').write_bytes((tmp_path / 'net.pth').read_bytes()[:500])
-    with pytest.raises(ProblemError, match='net.pth` gave no checkpoint') as error:
+    with pytest.raises(ProblemError, match='net.pth` could not be loaded') as error:
         Pretrained(f'{address}/net.pth')(Net())
     cached = tmp_path / 'kept/hub/checkpoints/net.pth'
     assert f'Remove {cached}' in error.value.fix and cached.is_file()

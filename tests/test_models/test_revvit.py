@@ -179,7 +179,7 @@ def test_output_shapes_follow_out_type_and_fusion(fusion_mode, out_type):
 
 
 @pytest.mark.parametrize('mode', ['add', 'max', 'min', 'avg'])
-def test_fusion_is_of_the_normed_streams(mode):
+def test_fusion_is_of_the_normalized_streams(mode):
     together, fused = (tiny(out_type='raw', fusion_mode=m)(image())[0] for m in ('concat', mode))
     halves = torch.stack(together.chunk(2, dim=-1))
     expected = dict(add=halves.sum(0), max=halves.amax(0), min=halves.amin(0), avg=halves.mean(0))[mode]

@@ -18,7 +18,7 @@ def test_shapes_follow_scales(scales, num_outs, sides):
     assert [tuple(x.shape) for x in outputs] == [(2, 8, side, side) for side in sides]
 
 
-def test_every_level_is_normed_over_its_channels_and_reaches_every_weight():
+def test_every_level_is_normalized_over_its_channels_and_reaches_every_weight():
     neck = pyramid(num_outs=4)
     neck.init_weights()
     outputs = neck([torch.randn(2, 16, 4, 4)])

@@ -1,4 +1,4 @@
-"""CONTRIBUTING.md's backbone, run from the page: it is short and passes what every backbone is asked."""
+"""CONTRIBUTING.md's backbone, run from the page: it is short and passes the tests of every backbone."""
 import inspect
 import re
 import sys

@@ -99,7 +99,7 @@ def test_within_a_compiled_network(compiled):
 
 
 def test_another_thread_does_not_leave_the_compiler_off(compiled):
-    """As two threads that observe functions, each within a time of the other."""
+    """Two threads observe functions at overlapping times."""
     first, second = compat.eagerly(), compat.eagerly()
     first.__enter__()
     second.__enter__()

@@ -1,4 +1,4 @@
-"""What cannot be inverted, replayed or differentiated is refused with the place and the way out."""
+"""What cannot be inverted, replayed or differentiated is refused; the message says where, and how to fix it."""
 import pytest
 import torch
 from torch import nn
@@ -35,7 +35,7 @@ def run(module):
     (lambda x: x[:, :1] * 2, r'returned shape \(3, 1, 6\).*has shape \(3, 5, 6\)'),
     (lambda x: (x, x), 'must return one tensor, got tuple'),
 ])
-def test_function_that_cannot_be_taken_back_is_named(function, message):
+def test_function_that_cannot_be_undone_is_named(function, message):
     with pytest.raises(ReversibilityError, match=r'(?s)step 1 \(`couplings.0.g`, Function\).*' + message):
         run(coupled(function))
 
@@ -130,3 +130,9 @@ def test_streams_that_are_no_tensors_are_refused(streams, given, reversible):
     module.reversible = reversible
     with pytest.raises(TypeError, match=f'separate tensors.*got {given}$'):
         module(*streams)
+
+
+@pytest.mark.parametrize('grad', [True, False])
+def test_too_few_streams_are_refused(grad):
+    with torch.set_grad_enabled(grad), pytest.raises(ValueError, match='needs stream 1, but there are only 1'):
+        coupled(torch.sin)(inputs('two_stream')[0])

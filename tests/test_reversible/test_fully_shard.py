@@ -158,7 +158,7 @@ def test_a_function_within_a_coupling_is_refused_by_name(alone):
         model(data(0))
 
 
-def test_overlap_steps_back(alone):
+def test_overlap_has_no_effect(alone):
     model = network()
     model.blocks.overlap = True
     shard(model, 'couplings')

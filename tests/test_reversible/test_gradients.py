@@ -73,7 +73,7 @@ def test_gradcheck_accepts_the_node(name):
 
 
 @every_network
-def test_batch_statistics_move_once_per_step(name):
+def test_batch_statistics_are_updated_once_per_step(name):
     module, plain = build(name), set_reversible(build(name), False)
     gradients(module, *inputs(name)), gradients(plain, *inputs(name))
     for (key, ours), expected in zip(module.named_buffers(), plain.buffers()):
@@ -197,7 +197,7 @@ def test_gradient_of_one_weight_alone():
     torch.testing.assert_close(*found)
 
 
-def test_unused_output_is_no_obstacle():
+def test_unused_output_is_allowed():
     module = build('pyramid')
     plain = set_reversible(copy.deepcopy(module), False)
     for level in range(3):

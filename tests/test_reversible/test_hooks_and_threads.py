@@ -11,7 +11,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmrev.reversible import ReversibilityError, ReversibleSequence, TwoStreamCoupling, sequence
+from mmrev.reversible import AdditiveStep, ReversibilityError, ReversibleSequence, TwoStreamCoupling, sequence
 from mmrev.reversible import gradients as engine_gradients
 from mmrev.testing import assert_same_gradients, set_reversible
 from support.networks import NETWORKS, inputs, two_stream
@@ -237,6 +237,31 @@ def test_new_data_of_a_weight_before_the_backward_is_refused():
         loss.backward()
 
 
+class InPlainLists(nn.Module):
+    """A coupling that does not register its functions as children."""
+
+    def __init__(self, *functions):
+        super().__init__()
+        self.functions = list(functions)
+
+    def steps(self):
+        return [AdditiveStep(f, i, (1 - i, )) for i, f in enumerate(self.functions)]
+
+
+def test_modes_of_functions_that_are_no_children_are_noticed():
+    torch.manual_seed(0)
+    functions = [nn.Sequential(nn.Linear(6, 6), nn.BatchNorm1d(6)).double() for _ in range(2)]
+    module = ReversibleSequence([InPlainLists(*functions)])
+    streams = [torch.randn(4, 6, dtype=torch.float64, requires_grad=True) for _ in range(2)]
+    loss_of(module(*streams)).backward()
+    for f in functions:
+        f.eval()
+    found = [torch.autograd.grad(loss_of(network(*streams)), streams)
+             for network in (module, ReversibleSequence(module.couplings, reversible=False))]
+    for x, expected in zip(*found):
+        torch.testing.assert_close(x, expected, rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize('on', [True, False])
 def test_requires_grad_switched_in_between_is_as_under_plain_autograd(on):
     found = []
@@ -314,17 +339,20 @@ class Counting(nn.Module):
         self.register_buffer('calls', torch.zeros(()))
 
     def forward(self, x):
-        self.calls += 1
         time.sleep(0.002)
+        self.calls += 1
         return self.linear(x).tanh()
 
 
-def test_state_dict_in_another_thread_never_sees_what_a_replay_puts_in_place():
+@pytest.mark.parametrize('of', [lambda module: module, lambda module: ReversibleSequence(module.couplings)],
+                         ids=['of the sequence', 'of another over its couplings'])
+def test_state_dict_in_another_thread_never_sees_what_a_replay_puts_in_place(of):
     module, seen, done = network(Counting, Counting), set(), threading.Event()
+    watched = of(module)
 
     def watch():
         while not done.is_set():
-            seen.update(float(x) for name, x in module.state_dict(keep_vars=True).items() if 'calls' in name)
+            seen.update(float(x) for name, x in watched.state_dict(keep_vars=True).items() if 'calls' in name)
 
     loss = loss_of(module(*inputs('two_stream', requires_grad=False)))
     thread = threading.Thread(target=watch)

@@ -1,4 +1,4 @@
-"""Bytes alive: flat in depth, and let go where nobody needs them."""
+"""Live bytes: constant in depth, and released as soon as they are not needed."""
 import torch
 from torch import nn
 

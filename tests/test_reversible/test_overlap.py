@@ -116,7 +116,7 @@ def test_a_backward_that_stops_early_leaves_nothing_running():
     assert torch.equal(*states)
 
 
-def test_the_last_step_that_ran_ahead_is_let_go_before_the_backward_ends():
+def test_the_last_step_that_ran_ahead_is_released_before_the_backward_ends():
     module, kept = dropping(3), []
     module.overlap = True
     x = torch.randn(1, 16, 4, 4, requires_grad=True)
@@ -142,7 +142,7 @@ def test_steps_that_are_sequences_themselves_go_one_by_one():
     module = ReversibleSequence([TwoStreamCoupling(Nest(dropping(2)), Nest(dropping(2))) for _ in range(3)])
     streams = [torch.randn(2, 16, 6, 6) for _ in range(2)]
     expected = gradients(module, streams, False)
-    with pytest.warns(UserWarning, match='holds a reversible sequence itself'):
+    with pytest.warns(UserWarning, match='contains a reversible sequence'):
         assert_same_bits(gradients(module, streams, True), expected)
 
 
@@ -189,7 +189,7 @@ def test_says_where_it_cannot_help():
             return [AdditiveStep(self.f, 0, (1, ))]
 
     module, streams = ReversibleSequence([Single()], overlap=True), [torch.randn(2, 4, 8) for _ in range(2)]
-    with pytest.warns(UserWarning, match='no effect.*one step alone'):
+    with pytest.warns(UserWarning, match='no effect.*only one step'):
         module(*streams)
     with warnings.catch_warnings():  # once
         warnings.simplefilter('error')

@@ -274,7 +274,7 @@ def test_a_partial_backward_and_a_deleted_network_leave_nothing_to_the_cycle_col
 
 
 def test_scripted_functions_and_a_policy_that_is_none_are_refused():
-    with pytest.raises(ReversibilityError, match='must be a module'):
+    with pytest.raises(ReversibilityError, match='must be a Python module'):
         ReversibleSequence([NewStream(torch.jit.script(nn.Tanh()), 2, (0, ))])(*inputs())
     with pytest.raises(TypeError, match='`keep` must be'):
         build(keep=5)(*inputs())

@@ -7,12 +7,15 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import pseudo_collate
+from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 
 pytest.importorskip('mmseg')
 pytest.importorskip('sklearn')
 from mmrev.apis import run  # noqa: E402
 from mmrev.apis.predict import predict  # noqa: E402
+from mmrev.apis.segmenter import Segmenter  # noqa: E402
 from mmrev.cli import main  # noqa: E402
 from mmrev.datasets.digits import DigitsSpec, build  # noqa: E402
 from mmrev.memory.forecast import Counter, Forecaster  # noqa: E402
@@ -96,6 +99,32 @@ def test_predict_fuses_scales_and_writes_each_format(trained, tmp_path, out_form
         assert image.getpalette()[3:6] == [230, 25, 75]  # of the digit 0, as in the config
 
 
+def test_predict_writes_probabilities_without_fusion(trained, tmp_path):
+    image = trained / 'data/digits_seg/images/val/00000.png'
+    assert main(['predict', str(CONFIG), str(trained / 'run/epoch_1.pth'), str(image), '--out-format', 'prob',
+                 '--out-dir', str(tmp_path)]) == 0
+    model = Segmenter(run.load_config(str(CONFIG)), str(trained / 'run/epoch_1.pth'))
+    data = model.model.data_preprocessor(pseudo_collate([model.pipeline(dict(img_path=str(image)))]), False)
+    with torch.no_grad():
+        sample, = model.model.predict(**data)
+    expected = sample.seg_logits.data.softmax(0).amax(0) * 255
+    written = torch.from_numpy(np.array(Image.open(tmp_path / '00000_prob.png'))).float()
+    assert (written - expected).abs().max() <= 1
+
+
+def test_predict_takes_several_decode_heads(tmp_path):
+    cfg = run.load_config(str(CONFIG))
+    common = dict(in_channels=48, in_index=0, channels=4, num_classes=11, norm_cfg=dict(type='BN'))
+    cfg.model.decode_head = [dict(common, type='mmseg.FCNHead', num_convs=1),
+                             dict(common, type='mmseg.OCRHead', ocr_channels=4)]
+    cfg.merge_from_dict({'model.type': 'mmseg.CascadeEncoderDecoder', 'model.num_stages': 2})
+    init_default_scope('mmseg')
+    torch.save(dict(state_dict=MODELS.build(cfg.model).state_dict()), tmp_path / 'ocr.pth')
+    cv2.imwrite(str(tmp_path / 'a.png'), np.zeros((64, 96, 3), np.uint8))
+    summary, values, *_ = Segmenter(cfg, str(tmp_path / 'ocr.pth'))(str(tmp_path / 'a.png'))
+    assert sum(values['shares'].values()) == pytest.approx(1, abs=1e-3)
+
+
 def test_predict_refuses_what_does_not_belong_to_the_task(tmp_path):
     cfg = run.load_config(str(CONFIG))
     with pytest.raises(ProblemError, match='is for semseg, not for detection'):
@@ -107,6 +136,9 @@ def test_predict_refuses_what_does_not_belong_to_the_task(tmp_path):
         (tmp_path / name).touch()
     with pytest.raises(ProblemError, match='would be drawn to the same file'):
         next(predict(cfg, 'x.pth', [str(tmp_path)], out_format='raw'))
+    (tmp_path / 'a.jpg').rename(tmp_path / 'a_prob.png')
+    with pytest.raises(ProblemError, match='would be drawn to the same file'):
+        next(predict(cfg, 'x.pth', [str(tmp_path)], out_format='prob'))
 
 
 def test_memory_predicts_what_a_real_step_of_a_segmentor_counts():

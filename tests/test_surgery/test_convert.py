@@ -48,7 +48,7 @@ def run(model, x):
 
 
 def assert_same_function(model, reference, x, folded=True):
-    """Outputs are equal, gradients too but for the sign of what is folded."""
+    """Outputs are equal; gradients too, except for the signs that are folded."""
     outputs, gradients = run(model, x)
     expected_outputs, expected = run(reference, x)
     for ours, theirs in zip(outputs, expected_outputs):
@@ -248,9 +248,9 @@ def test_signs_that_cannot_be_folded_are_named():
         shared[1][1].weight[3] = 1e-6
     report = convert_batchnorm(shared)
     assert list(report.converted) == ['1.1'] and report.small == {'1.1': [3]}
-    assert 'channel 2' in report.kept['0.1'] and 'feeds others' in report.kept['0.1']
+    assert 'channel 2' in report.kept['0.1'] and 'other consumers' in report.kept['0.1']
     assert 'channels 1, 2' in report.kept['2.0'] and 'no convolution' in report.kept['2.0']
-    for words in ('channel 3', 'feeds others', '1 batch norms'):
+    for words in ('channel 3', 'other consumers', '1 batch norms'):
         assert words in str(report)
 
 
@@ -268,7 +268,7 @@ def test_one_obstacle_leaves_its_block_alone():
 
 def test_unknown_modules_are_listed():
     report = convert_batchnorm(PRETRAIN.build(dict(type='mmpretrain.RepVGG', arch='A0', norm_eval=True)))
-    assert 'not known' in report.kept['stage_1.1.branch_norm']
+    assert 'unknown' in report.kept['stage_1.1.branch_norm']
 
 
 def test_blocks_with_another_way_through_their_norms_are_left_alone():
@@ -466,15 +466,15 @@ def unfoldable():
     def followed(*after):
         return nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3), *after, nn.Conv2d(3, 3, 1))
 
-    return {'several places': tied, 'no convolution': linear, 'right before it': standardised, 'hooks': hooked,
-            'stands right before it': squared, 'pruned': pruned,
-            'what follows it is not known': followed(nn.Identity())[:3],
-            'changes that': nn.Sequential(nn.Sequential(followed(nn.LeakyReLU(0.1))[:3], nn.Identity()),
-                                          nn.Sequential(nn.ReLU(inplace=True))),
-            'follows its activation': nn.Sequential(ConvModule(3, 3, 1, norm_cfg=dict(type='BN'), inplace=False,
-                                                               act_cfg=dict(type='LeakyReLU')), nn.ReLU(inplace=True)),
+    return {'several places': tied, 'no convolution': linear, 'directly precedes': standardised, 'hooks': hooked,
+            'directly precedes it': squared, 'pruned': pruned,
+            'an unknown module follows it': followed(nn.Identity())[:3],
+            'overwrites its output': nn.Sequential(nn.Sequential(followed(nn.LeakyReLU(0.1))[:3], nn.Identity()),
+                                                   nn.Sequential(nn.ReLU(inplace=True))),
+            'after its activation': nn.Sequential(ConvModule(3, 3, 1, norm_cfg=dict(type='BN'), inplace=False,
+                                                             act_cfg=dict(type='LeakyReLU')), nn.ReLU(inplace=True)),
             'in place': followed(nn.Identity(), nn.ReLU(inplace=True)),
-            'changes that in place': followed(nn.LeakyReLU(0.1), nn.Dropout(inplace=True))}
+            'overwrites its output in place': followed(nn.LeakyReLU(0.1), nn.Dropout(inplace=True))}
 
 
 @pytest.mark.parametrize('reason', unfoldable())

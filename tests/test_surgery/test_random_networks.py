@@ -1,4 +1,4 @@
-"""Random networks on tensors whose dimensions are all 8, so that nothing is told apart by its shape."""
+"""Random networks on tensors whose dimensions are all 8, so that no two tensors can be distinguished by shape."""
 import copy
 import random
 

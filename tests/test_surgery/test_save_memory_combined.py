@@ -2,6 +2,7 @@
 import copy
 import pickle
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -254,3 +255,83 @@ def test_fake_tensors_and_the_meta_device_work():
             model(torch.empty(2, 8, 32, 32, device='meta')).sum().backward()
         ratios.append(report.kept / report.plain)
     assert ratios[0] == pytest.approx(ratios[1], abs=0.02) and ratios[0] < 0.6
+
+
+def spectral():
+    return nn.utils.parametrizations.spectral_norm(conv(4, 4))
+
+
+def test_blocks_are_found_without_reading_parametrized_weights():
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Sequential(spectral(), nn.BatchNorm2d(4), spectral()) for _ in range(2)])
+    before = copy.deepcopy(model.state_dict())
+    assert len(find_blocks(model)) == 2
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
+class Recursive(nn.Module):
+    """Calls itself, within checkpointing or not."""
+
+    def __init__(self, call):
+        super().__init__()
+        self.block, self.call = block(nn.SiLU()), call
+
+    def forward(self, x, depth=2):
+        x = self.block(x)
+        return self.call(self, x, depth - 1) if depth else x
+
+
+@pytest.mark.parametrize('call', [lambda model, *args: model(*args), partial(checkpoint, use_reentrant=False)],
+                         ids=['plain', 'checkpointed'])
+def test_a_model_may_call_itself(call):
+    torch.manual_seed(0)
+    plain = Recursive(call).double()
+    saving = copy.deepcopy(plain)
+    mmrev.save_memory(saving)
+    assert_same(train_once(plain, images()), train_once(saving, images()))
+    assert torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+    assert not torch.overrides._is_torch_function_mode_enabled()
+
+
+def test_the_batch_size_of_the_report_is_of_the_first_argument_with_one():
+    class Diffusion(nn.Module):
+
+        def __init__(self):
+            super().__init__()
+            self.block = block(nn.SiLU())
+
+        def forward(self, time, x):
+            return self.block(x * time)
+
+    model = Diffusion()
+    report = mmrev.save_memory(model)
+    model(torch.tensor(.5), images(torch.float32))
+    assert report.images == 3
+
+
+class Student(nn.Module):
+    """Calls another model, which is no child, within a context of PyTorch."""
+
+    def __init__(self, other):
+        super().__init__()
+        self.first, self.others = block(nn.SiLU()), [other]
+
+    def forward(self, x):
+        x = self.first(x)
+        with torch.device('meta'), torch.autograd.graph.saved_tensors_hooks(lambda t: t * 1, lambda t: t):
+            x = self.others[0](x)
+            assert torch.empty(1).is_meta
+            return x.sin()
+
+
+def test_a_model_may_call_another_one_that_saves_memory():
+    torch.manual_seed(0)
+    plain = Student(stage().double()).double()
+    saving = Student(copy.deepcopy(plain.others[0]))
+    saving.first = copy.deepcopy(plain.first)
+    mmrev.save_memory(saving)
+    mmrev.save_memory(saving.others[0])
+    assert_same(train_once(plain, images()), train_once(saving, images()))
+    assert torch._C._autograd._top_saved_tensors_default_hooks(True) is None
+    assert not torch.overrides._is_torch_function_mode_enabled()

@@ -1,4 +1,4 @@
-"""The proofs fail where they should."""
+"""The assertions fail where they should."""
 import pytest
 import torch
 from torch import nn
@@ -49,7 +49,7 @@ def test_set_reversible_refuses_a_module_without_any():
 
 
 def test_same_gradients_compares_the_generator_of_every_device(monkeypatch):
-    """Without a GPU: a random number is asked of each."""
+    """Works without a GPU: each generator is asked for a random number."""
     with FakeTensorMode():
         module, x = nn.Linear(2, 2, device='cuda:0'), torch.zeros(1, 2, device='cuda:1')
         assert [str(device) for device in assertions._devices(module, [x])] == ['cpu', 'cuda:0', 'cuda:1']

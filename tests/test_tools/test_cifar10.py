@@ -1,4 +1,4 @@
-"""The CIFAR-10 configs: they train, and where the data cannot be had they say so before anything is written."""
+"""The CIFAR-10 configs: they train, and without the data they say so before anything is written."""
 import hashlib
 import pickle
 import tarfile

@@ -1,4 +1,4 @@
-"""Two processes with half the batch each against one: the same weights but for rounding. Run by `make test-slow`."""
+"""Two processes with half the batch each against one: the same weights up to rounding. Run by `make test-slow`."""
 import pytest
 
 from mmrev.checkpoints import load_local

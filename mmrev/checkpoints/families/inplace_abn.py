@@ -185,8 +185,8 @@ def adapt(weights: Dict[str, Tensor], request: Request) -> Tuple[Dict[str, Tenso
         weights, left = fold_signs(weights)
     if left:
         raise ProblemError(
-            f'{len(left)} norms of `{file}` have negative weights that |weight| + eps of InPlace-ABN cannot hold, and '
-            f'take a sum, so that no convolution takes their sign: {", ".join(left[:3])} ...',
+            f'{len(left)} norms of `{file}` have negative weights, which |weight| + eps of InPlace-ABN cannot '
+            f'represent; their inputs are sums, so no convolution can absorb the sign: {", ".join(left[:3])} ...',
             "Keep batch norm: --for batch_norm, and norm_cfg=dict(type='mmrev.BatchNormAct') as in "
             'configs/inplace_abn/resnext101-stdbn_8xb32_in1k.py')
     return weights, dict(norm=target)

@@ -108,7 +108,7 @@ def run(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], settings: S
         residual: Optional[Tensor] = None) -> Tensor:
     """Common implementation of the functions above and the modules."""
     if (weight is None) != (bias is None):
-        raise ValueError(f'{settings.name} takes weight and bias, or neither of the two')
+        raise ValueError(f'{settings.name} takes both weight and bias, or neither')
     package = compiled.package(backend)
     if not torch.jit.is_tracing():
         check_input(x, weight, settings, residual)
@@ -142,13 +142,13 @@ def check_input(x: Tensor, weight: Optional[Tensor], s: Settings, residual: Opti
     if not 2 <= x.ndim <= 5:
         raise ValueError(f'{s.name} takes an input of 2 to 5 dimensions, (B, C, ...); got shape {tuple(x.shape)}')
     if residual is not None and residual.shape != x.shape:
-        raise ValueError(f'{s.name} adds a residual of its input\'s shape, {tuple(x.shape)}; got '
+        raise ValueError(f'{s.name} needs a residual of its input\'s shape, {tuple(x.shape)}; got '
                          f'{tuple(residual.shape)}')
     known = weight if weight is not None else s.running_mean
     if known is not None and len(known) != x.shape[1]:
         raise ValueError(f'{s.name} has {len(known)} channels, but its input has {x.shape[1]}: {tuple(x.shape)}')
     if not s.batch and s.running_mean is None:
-        raise ValueError(f'{s.name} has no running statistics to normalize by; give them, or `training=True`')
+        raise ValueError(f'{s.name} has no running statistics to normalize by; pass them, or set `training=True`')
     if s.batch and not s.sync and x.numel() == x.shape[1]:
         raise ValueError(too_few_values(s.name, x))
 
@@ -159,6 +159,6 @@ def _check_invertible(x: Tensor, s: Settings) -> None:
     if s.batch and not s.activation.invertible:
         raise ValueError(
             f'{s.name} cannot use `{s.activation.name}` with the statistics of the batch: the gradient of its input '
-            f'needs all normalized values, and from a {s.activation.name} the negative ones cannot be recovered. Use '
+            f'needs all normalized values, and behind a {s.activation.name} negative ones cannot be recovered. Use '
             f'`leaky_relu`, or freeze the statistics (`norm_eval=True`), or use ABN, which keeps its input')
     s.activation.check(x.dtype)

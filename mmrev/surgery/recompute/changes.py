@@ -1,4 +1,4 @@
-"""Which functions change a tensor, or give access that changes it unseen."""
+"""Which functions change a tensor in place, or return an alias through which it can change undetected."""
 import inspect
 from functools import lru_cache
 from typing import Any, Callable, Dict, Optional, Sequence
