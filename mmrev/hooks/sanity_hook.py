@@ -44,12 +44,13 @@ class SanityHook(Hook):
         check_log(runner)
         with unnoticed():
             check_classes({name: loop.dataloader.dataset for name, loop in _loops(runner)}, runner.model)
-            for name, loop in _loops(runner):
-                _read(name, loop.dataloader, runner.model)
+            sizes = [_read(name, loop.dataloader, runner.model) for name, loop in _loops(runner)]
             if isinstance(runner._val_loop, ValLoop):
                 metrics = validate(runner, runner._val_loop)
                 check_monitored(runner, metrics)
         runner.model.train(training)
+        for size in filter(None, sizes):
+            runner.logger.warning(size)
         runner.logger.info(f'SanityHook: data, metrics and visualization work ({time.monotonic() - begin:.1f} s)')
 
     def before_test(self, runner) -> None:
@@ -169,17 +170,22 @@ def check_labels(where: str, sample: Any, model: Any) -> None:
                                'are 255')
 
 
-def _read(name: str, loader: Any, model: Any) -> None:
-    """Read the first batch and then, for a second, samples spread over the data set."""
+def _read(name: str, loader: Any, model: Any) -> str:
+    """Read the first batch and then, for a second, samples spread over the data set.
+
+    Returns:
+        Which image has another size than its annotation says, such as one that was resized without its boxes; or ''.
+    """
     dataset, collate = loader.dataset, loader.collate_fn
-    if hasattr(dataset, 'get_data_info') and not any(
-            dataset.get_data_info(index).get('instances', True) for index in range(len(dataset))):
+    if hasattr(dataset, 'get_data_info') and all(
+            all(one.get('ignore_flag') for one in dataset.get_data_info(index).get('instances', [{}]))
+            for index in range(len(dataset))):
         raise ProblemError(f'none of the {len(dataset)} samples of {name}_dataloader has an annotated object',
                            'Compare metainfo.classes with the names in the annotations, the boxes with the images')
     check_files(name, dataset)
     if any(hasattr(step, 'results_cache') for step in _transforms(dataset)):
-        return  # a transform would cache these samples
-    begin = time.monotonic()
+        return ''  # a transform would cache these samples
+    begin, other = time.monotonic(), ''
     with phase(f'reading the first batch of {name}_dataloader'):
         collate([dataset[index] for index in range(min(loader.batch_size or 1, len(dataset)))])
         for index in np.linspace(0, len(dataset) - 1, min(64, len(dataset))).astype(int):
@@ -188,6 +194,13 @@ def _read(name: str, loader: Any, model: Any) -> None:
             sample = dataset[int(index)]
             if name == 'train':
                 check_labels(f'sample {index} of {name}_dataloader', sample, getattr(model, 'module', model))
+            info = dataset.get_data_info(int(index)) if hasattr(dataset, 'get_data_info') else {}
+            stated = (info.get('height'), info.get('width'))
+            shape = getattr(sample.get('data_samples') if isinstance(sample, dict) else None, 'ori_shape', None)
+            if shape is not None and None not in stated and tuple(shape[:2]) != stated:
+                other = other or (f'`{info.get("img_path")}` has {shape[1]}x{shape[0]} pixels, and its annotation says '
+                                  f'{stated[1]}x{stated[0]}: do its boxes fit?')
+    return other
 
 
 def _transforms(dataset: Any) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from mmpretrain.structures import DataSample
 from pycocotools.coco import COCO
 
 from mmrev.datasets.coco import skip_wrong_annotations, wrong_entries
-from mmrev.hooks.sanity_hook import check_classes, check_labels
+from mmrev.hooks.sanity_hook import _read, check_classes, check_labels
 from mmrev.problems import ProblemError
 from mmrev.side_effects import random_states_kept, unnoticed
 from support import toy_classification, toy_detection
@@ -202,3 +202,17 @@ def test_check_with_data_reads_every_image(data, tmp_path):
     assert status == 2 and '3 problems' in said(errors)[0]
     assert '2 of 4 samples of train_dataloader cannot be read, first: reading sample 1' in (
         tmp_path / 'out.txt').read_text()
+
+
+def test_an_image_of_another_size_than_its_annotation_says_is_named():
+    class Resized:
+        get_data_info = {0: dict(img_path='0.png', height=320, width=640)}.__getitem__
+        __len__ = {0: 1}.__len__
+
+        def __getitem__(self, index):
+            return dict(data_samples=BaseDataElement(metainfo=dict(ori_shape=(32, 64))))
+
+    said = _read('val', SimpleNamespace(dataset=Resized(), collate_fn=list, batch_size=1), None)
+    assert said.startswith('`0.png` has 64x32 pixels, and its annotation says 640x320')
+    Resized.get_data_info = {0: dict(img_path='0.png', height=32, width=64)}.__getitem__
+    assert not _read('val', SimpleNamespace(dataset=Resized(), collate_fn=list, batch_size=1), None)
