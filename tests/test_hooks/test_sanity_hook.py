@@ -1,19 +1,21 @@
 """What would fail only after the first epoch is refused before the first iteration, and nothing is written."""
 import json
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmdet.datasets import CocoDataset
+from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement, PixelData
 from mmpretrain.structures import DataSample
 from pycocotools.coco import COCO
 
 from mmrev.datasets.coco import skip_wrong_annotations, wrong_entries
-from mmrev.hooks.sanity_hook import _read, check_classes, check_labels
+from mmrev.hooks.sanity_hook import _read, check_classes, check_labels, check_mask
 from mmrev.problems import ProblemError
 from mmrev.side_effects import random_states_kept, unnoticed
 from support import toy_classification, toy_detection
@@ -102,6 +104,32 @@ def test_the_head_of_a_segmentor_has_at_least_as_many_classes_as_the_data():
         check_classes(dict(train=Classes('a', 'b', 'c')), SimpleNamespace(decode_head=Head(2)))
 
 
+@pytest.mark.parametrize('shape', [(4, 5, 3), (3, 4, 5), (1, 5, 4)])
+def test_a_mask_of_colors_or_of_another_size_is_named(shape):
+    def check_shape(shape, size=(4, 5)):
+        truth = BaseDataElement(metainfo=dict(seg_map_path='mask.png', ori_shape=(8, 10)),
+                                gt_sem_seg=PixelData(data=torch.ones(shape)))
+        return check_mask('sample 3', dict(inputs=torch.zeros(3, *size), data_samples=truth),
+                          SimpleNamespace(decode_head=Head(11)))
+
+    assert check_shape((1, 4, 5)) == check_shape((1, 8, 10)) == {1}
+    with pytest.raises(ProblemError, match='sample 3: the mask `mask.png` has shape'):
+        check_shape(shape)
+
+
+def test_masks_that_hold_no_class_get_a_warning():
+    def sample(*labels):
+        truth = BaseDataElement(metainfo=dict(seg_map_path='mask.png'), gt_sem_seg=PixelData(
+            data=torch.tensor([[labels]])))
+        return dict(inputs=torch.zeros(3, 1, len(labels)), data_samples=truth)
+
+    model = SimpleNamespace(decode_head=Head(2, ignore_index=255))
+    loader = partial(SimpleNamespace, batch_size=1, collate_fn=pseudo_collate)
+    assert _read('train', loader(dataset=[sample(0, 255), sample(0, 1)]), model) == []
+    line, = _read('train', loader(dataset=[sample(0, 255), sample(0, 0)]), model)
+    assert 'hold only the labels 0 and 255, which is ignored' in line
+
+
 def test_a_label_that_the_head_does_not_have_is_named_with_its_file():
     def check_pixels(label, head):
         truth = BaseDataElement(metainfo=dict(seg_map_path='mask.png'), gt_sem_seg=PixelData(
@@ -112,9 +140,6 @@ def test_a_label_that_the_head_does_not_have_is_named_with_its_file():
     check_pixels(255, Head(2, ignore_index=255))
     with pytest.raises(ProblemError, match='sample 3 .`mask.png`. has the label 37, and model.decode_head has num_cl'):
         check_pixels(37, Head(11, ignore_index=255))
-    colors = BaseDataElement(metainfo=dict(seg_map_path='mask.png'), gt_sem_seg=PixelData(data=torch.zeros(4, 5, 3)))
-    with pytest.raises(ProblemError, match=r'sample 3: the mask `mask.png` has shape \(4, 5, 3\)'):
-        check_labels('sample 3', dict(data_samples=colors), SimpleNamespace(decode_head=Head(11)))
     image = DataSample(metainfo=dict(img_path='x.png')).set_gt_label(9)
     check_labels('sample 3', dict(data_samples=image), SimpleNamespace(head=Head(10)))
     with pytest.raises(ProblemError, match='`x.png`. has the label 9, and model.head'):
@@ -212,7 +237,7 @@ def test_an_image_of_another_size_than_its_annotation_says_is_named():
         def __getitem__(self, index):
             return dict(data_samples=BaseDataElement(metainfo=dict(ori_shape=(32, 64))))
 
-    said = _read('val', SimpleNamespace(dataset=Resized(), collate_fn=list, batch_size=1), None)
+    said, = _read('val', SimpleNamespace(dataset=Resized(), collate_fn=list, batch_size=1), None)
     assert said.startswith('`0.png` has 64x32 pixels, and its annotation says 640x320')
     Resized.get_data_info = {0: dict(img_path='0.png', height=32, width=64)}.__getitem__
     assert not _read('val', SimpleNamespace(dataset=Resized(), collate_fn=list, batch_size=1), None)
