@@ -473,6 +473,8 @@ def of_checkpoints() -> Iterator[Fault]:
         yield Fault(f'checkpoint: resumed with {schedule["type"]}', CLS, both(longer, set_(
             'param_scheduler', schedule), set_('optim_wrapper.optimizer.type', 'AdamW')), saved(lambda content: None),
                     ('train', 'config.py', '--resume', 'broken.pth'))
+    yield Fault('checkpoint: resumed without schedules', CLS, both(longer, delete('param_scheduler')),
+                saved(lambda content: None), ('train', 'config.py', '--resume', 'broken.pth'))
     for name, change in (('its lr', lambda state: state['param_groups'][0].update(lr=NAN)),
                          ('an average', lambda state: state['state'][0]['exp_avg'].fill_(INF))):
         yield Fault(f'checkpoint: {name} is not finite', CLS, longer, saved(
