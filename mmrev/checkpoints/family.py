@@ -23,7 +23,8 @@ class Request(NamedTuple):
 class Family(NamedTuple):
     """Checkpoints of one publisher: how to recognize, convert and check them.
 
-    ``convert`` raises `KeyError` for a foreign name, ``check_complete`` for a missing one.
+    ``convert`` raises `KeyError` for a foreign name, ``check_complete`` for a missing one (`complete` has the parts of
+    such a check).
     """
 
     name: str  # name on the command line, and of its file
@@ -31,6 +32,6 @@ class Family(NamedTuple):
     source: str  # in words, after 'Give ': a checkpoint to use instead
     is_published_name: Callable[[str], bool]
     convert: Callable[[Weights], Weights]
-    check_complete: Callable[[Weights], None] = lambda weights: None
+    check_complete: Callable[[Weights], None]
     # Changes values, before `convert`; returns facts for the meta as well.
     adapt: Optional[Callable[[Weights, Request], Tuple[Weights, Dict[str, Any]]]] = None

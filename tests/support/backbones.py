@@ -108,8 +108,18 @@ BACKBONES = {
 
 
 def kind(name: str) -> type:
-    """The class of an entry of :data:`BACKBONES`."""
-    return MODELS.get(BACKBONES[name].cfg['type'])
+    """The class of an entry of :data:`BACKBONES`.
+
+    Raises:
+        LookupError: If mmrev has registered no such class.
+    """
+    path = BACKBONES[name].cfg['type']
+    found = MODELS.module_dict.get(path.removeprefix('mmrev.'))
+    if found is None:
+        raise LookupError(f'`BACKBONES[{name!r}]` names `{path}`, which is not in `mmrev.registry.MODELS`: decorate '
+                          'the class with `@MODELS.register_module()` of mmrev.registry, and export it in '
+                          'mmrev/models/backbones/__init__.py')
+    return found
 
 
 def build(name: str, seed: int = 0, **kwargs) -> nn.Module:

@@ -16,16 +16,19 @@ FOLDER = Path(__file__).parents[1] / 'data' / 'golden'
 
 
 class GoldenRecord:
-    """One record: ``name``, ``num_params``, and per published name its shape and gradient norm."""
+    """One record: ``name``, and per published name its shape and, if results were recorded, its gradient norm.
+
+    Without results, a record has only ``name`` and ``tensors`` (CONTRIBUTING.md has the code that writes it).
+    """
 
     def __init__(self, name: str):
         content = json.loads((FOLDER / f'{name}.json').read_text())
         self.name = content['name']
-        self.num_params = content['num_params']
-        self.outputs = {'eval': content['eval_output'], 'train': content['train_output']}
+        self.num_params = content.get('num_params')
+        self.outputs = {mode: content.get(f'{mode}_output') for mode in ('eval', 'train')}
         self.shapes = {key: tuple(entry[0]) for key, entry in content['tensors'].items()}
         self.grad_norms = {key: entry[1] for key, entry in content['tensors'].items() if len(entry) > 1}
-        self.input = _random(f'input:{self.name}', content['input_shape'])
+        self.input = _random(f'input:{self.name}', content.get('input_shape', ()))
 
     def state_dict(self) -> Dict[str, Tensor]:
         return {key: _weight(key, shape) for key, shape in self.shapes.items()}

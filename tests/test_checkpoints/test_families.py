@@ -1,4 +1,8 @@
 """The table of families: a checkpoint is recognized by the names of its weights alone."""
+import re
+import textwrap
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +11,7 @@ from mmrev.checkpoints.families import FAMILIES
 from mmrev.checkpoints.family import Request
 from mmrev.cli import convert as command
 from mmrev.problems import ProblemError
+from support import golden
 from support.golden import GoldenRecord
 
 RECORDS = {
@@ -30,6 +35,52 @@ def test_each_published_network_is_of_one_family(record):
         if name != RECORDS[record]:
             with pytest.raises(ProblemError, match='is not a checkpoint of|has names of OpenMMLab'):
                 convert(content, Request('x.pth', any_hash=True), [family])
+
+
+@pytest.mark.parametrize('record', [record for record in RECORDS if not record.startswith('revbifpn')])
+def test_a_network_without_one_of_its_modules_is_refused_by_the_name_of_a_weight(record):
+    """Any module but the classifier: a norm, attention, half a block, a block between others, a stage.
+
+    A block at the end of a stage may be left out: that is a network of another depth.
+    """
+    family = FAMILIES[RECORDS[record]]
+    converted = family.convert(weights(record))
+    family.check_complete(converted)
+    paths = {'.'.join(key.split('.')[:end]) for key in converted for end in range(2, key.count('.') + 1)}
+    accepted = []
+    for path in sorted(paths - {'head.fc'}):
+        try:
+            family.check_complete({key: value for key, value in converted.items() if not key.startswith(f'{path}.')})
+            accepted.append(path)
+        except KeyError as error:
+            assert re.search(r'`(backbone|decode_head)\.\S+` is missing|numbers of blocks', str(error))
+    assert [path for path in accepted if not is_last_block(path, converted)] == []
+
+
+def is_last_block(path, keys):
+    """Whether `path` is the last block of a stage, or all that it has."""
+    block = re.fullmatch(r'(.+\.)(\d+)(\.f)?', path)
+    return block is not None and not any(key.startswith(f'{block.group(1)}{int(block.group(2)) + 1}.') for key in keys)
+
+
+def test_the_command_refuses_a_published_revvit_without_the_attention_of_a_block(tmp_path, capsys):
+    content = {key: torch.zeros(shape) for key, shape in GoldenRecord('mmpretrain_revvit_small').shapes.items()}
+    torch.save({f'backbone.{key}': value for key, value in content.items() if not key.startswith('layers.5.attn')},
+               tmp_path / 'src')
+    assert command.main([str(tmp_path / 'src'), str(tmp_path / 'dst')]) == 2
+    assert '`backbone.layers.couplings.5.f.layer.proj.bias` is missing, and 3 more' in capsys.readouterr().err
+    assert not (tmp_path / 'dst').exists()
+
+
+def test_the_record_that_contributing_writes_has_names_and_shapes(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / 'CONTRIBUTING.md').read_text(encoding='utf-8')
+    code, = re.findall(r'   ```python\n(.*?)   ```', page, re.DOTALL)
+    (tmp_path / 'tests/data/golden').mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(golden, 'FOLDER', tmp_path / 'tests/data/golden')
+    exec(textwrap.dedent(code), dict(name='new', state_dict={'conv.weight': torch.zeros(2, 3, 1, 1)}))
+    assert GoldenRecord('new').shapes == {'conv.weight': (2, 3, 1, 1)}
+    assert GoldenRecord('new').state_dict()['conv.weight'].shape == (2, 3, 1, 1)
 
 
 def test_the_command_knows_every_family():

@@ -153,7 +153,9 @@ def test_signs_that_nothing_takes_are_named():
 
 
 def test_a_network_of_sums_with_negative_weights_is_refused_for_inplace_abn(tool, tmp_path, monkeypatch, capsys):
-    record = {'mod2.block1.bn1.weight': -torch.ones(4), 'mod2.block1.bn1.running_mean': torch.zeros(4)}
+    shapes = GoldenRecord('iabn_wider_resnet16').shapes
+    record = {key: torch.ones(()).expand(shape) for key, shape in shapes.items()}  # one number in the file
+    record['mod2.block1.bn1.weight'] = -record['mod2.block1.bn1.weight']
     torch.save(record, tmp_path / 'std.pth')
     published_as(monkeypatch, tmp_path / 'std.pth', 'resnext101-stdbn_3rdparty_in1k')
     assert tool(tmp_path / 'std.pth', tmp_path / 'out.pth', '--for', 'inplace_abn') == 2

@@ -16,7 +16,7 @@ from support.images import image
 from . import test_backbones as shared
 
 PAGE = (Path(__file__).parents[2] / 'CONTRIBUTING.md').read_text(encoding='utf-8')
-CODE, ROW = re.findall(r'```python\n(.*?)```', PAGE, re.DOTALL)
+CODE, ROW = re.findall(r'^```python\n(.*?)^```', PAGE, re.DOTALL | re.MULTILINE)
 NAME = 'mmrev.models.backbones.revnet'
 ASKED = [test for name, test in vars(shared).items() if name.startswith('test_')
          and [*inspect.signature(test).parameters] == ['name'] and 'without_norm_eval' not in name]
@@ -38,6 +38,13 @@ def revnet(monkeypatch):
 def test_it_has_less_than_50_lines_of_code():
     lines = [line for line in CODE.splitlines() if line.strip() and not line.strip().startswith('#')]
     assert len(lines) < 50 and max(map(len, lines)) <= 120
+
+
+def test_a_row_without_a_registered_class_says_how_to_register_it(monkeypatch):
+    row = support.backbones.Backbone(dict(type='mmrev.Other'), {}, {})
+    monkeypatch.setitem(support.backbones.BACKBONES, 'Other', row)
+    with pytest.raises(LookupError, match='`mmrev.Other`.*@MODELS.register_module.*mmrev/models/backbones/__init__.py'):
+        support.backbones.kind('Other')
 
 
 @pytest.mark.parametrize('test', ASKED, ids=lambda test: test.__name__)

@@ -5,6 +5,8 @@ import torch.nn.functional as F
 from mmengine.config import ConfigDict
 from mmengine.registry import MODELS, DefaultScope
 
+from support import images
+
 pytest.importorskip('mmseg')
 from mmseg.structures import SegDataSample  # noqa: E402
 
@@ -36,7 +38,7 @@ def model():
 
 @pytest.fixture(scope='module')
 def image():
-    return torch.randn(1, 3, *SIZE, generator=torch.Generator().manual_seed(1))
+    return images.image(1, *SIZE)
 
 
 def probabilities(model, image):

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from mmrev.problems import ProblemError
 
+from ..complete import NORM, check_blocks, names_of, require
 from ..family import Family, Request
 
 _BLOCK = re.compile(r'mod(\d+)\.block(\d+)\.(.+)')
@@ -30,6 +31,38 @@ def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
     rename = {'resnet': _resnet, 'pre_activation': _pre_activation, 'densenet': _densenet}[family(state_dict)]
     last = max([int(match.group(1)) for match in (re.match(r'mod(\d+)\.', key) for key in state_dict) if match] or [0])
     return {_convert_key(key, rename, last): value for key, value in state_dict.items()}
+
+
+def check_complete(weights: Dict[str, Tensor]) -> None:
+    """Check that a network has all its stages, and all weights of its stem, norms and blocks.
+
+    Args:
+        weights: Result of `convert_state_dict`.
+
+    Raises:
+        KeyError: If a weight is missing.
+    """
+    if any(key.startswith('backbone.layer') for key in weights):
+        check_blocks(weights, 'backbone.layer{stage}.{number}', ['downsample'], first=1)
+        bottleneck = 'backbone.layer1.0.conv3.weight' in weights
+        needed = ['conv1.weight', *names_of('bn1', NORM)]
+        for stage in range(1 if bottleneck else 2, 5):
+            needed += [f'layer{stage}.0.downsample.0.weight', *names_of(f'layer{stage}.0.downsample.1', NORM)]
+        needed += [f'layer{stage}.0.conv1.weight' for stage in range(1, 5)]
+    elif any('.couplings.' in key for key in weights):
+        check_blocks(weights, 'backbone.stages.{stage}.couplings.{number}')
+        needed = ['stem.conv1.weight', *(f'stages.{i}.couplings.0.f.conv1.weight' for i in range(4)),
+                  *(f'transitions.{i}.weight' for i in range(3)),
+                  *(name for i in range(4) for name in names_of(f'norms.{i}', NORM))]
+    else:
+        third, first = r'residual\.(?:bn|conv)3', r'bn1'
+        depths = check_blocks(weights, 'backbone.stages.{stage}.{number}', [third, first, 'projection'])
+        number = 4 if 'backbone.stages.0.0.residual.conv3.weight' in weights else 6  # of ResNeXt, WiderResNet
+        needed = ['stem.conv1.weight', *(f'stages.{i}.0.projection.weight' for i in range(number)),
+                  *(name for i in range(number + 1) for name in names_of(f'norms.{i}', NORM))]
+        needed += [name for i, depth in enumerate(depths) for n in range(1, depth)
+                   for name in names_of(f'stages.{i}.{n}.bn1', NORM)]
+    require(weights, [f'backbone.{name}' for name in needed])
 
 
 def is_published_name(key: str) -> bool:
@@ -194,4 +227,4 @@ def adapt(weights: Dict[str, Tensor], request: Request) -> Tuple[Dict[str, Tenso
 
 FAMILY = Family('inplace_abn', 'a published network with InPlace-ABN',
                 'a checkpoint of a published network with InPlace-ABN, or of one that was trained with its code',
-                is_published_name, convert_state_dict, adapt=adapt)
+                is_published_name, convert_state_dict, check_complete, adapt)

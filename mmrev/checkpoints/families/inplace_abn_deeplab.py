@@ -4,6 +4,7 @@ from typing import Any, Dict, Tuple
 
 from torch import Tensor
 
+from ..complete import NORM, names_of, require
 from ..family import Family, Request
 from . import inplace_abn
 
@@ -28,6 +29,24 @@ def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
     body = {key.removeprefix('body.'): key for key in state_dict if key.startswith('body.')}
     names = {key: ours for ours, key in inplace_abn.convert_state_dict(body).items()}
     return {names[key] if key in names else _convert_key(key): value for key, value in state_dict.items()}
+
+
+def check_complete(weights: Dict[str, Tensor]) -> None:
+    """Check that a network has all weights of its body and of its head.
+
+    Args:
+        weights: Result of `convert_state_dict`.
+
+    Raises:
+        KeyError: If a weight is missing.
+    """
+    inplace_abn.check_complete(weights)
+    convs = [f'map_convs.{i}' for i in range(4)]
+    convs += [name for name in _HEAD.values() if name.endswith(('conv', 'reduce'))]
+    norms = [name for name in _HEAD.values() if name.endswith('norm')]
+    require(weights, [f'decode_head.{name}' for name in (
+        *(f'{conv}.weight' for conv in convs), *(name for norm in norms for name in names_of(norm, NORM)),
+        *names_of('conv_seg'))])
 
 
 def _convert_key(key: str) -> str:
@@ -57,4 +76,4 @@ def adapt(weights: Dict[str, Tensor], request: Request) -> Tuple[Dict[str, Tenso
 
 FAMILY = Family('inplace_abn_deeplab', 'the published segmentation network with InPlace-ABN',
                 'the published snapshot of the segmentation network, or one that was trained with its code',
-                is_published_name, convert_state_dict, adapt=adapt)
+                is_published_name, convert_state_dict, check_complete, adapt)

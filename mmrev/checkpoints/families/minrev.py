@@ -4,6 +4,7 @@ from typing import Dict, List, Tuple
 
 from torch import Tensor
 
+from ..complete import check_blocks, names_of, require
 from ..family import Family
 
 _Rules = Tuple[Tuple[str, str], ...]
@@ -32,6 +33,8 @@ _END: _Rules = (
     (r'lateral_fuse\.fuse_fn\.', 'after.end.fuse.'),
     (r'downsample\.', 'after.end.merge.'),
 )
+_END_WEIGHTS = ('fuse.fc1.weight', 'fuse.fc1.bias', 'fuse.fc2.weight', 'fuse.fc2.bias', 'merge.reduction.weight',
+                'merge.norm.weight', 'merge.norm.bias')
 
 
 def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
@@ -54,6 +57,28 @@ def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
         elif not key.endswith('.relative_position_index'):
             converted[f'backbone.{rename(key, state_dict)}'] = value
     return converted
+
+
+def check_complete(weights: Dict[str, Tensor]) -> None:
+    """Check that a network has all weights of its blocks, of its patch embedding and of its last norm.
+
+    Args:
+        weights: Result of `convert_state_dict`.
+
+    Raises:
+        KeyError: If a weight is missing.
+    """
+    vit = 'backbone.pos_embed' in weights or any(key.startswith('backbone.layers.') for key in weights)
+    swin = 'backbone.patch_embed.norm.weight' in weights or any('relative_position_bias' in key for key in weights)
+    blocks = f'backbone.{"layers" if vit else "blocks"}.couplings.'
+    kinds = [] if vit or swin else [r'f\.(?:norm|layer)\.|g\.', r'f\.(?:norm\d|attn|mlp)\.']  # of Rev-MViT's blocks
+    depth, = check_blocks(weights, blocks + '{number}', [*kinds, r'after\.end', r'after\.level']) or [0]
+    widths = [len(weights[f'{blocks}{i}.f.norm.weight']) for i in range(depth * swin)]
+    ends = [f'{blocks}{i}.after.end' for i in range(len(widths) - 1) if widths[i] != widths[i + 1]]
+    require(weights, [*names_of('backbone.patch_embed.projection'), *['backbone.pos_embed'] * vit,
+                      *names_of('backbone.patch_embed.norm') * swin,
+                      *(name for end in ends for name in names_of(end, _END_WEIGHTS)),
+                      *names_of(f'{blocks}{depth - 1}.after.level.f.norm' if swin else 'backbone.pooled_norms.0')])
 
 
 def _first(rules: _Rules, key: str) -> str:
@@ -106,4 +131,4 @@ def is_published_name(key: str) -> bool:
 
 
 FAMILY = Family('minrev', 'a network of minREV', "a checkpoint of minREV's RevViT, Rev-Swin or Rev-MViT",
-                is_published_name, convert_state_dict)
+                is_published_name, convert_state_dict, check_complete)

@@ -4,6 +4,7 @@ from typing import Dict, Set
 
 from torch import Tensor
 
+from ..complete import require
 from ..family import Family
 
 _RESNET_PARTS = {'reduction_block': '1', 'conv_block': '2', 'expansion_block': '3'}
@@ -61,12 +62,18 @@ def check_complete(weights: Dict[str, Tensor]) -> None:
         raise KeyError(f'it has these numbers of blocks, which no such network has: {depths}')
     missing = [name for name in others if f'backbone.{name}' not in weights]
     for stage, blocks in stages.items():
-        resnet = stage.startswith('layer')  # the first block of a ResNet stage has more; elsewhere two kinds alternate
         for number in range(len(blocks)):
-            kin = [parts for n, parts in blocks.items() if (n > 0 if resnet else n % 2 == number % 2)]
+            kin = [parts for s, others in stages.items() for n, parts in others.items()
+                   if _has_as_much(stage, number, s, n)]
             missing += [f'{stage}.{number}.{part}' for part in sorted(set().union(*kin) - blocks.get(number, set()))]
-    if missing:
-        raise KeyError(f'`backbone.{missing[0]}` is missing')
+    require(weights, [f'backbone.{name}' for name in missing])
+
+
+def _has_as_much(stage: str, number: int, other_stage: str, other_number: int) -> bool:
+    """Whether a block has all weights that another block has."""
+    if not stage.startswith('layer'):
+        return number % 2 == other_number % 2  # two kinds alternate
+    return other_number > 0 or (number == 0 and 'layer1' not in (stage, other_stage))  # the first of a stage has more
 
 
 def is_published_name(key: str) -> bool:

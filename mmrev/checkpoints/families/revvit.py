@@ -5,6 +5,7 @@ from typing import Dict, Tuple
 import torch
 from torch import Tensor
 
+from ..complete import check_blocks, names_of, require
 from ..family import Family
 
 _Rules = Tuple[Tuple[str, str], ...]
@@ -52,6 +53,20 @@ def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
     return _join_qkv(converted)
 
 
+def check_complete(weights: Dict[str, Tensor]) -> None:
+    """Check that a network has all weights of its blocks, of its patch embedding and of its last norm.
+
+    Args:
+        weights: Result of `convert_state_dict`.
+
+    Raises:
+        KeyError: If a weight is missing.
+    """
+    depth, = check_blocks(weights, 'backbone.layers.couplings.{number}', optional=['after']) or [0]
+    require(weights, ['backbone.pos_embed', *names_of('backbone.patch_embed.projection'),
+                      *names_of(f'backbone.layers.couplings.{depth - 1}.after.level.f.norm')])
+
+
 def is_published_name(key: str) -> bool:
     """Whether a key belongs to the reversible body in PySlowFast or mmpretrain."""
     return key.startswith('rev_backbone.') or re.match(r'backbone\.layers\.\d+\.ln1\.', key) is not None
@@ -83,4 +98,4 @@ def _join_qkv(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
 
 
 FAMILY = Family('revvit', 'a RevViT', "a checkpoint of PySlowFast's RevViT, or of mmpretrain's", is_published_name,
-                convert_state_dict)
+                convert_state_dict, check_complete)
