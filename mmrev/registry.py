@@ -12,9 +12,26 @@ from mmengine import registry as roots
 from mmengine.config.utils import MODULE2PACKAGE
 
 
+class _Registry(roots.Registry):
+    """A registry that looks up names without a scope as if the config did not inherit from ``mmrev::``.
+
+    mmengine builds what is inherited in the scope mmrev, and finds our classes and its own there. The other classes of
+    such a config are those of its ``default_scope``.
+    """
+
+    def get(self, key: str) -> Any:
+        self.import_from_location()
+        if isinstance(key, str) and '.' not in key and key not in self.module_dict:
+            scopes = [instance.scope_name for instance in roots.DefaultScope._instance_dict.values()]
+            host = next((scope for scope in reversed(scopes) if scope != self.scope), None)
+            if host in self.root.children:
+                return self.root.children[host].get(key)
+        return super().get(key)
+
+
 def _child(root: roots.Registry, location: str) -> roots.Registry:
     """A child of one of mmengine's registries; `location` is imported on the first lookup."""
-    return roots.Registry(root.name, parent=root, scope='mmrev', locations=[location])
+    return _Registry(root.name, parent=root, scope='mmrev', locations=[location])
 
 
 MODELS = _child(roots.MODELS, 'mmrev.models')

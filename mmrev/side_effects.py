@@ -12,6 +12,7 @@ from typing import Any, Dict, Iterator
 
 import numpy as np
 import torch
+from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
 
 
@@ -78,11 +79,13 @@ def log_outlives_reader() -> Iterator[None]:
 
 
 def try_writing(folder: str) -> None:
-    """Write a file into a local folder, create the folder if needed, and remove both again.
+    """Write a file into a local folder, created if needed, and remove both again. Only the first process does so.
 
     Raises:
         OSError: If that is impossible.
     """
+    if not is_main_process():
+        return
     path = Path(folder).absolute()
     made = [each for each in (path, *path.parents) if not each.exists()]
     try:

@@ -16,6 +16,10 @@ import torch  # noqa: E402
 
 from support.wheels import installed, source, wheel  # noqa: E402, F401 (fixtures)
 
+# Fake tensors make torch count a GPU. Were this after them, the first backward would start a thread for it, and the
+# forks of later tests could not run one.
+torch.ones((), requires_grad=True).backward()
+
 TORCH = tuple(int(number) for number in torch.__version__.split('.')[:2])
 
 # What older versions of PyTorch lack: the tests that need it, whether the installed one has it, and what it is.

@@ -23,6 +23,16 @@ def test_class_of_mmengine_is_found_from_the_scope_of_mmrev(registry, name):
         assert scoped.scope == 'mmrev' and scoped.get(name).__module__.startswith(('mmengine.', 'torch.'))
 
 
+def test_other_classes_are_those_of_the_default_scope_of_the_config():
+    mmseg = pytest.importorskip('mmseg.registry').MODELS
+    with roots.DefaultScope.overwrite_default_scope('mmseg'), roots.MODELS.switch_scope_and_registry('mmrev') as scoped:
+        assert scoped.get('CrossEntropyLoss') is mmseg.get('CrossEntropyLoss')
+        assert scoped.get('RevViT').__module__.startswith('mmrev.')
+    with roots.DefaultScope.overwrite_default_scope('mmdet'), \
+            roots.TRANSFORMS.switch_scope_and_registry('mmrev') as scoped:
+        assert scoped.get('Resize').__module__.startswith('mmdet.')
+
+
 def test_looking_up_an_inherited_entry_warns_of_nothing():
     code = ('import mmrev\n'
             'from mmengine.registry import LOOPS\n'

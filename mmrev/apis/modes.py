@@ -4,7 +4,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Optional
 
-from mmrev.problems import ProblemError
+from mmrev.problems import ProblemError, phase
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -107,6 +107,10 @@ def check_output(file: Optional[str], checkpoint: str) -> None:
         raise ProblemError(f'--out `{file}` is a folder', f'Write --out {os.path.join(file, "predictions.pkl")}')
     if file and os.path.realpath(file) == os.path.realpath(checkpoint):
         raise ProblemError(f'--out `{file}` is the checkpoint, and would be overwritten', 'Name another file')
+    if file:
+        from mmrev.side_effects import try_writing
+        with phase(f'writing --out `{file}`', 'Name another file'):
+            try_writing(os.path.dirname(file))
 
 
 def dump_predictions(runner: 'Runner', file: str) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTupl
 
 from mmrev.checkpoints import load_local, mismatch
 from mmrev.problems import ProblemError, phase
+from mmrev.side_effects import try_writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +48,7 @@ class Prediction(NamedTuple):
 
 def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Optional[str] = None,
             score: float = 0.3, task: Optional[str] = None, **segmentation: Any) -> Iterator[Prediction]:
-    """Predict image by image. Images that cannot be read are named in a `ProblemError` after the last one.
+    """Predict image by image. Images that cannot be read or predicted are named in a `ProblemError` after the last one.
 
     Args:
         cfg: Config of the model; its ``default_scope`` determines the task.
@@ -84,7 +85,12 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
     if '://' not in checkpoint:
         load_local(checkpoint)  # raises if something is wrong with it
     if cfg.get('test_dataloader') is None:
-        cfg.test_dataloader = cfg.get('val_dataloader')  # whose pipeline reads the images
+        if cfg.get('val_dataloader') is None:
+            raise ProblemError(f'{cfg.filename} has no `test_dataloader`, whose pipeline reads the images', 'Add it')
+        cfg.test_dataloader = cfg.val_dataloader
+    if out_dir is not None:
+        with phase(f'writing to `{out_dir}`', 'Give access there, or name another folder'):
+            try_writing(out_dir)
     with phase('building the model', 'Give the checkpoint that was trained with this config'):
         predict_one = _build(cfg, checkpoint, score, segmentation)
     found, unreadable = {}, []
@@ -95,8 +101,8 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
                     raise FileNotFoundError(file)  # reading a pipe would wait forever
                 prediction = Prediction(str(file), *predict_one(str(file)))
             except Exception:
-                if _is_readable(file):
-                    raise
+                if not found and _is_readable(file):
+                    raise  # it may be the same with every image
                 unreadable.append(f'`{file}`')
                 continue
         found[name.as_posix()] = prediction.values
@@ -106,8 +112,9 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
                 Path(out_dir, 'predictions.json').write_text(json.dumps(found, indent=1))
         yield prediction
     if unreadable:
-        raise ProblemError(f'{len(unreadable)} of {len(images)} images cannot be read: {", ".join(unreadable[:5])}' +
-                           ', ...' * (len(unreadable) > 5), 'Fix them, or leave them out', 1)
+        named = ', '.join(unreadable[:5]) + ', ...' * (len(unreadable) > 5)
+        raise ProblemError(f'{len(unreadable)} of {len(images)} images cannot be read or predicted: {named}',
+                           'Fix them, or leave them out', 1)
 
 
 def _is_readable(file: Path) -> bool:

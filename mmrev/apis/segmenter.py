@@ -43,6 +43,9 @@ class Segmenter:
         self.pipeline = Compose([step for step in dataset.pipeline if 'LoadAnnotations' not in str(step['type'])])
         self.classes, self.palette = _classes(dataset, loaded.get('meta') or {}, self.model.num_classes)
         self.fusion = {**fusion_options(cfg.model.get('test_cfg') or {}), **fusion}
+        if self.fusion and self.model.out_channels == 1:
+            raise ProblemError('scales, flips and fusion need an output channel per class, and the model has one',
+                               'Leave out --scales, --flip and --fusion, or train with decode_head.out_channels=2')
         self.out_format = out_format
         self.visualizer = SegLocalVisualizer(name='predict', alpha=0.6)
         self.visualizer.set_dataset_meta(classes=self.classes, palette=self.palette)  # its constructor swaps the two

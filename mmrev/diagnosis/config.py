@@ -48,7 +48,7 @@ _PARAMWISE = ['custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult
 _MANY = 10 ** 8  # iterations; more than any schedule has
 # Regular expressions of the paths of numbers, what must hold for these numbers, and how a message says it.
 _RANGES: Sequence[Tuple[str, Callable, str]] = (
-    (r'train_cfg\.(max_epochs|max_iters|val_interval)|auto_scale_lr\.base_batch_size|log_processor\.window_size|'
+    (r'train_cfg\.(max_epochs|max_iters|val_interval|dynamic_intervals\.\d+\.1)|auto_scale_lr\.base_batch_size|log_processor\.window_size|'
      r'optim_wrapper\.(accumulative_counts|clip_grad\.(max_norm|clip_value))|.*_scheduler\.(.*\.)?(step_size|T_max)|'
      r'((model\.)?data_preprocessor\.|.*pipeline\.(.*\.)?)std(\.\d+)?|.*anchor_generator\.(scales|ratios)\.\d+|'
      r'.*topk(\.\d+)?|.*prefetch_factor|model\..*(output_size|target_stds|strides|num_classes|(in|out|feat)_channels|'

@@ -97,7 +97,7 @@ def _plain(state: Dict[str, Any]) -> Dict[str, Any]:
 def _compare(runner, checkpoint: Dict[str, Any]) -> None:
     """Refuse another kind of optimizer or schedule, whose values mmengine would mix; warn of values it replaces."""
     fix = 'To start from its weights: --cfg-options load_from=CHECKPOINT'
-    saved, built, pairs = checkpoint.get('param_schedulers') or [], runner.param_schedulers, []
+    saved, built, pairs = checkpoint.get('param_schedulers') or [], runner.param_schedulers or [], []
     if isinstance(saved, list) and isinstance(built, list):
         if len(saved) != len(built):
             raise ProblemError(f'the checkpoint has {len(saved)} schedules, and the config {len(built)}', fix)
@@ -106,7 +106,7 @@ def _compare(runner, checkpoint: Dict[str, Any]) -> None:
     if isinstance(runner.optim_wrapper, OptimWrapper):
         optimizer = runner.optim_wrapper.optimizer
         pairs += [('the optimizer', type(optimizer), *groups) for groups in zip(
-            checkpoint['optimizer'].get('param_groups') or (), optimizer.param_groups)]
+            (checkpoint.get('optimizer') or {}).get('param_groups') or (), optimizer.param_groups)]
     for place, kind, state, own in pairs:
         more, less = ({*state} - {*own}, {*own} - {*state}) if isinstance(state, dict) else ({state}, {*own})
         other = more and less if issubclass(kind, Optimizer) else more or less  # torch adds keys in new versions

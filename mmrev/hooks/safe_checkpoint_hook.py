@@ -9,7 +9,7 @@ from threading import current_thread, main_thread
 from typing import Any, Callable, Iterator, List, Sequence
 
 from mmengine.dist import get_world_size, is_main_process
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import CheckpointHook, Hook, LoggerHook
 from mmengine.runner import BaseLoop, EpochBasedTrainLoop
 from mmengine.utils import apply_to
 from torch.nn.parallel import DistributedDataParallel
@@ -59,13 +59,14 @@ class SafeCheckpointHook(Hook):
             ProblemError: If all checkpoints of a `CheckpointHook` would have one name, or cannot be written.
         """
         for template in (hook.filename_tmpl for hook in runner.hooks if isinstance(hook, CheckpointHook)):
-            if template and template.count('{}') != 1:
+            if template and (template.count('{}') != 1 or template.count('{') != 1):
                 raise ProblemError(f'`filename_tmpl` of CheckpointHook is {template!r}, without the one {{}} for the '
                                    "number", "Write it as 'epoch_{}.pth', or leave it out")
         for hook in runner.hooks:
-            if isinstance(hook, CheckpointHook) and '://' not in hook.out_dir:
-                with phase(f'writing checkpoints to `{hook.out_dir}`', 'Fix `out_dir` of CheckpointHook'):
+            if isinstance(hook, (CheckpointHook, LoggerHook)) and '://' not in (hook.out_dir or '://'):
+                with phase(f'writing to `{hook.out_dir}`', f'Fix `out_dir` of {type(hook).__name__}'):
                     try_writing(hook.out_dir)
+            if isinstance(hook, CheckpointHook) and '://' not in hook.out_dir:
                 hook.file_backend = _Deferring(hook.file_backend, self._outdated, Path(hook.out_dir))
         if is_main_process():
             for part in Path(runner.work_dir).glob('*.part'):

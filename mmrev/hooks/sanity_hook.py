@@ -2,7 +2,7 @@
 import os.path as osp
 import time
 from collections import Counter
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Set, Tuple
 
 import numpy as np
 import torch
@@ -44,12 +44,13 @@ class SanityHook(Hook):
         check_log(runner)
         with unnoticed():
             check_classes({name: loop.dataloader.dataset for name, loop in _loops(runner)}, runner.model)
-            for name, loop in _loops(runner):
-                _read(name, loop.dataloader, runner.model)
+            warnings = [line for name, loop in _loops(runner) for line in _read(name, loop.dataloader, runner.model)]
             if isinstance(runner._val_loop, ValLoop):
                 metrics = validate(runner, runner._val_loop)
                 check_monitored(runner, metrics)
         runner.model.train(training)
+        for line in warnings:
+            runner.logger.warning(line)
         runner.logger.info(f'SanityHook: data, metrics and visualization work ({time.monotonic() - begin:.1f} s)')
 
     def before_test(self, runner) -> None:
@@ -166,25 +167,61 @@ def check_labels(where: str, sample: Any, model: Any) -> None:
                                'are 255')
 
 
-def _read(name: str, loader: Any, model: Any) -> None:
-    """Read the first batch and then, for a second, samples spread over the data set."""
-    dataset, collate = loader.dataset, loader.collate_fn
-    if hasattr(dataset, 'get_data_info') and not any(
-            dataset.get_data_info(index).get('instances', True) for index in range(len(dataset))):
+def check_mask(where: str, sample: Any, model: Any) -> Set[int]:
+    """Require that a segmentor's mask has one channel and the size of its image; return the labels in it."""
+    truth = sample.get('data_samples') if isinstance(sample, dict) else None
+    labels = getattr(getattr(truth, 'gt_sem_seg', None), 'data', None)
+    if not hasattr(model, 'decode_head') or not torch.is_tensor(labels):
+        return set()
+    # Before a validation the image is resized, and the mask is not.
+    sizes = [tuple(sample['inputs'].shape[-2:]), tuple(truth.metainfo.get('ori_shape', ())[:2])]
+    if labels.ndim != 3 or len(labels) != 1 or labels.shape[1:] not in sizes:
+        raise ProblemError(f'{where}: the mask `{truth.metainfo.get("seg_map_path")}` has shape '
+                           f'{tuple(labels.shape)}, and its image {" or ".join(map(str, sizes))}',
+                           'Masks have one channel, which holds the numbers of the classes, and the size of the image')
+    return set(labels.unique().tolist())
+
+
+def without_objects(name: str, labels: Set[int], model: Any) -> str:
+    """What is wrong with masks that hold these labels alone, such as 255 for objects, which is ignored; or ''."""
+    ignored = getattr(getattr(model, 'decode_head', None), 'ignore_index', None)
+    return (f'the masks of {name}_dataloader hold only the labels 0 and {ignored}, which is ignored: the labels of '
+            f'objects are 1 and above') if labels == {0, ignored} else ''
+
+
+def _read(name: str, loader: Any, model: Any) -> List[str]:
+    """Read the first batch and then, for a second, samples spread over the data set.
+
+    Returns:
+        Warnings: which image has another size than its annotation says, such as one that was resized without its
+        boxes; that masks hold no class.
+    """
+    dataset, collate, model = loader.dataset, loader.collate_fn, getattr(model, 'module', model)
+    if hasattr(dataset, 'get_data_info') and all(
+            all(one.get('ignore_flag') for one in dataset.get_data_info(index).get('instances', [{}]))
+            for index in range(len(dataset))):
         raise ProblemError(f'none of the {len(dataset)} samples of {name}_dataloader has an annotated object',
                            'Compare metainfo.classes with the names in the annotations, the boxes with the images')
     check_files(name, dataset)
     if any(hasattr(step, 'results_cache') for step in _transforms(dataset)):
-        return  # a transform would cache these samples
-    begin = time.monotonic()
+        return []  # a transform would cache these samples
+    begin, other, labels = time.monotonic(), '', set()
     with phase(f'reading the first batch of {name}_dataloader'):
         collate([dataset[index] for index in range(min(loader.batch_size or 1, len(dataset)))])
         for index in np.linspace(0, len(dataset) - 1, min(64, len(dataset))).astype(int):
             if time.monotonic() - begin > _SECONDS:
                 break
             sample = dataset[int(index)]
+            labels |= check_mask(f'sample {index} of {name}_dataloader', sample, model)
             if name == 'train':
-                check_labels(f'sample {index} of {name}_dataloader', sample, getattr(model, 'module', model))
+                check_labels(f'sample {index} of {name}_dataloader', sample, model)
+            info = dataset.get_data_info(int(index)) if hasattr(dataset, 'get_data_info') else {}
+            stated = (info.get('height'), info.get('width'))
+            shape = getattr(sample.get('data_samples') if isinstance(sample, dict) else None, 'ori_shape', None)
+            if shape is not None and None not in stated and tuple(shape[:2]) != stated:
+                other = other or (f'`{info.get("img_path")}` has {shape[1]}x{shape[0]} pixels, and its annotation says '
+                                  f'{stated[1]}x{stated[0]}: do its boxes fit?')
+    return list(filter(None, (other, without_objects(name, labels, model))))
 
 
 def _transforms(dataset: Any) -> Iterator[Any]:

@@ -54,7 +54,7 @@ class SaveMemoryHook(Hook):
                                   'under activation checkpointing?')
         elif self.report.kept > self.LITTLE * self.report.plain:
             most = ', '.join(list(self.report.by_function)[:3])
-            runner.logger.warning(f"{line}; little of it is cheap to recompute, most is kept by {most}. "
-                                  "`level='blocks'` recomputes whole blocks")
+            advice = "; `level='blocks'` recomputes whole blocks" if self.level == 'cheap' else ''
+            runner.logger.warning(f'{line}; little of it is recomputed, most is kept by {most}{advice}')
         else:
             runner.logger.info(line)

@@ -16,6 +16,7 @@ from .training import Batch, default_batch
 from .what_if import Row, what_if
 
 _SIDE = 32  # images grow by multiples of this many pixels
+_MANY = 10 ** 6  # objects of a batch; an annotation is made for each
 
 
 def run(cfg: Config, args: argparse.Namespace, use_mixed_precision: Callable[[Config], None]) -> None:
@@ -33,7 +34,8 @@ def run(cfg: Config, args: argparse.Namespace, use_mixed_precision: Callable[[Co
         raise ProblemError(f'--objects must be at least 0, got {args.objects}', 'Fix it')
     batch = _batch(cfg, args)
     forecaster = Forecaster(cfg, args.processes)
-    forecast = forecaster(batch)
+    with phase(f'a step with {batch.images} images of {batch.height}x{batch.width}', 'Choose a smaller batch'):
+        forecast = forecaster(batch)
     print(f'{args.config}: {cfg.model.type}, {as_text(forecast, args.depth)}')
     rates = slopes(forecaster, forecast)
     print(''.join(f'{mib(rate)} more for {what}\n' for what, rate in rates.items()), end='')
@@ -58,8 +60,9 @@ def run(cfg: Config, args: argparse.Namespace, use_mixed_precision: Callable[[Co
 def _batch(cfg: Config, args: argparse.Namespace) -> Batch:
     with phase('reading train_dataloader.batch_size', 'Fix it, or give --batch N'):
         images = args.batch or int((cfg.get('train_dataloader') or {}).get('batch_size') or 1)
-    if images < 1:
-        raise ProblemError(f'train_dataloader.batch_size is {images}', 'Fix it, or give --batch N')
+    if not 1 <= images * args.objects <= _MANY:
+        raise ProblemError(f'the batch has {images} images with {args.objects} objects each',
+                           'Fix train_dataloader.batch_size, or give --batch N and --objects K')
     height, width = args.image or default_batch(cfg)[1:3]
     return Batch(images, height, width, args.objects)
 

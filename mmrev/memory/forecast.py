@@ -121,7 +121,8 @@ class Forecaster:
             batch = batch._replace(objects=0)
         data = self.training.data(batch)
         data['inputs'] = tree_map_only(Tensor, self._fake.from_tensor, data['inputs'])
-        with phase(f'a training step with {describe(batch)}', 'Try another --image; --traceback shows where it ended'):
+        with phase(f'a training step with {describe(batch)}',
+                   'If the size of the images is the reason, try another --image; --traceback shows where it ended'):
             step = FakeStep(self.training.model, self._values)
             more = {'buckets of DDP': sum(w.nbytes for w in self.training.weights())} if self._buckets else {}
             return _run(self.training, batch, data, step, more)

@@ -205,7 +205,7 @@ def _transforms(cfg: Config) -> Iterator[dict]:
 
 
 def _loads(cfg: Config, what: str) -> bool:
-    return any(transform.get(what) for transform in _transforms(cfg))
+    return any(transform.get(what, _name(transform) == 'LoadPanopticAnnotations') for transform in _transforms(cfg))
 
 
 def _num_classes(node: Any) -> int:

@@ -1,7 +1,9 @@
 """Less memory for existing models by recomputation in backward."""
 import sys
 import threading
+import warnings
 from collections import Counter
+from difflib import get_close_matches
 from functools import partial
 from typing import Any, List, Optional, Sequence
 
@@ -37,7 +39,7 @@ class MemoryReport:
         self._handles = handles
 
     def remove(self) -> None:
-        """Undo :func:`save_memory`."""
+        """Undo this call of :func:`save_memory`; what an earlier call added stays."""
         for handle in self._handles:
             handle.remove()
 
@@ -94,6 +96,9 @@ def save_memory(model: nn.Module, level: str = 'cheap', modules: Optional[Sequen
         blocks = _named(model, modules, 'modules')
     else:
         blocks = find_blocks(model) if level == 'blocks' else []
+        if level == 'blocks' and not blocks:
+            warnings.warn(f"`level='blocks'` finds no blocks in {type(model).__name__} and does the same as 'cheap'; "
+                          f'name them by `modules`', stacklevel=2)
     handles = []
     for module in {model, *model.children()}:
         if not isinstance(module, torch.jit.ScriptModule) and _start not in module._forward_pre_hooks.values():
@@ -167,6 +172,7 @@ def _named(model: nn.Module, names: Sequence[str], argument: str) -> List[nn.Mod
     missing = [name for name in names if name not in known]
     if missing:
         near = [name for name in known if name.rpartition('.')[2] == missing[0].rpartition('.')[2]]
+        near = near or get_close_matches(missing[0], known)
         raise ValueError(f'`{argument}`: the model has no {", ".join(map(repr, missing))}; it has '
                          f'{", ".join(map(repr, (near or [name for name in known if name])[:6]))}, ...')
     return [known[name] for name in names]

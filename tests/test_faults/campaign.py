@@ -131,6 +131,7 @@ NUMBERS: Dict[str, Sequence[Tuple[str, Sequence[Any]]]] = {
         ('train_cfg.max_epochs', (0, -1, 'x', 1.5, NAN, None, INF, [], {})),
         ('train_cfg.val_interval', (0, -1, 'x', NAN, None, [])),
         ('train_cfg.val_begin', ('x', NAN, [])),
+        ('train_cfg.dynamic_intervals', ('x', [(1, 'x')], [(1, 0)])),
         ('randomness.seed', (-1, 'x', 1.5, NAN, [])),
         ('model.data_preprocessor.mean', ('x', [], [1.], [NAN] * 3, [1, 2, 'x'], 3)),
         ('model.data_preprocessor.std', ([0., 0., 0.], [0., 1., 1.], 'x', [NAN] * 3, [-1.] * 3, [])),
@@ -168,7 +169,8 @@ NUMBERS: Dict[str, Sequence[Tuple[str, Sequence[Any]]]] = {
         ('log_processor.window_size', ('x', 0, -1, NAN)),
         ('default_hooks.logger.interval', (0, -1, 'x', 1.5)),
         ('default_hooks.checkpoint.interval', ('x', [], NAN)),
-        ('default_hooks.checkpoint.filename_tmpl', ('last.pth', '{}_{}.pth')),
+        ('default_hooks.checkpoint.filename_tmpl', ('last.pth', '{}_{}.pth', '{}_{x}.pth')),
+        ('default_hooks.logger.out_dir', ('config.py', '/proc/nowhere')),
         ('default_hooks.checkpoint.max_keep_ckpts', ('x', NAN, [])),
     ],
     DET: [
@@ -358,6 +360,7 @@ def of_annotations() -> Iterator[Fault]:
     changes['a category id twice'] = lambda content: content['categories'][1].update(id=1)
     changes['categories in another order'] = lambda content: content['categories'].reverse()
     changes['an image id twice'] = lambda content: content['images'][1].update(id=0)
+    changes['all are crowds'] = lambda content: [one.update(iscrowd=1) for one in content['annotations']] and None
     changes['unknown category'] = lambda content: content['annotations'][0].update(category_id=99)
     changes['unknown image'] = lambda content: content['annotations'][0].update(image_id=99)
     changes['a list'] = lambda content: [content]
@@ -470,6 +473,8 @@ def of_checkpoints() -> Iterator[Fault]:
         yield Fault(f'checkpoint: resumed with {schedule["type"]}', CLS, both(longer, set_(
             'param_scheduler', schedule), set_('optim_wrapper.optimizer.type', 'AdamW')), saved(lambda content: None),
                     ('train', 'config.py', '--resume', 'broken.pth'))
+    yield Fault('checkpoint: resumed without schedules', CLS, both(longer, delete('param_scheduler')),
+                saved(lambda content: None), ('train', 'config.py', '--resume', 'broken.pth'))
     for name, change in (('its lr', lambda state: state['param_groups'][0].update(lr=NAN)),
                          ('an average', lambda state: state['state'][0]['exp_avg'].fill_(INF))):
         yield Fault(f'checkpoint: {name} is not finite', CLS, longer, saved(
@@ -506,7 +511,7 @@ def of_commands() -> Iterator[Fault]:
                       ['convert', 'config.py', 'x.pth'], ['publish', 'nowhere.pth', 'x.pth'], ['check', 'nowhere.py'],
                       ['train', 'mmrev::nowhere.py'], ['train', 'x::y.py'], ['train', 'mmdet::nowhere/nothing.py']):
         yield Fault(f'command: {" ".join(arguments)}', CLS, arguments=arguments)
-    for size in (NAN, -3, 'x', []):
+    for size in (NAN, -3, 'x', [], 10 ** 9):
         yield Fault(f'memory: batch_size = {size!r}', CLS, set_('train_dataloader.batch_size', size), arguments=(
             'memory', 'config.py'))
     yield Fault('command: a folder in place of the lock', CLS, break_files=lambda folder: (

@@ -1,19 +1,21 @@
 """What would fail only after the first epoch is refused before the first iteration, and nothing is written."""
 import json
 import shutil
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from mmdet.datasets import CocoDataset
+from mmengine.dataset import pseudo_collate
 from mmengine.logging import MMLogger
 from mmengine.structures import BaseDataElement, PixelData
 from mmpretrain.structures import DataSample
 from pycocotools.coco import COCO
 
 from mmrev.datasets.coco import skip_wrong_annotations, wrong_entries
-from mmrev.hooks.sanity_hook import check_classes, check_labels
+from mmrev.hooks.sanity_hook import _read, check_classes, check_labels, check_mask
 from mmrev.problems import ProblemError
 from mmrev.side_effects import random_states_kept, unnoticed
 from support import toy_classification, toy_detection
@@ -100,6 +102,32 @@ def test_the_head_of_a_segmentor_has_at_least_as_many_classes_as_the_data():
         check_classes(dict(train=Classes('a', 'b')), SimpleNamespace(decode_head=head))
     with pytest.raises(ProblemError, match='decode_head has num_classes=2, train_dataloader has 3'):
         check_classes(dict(train=Classes('a', 'b', 'c')), SimpleNamespace(decode_head=Head(2)))
+
+
+@pytest.mark.parametrize('shape', [(4, 5, 3), (3, 4, 5), (1, 5, 4)])
+def test_a_mask_of_colors_or_of_another_size_is_named(shape):
+    def check_shape(shape, size=(4, 5)):
+        truth = BaseDataElement(metainfo=dict(seg_map_path='mask.png', ori_shape=(8, 10)),
+                                gt_sem_seg=PixelData(data=torch.ones(shape)))
+        return check_mask('sample 3', dict(inputs=torch.zeros(3, *size), data_samples=truth),
+                          SimpleNamespace(decode_head=Head(11)))
+
+    assert check_shape((1, 4, 5)) == check_shape((1, 8, 10)) == {1}
+    with pytest.raises(ProblemError, match='sample 3: the mask `mask.png` has shape'):
+        check_shape(shape)
+
+
+def test_masks_that_hold_no_class_get_a_warning():
+    def sample(*labels):
+        truth = BaseDataElement(metainfo=dict(seg_map_path='mask.png'), gt_sem_seg=PixelData(
+            data=torch.tensor([[labels]])))
+        return dict(inputs=torch.zeros(3, 1, len(labels)), data_samples=truth)
+
+    model = SimpleNamespace(decode_head=Head(2, ignore_index=255))
+    loader = partial(SimpleNamespace, batch_size=1, collate_fn=pseudo_collate)
+    assert _read('train', loader(dataset=[sample(0, 255), sample(0, 1)]), model) == []
+    line, = _read('train', loader(dataset=[sample(0, 255), sample(0, 0)]), model)
+    assert 'hold only the labels 0 and 255, which is ignored' in line
 
 
 def test_a_label_that_the_head_does_not_have_is_named_with_its_file():
@@ -199,3 +227,17 @@ def test_check_with_data_reads_every_image(data, tmp_path):
     assert status == 2 and '3 problems' in said(errors)[0]
     assert '2 of 4 samples of train_dataloader cannot be read, first: reading sample 1' in (
         tmp_path / 'out.txt').read_text()
+
+
+def test_an_image_of_another_size_than_its_annotation_says_is_named():
+    class Resized:
+        get_data_info = {0: dict(img_path='0.png', height=320, width=640)}.__getitem__
+        __len__ = {0: 1}.__len__
+
+        def __getitem__(self, index):
+            return dict(data_samples=BaseDataElement(metainfo=dict(ori_shape=(32, 64))))
+
+    said, = _read('val', SimpleNamespace(dataset=Resized(), collate_fn=list, batch_size=1), None)
+    assert said.startswith('`0.png` has 64x32 pixels, and its annotation says 640x320')
+    Resized.get_data_info = {0: dict(img_path='0.png', height=32, width=64)}.__getitem__
+    assert not _read('val', SimpleNamespace(dataset=Resized(), collate_fn=list, batch_size=1), None)

@@ -245,6 +245,13 @@ def test_the_growth_per_object_is_known_from_images_without_objects():
         assert slopes(forecaster, peak(Batch(2, 32, 32, objects)))['each object in every image'] == 7
 
 
+def test_batches_have_the_masks_that_panoptic_annotations_load_by_default():
+    training = Training(config('mmdet::panoptic_fpn/panoptic-fpn_r50_fpn_1x_coco.py', {
+        'model.backbone.depth': 18, 'model.neck.in_channels': [64, 128, 256, 512]}))
+    sample, = training.data(Batch(1, 64, 96, 3))['data_samples']
+    assert len(sample.gt_instances.masks) == 3 and sample.gt_sem_seg.sem_seg.shape == (1, 64, 96)
+
+
 def test_the_command_prints_writes_and_draws(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(mmrev.memory.search, '_MOST', 8)
     arguments = [str(CONFIGS / 'revvit/revvit_digits.py'), '--batch', '4', '--image', '32', '32', '--gpu-memory', '2GB',

@@ -162,7 +162,9 @@ def test_without_mmseg_two_lines_say_what_to_install(text, tmp_path, monkeypatch
     import importlib.util
 
     from mmengine.config import config
+    from mmengine.config.utils import MODULE2PACKAGE
     (tmp_path / 'own.py').write_text(text)
+    monkeypatch.setitem(MODULE2PACKAGE, 'mmseg', 'mmsegmentation')  # as where no stack has it
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name, *rest: None if name == 'mmseg' else find(name, *rest))
     monkeypatch.setattr(config, 'is_installed', lambda package: package != 'mmsegmentation')

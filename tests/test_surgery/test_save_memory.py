@@ -189,5 +189,33 @@ def test_levels_are_named():
         mmrev.save_memory(stage(), level='cheep')
     with pytest.raises(ValueError, match='`plain`: the model has no'):
         mmrev.save_memory(stage(), plain=['nothing'])
+    with pytest.raises(ValueError, match="has no 'blcoks'; it has 'blocks'"):
+        mmrev.save_memory(stage(), level='blocks', modules=['blcoks'])
     with pytest.raises(TypeError, match='must be a list of names'):
         mmrev.save_memory(stage(), level='blocks', modules='blocks')
+
+
+def test_a_model_without_blocks_gets_a_warning():
+    with pytest.warns(UserWarning, match='finds no blocks in Sequential'):
+        mmrev.save_memory(nn.Sequential(conv(), nn.ReLU()), level='blocks')
+
+
+class Square(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * x
+
+
+class ReadsShape(nn.Module):
+
+    def forward(self, x):
+        return Square.apply(x) if x.shape else x
+
+
+def test_what_an_autograd_function_stores_is_reported_as_other():
+    model = ReadsShape()
+    report = mmrev.save_memory(model)
+    model(images(torch.float32).requires_grad_())
+    assert list(report.by_function) == ['other']

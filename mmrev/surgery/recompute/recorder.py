@@ -88,7 +88,8 @@ class Recorder(TorchFunctionMode):
             self.expose(args[0])
         handler = self._table.get(func)
         if self.tally is not None:
-            self.tally.function = func
+            reads_attribute = getattr(func, '__name__', '') == '__get__'
+            self.tally.function = None if reads_attribute else func
         if handler is None or not self._is_recording(func):
             return func(*args, **(kwargs or {}))
         return handler(self, func, args, kwargs or {})
