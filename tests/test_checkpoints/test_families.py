@@ -37,23 +37,24 @@ def test_each_published_network_is_of_one_family(record):
                 convert(content, Request('x.pth', any_hash=True), [family])
 
 
-@pytest.mark.parametrize('record', [record for record in RECORDS if not record.startswith('revbifpn')])
+@pytest.mark.parametrize('record', [record for record in RECORDS if record != 'revbifpn_s1'])  # as revbifpn_s0
 def test_a_network_without_one_of_its_modules_is_refused_by_the_name_of_a_weight(record):
-    """Any module but the classifier: a norm, attention, half a block, a block between others, a stage.
+    """Any module of the backbone or decode head: a norm, attention, half a block, a block between others, a stage.
 
-    A block at the end of a stage may be left out: that is a network of another depth.
+    A block at the end of a stage, or the last stage of a RevBiFPN, may be left out: that is a network of another depth.
     """
     family = FAMILIES[RECORDS[record]]
     converted = family.convert(weights(record))
     family.check_complete(converted)
-    paths = {'.'.join(key.split('.')[:end]) for key in converted for end in range(2, key.count('.') + 1)}
+    paths = sorted({'.'.join(key.split('.')[:end]) for key in converted for end in range(2, key.count('.') + 1)
+                    if key.startswith(('backbone.', 'decode_head.'))})
     accepted = []
-    for path in sorted(paths - {'head.fc'}):
+    for path in paths[::1 + len(paths) // 400]:  # of large networks, some
         try:
             family.check_complete({key: value for key, value in converted.items() if not key.startswith(f'{path}.')})
             accepted.append(path)
         except KeyError as error:
-            assert re.search(r'`(backbone|decode_head)\.\S+` is missing|numbers of blocks', str(error))
+            assert re.search(r'`(backbone|decode_head)\.\S+` (is missing|lacks a conv)|numbers of blocks', str(error))
     assert [path for path in accepted if not is_last_block(path, converted)] == []
 
 

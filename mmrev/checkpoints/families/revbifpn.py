@@ -1,15 +1,20 @@
 """Published RevBiFPN (Cerebras, BSD 3-Clause)."""
 import re
-from typing import Dict, List, Tuple
+from itertools import combinations
+from typing import Dict, List, Set, Tuple
 
 from torch import Tensor
 
+from ..complete import require
 from ..family import Family
 
 _BLOCK = re.compile(r'rev_stack\.(\d+)\.rev_transform_(\d+)\.(f|g)\.xform_0_1\.(.+)')
 _SILO = re.compile(r'rev_stack\.(\d+)\.(f|g)\.xform_(\d+)_(\d+)\.(.+)')
 _NECK = re.compile(r'rev_stack\.recomp_op\.recomp_transform_(\d+)\.(.+)')
 _HEAD = re.compile(r'head\.pyramid_heads\.(\d+)\.(.+)')
+# In mmrev's names: a block of a row and level, or the path between two levels.
+_PLACE = re.compile(
+    r'backbone\.stages\.couplings\.(\d+)\.(?:blocks\.(\d+)\.(\d+)\.[fg]|silo\.(?:down|up)\.(\d+)_(\d+))')
 _LAYERS = (('exp_conv.', 'expand_conv.'), ('dw_conv.', 'depthwise_conv.'), ('.norm.', '.bn.'),
            ('se.se.1.', 'se.reduce.'), ('se.se.3.', 'se.expand.'))
 
@@ -33,7 +38,7 @@ def convert_state_dict(state_dict: Dict[str, Tensor]) -> Dict[str, Tensor]:
 
 
 def check_complete(weights: Dict[str, Tensor]) -> None:
-    """Check that blocks have all convolutions, convolutions have norms, and all shapes match.
+    """Check that stages have all blocks, blocks all layers of their level, convolutions norms, and all shapes match.
 
     Args:
         weights: Result of `convert_state_dict`.
@@ -53,6 +58,33 @@ def check_complete(weights: Dict[str, Tensor]) -> None:
             raise KeyError(f'`{block}` lacks a convolution')
         if len(depthwise) != project.shape[1] or (expand is not None and len(expand) != len(depthwise)):
             raise KeyError(f'the convolutions of `{block}` do not fit each other')
+    _check_stages(weights)
+
+
+def _check_stages(weights: Dict[str, Tensor]) -> None:
+    """Check that each stage has the blocks of all its levels, and those of a level have the same layers."""
+    held: Dict[str, Set[str]] = {}  # the weights of a place
+    rows, levels = [1], [2]  # by stage, from 0: rows of blocks, and levels at the end
+    for match in filter(None, map(_PLACE.match, weights)):
+        held.setdefault(match.group(), set()).add(match.string[match.end():])
+        stage, row, *indices = (int(group or 0) for group in match.groups())
+        rows += [1] * (stage + 1 - len(rows))
+        levels += [2] * (stage + 1 - len(levels))
+        rows[stage], levels[stage] = max(rows[stage], row + 1), max(levels[stage], *(i + 1 for i in indices))
+    if not held:
+        raise KeyError('`backbone.stages` is missing')
+    levels = [max(levels[:stage + 1]) for stage in range(len(levels))]
+    places = [(stage, f'blocks.{row}.{level}.{function}') for stage in range(len(rows)) for row in range(rows[stage])
+              for level in range(levels[stage - 1] if stage else 1) for function in 'fg']
+    places += [(stage, f'silo.{path}') for stage in range(len(rows)) for i, j in combinations(range(levels[stage]), 2)
+               for path in (f'down.{i}_{j}', f'up.{j}_{i}')]
+    alike: Dict[str, List[str]] = {}  # places with the same layers
+    for stage, place in places:
+        kind = re.sub(r'blocks\.\d+\.(\d+)\.[fg]', r'blocks.\1', place)
+        alike.setdefault(kind, []).append(f'backbone.stages.couplings.{stage}.{place}')
+    for names in alike.values():
+        parts = sorted(set().union(*(held.get(name, set()) for name in names)))
+        require(weights, [name + part for name in names for part in parts])
 
 
 def is_published_name(key: str) -> bool:
