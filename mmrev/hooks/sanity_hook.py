@@ -282,7 +282,8 @@ def check_monitored(runner, metrics: Dict[str, Any]) -> None:
     schedules = runner.param_schedulers
     watching = [*runner.hooks, *(schedules if isinstance(schedules, list) else ())]
     for watcher in watching if metrics else ():
-        for name in [*(getattr(watcher, 'key_indicators', None) or ()), getattr(watcher, 'monitor', None)]:
-            if isinstance(name, str) and name != 'auto' and 'loss' not in name and name not in metrics:
+        saves, monitor = getattr(watcher, 'key_indicators', None) or (), getattr(watcher, 'monitor', None)
+        for name in [*saves, *([] if 'loss' in str(monitor) else [monitor])]:
+            if isinstance(name, str) and name != 'auto' and name not in metrics:
                 raise ProblemError(f'{type(watcher).__name__} monitors `{name}`, but val_evaluator has no such '
                                    'metric', f'{closest(name, metrics)}There are {", ".join(list(metrics)[:6])}')

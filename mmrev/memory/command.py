@@ -60,7 +60,7 @@ def run(cfg: Config, args: argparse.Namespace, use_mixed_precision: Callable[[Co
 def _batch(cfg: Config, args: argparse.Namespace) -> Batch:
     with phase('reading train_dataloader.batch_size', 'Fix it, or give --batch N'):
         images = args.batch or int((cfg.get('train_dataloader') or {}).get('batch_size') or 1)
-    if not 1 <= images * args.objects <= _MANY:
+    if images < 1 or images * args.objects > _MANY:
         raise ProblemError(f'the batch has {images} images with {args.objects} objects each',
                            'Fix train_dataloader.batch_size, or give --batch N and --objects K')
     height, width = args.image or default_batch(cfg)[1:3]

@@ -30,6 +30,9 @@ LATE = {  # lines of a config, and what is said of them
     'a best checkpoint by a metric that is none': (
         "default_hooks = dict(checkpoint=dict(save_best='coco/nope', rule='greater'))\n",
         'CheckpointHook monitors `coco/nope`'),
+    'a best checkpoint by the loss, which is no metric': (
+        "default_hooks = dict(checkpoint=dict(save_best='loss', rule='less'))\n",
+        'CheckpointHook monitors `loss`'),
     'fewer samples than a batch': ('train_dataloader.update(batch_size=64, drop_last=True, batch_sampler=None)\n',
                                    '4 samples give no batch of 64 with drop_last=True'),
     'an epoch that never ends': ("train_dataloader.update(sampler=dict(type='InfiniteSampler'))\n",

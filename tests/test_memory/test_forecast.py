@@ -16,7 +16,7 @@ import mmrev.memory.search  # noqa: E402
 from mmrev.apis.modes import use_mixed_precision  # noqa: E402
 from mmrev.apis.run import load_config  # noqa: E402
 from mmrev.cli import main  # noqa: E402
-from mmrev.memory.command import slopes  # noqa: E402
+from mmrev.memory.command import _batch, slopes  # noqa: E402
 from mmrev.memory.fake import Building, FakeStep  # noqa: E402
 from mmrev.memory.forecast import Counter, Forecaster  # noqa: E402
 from mmrev.memory.report import as_text  # noqa: E402
@@ -275,3 +275,7 @@ def test_the_command_says_in_two_lines_what_is_wrong(arguments, words, capsys):
     assert main(['memory', file, '--batch', '4', '--image', '32', '32', *arguments]) == 2
     printed = capsys.readouterr().err
     assert words in printed and len(printed.strip().splitlines()) == 2
+
+
+def test_images_without_objects_are_a_batch():
+    assert _batch(Config(), SimpleNamespace(batch=3, objects=0, image=(32, 64))) == Batch(3, 32, 64, 0)
