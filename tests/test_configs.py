@@ -19,8 +19,8 @@ from support.toy_detection import CLASSES, write_dataset  # noqa: E402
 
 CONFIGS = Path(__file__).parents[1] / 'configs'
 DETECTORS = [f'{kind}_rcnn_revbifpn_s{number}' for kind in ('faster', 'mask') for number in range(7)]
-LONGER = [f'{kind}_revbifpn_s{number}{length}' for kind, length in (
-    ('faster_rcnn', '_2x'), ('mask_rcnn', '_2x'), ('cascade_mask_rcnn', '')) for number in range(7)]
+LONGER = [f'{kind}_revbifpn-s{number}_8xb2-{length}_coco' for kind, length in (
+    ('faster-rcnn', '2x'), ('mask-rcnn', '2x'), ('cascade-mask-rcnn', '20e')) for number in range(7)]
 DIGITS = ['faster_rcnn_revbifpn_s0_digits', 'mask_rcnn_revbifpn_s0_digits']
 
 
@@ -133,13 +133,13 @@ def hrnet():
 
 @pytest.mark.parametrize('name', [*DETECTORS, *LONGER])
 def test_the_coco_recipe_is_that_of_hrnet(name, hrnet):
-    ours, theirs = load(f'revbifpn/{name}.py'), hrnet[name.split('_')[0] + '_2x' * name.endswith('_2x')]
+    ours, theirs = load(f'revbifpn/{name}.py'), hrnet[re.split('[_-]', name)[0] + '_2x' * ('-2x' in name)]
     for key in ('train_dataloader', 'val_dataloader', 'val_evaluator', 'optim_wrapper', 'param_scheduler', 'train_cfg',
                 'auto_scale_lr'):
         assert plain(ours[key]) == plain(theirs[key])
     for part in ('type', 'rpn_head', 'roi_head', 'train_cfg', 'test_cfg', 'data_preprocessor'):
         assert plain(ours.model[part]) == plain(theirs.model[part])
-    assert name.removesuffix('_2x').endswith(ours.model.backbone.arch)
+    assert ours.model.backbone.arch == re.search(r'revbifpn[-_](s\d)', name).group(1)
     assert ours.model.neck.out_channels == theirs.model.neck.out_channels
 
 
@@ -152,8 +152,8 @@ def test_detectors_with_and_without_masks_differ_in_nothing_before_the_heads(nam
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', [
-    *(name for name in DETECTORS if name.startswith('faster') or name.endswith('s0')), 'cascade_mask_rcnn_revbifpn_s0',
-    'mask_rcnn_revbifpn_s0_digits'])
+    *(name for name in DETECTORS if name.startswith('faster') or name.endswith('s0')),
+    'cascade-mask-rcnn_revbifpn-s0_8xb2-20e_coco', 'mask_rcnn_revbifpn_s0_digits'])
 def test_one_training_iteration_changes_every_part_of_the_detector(name, tmp_path):
     """Masks with the smallest backbone: those of other sizes differ in the backbone alone, as the test above has it."""
     train_one_iteration(load(f'revbifpn/{name}.py'), 'backbone.stages.couplings.0.', tmp_path)

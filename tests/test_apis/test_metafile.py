@@ -28,7 +28,8 @@ SEGMENTATION = ('Semantic Segmentation', 'Panoptic Segmentation')
 
 def test_every_size_of_every_kind_is_listed():
     patterns = ('revbifpn-{}_3rdparty_in1k', 'faster_rcnn_revbifpn_{}', 'mask_rcnn_revbifpn_{}',
-                'faster_rcnn_revbifpn_{}_2x', 'mask_rcnn_revbifpn_{}_2x', 'cascade_mask_rcnn_revbifpn_{}')
+                'faster-rcnn_revbifpn-{}_8xb2-2x_coco', 'mask-rcnn_revbifpn-{}_8xb2-2x_coco',
+                'cascade-mask-rcnn_revbifpn-{}_8xb2-20e_coco')
     listed = [entry['Name'] for entry in ENTRIES if entry['Results'][0]['Task'] not in SEGMENTATION]
     assert listed == [pattern.format(size) for pattern in patterns for size in SIZES]
 

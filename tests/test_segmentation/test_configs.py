@@ -18,8 +18,7 @@ pytest.importorskip('mmseg')
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
 SEGMENTORS = sorted(str(path.relative_to(CONFIGS)) for path in CONFIGS.glob('*/*.py')
-                    if not path.name.startswith('_') and any(word in path.name for word in (
-                        '_ade20k', '_cityscapes', '_vistas', 'fpn_revbifpn-')))
+                    if re.match(r'(?!_).*_(ade20k|cityscapes|vistas)|fpn_revbifpn-', path.name))
 
 
 SIZES = [name for name in SEGMENTORS if re.search(r'segformer_revbifpn-s[1-6]|revbifpn-s0_8xb1', name)]
@@ -65,7 +64,8 @@ def test_classes_crop_and_schedule_agree_and_are_those_of_the_name(name):
     assert cfg.param_scheduler[-1].end == cfg.train_cfg.max_iters
 
 
-@pytest.mark.parametrize('name', ['panoptic_fpn_revbifpn_s0', 'mask2former_revbifpn_s0_panoptic'])
+@pytest.mark.parametrize('name', ['panoptic-fpn_revbifpn-s0_8xb2-1x_coco',
+                                  'mask2former_revbifpn-s0_8xb2-lsj-50e_coco-panoptic'])
 def test_a_panoptic_head_of_mmdet_takes_the_levels_of_the_backbone(name):
     pytest.importorskip('mmdet')
     cfg = Config.fromfile(CONFIGS / 'revbifpn' / f'{name}.py')
