@@ -119,6 +119,7 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
             'building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
         prepare_cpu_processes(cfg)
         pin_memory(cfg)
+        cfg.load_from = cfg.get('load_from') or None  # mmengine would look for a file named ''
         _adopt_seed(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
         exact = ExactResumeHook()

@@ -136,9 +136,9 @@ def wrong_annotations(content: Any) -> Iterator[Tuple[str, str, Dict[str, Any]]]
 
 
 def _is_outside(box: Sequence[float], image: Dict[str, Any]) -> bool:
-    """Whether a box, as x, y, width and height, has no part of an image."""
+    """Whether a box, as x, y, width and height, has no part of an image, or is more than twice as long."""
     sides = (image.get('width'), image.get('height'))
-    return any(isinstance(side, int) and (begin >= side or begin + length < 0)
+    return any(isinstance(side, int) and (begin >= side or begin + length < 0 or length > 2 * side)
                for begin, length, side in zip(box, box[2:], sides))
 
 

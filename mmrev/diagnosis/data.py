@@ -50,7 +50,8 @@ def _annotation(file: str, path: str, where: str, most: float = 0, skip: bool = 
         yield Problem(f'annotation file `{file}` {"is no file" if osp.exists(file) else "does not exist"} '
                       f'({path}.ann_file)', where)
     elif file.endswith('.json') and _is_local(file) and not is_whole(file):
-        yield Problem(f'annotation file `{file}` is empty or truncated ({path}.ann_file)', 'Copy or download it again')
+        yield Problem(f'annotation file `{file}` is empty or truncated, or not in UTF-8 without a byte order mark '
+                      f'({path}.ann_file)', 'Copy or download it again, or save it in UTF-8')
     elif _is_local(file) and osp.getsize(file) <= most:
         with phase(f'reading `{file}` ({path}.ann_file)', 'Fix that file'):
             for what in wrong_entries(file, skip):

@@ -16,6 +16,7 @@ from mmrev.registry import HOOKS
 from mmrev.side_effects import random_states, random_states_kept, set_random_states
 
 _KEY = 'random_states'  # key in a checkpoint: the states of each process, by rank
+_LIKE_WEIGHTS = ('exp_avg', 'exp_avg_sq', 'max_exp_avg_sq', 'momentum_buffer')  # states with the shape of the weight
 _PROGRESS = ('last_step', 'base_values', 'best', 'rule_worse', 'num_bad_epochs', 'cooldown_counter', 'params', 'lr',
              'momentum', 'betas')  # what changes during a training, of schedules and optimizers
 
@@ -107,6 +108,7 @@ def _compare(runner, checkpoint: Dict[str, Any]) -> None:
         optimizer = runner.optim_wrapper.optimizer
         pairs += [('the optimizer', type(optimizer), *groups) for groups in zip(
             (checkpoint.get('optimizer') or {}).get('param_groups') or (), optimizer.param_groups)]
+        _compare_state(optimizer, (checkpoint.get('optimizer') or {}).get('state'), fix)
     for place, kind, state, own in pairs:
         more, less = ({*state} - {*own}, {*own} - {*state}) if isinstance(state, dict) else ({state}, {*own})
         other = more and less if issubclass(kind, Optimizer) else more or less  # torch adds keys in new versions
@@ -148,3 +150,16 @@ def _read_batch(dataset: Any, place: _Place, indices: Sequence[int]) -> List[Any
             torch.default_generator.manual_seed(seed)
             samples.append(dataset[index])
     return samples
+
+
+def _compare_state(optimizer: Optimizer, state: Any, fix: str) -> None:
+    """Refuse an optimizer state that is empty although it has moments, or is of weights of other shapes."""
+    if not state and any('betas' in group or group.get('momentum') for group in optimizer.param_groups):
+        raise ProblemError('the optimizer of the checkpoint has no state', fix)
+    weights = [weight for group in optimizer.param_groups for weight in group['params']]
+    for index, of_weight in (state or {}).items():
+        for key in _LIKE_WEIGHTS:
+            value = of_weight.get(key)
+            if value is not None and index < len(weights) and value.shape != weights[index].shape:
+                raise ProblemError(f'`optimizer.state.{index}.{key}` of the checkpoint has shape {tuple(value.shape)}, '
+                                   f'and its weight {tuple(weights[index].shape)}', fix)

@@ -75,7 +75,16 @@ class SafeCheckpointHook(Hook):
         self._saved = runner.iter
         loop = runner.train_loop
         if isinstance(loop, EpochBasedTrainLoop):
-            _skip(loop, loop.iter - loop.epoch * len(loop.dataloader))
+            done = loop.iter - loop.epoch * len(loop.dataloader)
+            if 0 <= done <= len(loop.dataloader):
+                _skip(loop, done)
+            else:
+                runner.logger.warning(
+                    f'the checkpoint is of iteration {loop.iter} in epoch {loop.epoch + 1}, and an epoch has '
+                    f'{len(loop.dataloader)} iterations now: data or batch size have changed; it starts at the '
+                    f'beginning of the epoch')
+            if loop.epoch >= loop.max_epochs:
+                runner.logger.warning(f'{loop.epoch} of {loop.max_epochs} epochs are done already: nothing is trained')
         signal.signal(signal.SIGTERM, self._note)
 
     def after_train(self, runner) -> None:

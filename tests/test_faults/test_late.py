@@ -50,6 +50,15 @@ def test_a_resumed_run_says_which_values_of_the_config_its_checkpoint_replaces(c
     assert 'Epoch(val) [2]' in log
 
 
+def test_a_resumed_run_with_other_data_starts_at_the_beginning_of_its_epoch(configs, tmp_path):
+    lay_out(configs, tmp_path, campaign.CLS)
+    printed('train', 'config.py', '--cfg-options', 'train_dataloader.batch_size=1', cwd=tmp_path)
+    again = 'train', 'config.py', '--resume', '--cfg-options', 'train_cfg.max_epochs=2'
+    log = printed(*again, 'train_dataloader.batch_size=4', cwd=tmp_path)
+    assert 'data or batch size have changed' in log and 'loss' in log.split('Epoch(train) [2]')[1]
+    assert '2 of 2 epochs are done already: nothing is trained' in printed(*again, cwd=tmp_path)
+
+
 def test_images_that_cannot_be_read_are_named_after_the_others_have_been_predicted(configs, tmp_path):
     (tmp_path / 'images').mkdir()
     good = sorted((campaign.GOOD[campaign.CLS] / 'data').rglob('*.png'))[0]

@@ -12,6 +12,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from mmrev.checkpoints import load_local
 from mmrev.hooks import ExactResumeHook
+from mmrev.hooks.exact_resume_hook import _compare_state
+from mmrev.problems import ProblemError
 from support import toy_detection
 from support.commands import forked
 from support.runs import train_regression
@@ -92,3 +94,17 @@ def test_what_is_random_in_the_process_goes_on_where_it_was(tmp_path):
     rest = train_regression(tmp_path / 'rest', 3, [ExactResumeHook(), Noise()], default_hooks=hooks, resume=True,
                             load_from=str(tmp_path / 'whole/epoch_1.pth'))[0]
     assert torch.equal(whole, rest)
+
+
+def test_an_optimizer_without_state_or_of_other_weights_is_refused():
+    weight = torch.zeros(2, 3, requires_grad=True)
+    optimizer = torch.optim.AdamW([weight])
+    weight.sum().backward()
+    optimizer.step()
+    state = optimizer.state_dict()['state']
+    _compare_state(optimizer, state, '')
+    with pytest.raises(ProblemError, match='has no state'):
+        _compare_state(optimizer, {}, '')
+    with pytest.raises(ProblemError, match=r'`optimizer.state.0.exp_avg` of the checkpoint has shape \(3, 2\)'):
+        _compare_state(optimizer, {0: dict(state[0], exp_avg=torch.zeros(3, 2))}, '')
+    _compare_state(torch.optim.SGD([weight]), {}, '')
