@@ -1,4 +1,8 @@
-# Read by dist_train.sh and dist_test.sh: how the processes meet, and how many threads each has.
+# Read by dist_train.sh and dist_test.sh: whether PROCESSES is a number, how the processes meet, and how many threads each has.
+case "$PROCESSES" in *[!0-9]* | 0)
+    echo "PROCESSES must be a number above 0, got '$PROCESSES'; $USAGE" >&2
+    exit 2 ;;
+esac
 NNODES=${NNODES:-1}
 if [ "$NNODES" = 1 ] && [ -z "${PORT:-}" ]; then
     RENDEZVOUS=(--standalone)  # one machine: torch takes a free port, so two runs do not collide

@@ -57,6 +57,13 @@ def dying(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.parametrize('tool, arguments', [('dist_train', ['a.py']), ('dist_train', ['a.py', 'zero']),
+                                             ('dist_train', ['a.py', 0]), ('dist_test', ['a.py', 'a.pth'])])
+def test_the_scripts_print_their_usage(tool, arguments):
+    status, _, errors = ended(start(ROOT / f'tools/{tool}.sh', *arguments))
+    assert status and len(errors.splitlines()) == 1 and f'usage: tools/{tool}.sh CONFIG' in errors
+
+
 @pytest.mark.subprocess
 def test_the_last_lines_of_a_launcher_name_the_process_that_was_killed(dying, monkeypatch):
     monkeypatch.setenv('HOW', 'killed')
