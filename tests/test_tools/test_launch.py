@@ -59,8 +59,8 @@ def dying(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('tool, arguments', [('dist_train', ['a.py']), ('dist_train', ['a.py', 'zero']),
                                              ('dist_train', ['a.py', 0]), ('dist_test', ['a.py', 'a.pth'])])
-def test_the_scripts_print_their_usage(tool, arguments):
-    status, _, errors = ended(start(ROOT / f'tools/{tool}.sh', *arguments))
+def test_the_scripts_print_their_usage(tool, arguments, tmp_path):
+    status, _, errors = ended(start(ROOT / f'tools/{tool}.sh', *arguments, cwd=tmp_path))
     assert status and len(errors.splitlines()) == 1 and f'usage: tools/{tool}.sh CONFIG' in errors
 
 
