@@ -38,7 +38,7 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
             try:
                 body(args)
                 _leave_process_group()
-                sys.stdout.flush()
+                print(end='', flush=True)  # nothing where standard output is closed
             except OSError as error:
                 if error.filename is None and error.errno in (errno.ENOSPC, errno.EPIPE):
                     _discard_output()  # Python flushes again when it exits
@@ -120,7 +120,7 @@ def join_launcher(args: argparse.Namespace) -> None:
     with phase(f'--launcher {args.launcher}', 'Use tools/dist_train.sh, tools/dist_test.sh, torchrun, srun or mpirun'):
         rank = adopt_launcher(args.launcher)
     if rank > 0:
-        sys.stdout.flush()
+        print(end='', flush=True)
         _discard_output()
         warnings.simplefilter('ignore')
 

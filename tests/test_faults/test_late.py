@@ -1,11 +1,14 @@
 """What would fail late, hang or end in a traceback is named at the start, or does no harm."""
+import argparse
 import os
 import re
 import shutil
+import sys
 
 import pytest
 
 from mmrev.checkpoints import load_local
+from mmrev.cli.common import run_command
 from support.commands import forked, printed, said
 
 from . import campaign
@@ -74,3 +77,8 @@ def test_images_that_cannot_be_read_are_named_after_the_others_have_been_predict
     assert said(errors)[0].endswith('error: 2 of 5 images cannot be read or predicted: `images/2.png`, `images/4.png`')
     predicted = re.findall(r'^images/(\d).png: ', (tmp_path / 'output').read_text(), re.MULTILINE)
     assert predicted == ['1', '3', '5']
+
+
+def test_a_command_ends_well_where_standard_output_is_closed(monkeypatch):
+    monkeypatch.setattr(sys, 'stdout', None)
+    assert run_command(argparse.ArgumentParser(), lambda args: print('text'), []) == 0

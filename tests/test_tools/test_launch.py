@@ -57,6 +57,7 @@ def dying(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.mark.subprocess
 @pytest.mark.parametrize('tool, arguments', [('dist_train', ['a.py']), ('dist_train', ['a.py', 'zero']),
                                              ('dist_train', ['a.py', 0]), ('dist_test', ['a.py', 'a.pth'])])
 def test_the_scripts_print_their_usage(tool, arguments, tmp_path):
