@@ -46,8 +46,7 @@ def unreadable(cfg: 'Config', splits: Sequence[str]) -> Iterator[Problem]:
                 with unnoticed():
                     sample = dataset[index]
                 labels |= check_mask(f'sample {index}', sample, heads)
-                if split == 'train':
-                    check_labels(f'sample {index}', sample, heads)
+                check_labels(f'sample {index}', sample, heads)
             except Exception as error:
                 wrong, first = wrong + 1, first or error
             if time.monotonic() - shown > _SECONDS:

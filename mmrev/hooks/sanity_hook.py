@@ -152,7 +152,7 @@ def _most_classes(head: Any) -> Optional[int]:
 
 
 def check_labels(where: str, sample: Any, model: Any) -> None:
-    """Require that the head of a classifier or segmentor has the labels of a training sample."""
+    """Require that the head of a classifier or segmentor has the labels of a sample."""
     truth = sample.get('data_samples') if isinstance(sample, dict) else None
     for field, part in (('gt_label', 'head'), ('gt_sem_seg', 'decode_head')):
         head, labels = getattr(model, part, None), getattr(getattr(truth, field, None), 'data', None)
@@ -185,8 +185,8 @@ def check_mask(where: str, sample: Any, model: Any) -> Set[int]:
 def without_objects(name: str, labels: Set[int], model: Any) -> str:
     """What is wrong with masks that hold these labels alone, such as 255 for objects, which is ignored; or ''."""
     ignored = getattr(getattr(model, 'decode_head', None), 'ignore_index', None)
-    return (f'the masks of {name}_dataloader hold only the labels 0 and {ignored}, which is ignored: the labels of '
-            f'objects are 1 and above') if labels == {0, ignored} else ''
+    return (f'the masks of {name}_dataloader hold only the labels {sorted(labels)}, and {ignored} is ignored: the '
+            f'labels of objects are 1 and above') if ignored in labels and labels <= {0, ignored} else ''
 
 
 def _read(name: str, loader: Any, model: Any) -> List[str]:
@@ -213,8 +213,7 @@ def _read(name: str, loader: Any, model: Any) -> List[str]:
                 break
             sample = dataset[int(index)]
             labels |= check_mask(f'sample {index} of {name}_dataloader', sample, model)
-            if name == 'train':
-                check_labels(f'sample {index} of {name}_dataloader', sample, model)
+            check_labels(f'sample {index} of {name}_dataloader', sample, model)
             info = dataset.get_data_info(int(index)) if hasattr(dataset, 'get_data_info') else {}
             stated = (info.get('height'), info.get('width'))
             shape = getattr(sample.get('data_samples') if isinstance(sample, dict) else None, 'ori_shape', None)
