@@ -107,4 +107,4 @@ def test_an_optimizer_without_state_or_of_other_weights_is_refused():
         _compare_state(optimizer, {}, '')
     with pytest.raises(ProblemError, match=r'`optimizer.state.0.exp_avg` of the checkpoint has shape \(3, 2\)'):
         _compare_state(optimizer, {0: dict(state[0], exp_avg=torch.zeros(3, 2))}, '')
-    _compare_state(torch.optim.SGD([weight]), {}, '')
+    _compare_state(torch.optim.SGD([weight], lr=1.), {}, '')
