@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from mmrev.checkpoints import load_local, mismatch
-from mmrev.problems import ProblemError, phase
+from mmrev.problems import ProblemError, one_line, phase
 from mmrev.side_effects import try_writing
 
 if TYPE_CHECKING:
@@ -89,21 +89,22 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
             raise ProblemError(f'{cfg.filename} has no `test_dataloader`, whose pipeline reads the images', 'Add it')
         cfg.test_dataloader = cfg.val_dataloader
     if out_dir is not None:
-        with phase(f'writing to `{out_dir}`', 'Give access there, or name another folder'):
+        with phase(f'writing to `{out_dir}`', 'Make it writable, or choose another folder'):
             try_writing(out_dir)
     with phase('building the model', 'Give the checkpoint that was trained with this config'):
         predict_one = _build(cfg, checkpoint, score, segmentation)
-    found, unreadable = {}, []
+    found, unreadable, first = {}, [], None
     for file, name in images:
         with phase(f'image `{file}`', 'Leave it out, or fix it', status=1):
             try:
                 if not file.is_file():
                     raise FileNotFoundError(file)  # reading a pipe would wait forever
                 prediction = Prediction(str(file), *predict_one(str(file)))
-            except Exception:
+            except Exception as error:
                 if not found and _is_readable(file):
                     raise  # it may be the same with every image
                 unreadable.append(f'`{file}`')
+                first = first or error
                 continue
         found[name.as_posix()] = prediction.values
         if out_dir is not None:
@@ -113,8 +114,8 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
         yield prediction
     if unreadable:
         named = ', '.join(unreadable[:5]) + ', ...' * (len(unreadable) > 5)
-        raise ProblemError(f'{len(unreadable)} of {len(images)} images cannot be read or predicted: {named}',
-                           'Fix them, or leave them out', 1)
+        raise ProblemError(f'{len(unreadable)} of {len(images)} images cannot be read or predicted: {named}; '
+                           f'first: {one_line(first)}', 'Fix them, or leave them out', 1) from first
 
 
 def _is_readable(file: Path) -> bool:
