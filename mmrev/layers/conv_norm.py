@@ -2,6 +2,7 @@
 from torch import Tensor, nn
 
 from .fused.conv_norm import can_fold, folded, is_product, product
+from .norm_act import norm_act
 
 
 def convolve(x: Tensor, conv: nn.Conv2d) -> Tensor:
@@ -31,4 +32,4 @@ def conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module) -> Tensor:
     """
     if can_fold(x, conv, norm):
         return folded(x, conv, norm)
-    return norm(convolve(x, conv))
+    return norm_act(convolve(x, conv), norm, None)

@@ -97,12 +97,14 @@ class Call:
                 if observer:
                     observer.watch(inputs)
             begun = collectives() if self.overlap else 0
+            notes = None if with_graph else record.replay.notes
+            f = step.f if notes is None else partial(notes.write, step.f)
             # If nothing known needs a gradient, a graph costs nothing, and reveals a captured tensor that does.
             if with_graph or not record.trains or observer:
                 with torch.set_grad_enabled(with_graph or not record.trains), observer or NOTHING:
-                    out = step.f(*inputs)
+                    out = f(*inputs)
             else:
-                out = step.f(*inputs)
+                out = f(*inputs)
             if self.overlap and collectives() != begun:
                 self.overlap, self.communicates = False, plan.describe(index)
             draws = self._draws.used() if self._tracks_draws else []

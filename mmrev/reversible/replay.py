@@ -3,6 +3,7 @@
 A replay temporarily restores the weights, training flags, buffers, random state and autocast of the forward. Because it
 changes flags, the functions of a sequence run in one thread at a time.
 """
+from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 
 import torch
@@ -12,6 +13,7 @@ from .autocast import AutocastSnapshot
 from .errors import ReversibilityError
 from .function import Function, Place, Weights, is_training
 from .generators import Drawn, rewound
+from .notes import Notes
 from .observe import Observer
 from .streams import version
 
@@ -26,13 +28,15 @@ class Replay:
         keep_all: Copy all buffers, because it is not yet known which ones the function writes.
     """
 
-    __slots__ = ('weights', '_function', '_autocast', '_state', '_draws', '_found', '_before', '_versions')
+    __slots__ = ('weights', 'notes', '_function', '_autocast', '_state', '_draws', '_found', '_before', '_versions')
 
     def __init__(self, function: Function, weights: Weights, autocast: AutocastSnapshot, keep_all: bool):
         self._function = function
         self._autocast = autocast
         self.weights = weights
         self._state = weights.state()
+        # Batch norms note their statistics, which they must not update again.
+        self.notes = Notes() if function.untracked else None
         self._draws: Drawn = [(g, None, g.get_state()) for g in function.own_generators()]
         self._found: Sequence[Optional[Tensor]] = []
         self._before: Dict[int, Tensor] = {}
@@ -97,6 +101,7 @@ class Replay:
                           if b is not None and name != 'num_batches_tracked']
         if observer is not None and any(b.untyped_storage()._cdata in observer.read for b in means_and_vars):
             function.restore_statistics()
+            self.notes = None
         else:
             self._found, self._versions = self._found[:known], self._versions[:known]
             self._before = {i: before for i, before in self._before.items() if i < known}
@@ -122,6 +127,8 @@ class Replay:
             ReversibilityError: If a weight or a buffer was changed in place in the meantime.
         """
         self.check(step)
+        if self.notes is not None:
+            f = partial(self.notes.read, f)
         if self._draws or self._autocast.matters():
             return self.surround(self._run_rewound, f, sources)
         return self.surround(f, *sources)

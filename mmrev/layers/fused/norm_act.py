@@ -6,7 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from mmrev import compat
 from mmrev.compat import backward_into
+from mmrev.reversible.notes import stop_noting, takes_notes
 
 from .batch_norm import batch_norm
 from .guard import may_fuse, needs_gradient
@@ -29,11 +31,19 @@ _ACTIVATIONS: Dict[Type[nn.Module], _Activation] = {
 }
 
 
-def can_fuse(x: Tensor, norm: nn.Module, act: nn.Module) -> bool:
-    """Whether :func:`fused_norm_act` supports norm and activation and may replace them."""
-    if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) or type(act) not in _ACTIVATIONS:
+def can_fuse(x: Tensor, norm: nn.Module, act: Optional[nn.Module]) -> bool:
+    """Whether :func:`fused_norm_act` supports norm and activation and may replace them.
+
+    A norm alone is replaced only in training within a reversible function, where its statistics can be reused.
+    """
+    known = takes_notes() and norm.training if act is None else type(act) in _ACTIVATIONS
+    if not known or type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
         return False
-    if not may_fuse(norm, act):
+    if not may_fuse(*(m for m in (norm, act) if m is not None)):
+        return False
+    if act is None and needs_gradient(x, norm.weight, norm.bias) and (
+            not compat.can_save_memory or compat.saved_tensor_hooks() is not None):
+        stop_noting()  # a checkpoint within the function requires that PyTorch's form saves its tensors again
         return False
     statistics = next((t.dtype for t in (norm.weight, norm.running_mean) if t is not None), x.dtype)
     if statistics not in (torch.float32, torch.float64):
@@ -42,12 +52,22 @@ def can_fuse(x: Tensor, norm: nn.Module, act: nn.Module) -> bool:
     return x.numel() > x.shape[1] == norm.num_features
 
 
-def fused_norm_act(x: Tensor, norm: nn.Module, act: nn.Module) -> Tensor:
+def fused_norm_act(x: Tensor, norm: nn.Module, act: Optional[nn.Module]) -> Tensor:
     """``act(norm(x))``; backward recomputes ``norm(x)``, elementwise, from ``x`` and the statistics of forward."""
-    activation = _ACTIVATIONS[type(act)]
+    activation = None if act is None else _ACTIVATIONS[type(act)]
     if not needs_gradient(x, norm.weight, norm.bias):
-        return activation.apply(norm(x))
+        y = _normalize(x, norm)[0] if norm.training and takes_notes() else norm(x)
+        return y if activation is None else activation.apply(y)
     return _NormAct.apply(x, norm.weight, norm.bias, norm, activation)
+
+
+def _normalize(x: Tensor, norm: nn.Module) -> Tuple[Tensor, Tensor, Tensor, bool]:
+    """``norm(x)``, the mean and the inverse deviation that it is computed with, and whether they are the batch's."""
+    batch, momentum, running_mean, running_var = _batch_or_running(norm)
+    y, mean, invstd = batch_norm(x, norm.weight, norm.bias, running_mean, running_var, batch, momentum, norm.eps, norm)
+    if not batch:
+        mean, invstd = running_mean.clone(), (running_var + norm.eps).rsqrt()
+    return y, mean, invstd, batch
 
 
 def _batch_or_running(norm: nn.Module) -> Tuple[bool, float, Optional[Tensor], Optional[Tensor]]:
@@ -68,22 +88,20 @@ class _NormAct(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, bias, norm, activation):
-        batch, momentum, running_mean, running_var = _batch_or_running(norm)
-        y, mean, invstd = batch_norm(x, weight, bias, running_mean, running_var, batch, momentum, norm.eps)
-        if not batch:
-            mean, invstd = running_mean.clone(), (running_var + norm.eps).rsqrt()
-        ctx.batch, ctx.activation = batch, activation
+        y, mean, invstd, ctx.batch = _normalize(x, norm)
+        ctx.activation = activation
         ctx.save_for_backward(x, weight, bias, mean, invstd)
-        return activation.apply(y)
+        return y if activation is None else activation.apply(y)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dz):
         x, weight, bias, mean, invstd = ctx.saved_tensors
-        var = invstd.pow(-2)
-        y = torch.native_batch_norm(x, weight, bias, mean, var, False, 0., 0.)[0]
-        dy = ctx.activation.differentiate(dz, y)
-        del y  # where that is another tensor
+        var, dy = invstd.pow(-2), dz
+        if ctx.activation is not None:
+            y = torch.native_batch_norm(x, weight, bias, mean, var, False, 0., 0.)[0]
+            dy = ctx.activation.differentiate(dz, y)
+            del y  # where that is another tensor
         dx, dweight, dbias = aten.native_batch_norm_backward(
             dy, x, weight, mean, var, mean, invstd, ctx.batch, 0., list(ctx.needs_input_grad[:3]))
         return dx, dweight, dbias, None, None

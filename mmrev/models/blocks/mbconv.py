@@ -33,18 +33,19 @@ class SqueezeExcite(nn.Module):
 
 
 class ConvNormAct(ConvModule):
-    """mmcv's ``ConvModule``, whose norm and activation store one tensor for backward (:func:`mmrev.layers.norm_act`).
+    """mmcv's ``ConvModule`` with norm and activation, if there is one, by :func:`mmrev.layers.norm_act`.
 
     Shape:
         Input: ``(B, in_channels, H, W)``; output: ``(B, out_channels, H', W')``, by kernel size, stride and padding.
     """
 
     def forward(self, x: Tensor, activate: bool = True, norm: bool = True) -> Tensor:
-        in_order = self.order == ('conv', 'norm', 'act') and self.with_norm and self.with_activation
+        in_order = self.order == ('conv', 'norm', 'act') and self.with_norm
         joined = self.efficient_conv_bn_eval_forward is not None and not self.norm.training  # by mmcv, with the conv
         if not (activate and norm and in_order) or joined:
             return super().forward(x, activate, norm)
-        return norm_act(super().forward(x, activate=False, norm=False), self.norm, self.activate)
+        act = self.activate if self.with_activation else None
+        return norm_act(super().forward(x, activate=False, norm=False), self.norm, act)
 
 
 class MBConv(BaseModule):
@@ -95,7 +96,7 @@ class MBConv(BaseModule):
             channels, channels, kernel_size, stride, (kernel_size - 1) // 2, groups=channels,
             norm_cfg=norm_cfg, act_cfg=act_cfg)
         self.se = SqueezeExcite(channels, max(1, int(in_channels * se_ratio))) if se_ratio else None
-        self.project_conv = ConvModule(channels, out_channels, 1, norm_cfg=norm_cfg, act_cfg=None)
+        self.project_conv = ConvNormAct(channels, out_channels, 1, norm_cfg=norm_cfg, act_cfg=None)
         self.drop_path = DropPath(drop_path_rate) if drop_path_rate else None
 
     def forward(self, x: Tensor) -> Tensor:

@@ -1,0 +1,75 @@
+"""Small results of a function's first evaluation, like the statistics of a batch, that its second one reuses."""
+import threading
+from typing import Any, Callable, List, Optional, Sequence, Tuple
+
+from torch import Tensor
+
+class _Current(threading.local):
+    """Returns what a layer noted, or notes what it computes; None outside of reversible functions."""
+    noted_by: Optional[Callable[..., Any]] = None
+
+
+_current = _Current()
+
+
+class Notes:
+    """What the layers of a function noted in its first evaluation. It is kept until the backward, so it must be small.
+    """
+
+    __slots__ = ('_values', )
+
+    def __init__(self) -> None:
+        self._values: List[Tuple[Any, Any]] = []
+
+    def write(self, f: Callable[..., Tensor], *sources: Tensor) -> Tensor:
+        """The first evaluation: ``f(*sources)``."""
+        self._values.clear()
+        return _run(self._note, f, sources)
+
+    def read(self, f: Callable[..., Tensor], *sources: Tensor) -> Tensor:
+        """A later evaluation."""
+        values, used = self._values, 0
+
+        def find(owner: Any, compute: Callable[[], Any]) -> Any:
+            nonlocal used
+            if used == len(values) or values[used][0] is not owner:
+                return compute()
+            used += 1
+            return values[used - 1][1]
+
+        return _run(find, f, sources)
+
+    def _note(self, owner: Any, compute: Callable[[], Any]) -> Any:
+        value = compute()
+        self._values.append((owner, value))
+        return value
+
+
+def _run(noted_by: Callable[..., Any], f: Callable[..., Tensor], sources: Sequence[Tensor]) -> Tensor:
+    before = _current.noted_by  # of a function that contains this sequence
+    _current.noted_by = noted_by
+    try:
+        return f(*sources)
+    finally:
+        _current.noted_by = before
+
+
+def takes_notes() -> bool:
+    """Whether this is called within a function that is, or was, evaluated without a graph, and will be again."""
+    return _current.noted_by is not None
+
+
+def stop_noting() -> None:
+    """Until this evaluation of the function ends, layers compute everything themselves."""
+    _current.noted_by = None
+
+
+def noted(owner: Any, compute: Callable[[], Any]) -> Any:
+    """``compute()``; in a second evaluation of a reversible step's function, what it returned in the first.
+
+    Args:
+        owner: The layer that asks. Both evaluations must ask in the same order.
+        compute: Returns tensors without a graph.
+    """
+    noted_by = _current.noted_by
+    return compute() if noted_by is None else noted_by(owner, compute)

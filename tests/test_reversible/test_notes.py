@@ -1,0 +1,126 @@
+"""The second evaluation of a function takes the statistics of batch norms from the first."""
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.checkpoint import checkpoint
+
+from mmrev.layers import norm_act
+from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
+
+
+class Normed(nn.Module):
+    """Batch norms with and without an activation; the first one is used twice."""
+
+    def __init__(self, activation=nn.Hardswish):
+        super().__init__()
+        self.conv = nn.Conv2d(4, 4, 3, padding=1)
+        self.first, self.second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.act = activation()
+
+    def forward(self, x):
+        x = norm_act(self.conv(x), self.first, None)
+        return norm_act(norm_act(x, self.second, self.act), self.first, None)
+
+
+class CheckpointedNormed(Normed):
+    """The first use of the first norm is in a checkpoint."""
+
+    def forward(self, x):
+        x = checkpoint(lambda x: norm_act(self.conv(x), self.first, None), x, use_reentrant=False)
+        return norm_act(norm_act(x, self.second, self.act), self.first, None)
+
+
+class NestedNormed(Normed):
+    """The first norm is used within a sequence of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = ReversibleSequence([TwoStreamCoupling(Normed(), Normed())])
+
+    def forward(self, x):
+        x = norm_act(self.conv(x), self.first, None)
+        return norm_act(self.inner(x, x)[0] + self.inner(x, x)[1], self.first, None)
+
+
+class Counter(TorchDispatchMode):
+    """Counts the batch norms that compute statistics."""
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if 'update_stats' in str(func) or 'native_batch_norm.default' in str(func) and args[5]:
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def network(function, reversible=True, **options):
+    torch.manual_seed(0)
+    couplings = [TwoStreamCoupling(function(), function()) for _ in range(3)]
+    return ReversibleSequence(couplings, reversible, **options).double().train()
+
+
+def inputs():
+    return [x.requires_grad_() for x in torch.randn(2, 3, 4, 6, 6, dtype=torch.float64,
+                                                    generator=torch.Generator().manual_seed(1))]
+
+
+def steps(model, backwards=1):
+    """Gradients of two training steps, with what the model's buffers are after them."""
+    found = []
+    for _ in range(2):
+        streams = inputs()
+        outputs = model(*streams)
+        for i in range(backwards):
+            sum((x**2).sum() for x in outputs).backward(retain_graph=i + 1 < backwards)
+        found += [x.grad for x in streams] + [p.grad.clone() for p in model.parameters() if p.grad is not None]
+    return found + list(model.buffers())
+
+
+@pytest.mark.parametrize('function', [Normed, CheckpointedNormed, NestedNormed, lambda: Normed(nn.ReLU)],
+                         ids=['fused', 'checkpoint', 'nested', 'separate'])
+@pytest.mark.parametrize('backwards', [1, 2])
+def test_gradients_and_statistics_are_those_of_plain_autograd(function, backwards):
+    plain = Normed if function is CheckpointedNormed else function  # a checkpoint in plain autograd updates them twice
+    torch.testing.assert_close(steps(network(function), backwards), steps(network(plain, False), backwards),
+                               rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize('keep', ['undo', 'state', 'graph'])
+def test_every_choice_of_what_is_kept_has_plain_gradients(keep):
+    model = network(Normed, keep=[keep, 'undo', keep] * 2)
+    torch.testing.assert_close(steps(model), steps(network(Normed, False)), rtol=1e-9, atol=1e-9)
+
+
+def test_statistics_are_computed_once():
+    model, streams = network(Normed), inputs()
+    model(*streams)[0].sum().backward()  # the first step is observed
+    with Counter() as counter:
+        sum(x.sum() for x in model(*streams)).backward()
+    assert counter.count == 6 * 3
+
+
+def test_two_forwards_before_their_backwards_keep_their_own_statistics():
+    model, plain = network(Normed), network(Normed, False)
+    for m in (model, plain):
+        small, large = inputs(), [5 + 3 * x for x in inputs()]
+        first, second = m(*small)[0], m(*large)[0]
+        (first**2).sum().backward()
+        (second**2).sum().backward()
+    torch.testing.assert_close([p.grad for p in model.parameters()], [p.grad for p in plain.parameters()],
+                               rtol=1e-9, atol=1e-9)
+
+
+def test_a_function_that_fails_leaves_no_notes():
+    model, plain = network(Normed), network(Normed, False)
+    broken = copy.deepcopy(model)
+    broken.couplings[1].f.second = nn.BatchNorm2d(7).double()
+    with pytest.raises((RuntimeError, ValueError)):
+        broken(*inputs())
+    norm = model.couplings[0].f.first
+    with Counter() as counter:
+        norm_act(inputs()[0], norm, None)
+    assert counter.count == 1
+    norm.reset_running_stats()
+    torch.testing.assert_close(steps(model), steps(plain), rtol=1e-9, atol=1e-9)
