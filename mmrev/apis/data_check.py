@@ -28,8 +28,8 @@ def unreadable(cfg: 'Config', splits: Sequence[str]) -> Iterator[Problem]:
     """
     from mmengine.registry import DATASETS, init_default_scope
 
+    from mmrev.datasets.checks import check_classes, check_files, check_labels, check_mask, without_objects
     from mmrev.hooks import PhaseHook
-    from mmrev.hooks.sanity_hook import check_classes, check_files, check_labels, check_mask, without_objects
     from mmrev.side_effects import unnoticed
     init_default_scope(str(cfg.get('default_scope') or 'mmengine'))
     datasets: Dict[str, Any] = {}

@@ -14,8 +14,9 @@ from mmengine.structures import BaseDataElement, PixelData
 from mmpretrain.structures import DataSample
 from pycocotools.coco import COCO
 
+from mmrev.datasets.checks import check_classes, check_labels, check_mask
 from mmrev.datasets.coco import skip_wrong_annotations, wrong_entries
-from mmrev.hooks.sanity_hook import _read, check_classes, check_labels, check_mask
+from mmrev.hooks.sanity_hook import _read
 from mmrev.problems import ProblemError
 from mmrev.side_effects import random_states_kept, unnoticed
 from support import toy_classification, toy_detection
