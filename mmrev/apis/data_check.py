@@ -28,7 +28,7 @@ def unreadable(cfg: 'Config', splits: Sequence[str]) -> Iterator[Problem]:
     """
     from mmengine.registry import DATASETS, init_default_scope
 
-    from mmrev.datasets.checks import check_classes, check_files, check_labels, check_mask, without_objects
+    from mmrev.datasets.checks import check_boxes, check_classes, check_files, check_labels, check_mask, without_objects
     from mmrev.hooks import PhaseHook
     from mmrev.side_effects import unnoticed
     init_default_scope(str(cfg.get('default_scope') or 'mmengine'))
@@ -40,18 +40,22 @@ def unreadable(cfg: 'Config', splits: Sequence[str]) -> Iterator[Problem]:
             getattr(dataset, 'full_init', bool)()
             check_files(split, dataset)
         PhaseHook.name_samples(dataset)
-        wrong, first, shown, labels = 0, None, time.monotonic(), set()
+        wrong, first, shown, labels, warning = 0, None, time.monotonic(), set(), ''
         for index in range(len(dataset)):
             try:
                 with unnoticed():
                     sample = dataset[index]
                 labels |= check_mask(f'sample {index}', sample, heads)
                 check_labels(f'sample {index}', sample, heads)
+                if hasattr(dataset, 'get_data_info'):
+                    warning = warning or check_boxes(dataset.get_data_info(index), sample)
             except Exception as error:
                 wrong, first = wrong + 1, first or error
             if time.monotonic() - shown > _SECONDS:
                 shown = time.monotonic()
                 print(f'{split}: {index + 1} of {len(dataset)} samples, {wrong} unreadable', file=sys.stderr)
+        if warning:
+            print(f'{split}: {warning}', file=sys.stderr)
         if first is not None:
             yield Problem(f'{wrong} of {len(dataset)} samples of {split}_dataloader cannot be read, first: '
                           f'{one_line(first)}', 'Fix or remove them', first)

@@ -1,26 +1,135 @@
 """Checks of built data sets and of their samples: files, classes, labels, masks."""
+import inspect
+import os
 import os.path as osp
+import re
 import time
 from collections import Counter
-from typing import Any, Dict, Optional, Set, Tuple
+from typing import Any, Dict, Iterable, Iterator, Optional, Sequence, Set, Tuple
 
+import mmcv
 import torch
+from PIL import Image
 
-from mmrev.problems import ProblemError
+from mmrev.problems import Problem, ProblemError
 
 _SECONDS = 1.  # for which the files of a data set are looked at
+_GEOMETRY = re.compile('Resize|Crop|Flip|Rotate|Affine|Shear|Translate|^Expand$|^Pad$')
 
 
-def check_files(name: str, dataset: Any) -> None:
-    """Require that images which exist are regular files, for a second: reading a pipe would wait forever."""
+def check_folders(name: str, dataset: Any) -> None:
+    """Require that the folders of classes are visible, and that one with files has an image among them."""
+    for folder in getattr(dataset, 'folder_to_idx', None) or ():
+        if folder.startswith(('.', '__MACOSX')):
+            raise ProblemError(f'{name}_dataloader has the folder `{folder}`, which would be a class of its own',
+                               f'Remove or move it: each folder in `{dataset.img_prefix}` is a class')
+        place = osp.join(dataset.img_prefix, folder)
+        other = ''
+        for file in (file for _, _, files in os.walk(place, followlinks=True) for file in files):
+            if dataset.is_valid_file(file):
+                break
+            other = other or file
+        else:
+            if other:
+                raise ProblemError(f'the class `{folder}` of {name}_dataloader has files, such as '
+                                   f'`{osp.join(place, other)}`, but no image', 'Names of images end in '
+                                   f'{", ".join(sorted(dataset.extensions))}: rename them, or set '
+                                   f'{name}_dataloader.dataset.extensions')
+
+
+def problems_of_suffixes(built: Any, entry: Dict[str, Any], path: str) -> Iterator[Problem]:
+    """Folders of a data set for segmentation that have no file with its suffix of images or of masks.
+
+    Args:
+        built: Class of the data set.
+        entry: Its config.
+        path: Path of its config, for the message.
+    """
+    prefixes = entry.get('data_prefix')
+    for key, prefix in (('img_suffix', 'img_path'), ('seg_map_suffix', 'seg_map_path')):
+        defaults = [inspect.signature(base.__init__).parameters[key].default for base in getattr(built, '__mro__', ())
+                    if key in inspect.signature(base.__init__).parameters]
+        suffix = entry.get(key, defaults[0] if defaults else None)
+        folder = prefixes.get(prefix) if isinstance(prefixes, dict) else None
+        if not defaults or not isinstance(suffix, str) or not isinstance(folder, str):
+            continue
+        folder = osp.join(entry.get('data_root') or '', folder)
+        names: Iterable[str] = (name for _, _, files in os.walk(folder, followlinks=True) for name in files)
+        if osp.isdir(folder):
+            found = set()
+            for name in names:
+                if name.endswith(suffix):
+                    break
+                found.add(osp.splitext(name)[1])
+            else:
+                there = ', '.join(f'`{end}`' for end in sorted(found)[:5]) or 'no files'
+                yield Problem(f'no file in `{folder}` ends in `{suffix}` ({path}.{key})', f'There are {there}: set '
+                              f'{path}.{key}, or {path}.data_prefix.{prefix}')
+
+
+def check_files(name: str, dataset: Any, seconds: float = _SECONDS) -> None:
+    """Require that images and masks which exist are regular files, and that a mask has the size of its image.
+
+    Reading a pipe would wait forever, and a pipeline resizes a mask together with its image whatever their sizes are.
+
+    Args:
+        name: Split of the data set, for the message.
+        dataset: The data set.
+        seconds: Time after which the other samples are left out.
+    """
     begin = time.monotonic()
     for index in range(len(dataset) if hasattr(dataset, 'get_data_info') else 0):
-        file = dataset.get_data_info(index).get('img_path')
-        if isinstance(file, str) and osp.exists(file) and not osp.isfile(file):
-            raise ProblemError(f'reading sample {index} of {name}_dataloader: `{file}` is no regular file',
-                               'Fix or remove that sample')
-        if time.monotonic() - begin > _SECONDS:
+        info = dataset.get_data_info(index)
+        image, mask = (info.get(key) if isinstance(info.get(key), str) else '' for key in ('img_path', 'seg_map_path'))
+        for file in (image, mask):
+            if osp.exists(file) and not osp.isfile(file):
+                raise ProblemError(f'reading sample {index} of {name}_dataloader: `{file}` is no regular file',
+                                   'Fix or remove that sample')
+        if osp.isfile(mask) and osp.isfile(image):
+            sides, own = _size(image), _size(mask)
+            if None not in (sides, own) and sorted(sides) != sorted(own):  # an image may be turned by its EXIF data
+                raise _misfit(f'sample {index} of {name}_dataloader', mask, own, sides)
+        if time.monotonic() - begin > seconds:
             break
+
+
+def _size(file: str) -> Optional[Tuple[int, int]]:
+    """Width and height from the head of a file, or None if Pillow cannot read it."""
+    try:
+        with Image.open(file) as image:
+            return image.size
+    except Exception:
+        return None
+
+
+def is_image(file: str) -> bool:
+    """Whether mmcv or Pillow can decode a file."""
+    try:
+        if mmcv.imread(file, 'unchanged') is not None:
+            return True
+        with Image.open(file) as image:
+            image.load()
+    except Exception:  # of any image library
+        return False
+    return True
+
+
+def _misfit(where: str, mask: str, own: Sequence[int], sides: Sequence[int]) -> ProblemError:
+    """For a mask that has other sides than its image, each as (width, height)."""
+    return ProblemError(f'{where}: the mask `{mask}` has {own[0]}x{own[1]} pixels, and its image {sides[0]}x{sides[1]}',
+                        'Give the mask the size of its image, pixel by pixel')
+
+
+def check_order(name: str, transforms: Sequence[Any], test_mode: bool) -> None:
+    """Require that a pipeline changes the size of an image after loading it, and in training its annotations too."""
+    steps = [type(step).__name__ for step in transforms]
+    loads = {kind: next((i for i, step in enumerate(steps) if re.match(f'Load{kind}', step)), None)
+             for kind in (r'\w*Image', 'Annotations')}
+    for kind, place in loads.items():
+        early = next((step for step in steps[:place] if _GEOMETRY.search(step)), '') if place is not None else ''
+        if early and not (test_mode and kind == 'Annotations'):
+            raise ProblemError(f'the pipeline of {name}_dataloader has {early} before {steps[place]}, which it would '
+                               'not change', f'Move {early} behind {steps[place]}')
 
 
 def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:
@@ -35,6 +144,7 @@ def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
         if not isinstance(classes, (list, tuple)):
             continue
+        check_folders(name, dataset)
         own = getattr(dataset, 'METAINFO', {}).get('classes') != classes  # ImageNet's has two cranes
         twice = [name for name, number in Counter(map(str, classes)).items() if number > 1]
         if own and twice:
@@ -42,7 +152,8 @@ def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:
         if first[1] is not None and list(first[1]) != list(classes):
             here, there = ({*map(str, classes)} - {*map(str, first[1])}, {*map(str, first[1])} - {*map(str, classes)})
             which = [f'only {split} has {", ".join(sorted(only)[:3])}' for split, only in
-                     ((name, here), (first[0], there)) if only] or ['their order differs']
+                     ((name, here), (first[0], there)) if only] or [
+                    'their types differ' if [*map(str, first[1])] == [*map(str, classes)] else 'their order differs']
             raise ProblemError(f'the classes of {first[0]}_dataloader and {name}_dataloader differ: {"; ".join(which)}',
                                'Their labels would not agree: add the missing folders, or set the same '
                                'metainfo=dict(classes=...) for both')
@@ -91,7 +202,51 @@ def check_mask(where: str, sample: Any, model: Any) -> Set[int]:
         raise ProblemError(f'{where}: the mask `{truth.metainfo.get("seg_map_path")}` has shape '
                            f'{tuple(labels.shape)}, and its image {" or ".join(map(str, sizes))}',
                            'Masks have one channel, which holds the numbers of the classes, and the size of the image')
+    file, sides = str(truth.metainfo.get('seg_map_path')), sizes[1][::-1]
+    own = _size(file) if osp.isfile(file) else None
+    if own is not None and sides and own != sides:  # a pipeline has resized both
+        raise _misfit(where, file, own, sides)
+    most = _greatest(file) if own is not None else 0
+    if most > 255:
+        raise ProblemError(f'{where}: the mask `{file}` holds the number {most:g}', 'Labels of a mask are 0 to 255; '
+                           'those above would wrap around')
     return set(labels.unique().tolist())
+
+
+def _greatest(file: str) -> float:
+    """The greatest number in a mask of more than 8 bits; 0 for others."""
+    with Image.open(file) as mask:
+        return mask.getextrema()[1] if mask.mode[0] in 'IF' else 0
+
+
+def check_boxes(info: Dict[str, Any], sample: Any) -> str:
+    """Require that boxes lie in their image where it has another size than its annotation says.
+
+    Args:
+        info: What a data set says of the sample.
+        sample: The sample.
+
+    Returns:
+        A warning if the boxes lie in the image nevertheless, or ''.
+
+    Raises:
+        ProblemError: If a box reaches beyond the image, such as one that was resized without its boxes.
+    """
+    stated = (info.get('height'), info.get('width'))
+    shape = getattr(sample.get('data_samples') if isinstance(sample, dict) else None, 'ori_shape', None)
+    if shape is None or None in stated or tuple(shape[:2]) == stated:
+        return ''
+    height, width = shape[:2]
+    what = (f'`{info.get("img_path")}` has {width}x{height} pixels, and its annotation says {stated[1]}x{stated[0]}')
+    for instance in info.get('instances') or ():
+        box = instance.get('bbox')
+        if isinstance(box, (list, tuple)) and len(box) == 4 and (box[2] > width + 1 or box[3] > height + 1):
+            raise ProblemError(f'{what}; a box reaches to ({box[2]:g}, {box[3]:g})', 'Resize the boxes as the image '
+                               'was resized, or put the original image back')
+    if min(width / stated[1], height / stated[0]) > 1.5 and abs(width * stated[0] - height * stated[1]) < width:
+        raise ProblemError(f'{what}: it was enlarged, and its boxes were not', 'Enlarge the boxes, or put the original '
+                           'image back; if only `width` and `height` are wrong, fix them')
+    return f'{what}: do its boxes fit?'
 
 
 def without_objects(name: str, labels: Set[int], model: Any) -> str:

@@ -4,9 +4,11 @@ import math
 import mmap
 import os.path as osp
 from collections import Counter
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 from mmrev.problems import Problem, phase
+
+_USUAL = {'area': '; it is width * height of the box where there is no mask', 'iscrowd': '; it is 0 for one object'}
 
 
 def category_names(file: str) -> Optional[Sequence[str]]:
@@ -35,26 +37,34 @@ def mislabelled(file: str, numbered: Sequence[str], classes: Sequence[str], path
         if category != name:
             missing = [name for name in classes if name not in numbered]
             yield Problem(f'label {label} is the category `{category}` in `{file}`, and `{name}` in metainfo.classes '
-                          f'({path})', f'Add or rename {", ".join(map(repr, missing[:5]))} in the categories of the '
+                          f'({path})', f'Add or rename {", ".join(map(repr, missing))} in the categories of the '
                           'file, in the order of metainfo.classes (they need no objects)' if missing else
                           f'mmdet takes the order of the file: set metainfo=dict(classes={tuple(numbered)!r}) for each '
                           'data set')
             return
 
 
-def wrong_entries(file: str, skipped: bool = False) -> Iterator[str]:
+def wrong_entries(file: str, skipped: bool = False, needed: Sequence[str] = ()) -> Iterator[str]:
     """Entries of a COCO-format file that mmdet would silently skip or train on: their number, and the first one.
-
-    Wrong types and missing keys are left to the reader of the data set, which fails there.
 
     Args:
         file: Its path.
         skipped: Whether wrong annotations will be left out, see `skip_wrong_annotations`; others cannot.
+        needed: Keys that each annotation of an object must have, such as ``area``.
     """
     with open(file, encoding='utf-8') as stream:
         content = json.load(stream)
-    yield from counted(wrong_descriptions(content) if skipped else (
-        *wrong_descriptions(content), *((what, where) for what, where, _ in wrong_annotations(content))))
+    yield from counted((*wrong_descriptions(content), *missing_keys(content, needed)) if skipped else (
+        *wrong_descriptions(content), *missing_keys(content, needed),
+        *((what, where) for what, where, _ in wrong_annotations(content))))
+
+
+def missing_keys(content: Any, needed: Sequence[str]) -> Iterator[Tuple[str, str]]:
+    """Which of the needed keys an annotation lacks, or has without a value, and which one it is."""
+    for number, entry in enumerate(_entries(content, 'annotations')):
+        for key in needed if 'segments_info' not in entry else ():  # those are of panoptic segmentation
+            if entry.get(key) in (None, [], {}, ''):
+                yield f'no `{key}`', f'annotation {entry.get("id", f"at place {number}")}{_USUAL.get(key, "")}'
 
 
 def have_nothing_in_common(first: str, second: str, most: int = 1 << 26) -> bool:
@@ -104,13 +114,35 @@ def wrong_descriptions(content: Any) -> Iterator[Tuple[str, str]]:
             for value, number in Counter(str(entry.get(key)) for entry in _entries(content, part)).items():
                 if number > 1:
                     yield f'the same {key} in `{part}`', f'{key} {value}'
+        entries = content.get(part) if isinstance(content, dict) else None
+        for place, entry in enumerate(entries if isinstance(entries, list) else ()):
+            if not isinstance(entry, dict):
+                yield f'an entry of `{part}` that is no object', f'at place {place}: {str(entry)[:60]}'
     for entry in _entries(content, 'annotations'):
         if not isinstance(entry.get('id', 0), (int, float)) or entry.get('id') != entry.get('id'):
             yield 'an id that is not a number', f'annotation {entry["id"]!r}'  # pycocotools computes with it
+    yield from corners(content)
     for entry in _entries(content, 'images'):
         sides = [entry.get(side, 1) for side in ('height', 'width')]
         if not all(isinstance(side, int) and side > 0 for side in sides):
             yield 'an invalid width or height', f'image {entry.get("id")}: {sides}'
+
+
+def corners(content: Any) -> Iterator[Tuple[str, str]]:
+    """Boxes that are x1, y1, x2, y2: some reach beyond their image as x, y, width, height, and all fit as corners."""
+    images, found = {_id(entry.get('id')): entry for entry in _entries(content, 'images')}, []
+    for entry in _entries(content, 'annotations'):
+        box, image = entry.get('bbox'), images.get(_id(entry.get('image_id')), {})
+        sides = (image.get('width'), image.get('height'))
+        if not (isinstance(box, list) and len(box) == 4 and all(map(_is_number, (*box, *sides)))):
+            continue
+        for begin, end, side in zip(box, box[2:], sides):
+            if not begin <= end <= side:
+                return
+            if begin + end > side + 2:
+                found.append(f'annotation {entry.get("id")}: {box}')
+    for place in dict.fromkeys(found):
+        yield 'a box beyond its image, as if it were x1, y1, x2, y2 and not x, y, width, height', place
 
 
 def wrong_annotations(content: Any) -> Iterator[Tuple[str, str, Dict[str, Any]]]:
@@ -122,17 +154,51 @@ def wrong_annotations(content: Any) -> Iterator[Tuple[str, str, Dict[str, Any]]]
         for key, known in (('image_id', images), ('category_id', categories)):
             if key in entry and _id(entry[key]) not in known:
                 yield f'an unknown `{key}`', f'{which}: {entry[key]!r}', entry
-        if isinstance(box, list) and all(isinstance(value, (int, float)) for value in box):
+        if not (isinstance(box, list) and all(map(_is_number, box))):
+            if box not in (None, ''):
+                yield 'a box that is not a list of four numbers', f'{which}: {str(box)[:60]}', entry
+        elif box:
             if len(box) != 4 or not all(map(math.isfinite, box)) or min(box[2:]) < 0:
                 yield 'an invalid box', f'{which}: {box}', entry
             elif _is_outside(box, images.get(_id(entry.get('image_id')), {})):
                 yield 'a box outside of its image', f'{which}: {box}', entry
-        if isinstance(entry.get('area'), (int, float)) and not 0 <= entry['area'] < math.inf:
-            yield 'an invalid area', f'{which}: {entry["area"]}', entry
+        if entry.get('area') is not None and not (_is_number(entry['area']) and 0 <= entry['area'] < math.inf):
+            yield 'an invalid area', f'{which}: {entry["area"]!r}'[:200], entry
+        if entry.get('iscrowd') not in (None, 0, 1):
+            yield 'an `iscrowd` that is neither 0 nor 1', f'{which}: {entry["iscrowd"]!r}'[:200], entry
         if isinstance(mask, list) and not all(isinstance(polygon, list) and len(polygon) >= 6 and len(polygon) % 2 == 0
                                               and all(isinstance(value, (int, float)) and math.isfinite(value)
                                                       for value in polygon) for polygon in mask):
-            yield 'an invalid polygon', which, entry
+            yield 'an invalid polygon', f'{which}: {str(mask)[:60]}', entry
+        elif isinstance(mask, list) and any(map(_outside_of(images.get(_id(entry.get('image_id')), {})), mask)):
+            yield 'a polygon outside of its image', f'{which}: {str(mask)[:60]}', entry
+        if mask is not None and not isinstance(mask, (list, dict)):
+            yield 'a `segmentation` that is neither polygons nor RLE', f'{which}: {str(mask)[:60]}', entry
+        if isinstance(mask, dict) and not _is_run_lengths(mask, images.get(_id(entry.get('image_id')), {})):
+            yield 'an invalid RLE mask', f'{which}: {str(mask)[:60]}', entry
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_run_lengths(mask: Dict[str, Any], image: Dict[str, Any]) -> bool:
+    """Whether a mask has the size of its image, and runs of pixels that fill it."""
+    size, counts = mask.get('size'), mask.get('counts')
+    if not (isinstance(size, list) and len(size) == 2 and all(type(side) is int and side > 0 for side in size)):
+        return False
+    stated = [image.get('height', size[0]), image.get('width', size[1])]
+    if isinstance(counts, str):  # compressed, in a code of the characters from 48 to 111
+        return size == stated and bool(counts) and all('0' <= character <= 'o' for character in counts)
+    return (size == stated and isinstance(counts, list) and all(type(run) is int and run >= 0 for run in counts)
+            and sum(counts) == size[0] * size[1])
+
+
+def _outside_of(image: Dict[str, Any]) -> Callable[[Sequence[float]], bool]:
+    """Whether a polygon, as x1, y1, x2, y2, ..., has no part of an image."""
+    sides = (image.get('width'), image.get('height'))
+    return lambda polygon: any(isinstance(side, int) and (min(polygon[axis::2]) >= side or max(polygon[axis::2]) < 0)
+                               for axis, side in enumerate(sides))
 
 
 def _is_outside(box: Sequence[float], image: Dict[str, Any]) -> bool:
@@ -166,3 +232,48 @@ def is_whole(file: str) -> bool:
         head = stream.read(64).lstrip()[:1]
         stream.seek(max(0, osp.getsize(file) - 64))
         return (head, stream.read().rstrip()[-1:]) in ((b'{', b'}'), (b'[', b']'))
+
+
+def needed_keys(built: Any, entry: Dict[str, Any], evaluator: Any) -> Sequence[str]:
+    """The keys that each annotation needs for a data set and the metrics of its evaluator.
+
+    Args:
+        built: Class of the data set.
+        entry: Its config.
+        evaluator: Config of the evaluator, or None.
+    """
+    if getattr(getattr(built, 'parse_data_info', None), '__qualname__', '') != 'CocoDataset.parse_data_info':
+        return ()
+    masks = any(isinstance(step, dict) and step.get('with_mask') is True for step in entry.get('pipeline') or ())
+    evaluated = 'CocoMetric' in repr(evaluator)  # pycocotools
+    return ('id', 'image_id', 'category_id', 'bbox', 'area', *['iscrowd'] * evaluated, *['segmentation'] * masks)
+
+
+def problems_of_file(file: str, path: str, where: str, most: float = 0, skip: bool = False,
+                     needed: Sequence[str] = ()) -> Iterator[Problem]:
+    """What is wrong with an annotation file.
+
+    Args:
+        file: Its path.
+        path: Path in the config of the data set or metric that reads it, for the message.
+        where: How to say where it is, if it does not exist.
+        most: Size in bytes up to which its entries are looked at.
+        skip: See `wrong_entries`.
+        needed: See `wrong_entries`.
+    """
+    if is_local(file) and not osp.isfile(file) and not osp.isdir(file):  # such as a pipe
+        yield Problem(f'annotation file `{file}` {"is no file" if osp.exists(file) else "does not exist"} '
+                      f'({path}.ann_file)', where)
+    elif file.endswith('.json') and is_local(file) and not is_whole(file):
+        yield Problem(f'annotation file `{file}` is empty or truncated, or not in UTF-8 without a byte order mark '
+                      f'({path}.ann_file)', 'Copy or download it again, or save it in UTF-8')
+    elif is_local(file) and osp.getsize(file) <= most:
+        with phase(f'reading `{file}` ({path}.ann_file)', 'Fix that file'):
+            for what in wrong_entries(file, skip, needed):
+                others = '' if ' with no `' in what else ', or leave wrong annotations out: --skip-wrong-annotations'
+                yield Problem(f'`{file}` has {what}', f'Fix or remove them{others}')
+
+
+def is_local(path: str) -> bool:
+    """Whether a path is of the local file system, not of another backend of mmengine."""
+    return '://' not in path and not path.startswith('s3:')

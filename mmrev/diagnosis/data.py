@@ -9,9 +9,11 @@ from mmengine.registry import DATASETS, METRICS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, SequentialSampler
 
-from mmrev.datasets.coco import category_names, have_nothing_in_common, is_whole, mislabelled, wrong_entries
+from mmrev.datasets.checks import problems_of_suffixes
+from mmrev.datasets.coco import (category_names, have_nothing_in_common, is_local, mislabelled, needed_keys,
+                                 problems_of_file)
 from mmrev.datasets.download import problems_of_download
-from mmrev.problems import Problem, ProblemError, phase
+from mmrev.problems import Problem, ProblemError
 from mmrev.registry import find
 
 from .config import misused, named_classes
@@ -26,37 +28,26 @@ def files(plan: Plan) -> Iterator[Problem]:
     for path, entry in _sets(plan):
         root, where = entry.get('data_root') or '', f'Put the data there, or say where it is: --cfg-options {path}'
         if isinstance(entry.get('ann_file'), str) and entry['ann_file']:
-            coco = hasattr(find(entry['type'], DATASETS, scope=entry.get('_scope_')), 'COCOAPI')
-            yield from _annotation(_join(root, entry['ann_file']), path, f'{where}.data_root=FOLDER',
-                                   coco * (math.inf if plan.whole else _QUICKLY_READ), plan.skip_wrong)
+            built = find(entry['type'], DATASETS, scope=entry.get('_scope_'))
+            yield from problems_of_file(
+                _join(root, entry['ann_file']), path, f'{where}.data_root=FOLDER',
+                hasattr(built, 'COCOAPI') * (math.inf if plan.whole else _QUICKLY_READ), plan.skip_wrong,
+                needed_keys(built, entry, plan.cfg.get(path.split('_')[0] + '_evaluator')))
+        yield from problems_of_suffixes(find(entry['type'], DATASETS, scope=entry.get('_scope_')), entry, path)
         prefixes = entry.get('data_prefix') or {}
         for key, folder in prefixes.items() if isinstance(prefixes, dict) else [('', prefixes)]:
             folder = _join(root, folder) if isinstance(folder, str) else ''
-            if folder and _is_local(folder) and not osp.isdir(folder):
+            if folder and is_local(folder) and not osp.isdir(folder):
                 place = f'{path}.data_prefix.{key}'.rstrip('.')
                 yield Problem(f'image folder `{folder}` does not exist ({place})', f'{where}.data_root=FOLDER')
     for path, entry in _metrics(plan):
         if isinstance(entry.get('ann_file'), str) and _reads_files(entry):
-            yield from _annotation(entry['ann_file'], path, f'Say where it is: --cfg-options {path}.ann_file=FILE')
+            yield from problems_of_file(entry['ann_file'], path, f'Say where it is: --cfg-options {path}.ann_file=FILE')
             sets = [_join(one.get('data_root') or '', one.get('ann_file') or '') for place, one in _sets(plan)
                     if place.split('_')[0] == path.split('_')[0]]
             if sets and all(have_nothing_in_common(entry['ann_file'], one) for one in sets):  # ids may be the same
                 yield Problem(f'`{entry["ann_file"]}` ({path}.ann_file) shares no annotation with `{sets[0]}`, '
                               'which lists the images', plan.fix(f'{path}.ann_file', sets[0]))
-
-
-def _annotation(file: str, path: str, where: str, most: float = 0, skip: bool = False) -> Iterator[Problem]:
-    if _is_local(file) and not osp.isfile(file) and not osp.isdir(file):  # such as a pipe
-        yield Problem(f'annotation file `{file}` {"is no file" if osp.exists(file) else "does not exist"} '
-                      f'({path}.ann_file)', where)
-    elif file.endswith('.json') and _is_local(file) and not is_whole(file):
-        yield Problem(f'annotation file `{file}` is empty or truncated, or not in UTF-8 without a byte order mark '
-                      f'({path}.ann_file)', 'Copy or download it again, or save it in UTF-8')
-    elif _is_local(file) and osp.getsize(file) <= most:
-        with phase(f'reading `{file}` ({path}.ann_file)', 'Fix that file'):
-            for what in wrong_entries(file, skip):
-                yield Problem(f'`{file}` has {what}', 'Fix or remove them, or leave wrong annotations out: '
-                              '--skip-wrong-annotations')
 
 
 def pipelines(plan: Plan) -> Iterator[Problem]:
@@ -110,7 +101,7 @@ def classes(plan: Plan) -> Iterator[Problem]:
         numbered = [name for name in names if name in named]  # mmdet numbers them in the order of the file
         if not numbered:
             yield Problem(f'`{entry["ann_file"]}` has none of the classes {_listed(named)} ({path}): it has '
-                          f'{_listed(names)}', f'Set metainfo=dict(classes={tuple(names[:5])!r}) for each data set '
+                          f'{_listed(names)}', f'Set metainfo=dict(classes={tuple(names)!r}) for each data set '
                           f'in {plan.cfg.filename}, and num_classes of the heads')
         elif getattr(getattr(built, 'load_data_list', None), '__qualname__', '') == 'CocoDataset.load_data_list':
             yield from mislabelled(entry['ann_file'], numbered, named, path)
@@ -144,11 +135,7 @@ def _reads_files(entry: dict) -> bool:
 
 
 def _join(root: str, path: str) -> str:
-    return path if not path or osp.isabs(path) or not _is_local(path) else osp.join(root, path)
-
-
-def _is_local(path: str) -> bool:
-    return '://' not in path and not path.startswith('s3:')
+    return path if not path or osp.isabs(path) or not is_local(path) else osp.join(root, path)
 
 
 def _listed(names: Sequence[str]) -> str:

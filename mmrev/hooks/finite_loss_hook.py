@@ -29,6 +29,7 @@ class FiniteLossHook(Hook):
         self.patience = patience
         self._in_a_row = 0
         self._first = ''
+        self._from_the_start = False
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs: Optional[Dict[str, Any]] = None) -> None:
         """Count the consecutive iterations without a finite loss."""
@@ -39,7 +40,8 @@ class FiniteLossHook(Hook):
             return
         if not self._in_a_row:
             name = next(name for name in sorted(losses, key='loss'.__eq__) if not math.isfinite(losses[name]))
-            self._first = f'`{name}` is {losses[name]} since iteration {runner.iter + 1}'
+            self._first = f'`{name}` is {losses[name]} since iteration {runner.iter + 1}{_images(data_batch)}'
+            self._from_the_start = runner.iter == 0
         self._in_a_row += 1
         if self._in_a_row >= self.patience:
             self._stop(f'{self.patience} iterations in a row')
@@ -50,6 +52,16 @@ class FiniteLossHook(Hook):
             self._stop('a checkpoint would hold useless weights')
 
     def _stop(self, why: str) -> None:
-        raise ProblemError(f'{self._first}: {why}', 'Lower the learning rate, warm it up, or clip the gradients; '
-                           'earlier checkpoints are kept. custom_hooks=[dict(type=\'mmrev.FiniteLossHook\', '
+        fix = 'Look at' if self._from_the_start else 'Lower the learning rate, warm it up, clip gradients; or look at'
+        raise ProblemError(f'{self._first}: {why}', f'{fix} these images and their annotations (mmrev check CONFIG '
+                           '--data); earlier checkpoints are kept. custom_hooks=[dict(type=\'mmrev.FiniteLossHook\', '
                            'patience=100)] waits longer', 1)
+
+
+def _images(batch: Any, most: int = 3) -> str:
+    """The files of a batch, as far as it names them."""
+    samples = batch.get('data_samples') if isinstance(batch, dict) else None
+    files = [sample.get('img_path') for sample in samples if hasattr(sample, 'get')] if isinstance(
+        samples, (list, tuple)) else []
+    named = [f'`{file}`' for file in files if isinstance(file, str)]
+    return f' ({", ".join(named[:most])}{", ..." * (len(named) > most)})' if named else ''

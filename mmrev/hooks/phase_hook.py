@@ -1,11 +1,14 @@
 """Report what a run was doing when an exception ended it."""
 import functools
+import traceback
 from typing import Any, Callable, Iterator
 
+from mmcv.transforms import BaseTransform
 from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 
+from mmrev.datasets.checks import is_image
 from mmrev.problems import phase
 from mmrev.registry import HOOKS
 
@@ -78,6 +81,18 @@ def _read_sample(dataset: BaseDataset, index: int) -> Any:
     try:
         return type(dataset).prepare_data(dataset, index)
     except Exception as error:
-        file = dataset.get_data_info(index).get('img_path', type(dataset).__name__)
-        with phase(f'reading sample {index} of `{file}`', 'Fix or remove that sample'):
+        info = dataset.get_data_info(index)
+        file = info.get('img_path', type(dataset).__name__)
+        if isinstance(info.get('seg_map_path'), str) and is_image(file) and not is_image(info['seg_map_path']):
+            file = info['seg_map_path']
+        step = _step(error)
+        where, fix = (f', {step}', 'Fix that step of the pipeline, or the sample') if step and is_image(file) else (
+            '', 'Fix or remove that sample')
+        with phase(f'reading sample {index} of `{file}`{where}', fix):
             raise error
+
+
+def _step(error: Exception) -> str:
+    """The name of the transform of a pipeline that raised an exception, or ''."""
+    steps = [frame.f_locals.get('self') for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return next((type(step).__name__ for step in reversed(steps) if isinstance(step, BaseTransform)), '')

@@ -1,7 +1,7 @@
 """Run a short validation before training, so that errors in it are found before the first epoch."""
 import os.path as osp
 import time
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -11,7 +11,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import EpochBasedTrainLoop, LogProcessor, TestLoop, ValLoop, autocast
 from mmengine.structures import InstanceData
 
-from mmrev.datasets.checks import check_classes, check_files, check_labels, check_mask, without_objects
+from mmrev.datasets.checks import (check_boxes, check_classes, check_files, check_labels, check_mask, check_order,
+                                   without_objects)
 from mmrev.problems import ProblemError, closest, phase
 from mmrev.registry import HOOKS
 from mmrev.side_effects import random_states_kept, try_writing, unnoticed
@@ -113,7 +114,9 @@ def _read(name: str, loader: Any, model: Any) -> List[str]:
         raise ProblemError(f'none of the {len(dataset)} samples of {name}_dataloader has an annotated object',
                            'Compare metainfo.classes with the names in the annotations, the boxes with the images')
     check_files(name, dataset)
-    if any(hasattr(step, 'results_cache') for step in _transforms(dataset)):
+    for inner, steps in _pipelines(dataset):
+        check_order(name, steps, getattr(inner, 'test_mode', False))
+    if any(hasattr(step, 'results_cache') for _, steps in _pipelines(dataset) for step in steps):
         return []  # a transform would cache these samples
     begin, other, labels = time.monotonic(), '', set()
     with phase(f'reading the first batch of {name}_dataloader'):
@@ -125,22 +128,17 @@ def _read(name: str, loader: Any, model: Any) -> List[str]:
             labels |= check_mask(f'sample {index} of {name}_dataloader', sample, model)
             check_labels(f'sample {index} of {name}_dataloader', sample, model)
             info = dataset.get_data_info(int(index)) if hasattr(dataset, 'get_data_info') else {}
-            stated = (info.get('height'), info.get('width'))
-            shape = getattr(sample.get('data_samples') if isinstance(sample, dict) else None, 'ori_shape', None)
-            if shape is not None and None not in stated and tuple(shape[:2]) != stated:
-                other = other or (f'`{info.get("img_path")}` has {shape[1]}x{shape[0]} pixels, and its annotation says '
-                                  f'{stated[1]}x{stated[0]}: do its boxes fit?')
+            other = other or check_boxes(info, sample)
     return list(filter(None, (other, without_objects(name, labels, model))))
 
 
-def _transforms(dataset: Any) -> Iterator[Any]:
-    """The transforms of a data set and of the data sets inside it."""
-    yield from getattr(getattr(dataset, 'pipeline', None), 'transforms', None) or ()
+def _pipelines(dataset: Any) -> Iterator[Tuple[Any, Sequence[Any]]]:
+    """A data set and those inside it, each with its transforms."""
     pipeline = getattr(dataset, 'pipeline', None)
-    yield from pipeline if isinstance(pipeline, (list, tuple)) else ()
+    yield dataset, getattr(pipeline, 'transforms', None) or (pipeline if isinstance(pipeline, (list, tuple)) else ())
     for inner in [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())]:
         if inner is not None:
-            yield from _transforms(inner)
+            yield from _pipelines(inner)
 
 
 @torch.no_grad()

@@ -206,7 +206,8 @@ def test_wrong_annotations_are_left_out_on_request_and_counted_in_the_log(tmp_pa
 @pytest.mark.parametrize('change, filtered, message', [
     (lambda content: content.update(annotations=[]), False, 'none of the 4 samples of train_dataloader has an annotat'),
     (lambda content: content.update(annotations=[]), True, 'No sample with an object is left'),
-    (lambda content: content['annotations'][0].update(bbox=None), True, 'data/annotations.json`: cannot unpack')])
+    (lambda content: content['annotations'][0].update(bbox=None), True,
+     'data/annotations.json` has 1 with no `bbox`, first annotation 1')])
 def test_annotations_from_which_nothing_can_be_learned_are_refused(change, filtered, message, data, tmp_path):
     shutil.copytree(data / 'detection', tmp_path / 'data')
     file = tmp_path / 'data/annotations.json'
