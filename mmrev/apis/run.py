@@ -189,7 +189,8 @@ def running(runner: 'Runner', *parts: str) -> Iterator[None]:
         if re.search('Connection (reset|closed) by peer|Broken pipe', error.what):  # gloo
             error.what = f'{LOST}, which says why: {error.what}'
         if 'need at least one array' in error.what:  # mmengine, where a filter leaves no sample
-            error.fix = 'No sample with an object is left: compare metainfo.classes with the names in the annotations'
+            error.fix = ('No sample is left: look at filter_cfg and indices of the data set, compare metainfo.classes '
+                         'with the names in the annotations')
         if 'BFloat16' in error.what:
             error.fix = f'Leave out --amp (or optim_wrapper.type), or train on a GPU. {error.fix}'
         if not any(getattr(hook, 'begun', False) for hook in runner.hooks):

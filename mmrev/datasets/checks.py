@@ -121,8 +121,13 @@ def _misfit(where: str, mask: str, own: Sequence[int], sides: Sequence[int]) -> 
 
 
 def check_order(name: str, transforms: Sequence[Any], test_mode: bool) -> None:
-    """Require that a pipeline changes the size of an image after loading it, and in training its annotations too."""
+    """Require that a pipeline resizes an image after loading it, in training its annotations too, and packs last."""
     steps = [type(step).__name__ for step in transforms]
+    packs = next((i for i, step in enumerate(steps) if re.match('Pack', step)), len(steps))
+    late = next((step for step in steps[packs:] if _GEOMETRY.search(step)), '')
+    if late:
+        raise ProblemError(f'the pipeline of {name}_dataloader has {late} behind {steps[packs]}, and would not change '
+                           'the image', f'Move {late} before {steps[packs]}')
     loads = {kind: next((i for i, step in enumerate(steps) if re.match(f'Load{kind}', step)), None)
              for kind in (r'\w*Image', 'Annotations')}
     for kind, place in loads.items():
@@ -142,9 +147,16 @@ def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:
     first: Tuple[str, Any] = ('', None)
     for name, dataset in datasets.items():
         classes = (getattr(dataset, 'metainfo', None) or {}).get('classes')
+        if isinstance(classes, str):
+            raise ProblemError(f'metainfo.classes of {name}_dataloader.dataset is the text `{classes}`, which is no '
+                               'file', f"One class is metainfo=dict(classes=('{classes}', ))")
         if not isinstance(classes, (list, tuple)):
             continue
         check_folders(name, dataset)
+        reduced = {split: one.reduce_zero_label for split, one in datasets.items() if hasattr(one, 'reduce_zero_label')}
+        if len({*map(bool, reduced.values())}) > 1:
+            raise ProblemError(f'reduce_zero_label differs: {reduced}', 'Set the same for each data set: where it is '
+                               'True, label 1 of the masks is the first class')
         own = getattr(dataset, 'METAINFO', {}).get('classes') != classes  # ImageNet's has two cranes
         twice = [name for name, number in Counter(map(str, classes)).items() if number > 1]
         if own and twice:
@@ -251,6 +263,9 @@ def check_boxes(info: Dict[str, Any], sample: Any) -> str:
 
 def without_objects(name: str, labels: Set[int], model: Any) -> str:
     """What is wrong with masks that hold these labels alone, such as 255 for objects, which is ignored; or ''."""
-    ignored = getattr(getattr(model, 'decode_head', None), 'ignore_index', None)
-    return (f'the masks of {name}_dataloader hold only the labels {sorted(labels)}, and {ignored} is ignored: the '
-            f'labels of objects are 1 and above') if ignored in labels and labels <= {0, ignored} else ''
+    head = getattr(model, 'decode_head', None)
+    ignored = getattr(head, 'ignore_index', None)
+    if not labels or not labels <= {0, ignored} or (_most_classes(head) or 2) < 2:
+        return ''
+    return (f'the masks of {name}_dataloader hold only the labels {sorted(labels)}'
+            f'{f", and {ignored} is ignored" * (ignored in labels)}: the labels of objects are 1 and above')

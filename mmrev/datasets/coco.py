@@ -115,12 +115,17 @@ def wrong_descriptions(content: Any) -> Iterator[Tuple[str, str]]:
                 if number > 1:
                     yield f'the same {key} in `{part}`', f'{key} {value}'
         entries = content.get(part) if isinstance(content, dict) else None
+        if isinstance(content, dict) and part in content and not isinstance(entries, list):
+            yield f'a `{part}` that is no list', str(entries)[:60]
         for place, entry in enumerate(entries if isinstance(entries, list) else ()):
             if not isinstance(entry, dict):
                 yield f'an entry of `{part}` that is no object', f'at place {place}: {str(entry)[:60]}'
     for entry in _entries(content, 'annotations'):
         if not isinstance(entry.get('id', 0), (int, float)) or entry.get('id') != entry.get('id'):
             yield 'an id that is not a number', f'annotation {entry["id"]!r}'  # pycocotools computes with it
+    for entry in _entries(content, 'categories'):
+        if not isinstance(entry.get('name', ''), str):
+            yield 'a name that is no text', f'category {entry.get("id")!r}: {entry["name"]!r}'
     yield from corners(content)
     for entry in _entries(content, 'images'):
         sides = [entry.get(side, 1) for side in ('height', 'width')]
@@ -261,7 +266,8 @@ def problems_of_file(file: str, path: str, where: str, most: float = 0, skip: bo
         skip: See `wrong_entries`.
         needed: See `wrong_entries`.
     """
-    if is_local(file) and not osp.isfile(file) and not osp.isdir(file):  # such as a pipe
+    folder = osp.isdir(file) and not file.endswith('.json')  # some data sets read one
+    if is_local(file) and not osp.isfile(file) and not folder:  # such as a pipe
         yield Problem(f'annotation file `{file}` {"is no file" if osp.exists(file) else "does not exist"} '
                       f'({path}.ann_file)', where)
     elif file.endswith('.json') and is_local(file) and not is_whole(file):

@@ -27,6 +27,9 @@ def files(plan: Plan) -> Iterator[Problem]:
     """Annotation files and image folders exist, and no annotation file is truncated."""
     for path, entry in _sets(plan):
         root, where = entry.get('data_root') or '', f'Put the data there, or say where it is: --cfg-options {path}'
+        if not isinstance(root, str):
+            yield Problem(f'`{path}.data_root` is {root!r}, not a folder', f'Fix it in {plan.cfg.filename}')
+            continue
         if isinstance(entry.get('ann_file'), str) and entry['ann_file']:
             built = find(entry['type'], DATASETS, scope=entry.get('_scope_'))
             yield from problems_of_file(

@@ -118,18 +118,22 @@ def _read(name: str, loader: Any, model: Any) -> List[str]:
         check_order(name, steps, getattr(inner, 'test_mode', False))
     if any(hasattr(step, 'results_cache') for _, steps in _pipelines(dataset) for step in steps):
         return []  # a transform would cache these samples
-    begin, other, labels = time.monotonic(), '', set()
+    begin, other, labels, read = time.monotonic(), '', set(), set()
     with phase(f'reading the first batch of {name}_dataloader'):
         collate([dataset[index] for index in range(min(loader.batch_size or 1, len(dataset)))])
         for index in np.linspace(0, len(dataset) - 1, min(64, len(dataset))).astype(int):
             if time.monotonic() - begin > _SECONDS:
                 break
             sample = dataset[int(index)]
+            read.add(int(index))
             labels |= check_mask(f'sample {index} of {name}_dataloader', sample, model)
             check_labels(f'sample {index} of {name}_dataloader', sample, model)
             info = dataset.get_data_info(int(index)) if hasattr(dataset, 'get_data_info') else {}
             other = other or check_boxes(info, sample)
-    return list(filter(None, (other, without_objects(name, labels, model))))
+    useless = without_objects(name, labels, model)
+    if 'ignored' in useless and len(read) == len(dataset):
+        raise ProblemError(useless, 'Write the numbers of the classes into the masks')
+    return list(filter(None, (other, useless)))
 
 
 def _pipelines(dataset: Any) -> Iterator[Tuple[Any, Sequence[Any]]]:

@@ -11,7 +11,7 @@ import random
 import re
 import shutil
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Collection, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 import torch
 from mmengine.config import Config
@@ -633,12 +633,13 @@ def verdict(status: int, errors: str, before: dict, after: dict, legitimate: boo
     return f'written: {", ".join(written[:3])}' if written else ''
 
 
-def run(fault: Fault, configs: Dict[str, dict], folder: Path, command: Callable = forked) -> Tuple[str, str]:
+def run(fault: Fault, configs: Dict[str, dict], folder: Path, command: Callable = forked,
+        legitimate: Collection[str] = LEGITIMATE) -> Tuple[str, str]:
     """Run one; what is wrong with its end, and what it said."""
     folder.mkdir()
     lay_out(fault, configs, folder)
     before = contents(folder)
     status, errors = command(*fault.arguments, cwd=folder)
-    found = verdict(status, errors, before, contents(folder), fault.name in LEGITIMATE)
+    found = verdict(status, errors, before, contents(folder), fault.name in legitimate)
     shutil.rmtree(folder)
     return found, errors

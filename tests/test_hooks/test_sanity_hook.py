@@ -121,7 +121,7 @@ def test_a_mask_of_colors_or_of_another_size_is_named(shape):
         check_shape(shape)
 
 
-def test_masks_that_hold_no_class_get_a_warning():
+def test_masks_that_hold_no_class_are_refused_or_get_a_warning_where_not_all_are_read():
     def sample(*labels):
         truth = BaseDataElement(metainfo=dict(seg_map_path='mask.png'), gt_sem_seg=PixelData(
             data=torch.tensor([[labels]])))
@@ -131,8 +131,11 @@ def test_masks_that_hold_no_class_get_a_warning():
     loader = partial(SimpleNamespace, batch_size=1, collate_fn=pseudo_collate)
     assert _read('train', loader(dataset=[sample(0, 255), sample(0, 1)]), model) == []
     for samples in ([sample(0, 255), sample(0, 0)], [sample(255, 255)]):
-        line, = _read('train', loader(dataset=samples), model)
-        assert 'hold only the labels' in line and '255 is ignored' in line
+        with pytest.raises(ProblemError, match='and 255 is ignored'):
+            _read('train', loader(dataset=samples), model)
+    for samples in ([sample(0, 255), sample(0, 0)], [sample(255, 255)], [sample(0, 0)]):
+        line, = _read('train', loader(dataset=samples * 65), model)
+        assert 'hold only the labels' in line
 
 
 def test_a_label_that_the_head_does_not_have_is_named_with_its_file():
@@ -205,7 +208,7 @@ def test_wrong_annotations_are_left_out_on_request_and_counted_in_the_log(tmp_pa
 
 @pytest.mark.parametrize('change, filtered, message', [
     (lambda content: content.update(annotations=[]), False, 'none of the 4 samples of train_dataloader has an annotat'),
-    (lambda content: content.update(annotations=[]), True, 'No sample with an object is left'),
+    (lambda content: content.update(annotations=[]), True, 'No sample is left'),
     (lambda content: content['annotations'][0].update(bbox=None), True,
      'data/annotations.json` has 1 with no `bbox`, first annotation 1')])
 def test_annotations_from_which_nothing_can_be_learned_are_refused(change, filtered, message, data, tmp_path):

@@ -1,0 +1,71 @@
+"""Malformed data end in at most three lines that name it, with status 2 and nothing written; the others train."""
+import pytest
+
+pytest.importorskip('mmseg')
+
+from . import campaign, data_faults  # noqa: E402
+
+FAULTS = data_faults.faults()
+BY_NAME = {fault.name: fault for fault in FAULTS}
+SAMPLE = FAULTS[::6]
+SAID = {  # an input, and a part of what is said of it
+    'seg mask half': 'mask `data/masks/train/1.png` has 16x16 pixels, and its image 32x32',
+    'seg mask of 1x1': 'mask `data/masks/train/1.png` has 1x1 pixels',
+    'seg mask 16 bits grey': 'holds the number 514',
+    'seg mask a pdf': 'reading sample 1 of `data/masks/train/1.png`',
+    'seg all labels 0 and 255': 'hold only the labels [0, 255], and 255 is ignored',
+    'det image of 1x1': '`data/images/1.png` has 1x1 pixels, and its annotation says 32x32; a box reaches to',
+    'det image larger': 'it was enlarged, and its boxes were not',
+    'val annotations: a box in the val file as text': 'a box that is not a list of four numbers, first annotation 1',
+    'annotations: boxes as corners': 'a box beyond its image, as if it were x1, y1, x2, y2',
+    'annotations: no area': '8 with no `area`, first annotation 1',
+    'val annotations: one without iscrowd': '1 with no `iscrowd`, first annotation 2',
+    'annotations: iscrowd as text': 'an `iscrowd` that is neither 0 nor 1',
+    'annotations: an annotation null': 'an entry of `annotations` that is no object, first at place 8',
+    'annotations: annotations as a dict': 'a `annotations` that is no list',
+    'annotations: category names as numbers': 'a name that is no text, first category 1: 1',
+    'polygons: one missing': '1 with no `segmentation`, first annotation 1',
+    'polygons: all empty': '8 with no `segmentation`',
+    'polygons: one text': 'a `segmentation` that is neither polygons nor RLE',
+    'polygons: one outside': 'a polygon outside of its image',
+    'polygons: one RLE of another size': 'an invalid RLE mask',
+    'seg: train img_suffix = \'.jpg\'': 'no file in `data/images/train` ends in `.jpg`',
+    'seg: val seg_map_suffix = \'.jpg\'': 'There are `.png`: set val_dataloader.dataset.seg_map_suffix',
+    'seg: train metainfo.classes = \'abc\'': 'is the text `abc`',
+    'seg: val reduce_zero_label = True': 'reduce_zero_label differs',
+    'folders: a hidden folder': 'the folder `.git`, which would be a class',
+    'folders: one folder of unknown suffixes': 'the class `0` of train_dataloader has files, such as `data/0/',
+    'det: train steps 1 and 2 swapped': 'Resize before LoadAnnotations',
+    'seg: val steps 0 and 1 swapped': 'Resize before LoadImageFromFile',
+    'seg: train steps 2 and 3 swapped': 'Resize behind PackSegInputs',
+    "det: train step {'type': 'Resize', 'scale_factor': 0.0}": 'reading sample 0 of `data/images/0.png`, Resize: ',
+    "det: train step {'type': 'CopyPaste'}": 'pipeline of a MultiImageMixDataset',
+    'file: a folder': 'is no file',
+    'cls: train data data_root = 3': '`train_dataloader.dataset.data_root` is 3, not a folder',
+}
+
+
+@pytest.fixture(scope='module')
+def configs(tmp_path_factory):
+    """Import what the commands need once, so that they start in forks of this process; write the data."""
+    import mmdet.apis  # noqa: F401
+    import mmpretrain.apis  # noqa: F401
+    import mmseg.apis  # noqa: F401
+
+    import mmrev.diagnosis.plan  # noqa: F401
+    import mmrev.models  # noqa: F401
+    return data_faults.prepare(tmp_path_factory.mktemp('good'))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', SAID)
+def test_what_is_wrong_is_named(name, configs, tmp_path):
+    wrong, errors = campaign.run(BY_NAME[name], configs, tmp_path / 'run')
+    assert not wrong and SAID[name] in errors, f'{wrong}\n{errors}'
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize('fault', SAMPLE, ids=lambda fault: fault.name)
+def test_it_ends_in_two_lines_with_nothing_written_or_trains(fault, configs, tmp_path):
+    wrong, errors = campaign.run(fault, configs, tmp_path / 'run', legitimate=data_faults.LEGITIMATE)
+    assert not wrong, f'{fault.name}: {wrong}\n{errors}'
