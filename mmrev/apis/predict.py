@@ -1,6 +1,7 @@
 """Predictions on images, drawn and as plain values, by the inferencers of mmdet, mmpretrain and mmseg."""
 import json
 import math
+import os.path as osp
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -77,9 +78,9 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
         names = ', '.join(f'--{name.replace("_", "-")}' for name in segmentation)
         raise ProblemError(f'{cfg.filename} is for {SCOPES[scope]}, and {names} for semseg', 'Leave them out')
     images = find_images(inputs, MAPS.get(segmentation.get('out_format'), ()))
-    given = {file.resolve() for file, _ in images}
+    given = {osp.realpath(file) for file, _ in images}  # of a circular link as well
     for _, name in images if out_dir is not None else ():
-        if Path(out_dir, name).resolve() in given:
+        if osp.realpath(Path(out_dir, name)) in given:
             raise ProblemError(f'`{Path(out_dir, name)}` is one of the images, and would be overwritten by a drawn one',
                                'Name another folder with --out-dir')
     if '://' not in checkpoint:
@@ -139,7 +140,7 @@ def find_images(inputs: Sequence[str], ends: Sequence[str] = ()) -> List[Tuple[P
     images: Dict[Path, Path] = {}
     written: Dict[Path, Path] = {}
     for given in map(Path, inputs):
-        if not given.exists():
+        if not osp.exists(given):  # nor does a name that is too long
             raise ProblemError(f'image or folder `{given}` does not exist', 'Paths are relative to this folder')
         folder, files = (given, sorted(given.rglob('*'))) if given.is_dir() else (given.parent, [given])
         for file in (file for file in files if file.suffix.lower() in IMAGES and not file.is_dir()):

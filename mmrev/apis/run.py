@@ -191,6 +191,9 @@ def running(runner: 'Runner', *parts: str) -> Iterator[None]:
         if 'need at least one array' in error.what:  # mmengine, where a filter leaves no sample
             error.fix = ('No sample is left: look at filter_cfg and indices of the data set, compare metainfo.classes '
                          'with the names in the annotations')
+        if 'Expected more than 1 value per channel' in error.what:
+            error.fix = ('Batch norm needs several values: larger images or batches, or train_dataloader.drop_last='
+                         'True where one sample is left for the last batch')
         if 'BFloat16' in error.what:
             error.fix = f'Leave out --amp (or optim_wrapper.type), or train on a GPU. {error.fix}'
         if not any(getattr(hook, 'begun', False) for hook in runner.hooks):

@@ -218,17 +218,17 @@ def check_mask(where: str, sample: Any, model: Any) -> Set[int]:
     own = _size(file) if osp.isfile(file) else None
     if own is not None and sides and own != sides:  # a pipeline has resized both
         raise _misfit(where, file, own, sides)
-    most = _greatest(file) if own is not None else 0
+    if own is None:
+        return set(labels.unique().tolist())
+    with Image.open(file) as mask:
+        lossy, most = mask.format == 'JPEG', mask.getextrema()[1] if mask.mode[0] in 'IF' else 0
+    if lossy:
+        raise ProblemError(f'{where}: the mask `{file}` is a JPEG image, whose compression changes the labels',
+                           'Write the masks again as PNG')
     if most > 255:
         raise ProblemError(f'{where}: the mask `{file}` holds the number {most:g}', 'Labels of a mask are 0 to 255; '
                            'those above would wrap around')
     return set(labels.unique().tolist())
-
-
-def _greatest(file: str) -> float:
-    """The greatest number in a mask of more than 8 bits; 0 for others."""
-    with Image.open(file) as mask:
-        return mask.getextrema()[1] if mask.mode[0] in 'IF' else 0
 
 
 def check_boxes(info: Dict[str, Any], sample: Any) -> str:

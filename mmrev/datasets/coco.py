@@ -271,8 +271,11 @@ def problems_of_file(file: str, path: str, where: str, most: float = 0, skip: bo
         yield Problem(f'annotation file `{file}` {"is no file" if osp.exists(file) else "does not exist"} '
                       f'({path}.ann_file)', where)
     elif file.endswith('.json') and is_local(file) and not is_whole(file):
-        yield Problem(f'annotation file `{file}` is empty or truncated, or not in UTF-8 without a byte order mark '
-                      f'({path}.ann_file)', 'Copy or download it again, or save it in UTF-8')
+        with open(file, 'rb') as stream:
+            begin = stream.read(16)
+        yield Problem(f'annotation file `{file}` is empty or truncated, or no JSON in UTF-8 without a byte order mark '
+                      f'({path}.ann_file){f": it begins with {begin!r}" * bool(begin)}',
+                      'Copy or download it again, unpack it, or save it as JSON in UTF-8')
     elif is_local(file) and osp.getsize(file) <= most:
         with phase(f'reading `{file}` ({path}.ann_file)', 'Fix that file'):
             for what in wrong_entries(file, skip, needed):

@@ -432,7 +432,7 @@ def of_folders() -> Iterator[Fault]:
         'a huge label': '0/0.png 99999999999999999999\n1/0.png 1\n', 'the same twice': '0/0.png 0\n0/0.png 1\n',
     }
     for name, text in lists.items():
-        yield Fault(f'list: {name}', CLS, both(*(set_(f'{split}_dataloader.dataset.ann_file', 'list.txt')
+        yield Fault(f'list: {name}', CLS, both(*(set_(f'{split}_dataloader.dataset.ann_file', 'data/list.txt')
                                                  for split in ('train', 'val'))),
                     lambda folder, text=text: (folder / 'data/list.txt').write_text(text))
     for key, values in {

@@ -1,5 +1,9 @@
 """Malformed data end in at most three lines that name it, with status 2 and nothing written; the others train."""
+import os
+
 import pytest
+
+from support.commands import forked
 
 pytest.importorskip('mmseg')
 
@@ -12,6 +16,8 @@ SAID = {  # an input, and a part of what is said of it
     'seg mask half': 'mask `data/masks/train/1.png` has 16x16 pixels, and its image 32x32',
     'seg mask of 1x1': 'mask `data/masks/train/1.png` has 1x1 pixels',
     'seg mask 16 bits grey': 'holds the number 514',
+    'seg folders: masks of jpeg': 'is a JPEG image',
+    'file: gz': 'it begins with b',
     'seg mask a pdf': 'reading sample 1 of `data/masks/train/1.png`',
     'seg all labels 0 and 255': 'hold only the labels [0, 255], and 255 is ignored',
     'det image of 1x1': '`data/images/1.png` has 1x1 pixels, and its annotation says 32x32; a box reaches to',
@@ -69,3 +75,30 @@ def test_what_is_wrong_is_named(name, configs, tmp_path):
 def test_it_ends_in_two_lines_with_nothing_written_or_trains(fault, configs, tmp_path):
     wrong, errors = campaign.run(fault, configs, tmp_path / 'run', legitimate=data_faults.LEGITIMATE)
     assert not wrong, f'{fault.name}: {wrong}\n{errors}'
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('what, message', [
+    (lambda file: (file.unlink(), file.symlink_to(file.name)), '1 of 4 images cannot be read or predicted'),
+    (lambda file: os.rename(os.fsencode(file), os.fsencode(file.parent) + b'/\xff.png'), '')
+])
+def test_any_name_or_link_can_be_predicted_or_is_named(what, message, configs, tmp_path):
+    fault = campaign.Fault('', campaign.CLS, break_files=lambda folder: what(folder / 'data/0/1.png'))
+    campaign.lay_out(fault, configs, tmp_path)
+    status, errors = forked('predict', 'config.py', campaign.GOOD[campaign.CLS] / 'epoch_1.pth', 'data/0', '--out-dir',
+                            'out', cwd=tmp_path)
+    assert status == bool(message) and message in errors and 'unexpected' not in errors
+
+
+@pytest.mark.slow
+def test_a_broken_image_ends_a_test_before_anything_is_written(configs, tmp_path):
+    def testing(cfg):
+        cfg.update(test_dataloader=cfg['val_dataloader'], test_evaluator=cfg['val_evaluator'], test_cfg={})
+
+    campaign.lay_out(campaign.Fault('', data_faults.SEG, testing), configs, tmp_path)
+    assert forked('train', 'config.py', '--work-dir', 'run', cwd=tmp_path)[0] == 0
+    (tmp_path / 'data/images/val/2.png').write_text('none')
+    before = campaign.contents(tmp_path)
+    status, errors = forked('test', 'config.py', 'run/epoch_1.pth', cwd=tmp_path)
+    assert status == 2 and 'reading sample 2 of `data/images/val/2.png`' in errors, errors
+    assert campaign.contents(tmp_path) == before
