@@ -37,6 +37,30 @@ def check_folders(name: str, dataset: Any) -> None:
                                    f'{name}_dataloader.dataset.extensions')
 
 
+def problems_of_list(built: Any, entry: Dict[str, Any], path: str, file: str) -> Iterator[Problem]:
+    """A list of images and labels that mmpretrain cannot read: its first wrong line.
+
+    Args:
+        built: Class of the data set.
+        entry: Its config.
+        path: Path of its config, for the message.
+        file: The list.
+    """
+    if (getattr(getattr(built, 'load_data_list', None), '__qualname__', '') != 'CustomDataset.load_data_list' or
+            entry.get('with_label', True) is not True or not osp.isfile(file)):
+        return
+    place, what = f'`{file}` ({path}.ann_file)', ''
+    with open(file, errors='replace') as lines:
+        number = 0
+        for number, line in enumerate(lines, 1):
+            if not re.fullmatch(r'.*\S.* [-+]?\d+', line.strip()):
+                what = f'line {number} of {place} is `{line.strip()[:80]}`'
+                break
+    if what or not number:
+        yield Problem(what or f'{place} is empty', 'Each line is the name of an image, a space, and the number of its '
+                      'class, from 0')
+
+
 def problems_of_suffixes(built: Any, entry: Dict[str, Any], path: str) -> Iterator[Problem]:
     """Folders of a data set for segmentation that have no file with its suffix of images or of masks.
 
@@ -195,6 +219,8 @@ def check_labels(where: str, sample: Any, model: Any) -> None:
         if most is None or not torch.is_tensor(labels):
             continue
         wrong = labels[(labels >= most) & (labels != getattr(head, 'ignore_index', -1))]
+        if field == 'gt_label' and not len(wrong):
+            wrong = labels[labels < 0]
         if len(wrong):
             file = truth.metainfo.get('seg_map_path') or truth.metainfo.get('img_path')
             raise ProblemError(f'{where} (`{file}`) has the label {int(wrong.max())}, and model.{part} has num_classes='

@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 
 from mmrev.problems import Problem, phase
 
+NEEDED = ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd')  # by mmdet and, the last one, pycocotools
 _USUAL = {'area': '; it is width * height of the box where there is no mask', 'iscrowd': '; it is 0 for one object'}
 
 
@@ -65,6 +66,19 @@ def missing_keys(content: Any, needed: Sequence[str]) -> Iterator[Tuple[str, str
         for key in needed if 'segments_info' not in entry else ():  # those are of panoptic segmentation
             if entry.get(key) in (None, [], {}, ''):
                 yield f'no `{key}`', f'annotation {entry.get("id", f"at place {number}")}{_USUAL.get(key, "")}'
+
+
+def image_apart(first: str, second: str, most: int = 1 << 26) -> str:
+    """An image of a COCO-format file that another one does not list, or '' if it lists all or a file is above `most`."""
+    files, ids = (first, second), []
+    if not all(file.endswith('.json') and osp.isfile(file) and osp.getsize(file) <= most for file in files) or (
+            osp.samefile(*files)):
+        return ''
+    for file in files:
+        with open(file, encoding='utf-8') as stream, phase(f'reading `{file}`', 'Fix that file'):
+            ids.append([_id(entry.get('id')) for entry in _entries(json.load(stream), 'images')])
+    known = set(ids[1])
+    return next((f'image {image!r}' for image in ids[0] if image not in known), '')
 
 
 def have_nothing_in_common(first: str, second: str, most: int = 1 << 26) -> bool:
@@ -251,7 +265,7 @@ def needed_keys(built: Any, entry: Dict[str, Any], evaluator: Any) -> Sequence[s
         return ()
     masks = any(isinstance(step, dict) and step.get('with_mask') is True for step in entry.get('pipeline') or ())
     evaluated = 'CocoMetric' in repr(evaluator)  # pycocotools
-    return ('id', 'image_id', 'category_id', 'bbox', 'area', *['iscrowd'] * evaluated, *['segmentation'] * masks)
+    return (*(NEEDED if evaluated else NEEDED[:-1]), *['segmentation'] * masks)
 
 
 def problems_of_file(file: str, path: str, where: str, most: float = 0, skip: bool = False,
@@ -276,7 +290,7 @@ def problems_of_file(file: str, path: str, where: str, most: float = 0, skip: bo
         yield Problem(f'annotation file `{file}` is empty or truncated, or no JSON in UTF-8 without a byte order mark '
                       f'({path}.ann_file){f": it begins with {begin!r}" * bool(begin)}',
                       'Copy or download it again, unpack it, or save it as JSON in UTF-8')
-    elif is_local(file) and osp.getsize(file) <= most:
+    elif is_local(file) and 0 < osp.getsize(file) <= most:
         with phase(f'reading `{file}` ({path}.ann_file)', 'Fix that file'):
             for what in wrong_entries(file, skip, needed):
                 others = '' if ' with no `' in what else ', or leave wrong annotations out: --skip-wrong-annotations'

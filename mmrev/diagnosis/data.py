@@ -9,9 +9,9 @@ from mmengine.registry import DATASETS, METRICS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, SequentialSampler
 
-from mmrev.datasets.checks import problems_of_suffixes
-from mmrev.datasets.coco import (category_names, have_nothing_in_common, is_local, mislabelled, needed_keys,
-                                 problems_of_file)
+from mmrev.datasets.checks import problems_of_list, problems_of_suffixes
+from mmrev.datasets.coco import (NEEDED, category_names, have_nothing_in_common, image_apart, is_local,
+                                 mislabelled, needed_keys, problems_of_file)
 from mmrev.datasets.download import problems_of_download
 from mmrev.problems import Problem, ProblemError
 from mmrev.registry import find
@@ -30,13 +30,14 @@ def files(plan: Plan) -> Iterator[Problem]:
         if not isinstance(root, str):
             yield Problem(f'`{path}.data_root` is {root!r}, not a folder', f'Fix it in {plan.cfg.filename}')
             continue
+        built = find(entry['type'], DATASETS, scope=entry.get('_scope_'))
         if isinstance(entry.get('ann_file'), str) and entry['ann_file']:
-            built = find(entry['type'], DATASETS, scope=entry.get('_scope_'))
+            yield from problems_of_list(built, entry, path, _join(root, entry['ann_file']))
             yield from problems_of_file(
                 _join(root, entry['ann_file']), path, f'{where}.data_root=FOLDER',
                 hasattr(built, 'COCOAPI') * (math.inf if plan.whole else _QUICKLY_READ), plan.skip_wrong,
                 needed_keys(built, entry, plan.cfg.get(path.split('_')[0] + '_evaluator')))
-        yield from problems_of_suffixes(find(entry['type'], DATASETS, scope=entry.get('_scope_')), entry, path)
+        yield from problems_of_suffixes(built, entry, path)
         prefixes = entry.get('data_prefix') or {}
         for key, folder in prefixes.items() if isinstance(prefixes, dict) else [('', prefixes)]:
             folder = _join(root, folder) if isinstance(folder, str) else ''
@@ -45,12 +46,19 @@ def files(plan: Plan) -> Iterator[Problem]:
                 yield Problem(f'image folder `{folder}` does not exist ({place})', f'{where}.data_root=FOLDER')
     for path, entry in _metrics(plan):
         if isinstance(entry.get('ann_file'), str) and _reads_files(entry):
-            yield from problems_of_file(entry['ann_file'], path, f'Say where it is: --cfg-options {path}.ann_file=FILE')
+            file, coco = entry['ann_file'], 'CocoMetric' in str(entry['type'])
             sets = [_join(one.get('data_root') or '', one.get('ann_file') or '') for place, one in _sets(plan)
                     if place.split('_')[0] == path.split('_')[0]]
-            if sets and all(have_nothing_in_common(entry['ann_file'], one) for one in sets):  # ids may be the same
-                yield Problem(f'`{entry["ann_file"]}` ({path}.ann_file) shares no annotation with `{sets[0]}`, '
+            yield from problems_of_file(
+                file, path, f'Say where it is: --cfg-options {path}.ann_file=FILE',
+                _QUICKLY_READ * (coco and file not in sets), plan.skip_wrong, NEEDED if coco else ())
+            if sets and all(have_nothing_in_common(file, one) for one in sets):  # ids may be the same
+                yield Problem(f'`{file}` ({path}.ann_file) shares no annotation with `{sets[0]}`, '
                               'which lists the images', plan.fix(f'{path}.ann_file', sets[0]))
+            for one, image in ((one, image_apart(one, file)) for one in sets if coco):
+                if image:
+                    yield Problem(f'`{file}` ({path}.ann_file) lacks {image} of `{one}`, which lists the images',
+                                  plan.fix(f'{path}.ann_file', one))
 
 
 def pipelines(plan: Plan) -> Iterator[Problem]:

@@ -20,7 +20,7 @@ from . import campaign
 from .campaign import CLS, DET, NAN, Fault, annotated, both, set_
 
 MASK, SEG = 'mask', 'seg'  # instance masks, maps of labels
-LEGITIMATE: set = set()
+LEGITIMATE = {*Path(__file__).with_name('data_legitimate.txt').read_text(encoding='utf-8').splitlines()}  # train
 
 _SEGMENTOR = """
 default_scope = 'mmseg'
@@ -331,6 +331,22 @@ def _compressed() -> str:
     return mask.encode(one)['counts'].decode()
 
 
+def of_evaluators() -> Iterator[Fault]:
+    """Annotation files of metrics that are not those of the data."""
+    for name, change in {
+        'fewer images': lambda content: content.update(images=content['images'][:2],
+                                                       annotations=content['annotations'][:4]),
+        'a box as text': first(bbox='1,2,3,4'),
+        'no iscrowd': each('annotations', lambda one: one.pop('iscrowd')),
+    }.items():
+        def write(folder: Path, change=change) -> None:
+            content = json.loads((folder / 'data/annotations.json').read_text())
+            change(content)
+            (folder / 'data/other.json').write_text(json.dumps(content))
+
+        yield Fault(f'evaluator: {name}', DET, set_('val_evaluator.ann_file', 'data/other.json'), write)
+
+
 def of_files() -> Iterator[Fault]:
     """Annotation files that are something else."""
     def file(change):
@@ -588,4 +604,5 @@ def of_pipelines() -> Iterator[Fault]:
 
 def faults() -> List[Fault]:
     """All of them."""
-    return [fault for make in (of_images, of_annotations, of_files, of_folders, of_pipelines) for fault in make()]
+    classes = (of_images, of_annotations, of_evaluators, of_files, of_folders, of_pipelines)
+    return [fault for make in classes for fault in make()]
