@@ -69,7 +69,7 @@ def missing_keys(content: Any, needed: Sequence[str]) -> Iterator[Tuple[str, str
 
 
 def image_apart(first: str, second: str, most: int = 1 << 26) -> str:
-    """An image of a COCO-format file that another one does not list, or '' if it lists all or a file is above `most`."""
+    """An image of a COCO-format file that another does not list, or ''; files above `most` bytes are not read."""
     files, ids = (first, second), []
     if not all(file.endswith('.json') and osp.isfile(file) and osp.getsize(file) <= most for file in files) or (
             osp.samefile(*files)):
