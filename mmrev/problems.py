@@ -60,9 +60,9 @@ def phase(name: str, fix: str = '', status: int = 2) -> Iterator[None]:
     """
     try:
         yield
-    except ProblemError:
+    except (ProblemError, KeyboardInterrupt, GeneratorExit):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:  # of a config or a class of the user, as SystemExit is
         raise ProblemError(f'{name}: {one_line(error)}', fix, status) from error
 
 

@@ -65,6 +65,25 @@ def pin_memory(cfg: 'Config') -> None:
             cfg[f'{part}_dataloader'].setdefault('pin_memory', True)
 
 
+def require_open_files(cfg: 'Config') -> None:
+    """Raise the limit of open files as far as is allowed; workers of dataloaders hang where it is too low.
+
+    Raises:
+        ProblemError: If it is too low for the workers.
+    """
+    import resource  # not on Windows
+    loaders = [cfg.get(f'{part}_dataloader') or {} for part in ('train', 'val', 'test')]
+    needed = 64 + 8 * max(loader.get('num_workers', 0) for loader in loaders)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    unlimited = resource.RLIM_INFINITY
+    if soft != unlimited and soft < 4096:
+        soft = 4096 if hard == unlimited else min(4096, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < needed:
+            raise ProblemError(f'this process may open {soft} files, and needs up to {needed}',
+                               f'Raise the limit: ulimit -n {max(needed, 1024)}, or set num_workers=0')
+
+
 def draw_predictions(cfg: 'Config', folder: Optional[str], show: bool = False, wait_time: float = 2.) -> Optional[str]:
     """Enable the visualization hook of the config. mmdet's and mmpretrain's have different keys.
 

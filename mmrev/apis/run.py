@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Seque
 from mmrev.problems import LOST, ProblemError, closest, phase
 
 from .distributed import prepare_cpu_processes
-from .modes import pin_memory
+from .modes import pin_memory, require_open_files
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -56,6 +56,9 @@ def load_config(file: str, options: Optional[Dict[str, Any]] = None) -> 'Config'
     if cfg.get('default_scope') == 'mmseg' and importlib.util.find_spec('mmseg') is None:
         raise _without_mmseg(file)
     merge_options(cfg, options or {}, file)
+    if cfg.get('strategy') is not None and cfg.get('runner_type') in (None, 'Runner'):
+        raise ProblemError('`strategy` is read only by a FlexibleRunner', f'Leave it out, or add runner_type='
+                           f"'FlexibleRunner' in {file} or with --cfg-options")
     return cfg
 
 
@@ -115,10 +118,13 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
     from mmrev.hooks import (ExactResumeHook, FiniteLossHook, MemoryBudgetHook, PhaseHook, SafeCheckpointHook,
                              SanityHook)
     from mmrev.side_effects import log_outlives_reader
-    with log_outlives_reader(), phase(
+
+    from .culprit import naming_entries
+    with log_outlives_reader(), naming_entries(cfg), phase(
             'building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
         prepare_cpu_processes(cfg)
         pin_memory(cfg)
+        require_open_files(cfg)
         cfg.load_from = cfg.get('load_from') or None  # mmengine would look for a file named ''
         _adopt_seed(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
@@ -179,11 +185,14 @@ def running(runner: 'Runner', *parts: str) -> Iterator[None]:
             `work_dir.without_traces` deletes what was written, 1 after it.
     """
     from mmrev.side_effects import log_outlives_reader
+
+    from .culprit import naming_entries
     try:
         for part in parts:
-            with phase(f'building {part}_dataloader, {part}_cfg' + f' and {part}_evaluator' * (part != 'train')):
+            with naming_entries(runner.cfg, runner), phase(
+                    f'building {part}_dataloader, {part}_cfg' + f' and {part}_evaluator' * (part != 'train')):
                 getattr(runner, f'{part}_loop')  # reading the attribute builds the loop and its data set
-        with log_outlives_reader(), phase('running', status=1):
+        with log_outlives_reader(), naming_entries(runner.cfg, runner), phase('running', status=1):
             yield
     except ProblemError as error:
         if re.search('Connection (reset|closed) by peer|Broken pipe', error.what):  # gloo

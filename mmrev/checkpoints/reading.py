@@ -1,6 +1,7 @@
 """Read an untrusted checkpoint, find the weights in it, and compare them with a model."""
 import argparse
 import copy
+import math
 import re
 import warnings
 import zipfile
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 # Keys under which trainers store the weights; timm's averaged ones first, as timm prefers them.
 _PLACES = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state', 'model_state_dict')
 NEEDED_TO_RESUME = ('state_dict', 'meta', 'message_hub', 'optimizer')  # keys of a checkpoint of mmengine
+# Keys of the states of an optimizer and of schedules under which numbers from 0 stand.
+_FROM_ZERO = ('lr', 'initial_lr', 'weight_decay', 'momentum', 'eps', 'base_values', 'last_step', '_last_value')
 _WRAPPERS = re.compile(r'^(?:module\.|_orig_mod\.)+')
 
 
@@ -75,6 +78,8 @@ def not_resumable(checkpoint: Any) -> str:
                    if not isinstance(content['meta'].get(key), int) or content['meta'][key] < 0]
         missing += ['optimizer.state'] * (not content['optimizer'])
         missing += _not_finite(content['optimizer'], 'optimizer')
+        for key in ('optimizer', 'param_schedulers'):
+            missing += _below_zero(content.get(key), key)
     return ', '.join(f'`{key}`' for key in missing[:3])
 
 
@@ -87,6 +92,21 @@ def _not_finite(value: Any, path: str) -> Iterator[str]:
     for key, inner in value.items() if isinstance(value, dict) else (
             enumerate(value) if isinstance(value, (list, tuple)) else ()):
         yield from _not_finite(inner, f'{path}.{key}')
+
+
+def _below_zero(value: Any, path: str, counts: bool = False) -> Iterator[str]:
+    """The paths of rates, their decay and steps, at and below `path`, that are no number from 0."""
+    if isinstance(value, (list, tuple)):
+        value = dict(enumerate(value))
+    if counts and not isinstance(value, dict) and not (_is_number(value) and 0 <= value < math.inf):
+        yield path
+    for key, inner in value.items() if isinstance(value, dict) else ():
+        yield from _below_zero(inner, f'{path}.{key}', counts or key in _FROM_ZERO)
+
+
+def _is_number(value: Any) -> bool:
+    import torch
+    return isinstance(value, (int, float)) or isinstance(value, torch.Tensor) and value.numel() == 1
 
 
 def find_weights(content: Any, is_published_name: Callable[[str], bool]) -> Optional[Dict[str, 'Tensor']]:

@@ -17,7 +17,7 @@ from mmengine.optim import AmpOptimWrapper, OptimWrapper, _ParamScheduler, build
 from mmengine.registry import (DATA_SAMPLERS, DATASETS, EVALUATOR, HOOKS, LOG_PROCESSORS, LOOPS, METRICS, MODELS,
                                OPTIM_WRAPPERS, OPTIMIZERS, PARAM_SCHEDULERS, TASK_UTILS, TRANSFORMS, VISBACKENDS,
                                VISUALIZERS, Registry)
-from mmengine.runner import Runner, set_random_seed
+from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, set_random_seed
 
 from mmrev.apis.run import known_keys
 from mmrev.problems import Problem, closest, one_line
@@ -41,6 +41,10 @@ _REGISTRIES = {
     r'log_processor': (LOG_PROCESSORS, )}
 _NEED_A_TYPE = (DATASETS, DATA_SAMPLERS, TRANSFORMS, OPTIMIZERS, HOOKS, VISBACKENDS)
 _OF_MMCV = ('norm_cfg', 'act_cfg', 'conv_cfg')  # mmcv does not say what it did not find there
+_DICTS = (r'env_cfg\.(mp|dist)_cfg|optim_wrapper\.(paramwise_cfg|optimizer|clip_grad)|param_scheduler\.\d+|'
+          r'\w+_dataloader\.(dataset|sampler)|(default|custom)_hooks\.\w+|visualizer\.vis_backends(\.\d+)?|'
+          r'\w+_evaluator\.\d+|model\..*\.init_cfg')  # regular expression of the paths at which dicts stand
+_LOOPS = (IterBasedTrainLoop, EpochBasedTrainLoop)
 _REWRITTEN = ('optim_wrapper', 'param_scheduler')  # mmengine changes their keys before it calls the class
 _PASSED_ON = {'CheckpointHook': Runner.save_checkpoint}  # class: the function that gets its other keys late in the run
 _PARAMWISE = ['custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult', 'dwconv_decay_mult',
@@ -57,7 +61,9 @@ _RANGES: Sequence[Tuple[str, Callable, str]] = (
      r'loss_weight|num_convs|\.eps)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_m(in|ax)|power|begin|milestones\.\d+)',
      lambda number: 0 <= number < math.inf, 'finite number from 0'),
     (r'(.*\.)?(pos_fraction|score_thr|\w*iou_thr\w*)', lambda number: 0 <= number <= 1, 'number from 0 to 1'),
-    (r'optim_wrapper\.accumulative_counts', lambda number: number % 1 == 0, 'whole number'))
+    (r'train_cfg\.by_epoch', lambda number: number in (0, 1), 'flag, True or False'),
+    (r'optim_wrapper\.accumulative_counts|.*_scheduler\.(.*\.)?(step_size|milestones\.\d+)',
+     lambda number: number % 1 == 0, 'whole number'))
 _SIMILAR = 0.85  # keys that are so near to one that is read are misspelt
 
 
@@ -77,15 +83,14 @@ def sections(plan: Plan) -> Iterator[Problem]:
             kinds = [kind.__name__ for kind in allowed if kind.__module__ == 'builtins' and kind is not type(None)]
             yield Problem(f'`{key}` is {value!r}, not a {" or ".join(kinds)}',
                           plan.fix(key + '.KEY' * (dict in allowed)))
+    for path, node in walk(cfg._cfg_dict, ''):
+        if isinstance(node, (int, float, str)) and re.fullmatch(_DICTS, path):
+            yield Problem(f'`{path}` is {node!r}, not a dict',
+                          plan.fix(path + ('.checkpoint' if path.endswith('init_cfg') else '.KEY')))
     pretrained = cfg.get('pretrained')
     if pretrained is not None and all(node != pretrained for _, node in walk(cfg.get('model'), 'model')):
         yield Problem(f'`pretrained` at the top of {file} is read by nothing',
-                      f'Leave it out, and say --cfg-options model.backbone.init_cfg.checkpoint={pretrained}, or in the '
-                      f'config model = dict(backbone=dict(init_cfg=dict(checkpoint={pretrained!r})))')
-    for path, node in walk(cfg.get('model'), 'model'):
-        if path.endswith('.init_cfg') and isinstance(node, str):
-            yield Problem(f'`{path}` is a string, not a dict (in {file})',
-                          f'To start from weights: --cfg-options {path}.checkpoint={node}')
+                      f'Leave it out, and say --cfg-options model.backbone.init_cfg.checkpoint={pretrained}')
 
 
 def scope(plan: Plan) -> Iterator[Problem]:
@@ -94,8 +99,7 @@ def scope(plan: Plan) -> Iterator[Problem]:
     with MODELS.switch_scope_and_registry(name) as registry:
         if registry.scope != name:
             yield Problem(f'there is no scope `{name}` (default_scope)',
-                          f'{closest(name, [*MODULE2PACKAGE, "mmengine"])}Fix it in {plan.cfg.filename}, or import the '
-                          'package that has it there: custom_imports=dict(imports=[...])')
+                          f'{closest(name, [*MODULE2PACKAGE, "mmengine"])}Import its package in {plan.cfg.filename}')
 
 
 def environment(plan: Plan) -> Iterator[Problem]:
@@ -112,15 +116,18 @@ def entries(plan: Plan) -> Iterator[Problem]:
     for path, entry, among in named_classes(plan):
         name, built = entry.get('type'), find(entry.get('type'), *among, scope=entry.get('_scope_'))
         section, last, in_model = path.split('.')[0], path.split('.')[-1], among[0] is MODELS
+        if name is None and path in ('train_cfg', 'log_processor'):  # as mmengine does
+            built = LogProcessor if path[0] == 'l' else _LOOPS[bool(entry.get('by_epoch', True))]
         if name is None and among[0] in _NEED_A_TYPE:
             yield Problem(f'`{path}` has no `type`, only {dict(entry)}',
                           f'Fix its name, or add the type in {plan.cfg.filename}')
         elif name == '' or name and built is None and (not in_model or last in _OF_MMCV):
             yield unknown_type(plan, name, among[0], path)
         elif built is not None:
-            yield from misused(plan, built, entry, path, keys=not in_model and section not in _REWRITTEN)
+            yield from misused(plan, built, entry, path, not in_model and section not in _REWRITTEN, ('by_epoch', ))
             if among[0] is HOOKS and built.__module__.startswith('mmengine.hooks.'):  # others may have side effects
-                yield from building(plan, path, HOOKS.build, copy.deepcopy(entry))
+                yield from building(plan, path, HOOKS.build, {
+                    key: value for key, value in copy.deepcopy(entry).items() if key != 'priority'})
 
 
 def misused(plan: Plan, built: Callable, entry: dict, path: str, keys: bool = True, besides: Sequence[str] = ()
@@ -142,8 +149,9 @@ def misused(plan: Plan, built: Callable, entry: dict, path: str, keys: bool = Tr
         value, kinds = entry.get(key, ...), {*alternatives(hint)}
         no_text = isinstance(value, str) and not takes_text(hint, value, built)
         no_list = keys and isinstance(value, (list, dict)) and kinds <= {int, float, bool, type(None)}
+        no_whole = isinstance(value, float) and getattr(known.get(key), 'annotation', '') in (int, 'int') and value % 1
         no_none = value is None and kinds == {float} and getattr(known.get(key), 'default', None) is not None
-        if no_text or no_list or no_none:
+        if no_text or no_list or no_none or no_whole:
             plan.mistyped.add(f'{path}.{key}')
             yield Problem(f'`{path}.{key}` is {f"the text `{value}`" if no_text else repr(value)}; {name} takes '
                           f'{inspect.formatannotation(hint)} there', plan.fix(f'{path}.{key}'))

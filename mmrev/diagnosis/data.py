@@ -13,7 +13,7 @@ from mmrev.datasets.checks import problems_of_list, problems_of_suffixes
 from mmrev.datasets.coco import (NEEDED, category_names, have_nothing_in_common, image_apart, is_local,
                                  mislabelled, needed_keys, problems_of_file)
 from mmrev.datasets.download import problems_of_download
-from mmrev.problems import Problem, ProblemError
+from mmrev.problems import Problem
 from mmrev.registry import find
 
 from .config import misused, named_classes
@@ -75,10 +75,6 @@ def dataloaders(plan: Plan) -> Iterator[Problem]:
     """Dataloaders can be built, with a list in place of the data set."""
     for path in (f'{split}_dataloader' for split in plan.splits if plan.cfg.get(f'{split}_dataloader') is not None):
         config = copy.deepcopy(plan.cfg[path])
-        for key in ('dataset', 'sampler'):
-            if isinstance(config.get(key), (int, float, str, type(None))):
-                raise ProblemError(f'`{path}.{key}` is {config.get(key)!r}, not a dict with a type',
-                                   f'Fix it in {plan.cfg.filename}')
         yield from misused(plan, DataLoader, config, path, besides=_TAKEN_BY_MMENGINE)
         config.update(dataset=[0], sampler=SequentialSampler([0]), num_batch_per_epoch=None)
         yield from building(plan, path, Runner.build_dataloader, config, 0)

@@ -3,6 +3,7 @@ import contextlib
 import errno
 import functools
 import os
+import re
 import signal
 from pathlib import Path
 from threading import current_thread, main_thread
@@ -19,6 +20,7 @@ from mmrev.registry import HOOKS
 from mmrev.side_effects import try_writing
 
 INTERRUPTED = 'interrupted.pth'
+_LONGEST = 240  # bytes of a name, to which the number and `.part` are added
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -59,9 +61,12 @@ class SafeCheckpointHook(Hook):
             ProblemError: If all checkpoints of a `CheckpointHook` would have one name, or cannot be written.
         """
         for template in (hook.filename_tmpl for hook in runner.hooks if isinstance(hook, CheckpointHook)):
-            if template and (template.count('{}') != 1 or template.count('{') != 1):
+            if template is not None and re.fullmatch(r'[^{}\0]*{}[^{}\0]*', str(template)) is None:
                 raise ProblemError(f'`filename_tmpl` of CheckpointHook is {template!r}, without the one {{}} for the '
                                    "number", "Write it as 'epoch_{}.pth', or leave it out")
+            if len(os.fsencode(template or '')) > _LONGEST:
+                raise ProblemError(f'`filename_tmpl` of CheckpointHook has {len(template)} characters, and file names '
+                                   f'at most {_LONGEST}', "Write it as 'epoch_{}.pth', or leave it out")
         for hook in runner.hooks:
             if isinstance(hook, (CheckpointHook, LoggerHook)) and '://' not in (hook.out_dir or '://'):
                 with phase(f'writing to `{hook.out_dir}`', f'Fix `out_dir` of {type(hook).__name__}'):

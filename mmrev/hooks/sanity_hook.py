@@ -6,7 +6,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 import numpy as np
 import torch
 from mmengine.dist import get_rank, get_world_size
-from mmengine.hooks import Hook
+from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import EpochBasedTrainLoop, LogProcessor, TestLoop, ValLoop, autocast
 from mmengine.structures import InstanceData
@@ -43,6 +43,7 @@ class SanityHook(Hook):
             check_sampler(runner.val_loop.dataloader, 'val')
             check_outputs(runner.val_loop.evaluator)
         check_log(runner)
+        check_hooks(runner)
         with unnoticed():
             check_classes({name: loop.dataloader.dataset for name, loop in _loops(runner)}, runner.model)
             warnings = [line for name, loop in _loops(runner) for line in _read(name, loop.dataloader, runner.model)]
@@ -95,6 +96,22 @@ def check_log(runner) -> None:
         for entry in processor._parse_windows_size(runner, 0) if isinstance(processor, LogProcessor) else ():
             HistoryBuffer([1.], [1]).statistics(
                 **{key: value for key, value in entry.items() if key not in ('data_src', 'log_name')})
+
+
+def check_hooks(runner) -> None:
+    """Require a validation for what monitors one, and at most one average of the weights."""
+    if isinstance(runner._val_loop, TestLoop):
+        raise ProblemError('`val_cfg.type` is TestLoop, which tests', 'Leave it out, or write ValLoop')
+    if sum(isinstance(hook, EMAHook) for hook in runner.hooks) > 1:
+        raise ProblemError('there are several EMAHooks, which would average the averages of each other',
+                           'Leave one of them in custom_hooks')
+    schedules = runner.param_schedulers
+    for watcher in [*runner.hooks, *(schedules if isinstance(schedules, list) else ())]:
+        watched = getattr(watcher, 'save_best', None) or getattr(watcher, 'monitor', None)
+        if watched and runner._val_loop is None:
+            key = 'save_best' if getattr(watcher, 'save_best', None) else 'monitor'
+            raise ProblemError(f'{type(watcher).__name__} has {key}={watched!r}, and there is no validation',
+                               f'Add val_dataloader, val_cfg and val_evaluator, or leave out {key}')
 
 
 def _loops(runner) -> Iterator[Tuple[str, Any]]:

@@ -1,15 +1,17 @@
 """What would fail late, hang or end in a traceback is named at the start, or does no harm."""
 import argparse
+import math
 import os
 import re
 import shutil
 import sys
 
 import pytest
+import torch
 
 from mmrev.checkpoints import load_local
 from mmrev.cli.common import run_command
-from support.commands import forked, printed, said
+from support.commands import ended, forked, printed, said, start
 
 from . import campaign
 
@@ -83,3 +85,109 @@ def test_images_that_cannot_be_read_are_named_after_the_others_have_been_predict
 def test_a_command_ends_well_where_standard_output_is_closed(monkeypatch):
     monkeypatch.setattr(sys, 'stdout', None)
     assert run_command(argparse.ArgumentParser(), lambda args: print('text'), []) == 0
+
+
+HOOK, LOADER = 'default_hooks.checkpoint', 'train_dataloader'
+NAMED = {  # what is changed: what the first line of the message says
+    'fraction of a worker': (campaign.set_(f'{LOADER}.num_workers', 1.5), f'`{LOADER}.num_workers` is 1.5'),
+    'fraction of a checkpoint': (campaign.set_(f'{HOOK}.max_keep_ckpts', 1.5), f'`{HOOK}.max_keep_ckpts` is 1.5'),
+    'timeout without workers': (campaign.set_(f'{LOADER}.timeout', 3), f'`{LOADER}`: '),
+    'statistics': (campaign.set_('log_processor.custom_cfg', [1]), '`log_processor`: '),
+    'pattern': (campaign.set_('log_processor.mean_pattern', '('), '`log_processor`: '),
+    'log by epoch': (campaign.set_('log_processor.by_epoch', 'x'), '`log_processor.by_epoch` is the text `x`'),
+    'train by epoch': (campaign.set_('train_cfg.by_epoch', 'x'), "`train_cfg.by_epoch` is 'x'"),
+    'epochs of iterations': (campaign.set_('train_cfg.by_epoch', False), '`train_cfg.max_epochs`: IterBasedTrainLoop'),
+    'loop': (campaign.set_('val_cfg.type', 'TestLoop'), '`val_cfg.type` is TestLoop'),
+    'hook': (campaign.set_('custom_hooks', [3]), '`custom_hooks.0` is 3, not a dict'),
+    'hook of a run': (campaign.set_('custom_hooks', [dict(type='EMAHook', momentum=2)]), '`custom_hooks.0`: momentum'),
+    'two averages': (campaign.set_('custom_hooks', [dict(type='EMAHook'), dict(type='EMAHook')]), 'several EMAHooks'),
+    'backend': (campaign.set_(f'{HOOK}.backend_args', dict(backend='nope')), f'`{HOOK}`: KeyError: nope'),
+    'number as a name': (campaign.set_(f'{HOOK}.filename_tmpl', 3), '`filename_tmpl` of CheckpointHook is 3'),
+    'null in a name': (campaign.set_(f'{HOOK}.filename_tmpl', '{}\0'), '`filename_tmpl` of CheckpointHook'),
+    'empty name': (campaign.set_(f'{HOOK}.filename_tmpl', ''), '`filename_tmpl` of CheckpointHook'),
+    'long name': (campaign.set_(f'{HOOK}.filename_tmpl', 300 * 'x' + '{}'), 'has 302 characters'),
+    'section of a section': (campaign.set_('env_cfg.mp_cfg', 3), '`env_cfg.mp_cfg` is 3, not a dict'),
+    'threads': (campaign.set_('env_cfg.mp_cfg', dict(opencv_num_threads='x')), '`env_cfg`: '),
+    'decay': (campaign.set_('optim_wrapper.paramwise_cfg', 3), '`optim_wrapper.paramwise_cfg` is 3, not a dict'),
+    'half a milestone': (campaign.set_('param_scheduler', [dict(type='MultiStepLR', milestones=[1.5])]),
+                         '`param_scheduler.0.milestones.0` is 1.5'),
+    'seed': (campaign.set_('randomness.seed', -1), '`randomness`: Seed must be'),
+    'runner': (campaign.set_('runner_type', 'x'), '`runner_type`: x is not'),
+    'strategy': (campaign.set_('strategy', dict(type='x')), '`strategy` is read only by'),
+    'compile': (campaign.set_('compile', 'x'), '`compile`: '),
+    'batch norm': (campaign.set_('efficient_conv_bn_eval', ['x']), '`efficient_conv_bn_eval`: '),
+    'batch size': (campaign.set_('auto_scale_lr', dict(enable=True)), '`auto_scale_lr`: '),
+}
+NO_VALIDATION = [campaign.set_(key, None) for key in ('val_dataloader', 'val_cfg', 'val_evaluator')]
+MONITORING = {
+    HOOK: dict(type='CheckpointHook', interval=1, save_best='auto'),
+    'custom_hooks': [dict(type='EarlyStoppingHook', monitor='accuracy/top1')],
+    'param_scheduler': [dict(type='ReduceOnPlateauLR', monitor='accuracy/top1')],
+}
+STATES = {  # a change of a checkpoint, and the key that is named
+    'optimizer.param_groups.0.lr': lambda held: held['optimizer']['param_groups'][0].update(lr=-1.),
+    'optimizer.param_groups.0.eps': lambda held: held['optimizer']['param_groups'][0].update(eps='x'),
+    'param_schedulers.0.last_step': lambda held: held['param_schedulers'][0].update(last_step='x'),
+    'param_schedulers.0.base_values.0': lambda held: held['param_schedulers'][0].update(base_values=[math.nan]),
+}
+
+
+def refused(configs, folder, changes, arguments=('train', 'config.py'), files=lambda folder: None):
+    """The first line of the message; nothing is written."""
+    lay_out(configs, folder, campaign.CLS, *changes, files=files)
+    before = campaign.contents(folder)
+    status, errors = forked(*arguments, cwd=folder)
+    assert not campaign.verdict(status, errors, before, campaign.contents(folder), False), errors
+    return said(errors)[0]
+
+
+@pytest.mark.parametrize('name', NAMED)
+def test_the_message_names_the_entry_of_the_config(name, configs, tmp_path):
+    change, words = NAMED[name]
+    assert words in refused(configs, tmp_path, [change])
+
+
+@pytest.mark.parametrize('path', MONITORING)
+def test_what_monitors_a_validation_needs_one(path, configs, tmp_path):
+    line = refused(configs, tmp_path, [campaign.set_(path, MONITORING[path]), *NO_VALIDATION])
+    assert 'there is no validation' in line
+
+
+@pytest.mark.parametrize('key', STATES)
+def test_a_checkpoint_with_rates_or_steps_that_cannot_be_is_not_resumed(key, configs, tmp_path):
+    def files(folder):
+        held = torch.load(campaign.GOOD[campaign.CLS] / 'epoch_1.pth', weights_only=False)
+        STATES[key](held)
+        torch.save(held, folder / 'x.pth')
+
+    line = refused(configs, tmp_path, [], ('train', 'config.py', '--resume', 'x.pth'), files)
+    assert f'`{key}`' in line
+
+
+def test_a_lambda_in_a_config_is_named(configs, tmp_path):
+    def files(folder):
+        with open(folder / 'config.py', 'a') as file:
+            file.write("model['head']['topk'] = lambda: 1\n")
+
+    assert '`model.head.topk`: ' in refused(configs, tmp_path, [], files=files)
+
+
+def test_an_exception_of_its_own_kind_in_a_config_gives_no_traceback(configs, tmp_path):
+    def files(folder):
+        (folder / 'config.py').write_text('class Stop(BaseException):\n    pass\nraise Stop("no more")\n')
+
+    assert 'no more' in refused(configs, tmp_path, [], files=files)
+
+
+def test_a_hook_of_mmengine_may_have_a_priority(configs, tmp_path):
+    lay_out(configs, tmp_path, campaign.CLS, campaign.set_('custom_hooks', [
+        dict(type='EmptyCacheHook', priority='LOW')]))
+    assert forked('train', 'config.py', cwd=tmp_path) == (0, '')
+
+
+@pytest.mark.subprocess
+def test_a_process_that_may_open_few_files_says_so(configs, tmp_path):
+    lay_out(configs, tmp_path, campaign.CLS, campaign.set_('train_dataloader.num_workers', 2))
+    command = f'ulimit -n 40; exec {sys.executable} -m mmrev.cli train config.py'
+    status, _, errors = ended(start('bash', '-c', command, cwd=tmp_path))
+    assert status == 2 and 'may open 40 files' in said(errors)[0], errors
