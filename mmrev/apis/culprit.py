@@ -32,7 +32,7 @@ def naming_entries(cfg: Any, runner: Any = None) -> Iterator[None]:
         what = re.sub(r' in <\S+ object at \w+>$', '', error.what[general.end():])
         if what.startswith(_UNWRITABLE):
             what = 'its value cannot be written as Python, as mmengine does with each config'
-        key = '.KEY' * (path in cfg and isinstance(cfg[path], (dict, list)))
+        key = '.KEY' * (isinstance(cfg.get(path.split('.')[0]), (dict, list)) and what[:3] != 'its')
         raise ProblemError(f'`{path}`: {what}', f'Fix it in {cfg.filename}, or override it with --cfg-options '
                            f'{path}{key}=VALUE', error.status) from error.__cause__
 

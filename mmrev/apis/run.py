@@ -208,7 +208,7 @@ def running(runner: 'Runner', *parts: str) -> Iterator[None]:
         if not any(getattr(hook, 'begun', False) for hook in runner.hooks):
             raise ProblemError(error.what, error.fix or 'Run again with --traceback') from error
         log = runner.logger.log_file
-        with open(log, 'a') as file:
+        with contextlib.suppress(OSError), open(log, 'a') as file:  # the folder may have been deleted
             traceback.print_exc(file=file)
         raise ProblemError(error.what, f'{error.fix}{". " * bool(error.fix)}The traceback is in {osp.relpath(log)}',
                            1) from error

@@ -20,6 +20,7 @@ from mmrev.registry import HOOKS
 from mmrev.side_effects import try_writing
 
 INTERRUPTED = 'interrupted.pth'
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # of clusters, terminals, Slurm
 _LONGEST = 240  # bytes of a name, to which the number and `.part` are added
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -28,7 +29,7 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class SafeCheckpointHook(Hook):
     """Write checkpoints to a temporary file, and delete older ones only after the new one is complete.
 
-    On SIGTERM, which clusters send before they end a job, the hook writes ``interrupted.pth`` after the current
+_LONGEST = 240  # bytes of a name, to which the number and `.part` are added
     iteration and ends the run. An exception that ends the training writes it as well. A run that resumes from this file
     continues the epoch with the next batch.
 
@@ -90,11 +91,22 @@ class SafeCheckpointHook(Hook):
                     f'beginning of the epoch')
             if loop.epoch >= loop.max_epochs:
                 runner.logger.warning(f'{loop.epoch} of {loop.max_epochs} epochs are done already: nothing is trained')
-        signal.signal(signal.SIGTERM, self._note)
+        self._heed(self._note)
 
     def after_train(self, runner) -> None:
-        """Restore the default action of SIGTERM."""
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        """Restore the default actions of the signals."""
+        self._heed(signal.SIG_DFL)
+
+    def before_test(self, runner) -> None:
+        """End a test after SIGTERM with a message."""
+        self._heed(self._note)
+
+    after_test = after_train
+
+    def _heed(self, action: Any) -> None:
+        for number in _SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as with nohup
+                signal.signal(number, action)
 
     def _note(self, number: int, frame: Any) -> None:
         self._terminated = True
@@ -107,6 +119,11 @@ class SafeCheckpointHook(Hook):
     def after_val_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """End the run after SIGTERM."""
         self._end(runner, runner.iter)
+
+    def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
+        """End the test after SIGTERM."""
+        if self._terminated:
+            raise Terminated('The test is not complete.')
 
     def _end(self, runner, iteration: int) -> None:
         if self._terminated:

@@ -8,9 +8,12 @@ import sys
 
 import pytest
 import torch
+from mmengine.config import Config
 
+from mmrev.apis.culprit import naming_entries
 from mmrev.checkpoints import load_local
 from mmrev.cli.common import run_command
+from mmrev.problems import ProblemError, phase
 from support.commands import ended, forked, printed, said, start
 
 from . import campaign
@@ -164,12 +167,11 @@ def test_a_checkpoint_with_rates_or_steps_that_cannot_be_is_not_resumed(key, con
     assert f'`{key}`' in line
 
 
-def test_a_lambda_in_a_config_is_named(configs, tmp_path):
-    def files(folder):
-        with open(folder / 'config.py', 'a') as file:
-            file.write("model['head']['topk'] = lambda: 1\n")
-
-    assert '`model.head.topk`: ' in refused(configs, tmp_path, [], files=files)
+def test_a_lambda_in_a_config_is_named():
+    cfg = Config(dict(model=dict(head=dict(topk=lambda: 1))))
+    with pytest.raises(ProblemError, match='^`model.head.topk`: its value cannot be written as Python'):
+        with naming_entries(cfg), phase('building the runner'):
+            raise SyntaxError('Failed to format the config file, please check the syntax of: ...')
 
 
 def test_an_exception_of_its_own_kind_in_a_config_gives_no_traceback(configs, tmp_path):
@@ -191,3 +193,56 @@ def test_a_process_that_may_open_few_files_says_so(configs, tmp_path):
     command = f'ulimit -n 40; exec {sys.executable} -m mmrev.cli train config.py'
     status, _, errors = ended(start('bash', '-c', command, cwd=tmp_path))
     assert status == 2 and 'may open 40 files' in said(errors)[0], errors
+
+
+SLOW = """
+import os, shutil, signal
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+
+
+@HOOKS.register_module()
+class Disturb(Hook):
+    def after_train_iter(self, runner, batch_idx, **kwargs):
+        self.disturb(runner, os.environ['DISTURB'])
+
+    def after_test_iter(self, runner, batch_idx, **kwargs):
+        self.disturb(runner, os.environ['DISTURB'])
+
+    def disturb(self, runner, how):
+        if how in ('data', 'work_dirs'):
+            shutil.rmtree(how, ignore_errors=True)
+        else:
+            os.kill(os.getpid(), getattr(signal, how))
+"""
+
+
+def disturbed(configs, folder, monkeypatch, how, *arguments):
+    """Status and errors of a command with a signal to itself, or a folder that it deletes, in each iteration."""
+    tested = [campaign.set_(f'test_{part}', configs[campaign.CLS][f'val_{part}'])
+              for part in ('dataloader', 'cfg', 'evaluator')]
+    lay_out(configs, folder, campaign.CLS, campaign.set_('custom_hooks', [dict(type='Disturb')]), campaign.set_(
+        'custom_imports', dict(imports=['mmrev', 'disturb'])), *tested)
+    (folder / 'disturb.py').write_text(SLOW)
+    monkeypatch.setenv('DISTURB', how)
+    monkeypatch.syspath_prepend(str(folder))
+    return forked(*arguments, cwd=folder)
+
+
+@pytest.mark.parametrize('number', ['SIGTERM', 'SIGHUP', 'SIGUSR1'])
+def test_signals_that_announce_the_end_save_a_checkpoint(number, configs, tmp_path, monkeypatch):
+    status, errors = disturbed(configs, tmp_path, monkeypatch, number, 'train', 'config.py')
+    assert status == 143 and 'terminated. Iteration 1 is in ' in errors and '--resume' in errors, errors
+    assert load_local(str(tmp_path / 'work_dirs/config/interrupted.pth'))
+
+
+def test_a_test_that_is_terminated_says_so(configs, tmp_path, monkeypatch):
+    status, errors = disturbed(configs, tmp_path, monkeypatch, 'SIGTERM', 'test', 'config.py',
+                               campaign.GOOD[campaign.CLS] / 'epoch_1.pth')
+    assert status == 143 and errors.strip().endswith('terminated. The test is not complete.'), errors
+
+
+@pytest.mark.parametrize('folder', ['data', 'work_dirs'])
+def test_a_folder_that_is_deleted_during_a_run_is_named(folder, configs, tmp_path, monkeypatch):
+    status, errors = disturbed(configs, tmp_path, monkeypatch, folder, 'train', 'config.py')
+    assert status == 1 and folder in said(errors)[0], errors
