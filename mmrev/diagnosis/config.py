@@ -6,9 +6,8 @@ import logging
 import math
 import multiprocessing
 import re
-import typing
 from numbers import Real
-from typing import Callable, Iterator, Sequence, Tuple
+from typing import Callable, Iterator, Sequence, Tuple, get_origin
 
 from mmengine._strategy import BaseStrategy
 from mmengine.config.utils import MODULE2PACKAGE
@@ -62,8 +61,7 @@ _RANGES: Sequence[Tuple[str, Callable, str]] = (
      lambda number: 0 <= number < math.inf, 'finite number from 0'),
     (r'(.*\.)?(pos_fraction|score_thr|\w*iou_thr\w*)', lambda number: 0 <= number <= 1, 'number from 0 to 1'),
     (r'train_cfg\.by_epoch', lambda number: number in (0, 1), 'flag, True or False'),
-    (r'optim_wrapper\.accumulative_counts|.*_scheduler\.(.*\.)?(step_size|milestones\.\d+)',
-     lambda number: number % 1 == 0, 'whole number'))
+    (r'.*_scheduler\.(.*\.)?(step_size|milestones\.\d+)', lambda number: number % 1 == 0, 'whole number'))
 _SIMILAR = 0.85  # keys that are so near to one that is read are misspelt
 
 
@@ -78,7 +76,7 @@ def sections(plan: Plan) -> Iterator[Problem]:
             yield Problem(f'{file} has no `{missing[0]}`, which belongs to {" and ".join(keys)}',
                           'Add it, inherit it from a base of mmdet::_base_, or set all three to None')
     for key, hint in hints(Runner).items():
-        allowed, value = tuple(typing.get_origin(inner) or inner for inner in alternatives(hint)), cfg.get(key)
+        allowed, value = tuple(get_origin(inner) or inner for inner in alternatives(hint)), cfg.get(key)
         if value is not None and not isinstance(value, allowed):
             kinds = [kind.__name__ for kind in allowed if kind.__module__ == 'builtins' and kind is not type(None)]
             yield Problem(f'`{key}` is {value!r}, not a {" or ".join(kinds)}',
@@ -86,7 +84,7 @@ def sections(plan: Plan) -> Iterator[Problem]:
     for path, node in walk(cfg._cfg_dict, ''):
         if isinstance(node, (int, float, str)) and re.fullmatch(_DICTS, path):
             yield Problem(f'`{path}` is {node!r}, not a dict',
-                          plan.fix(path + ('.checkpoint' if path.endswith('init_cfg') else '.KEY')))
+                          plan.fix(*((f'{path}.checkpoint', node) if '.init_cfg' in path else (f'{path}.KEY', ))))
     pretrained = cfg.get('pretrained')
     if pretrained is not None and all(node != pretrained for _, node in walk(cfg.get('model'), 'model')):
         yield Problem(f'`pretrained` at the top of {file} is read by nothing',
@@ -119,8 +117,7 @@ def entries(plan: Plan) -> Iterator[Problem]:
         if name is None and path in ('train_cfg', 'log_processor'):  # as mmengine does
             built = LogProcessor if path[0] == 'l' else _LOOPS[bool(entry.get('by_epoch', True))]
         if name is None and among[0] in _NEED_A_TYPE:
-            yield Problem(f'`{path}` has no `type`, only {dict(entry)}',
-                          f'Fix its name, or add the type in {plan.cfg.filename}')
+            yield Problem(f'`{path}` has no `type`, only {dict(entry)}', plan.fix(f'{path}.type'))
         elif name == '' or name and built is None and (not in_model or last in _OF_MMCV):
             yield unknown_type(plan, name, among[0], path)
         elif built is not None:

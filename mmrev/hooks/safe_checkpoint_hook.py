@@ -29,9 +29,9 @@ _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 class SafeCheckpointHook(Hook):
     """Write checkpoints to a temporary file, and delete older ones only after the new one is complete.
 
-_LONGEST = 240  # bytes of a name, to which the number and `.part` are added
-    iteration and ends the run. An exception that ends the training writes it as well. A run that resumes from this file
-    continues the epoch with the next batch.
+    On SIGTERM, which clusters send before they end a job, SIGHUP and SIGUSR1, the hook writes ``interrupted.pth``
+    after the current iteration and ends the run. An exception that ends the training writes it as well. A run that
+    resumes from this file continues the epoch with the next batch.
 
     Args:
         others: Files of another run, which are deleted after the first iteration.

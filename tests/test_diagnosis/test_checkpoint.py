@@ -29,7 +29,7 @@ MISTAKES = {
         ['train', 'good.py', '--cfg-options', 'model.init_cfg.type=Pretrained', 'model.init_cfg.checkpoint=other.pth'],
         '`other.pth` holds no weight of this FasterRCNN: its names are other (model.init_cfg.checkpoint)', 'Give a'),
     'a file in place of an initializer': (
-        option('model.backbone.init_cfg=other.pth'), '`model.backbone.init_cfg` is a string, not a dict (in good.py)',
+        option('model.backbone.init_cfg=other.pth'), "`model.backbone.init_cfg` is 'other.pth', not a dict",
         '--cfg-options model.backbone.init_cfg.checkpoint=other.pth'),
     'weights to start from without a tensor': (option('model.backbone.init_cfg.checkpoint=numbers.pth'),
                                                '`numbers.pth` holds no weights', 'Give a checkpoint of RevBiFPN'),

@@ -46,7 +46,7 @@ MISTAKES = {
     'a base batch size of none': ([*option('auto_scale_lr.base_batch_size=0'), '--auto-scale-lr'],
                                   '`auto_scale_lr.base_batch_size` is 0', 'NUMBER'),
     'a schedule that is no list of dicts': (option("param_scheduler=[dict(type='StepLR')]"),
-                                            '`param_scheduler.0` cannot be built', 'good.py'),
+                                            '`param_scheduler.0` is ', 'good.py'),
     'a schedule with a text that it computes with': (
         ['train', 'schedule_text.py'],
         '`param_scheduler.0.eta_min` is the text `x`', 'param_scheduler.0.eta_min=VALUE'),
@@ -90,8 +90,8 @@ MISTAKES = {
                            'target_stds.0` is 0.0', 'NUMBER'),
     'a size that would end the process by SIGFPE': (
         option('model.roi_head.bbox_roi_extractor.roi_layer.output_size=0'), 'output_size` is 0', 'NUMBER'),
-    'a part of an iteration': (option('optim_wrapper.accumulative_counts=1.5'), 'accumulative_counts` is 1.5, which '
-                               'must be a whole number', 'accumulative_counts=NUMBER'),
+    'a part of an iteration': (option('optim_wrapper.accumulative_counts=1.5'), 'accumulative_counts` is 1.5; '
+                               'OptimWrapper takes int there', 'accumulative_counts=VALUE'),
     'more than all samples': (option('model.train_cfg.rcnn.sampler.pos_fraction=3'), 'pos_fraction` is 3, which must '
                               'be a number from 0 to 1', 'NUMBER'),
     'a misspelt filter': (option('train_dataloader.dataset.filter_cfg.filter_empty_gts=True'),
