@@ -123,8 +123,7 @@ def entries(plan: Plan) -> Iterator[Problem]:
         elif built is not None:
             yield from misused(plan, built, entry, path, not in_model and section not in _REWRITTEN, ('by_epoch', ))
             if among[0] is HOOKS and built.__module__.startswith('mmengine.hooks.'):  # others may have side effects
-                yield from building(plan, path, HOOKS.build, {
-                    key: value for key, value in copy.deepcopy(entry).items() if key != 'priority'})
+                yield from building(plan, path, HOOKS.build, {k: v for k, v in entry.items() if k != 'priority'})
 
 
 def misused(plan: Plan, built: Callable, entry: dict, path: str, keys: bool = True, besides: Sequence[str] = ()
