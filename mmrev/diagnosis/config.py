@@ -117,7 +117,7 @@ def entries(plan: Plan) -> Iterator[Problem]:
         if name is None and path in ('train_cfg', 'log_processor'):  # as mmengine does
             built = LogProcessor if path[0] == 'l' else _LOOPS[bool(entry.get('by_epoch', True))]
         if name is None and among[0] in _NEED_A_TYPE:
-            yield Problem(f'`{path}` has no `type`, only {dict(entry)}', plan.fix(f'{path}.type'))
+            yield Problem(f'`{path}` has no `type`, only {dict(entry)}', f'Check its name. {plan.fix(f"{path}.type")}')
         elif name == '' or name and built is None and (not in_model or last in _OF_MMCV):
             yield unknown_type(plan, name, among[0], path)
         elif built is not None:
