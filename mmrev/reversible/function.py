@@ -97,6 +97,7 @@ class Function:
         self._generator_places: List[Place] = [(m.__dict__, name) for m in self.modules for name, x in vars(m).items()
                                                if isinstance(x, torch.Generator)]
         self.recomputes = False  # in its own backward as well, like a checkpoint
+        self.takes_notes = bool(self.untracked)  # on the statistics of its batch norms
         self.draws = False  # random numbers; compiled code draws different ones with and without a graph
         self.enables_grad = False  # its output requires grad even under no_grad
         self.parameters: List[Place] = [(m._parameters, name) for m in self.modules for name in m._parameters]
@@ -119,6 +120,7 @@ class Function:
         """Make replays restore the running statistics of the forward, because the function reads them."""
         self.buffers += self.statistics()
         self.untracked = []
+        self.takes_notes = False  # they are updated again
 
     def running(self) -> ContextManager[Any]:
         """The context in which the function must be evaluated."""

@@ -21,6 +21,9 @@ class Notes:
     def __init__(self) -> None:
         self._values: List[Tuple[Any, Any]] = []
 
+    def __len__(self) -> int:
+        return len(self._values)
+
     def write(self, f: Callable[..., Tensor], *sources: Tensor) -> Tensor:
         """The first evaluation: ``f(*sources)``."""
         self._values.clear()

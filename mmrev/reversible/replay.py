@@ -35,8 +35,7 @@ class Replay:
         self._autocast = autocast
         self.weights = weights
         self._state = weights.state()
-        # Batch norms note their statistics, which they must not update again.
-        self.notes = Notes() if function.untracked else None
+        self.notes = Notes() if function.takes_notes else None
         self._draws: Drawn = [(g, None, g.get_state()) for g in function.own_generators()]
         self._found: Sequence[Optional[Tensor]] = []
         self._before: Dict[int, Tensor] = {}
@@ -77,6 +76,8 @@ class Replay:
             raise ReversibilityError(f'{step()} is compiled and drew random numbers, which it had not done before; '
                                      f'call `train()` on the network when the behavior of its functions changes')
         function.draws = function.draws or bool(self._draws)
+        if observer is not None and self.notes is not None and not self.notes:
+            function.takes_notes = False  # until the behavior of the function changes
         if len(self._found) > len(function.buffers):
             self._decide_statistics(observer)
         for i, b in enumerate(self._found):

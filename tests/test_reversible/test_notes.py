@@ -8,7 +8,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.checkpoint import checkpoint
 
 from mmrev.layers import norm_act
+from mmrev.layers.fused import batch_norm
 from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
+
+
+@pytest.fixture(autouse=True)
+def statistics_of_small_tensors_are_noted(monkeypatch):
+    monkeypatch.setattr(batch_norm, '_MANY_VALUES', 1)
 
 
 class Normed(nn.Module):
@@ -124,3 +130,12 @@ def test_a_function_that_fails_leaves_no_notes():
     assert counter.count == 1
     norm.reset_running_stats()
     torch.testing.assert_close(steps(model), steps(plain), rtol=1e-9, atol=1e-9)
+
+
+def test_small_tensors_take_no_notes(monkeypatch):
+    monkeypatch.setattr(batch_norm, '_MANY_VALUES', 1000)
+    model, streams = network(Normed), inputs()
+    model(*streams)[0].sum().backward()
+    with Counter() as counter:
+        sum(x.sum() for x in model(*streams)).backward()
+    assert counter.count == 2 * 6 * 3

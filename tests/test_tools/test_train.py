@@ -167,7 +167,7 @@ class Buggy(Hook):
 """
 
 
-@pytest.mark.parametrize('when, phase', [('before_run', 'running'), ('after_train_iter', 'iteration 1'),
+@pytest.mark.parametrize('when, phase', [('before_run', '`custom_hooks.0`'), ('after_train_iter', 'iteration 1'),
                                          ('after_val_iter', 'evaluating batch 1')])
 def test_a_bug_ends_in_two_lines_and_its_traceback_is_in_the_log(when, phase, toy, tmp_path, monkeypatch):
     (tmp_path / f'buggy_{when}.py').write_text(HOOK.format(when=when))
@@ -178,7 +178,7 @@ def test_a_bug_ends_in_two_lines_and_its_traceback_is_in_the_log(when, phase, to
     what, fix = said(errors)
     assert f"error: {phase}: 'Runner' object has no attribute 'no_such_thing'" in what
     if phase != 'evaluating batch 1':  # nothing is trained yet: nothing is kept
-        assert status == 2 and '--traceback' in fix and not (tmp_path / 'work_dirs').exists()
+        assert status == 2 and not (tmp_path / 'work_dirs').exists()
         return
     assert status == 1
     log = tmp_path / fix.split('The traceback is in ')[1]

@@ -7,6 +7,8 @@ from torch import Tensor
 
 from mmrev.reversible.notes import noted, takes_notes
 
+_MANY_VALUES = 2**16  # of the input; with fewer of them to note their statistics takes longer than to compute them
+
 
 def batch_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], running_mean: Optional[Tensor],
                running_var: Optional[Tensor], training: bool, momentum: float,
@@ -26,8 +28,8 @@ def batch_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], runn
     Shape:
         ``x``: ``(B, C, ...)``; the vectors: ``(C,)``.
     """
-    if training and owner is not None and takes_notes() and _can_note(x, weight, bias, running_mean, running_var):
-        mean, var = noted(owner, partial(torch.batch_norm_update_stats, x, running_mean, running_var, momentum))
+    if training and owner is not None and can_note(x) and _same_dtype(x, weight, bias, running_mean, running_var):
+        mean, var = noted(owner, partial(_statistics, x, running_mean, running_var, momentum))
         y = torch.native_batch_norm(x, weight, bias, mean, var, False, 0., eps)[0]
         return y, mean, (var + eps).rsqrt_()
     y, mean, invstd, _, _ = torch._batch_norm_impl_index(x, weight, bias, running_mean, running_var, training, momentum,
@@ -35,6 +37,19 @@ def batch_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], runn
     return y, mean, invstd
 
 
-def _can_note(x: Tensor, *vectors: Optional[Tensor]) -> bool:
-    return (x.device.type == 'cpu' and x.dtype in (torch.float32, torch.float64)
-            and all(v is None or v.dtype is x.dtype for v in vectors))
+def can_note(x: Tensor) -> bool:
+    """Whether the statistics of ``x`` can be reused, and are so expensive that it pays."""
+    return (takes_notes() and x.numel() >= _MANY_VALUES and x.device.type in ('cpu', 'meta')
+            and x.dtype in (torch.float32, torch.float64))
+
+
+def _same_dtype(x: Tensor, *vectors: Optional[Tensor]) -> bool:
+    return all(v is None or v.dtype is x.dtype for v in vectors)
+
+
+def _statistics(x: Tensor, running_mean: Optional[Tensor], running_var: Optional[Tensor],
+                momentum: float) -> Tuple[Tensor, ...]:
+    """Mean and variance of the batch, which update the running ones."""
+    if x.is_meta:  # for which PyTorch lacks the operator
+        return x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
+    return torch.batch_norm_update_stats(x, running_mean, running_var, momentum)

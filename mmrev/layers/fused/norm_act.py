@@ -8,9 +8,9 @@ from torch.autograd.function import once_differentiable
 
 from mmrev import compat
 from mmrev.compat import backward_into
-from mmrev.reversible.notes import stop_noting, takes_notes
+from mmrev.reversible.notes import stop_noting
 
-from .batch_norm import batch_norm
+from .batch_norm import batch_norm, can_note
 from .guard import may_fuse, needs_gradient
 
 aten = torch.ops.aten
@@ -34,9 +34,9 @@ _ACTIVATIONS: Dict[Type[nn.Module], _Activation] = {
 def can_fuse(x: Tensor, norm: nn.Module, act: Optional[nn.Module]) -> bool:
     """Whether :func:`fused_norm_act` supports norm and activation and may replace them.
 
-    A norm alone is replaced only in training within a reversible function, where its statistics can be reused.
+    A norm alone is replaced only where its statistics can be reused: in training, within a reversible function.
     """
-    known = takes_notes() and norm.training if act is None else type(act) in _ACTIVATIONS
+    known = can_note(x) and norm.training if act is None else type(act) in _ACTIVATIONS
     if not known or type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
         return False
     if not may_fuse(*(m for m in (norm, act) if m is not None)):
@@ -56,7 +56,7 @@ def fused_norm_act(x: Tensor, norm: nn.Module, act: Optional[nn.Module]) -> Tens
     """``act(norm(x))``; backward recomputes ``norm(x)``, elementwise, from ``x`` and the statistics of forward."""
     activation = None if act is None else _ACTIVATIONS[type(act)]
     if not needs_gradient(x, norm.weight, norm.bias):
-        y = _normalize(x, norm)[0] if norm.training and takes_notes() else norm(x)
+        y = _normalize(x, norm)[0] if norm.training and can_note(x) else norm(x)
         return y if activation is None else activation.apply(y)
     return _NormAct.apply(x, norm.weight, norm.bias, norm, activation)
 
