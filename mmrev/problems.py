@@ -5,10 +5,11 @@ turns any other exception into a `ProblemError` that names the phase and quotes 
 """
 import contextlib
 import difflib
+import inspect
 import re
 import traceback
 from pathlib import Path
-from typing import Iterable, Iterator, NamedTuple, Optional
+from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 _RELAYED = re.compile(r'Caught (\w+) in .*^(?:[\w.]+\.)?\1: (.*?)(?:\n  (.*))?\s*$', re.DOTALL | re.MULTILINE)
 LOST = 'another process of this run has ended'  # the message of the processes that detect it
@@ -82,6 +83,33 @@ def _raised_by(error: BaseException) -> str:
     """The line of code that raised an exception."""
     frames = traceback.extract_tb(error.__traceback__)
     return f'{frames[-1].line} (in {frames[-1].name} of {Path(frames[-1].filename).name})' if frames else ''
+
+
+def chained(error: BaseException) -> List[BaseException]:
+    """The exceptions that led to this one, the first one first."""
+    chain = [error]
+    while chain[0].__cause__ or chain[0].__context__:
+        chain.insert(0, chain[0].__cause__ or chain[0].__context__)
+    return chain
+
+
+def passed_by(error: BaseException, objects: Sequence[Any], base: type) -> Any:
+    """The object with the most methods among those that an exception passed, or None.
+
+    Args:
+        error: The exception.
+        objects: Instances of subclasses of `base`.
+        base: The class whose own methods do not count.
+    """
+    passed = {frame.f_code for link in chained(error) for frame, _ in traceback.walk_tb(link.__traceback__)}
+
+    def number(x: Any) -> int:
+        methods = [inspect.unwrap(f) for kind in type(x).__mro__ if kind not in base.__mro__
+                   for f in vars(kind).values() if inspect.isfunction(f)]
+        return len({f.__code__ for f in methods} & passed)
+
+    found = max(objects, key=number, default=None)
+    return found if found is not None and number(found) else None
 
 
 def closest(name: str, choices: Iterable[str], likeness: float = 0.6) -> str:

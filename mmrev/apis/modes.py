@@ -71,7 +71,10 @@ def require_open_files(cfg: 'Config') -> None:
     Raises:
         ProblemError: If it is too low for the workers.
     """
-    import resource  # not on Windows
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return
     loaders = [cfg.get(f'{part}_dataloader') or {} for part in ('train', 'val', 'test')]
     needed = 64 + 8 * max(loader.get('num_workers', 0) for loader in loaders)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -119,7 +119,7 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
                              SanityHook)
     from mmrev.side_effects import log_outlives_reader
 
-    from .culprit import naming_entries
+    from .entries import naming_entries
     with log_outlives_reader(), naming_entries(cfg), phase(
             'building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
         prepare_cpu_processes(cfg)
@@ -186,13 +186,13 @@ def running(runner: 'Runner', *parts: str) -> Iterator[None]:
     """
     from mmrev.side_effects import log_outlives_reader
 
-    from .culprit import naming_entries
+    from .entries import naming_entries
     try:
         for part in parts:
-            with naming_entries(runner.cfg, runner), phase(
+            with naming_entries(runner.cfg, runner.hooks), phase(
                     f'building {part}_dataloader, {part}_cfg' + f' and {part}_evaluator' * (part != 'train')):
                 getattr(runner, f'{part}_loop')  # reading the attribute builds the loop and its data set
-        with log_outlives_reader(), naming_entries(runner.cfg, runner), phase('running', status=1):
+        with log_outlives_reader(), naming_entries(runner.cfg, runner.hooks), phase('running', status=1):
             yield
     except ProblemError as error:
         if re.search('Connection (reset|closed) by peer|Broken pipe', error.what):  # gloo

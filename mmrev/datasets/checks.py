@@ -122,7 +122,7 @@ def _size(file: str) -> Optional[Tuple[int, int]]:
     try:
         with Image.open(file) as image:
             return image.size
-    except Exception:
+    except Exception:  # any of Pillow's; reading the sample says what is wrong
         return None
 
 

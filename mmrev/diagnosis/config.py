@@ -18,11 +18,12 @@ from mmengine.registry import (DATA_SAMPLERS, DATASETS, EVALUATOR, HOOKS, LOG_PR
                                VISUALIZERS, Registry)
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, set_random_seed
 
+from mmrev.apis.entries import walk
 from mmrev.apis.run import known_keys
 from mmrev.problems import Problem, closest, one_line
 from mmrev.registry import find
 
-from .plan import Plan, building, unknown_type, walk
+from .plan import Plan, building, unknown_type
 from .signature import alternatives, hints, parameters, source, takes_text
 
 _TOGETHER = dict(train=('train_dataloader', 'train_cfg', 'optim_wrapper'),

@@ -9,6 +9,7 @@ from mmengine.registry import DATASETS, METRICS
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader, SequentialSampler
 
+from mmrev.apis.entries import walk
 from mmrev.datasets.checks import problems_of_list, problems_of_suffixes
 from mmrev.datasets.coco import (NEEDED, category_names, have_nothing_in_common, image_apart, is_local,
                                  mislabelled, needed_keys, problems_of_file)
@@ -17,7 +18,7 @@ from mmrev.problems import Problem
 from mmrev.registry import find
 
 from .config import misused, named_classes
-from .plan import Plan, building, walk
+from .plan import Plan, building
 
 _TAKEN_BY_MMENGINE = ('num_batch_per_epoch', 'disable_subprocess_warning')  # keys of a dataloader that torch lacks
 _QUICKLY_READ = 1 << 26  # bytes of an annotation file that is read before every run; `mmrev check --data` reads any

@@ -10,6 +10,7 @@ from mmengine.registry import MODELS, TRANSFORMS, Registry, init_default_scope
 from torch import nn
 
 from mmrev.apis.distributed import alone
+from mmrev.apis.entries import walk
 from mmrev.problems import Problem, ProblemError, closest, one_line
 from mmrev.registry import find, names
 from mmrev.side_effects import unnoticed
@@ -100,11 +101,3 @@ def unknown_type(plan: Plan, name: str, registry: Registry, path: str) -> Proble
     """Report that neither `registry` nor its children have a class `name`, and suggest similar names."""
     return Problem(f'there is no {registry.name} `{name}` ({path}.type)', f'{closest(name, names(registry))}Fix it in '
                    f'{plan.cfg.filename}, or import your own class there: custom_imports=dict(imports=[...])')
-
-
-def walk(node: Any, path: str) -> Iterator[Tuple[str, Any]]:
-    """Yield the node of a config at `path` and all nodes below it, each with its path."""
-    yield path, node
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, (list, tuple)) else ()
-    for key, child in children:
-        yield from walk(child, f'{path}.{key}'.lstrip('.'))

@@ -1,7 +1,6 @@
 """Report what a run was doing when an exception ended it."""
 import functools
-import traceback
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Iterator
 
 from mmcv.transforms import BaseTransform
 from mmengine.dataset import BaseDataset
@@ -9,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 
 from mmrev.datasets.checks import is_image
-from mmrev.problems import phase
+from mmrev.problems import passed_by, phase
 from mmrev.registry import HOOKS
 
 
@@ -85,16 +84,11 @@ def _read_sample(dataset: BaseDataset, index: int) -> Any:
         file = info.get('img_path', type(dataset).__name__)
         if isinstance(info.get('seg_map_path'), str) and is_image(file) and not is_image(info['seg_map_path']):
             file = info['seg_map_path']
-        step, where, fix = _step(error), '', 'Fix or remove that sample'
+        steps = getattr(dataset.pipeline, 'transforms', None) or ()
+        step, where, fix = passed_by(error, steps, BaseTransform), '', 'Fix or remove that sample'
         if step is not None and is_image(file):
             where, fix = f', {type(step).__name__}', 'Fix that step of the pipeline, or the sample'
             if hasattr(step, 'get_indexes') or hasattr(step, 'get_indices'):
                 fix = 'That step mixes several images: move it to the pipeline of a MultiImageMixDataset'
         with phase(f'reading sample {index} of `{file}`{where}', fix):
             raise error
-
-
-def _step(error: Exception) -> Optional[BaseTransform]:
-    """The transform of a pipeline that raised an exception."""
-    owners = [frame.f_locals.get('self') for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return next((owner for owner in reversed(owners) if isinstance(owner, BaseTransform)), None)

@@ -20,7 +20,8 @@ from mmrev.registry import HOOKS
 from mmrev.side_effects import try_writing
 
 INTERRUPTED = 'interrupted.pth'
-_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)  # of clusters, terminals, Slurm
+# Of clusters, terminals, Slurm; Windows has the first alone.
+_SIGNALS = [getattr(signal, name) for name in ('SIGTERM', 'SIGHUP', 'SIGUSR1') if hasattr(signal, name)]
 _LONGEST = 240  # bytes of a name, to which the number and `.part` are added
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

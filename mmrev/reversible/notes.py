@@ -4,6 +4,7 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple
 
 from torch import Tensor
 
+
 class _Current(threading.local):
     """Returns what a layer noted, or notes what it computes; None outside of reversible functions."""
     noted_by: Optional[Callable[..., Any]] = None

@@ -10,7 +10,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from mmrev.apis.culprit import naming_entries
+from mmrev.apis.entries import naming_entries
 from mmrev.checkpoints import load_local
 from mmrev.cli.common import run_command
 from mmrev.problems import ProblemError, phase

@@ -15,12 +15,12 @@ def batch_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], runn
                eps: float, owner: Any = None) -> Tuple[Tensor, Tensor, Tensor]:
     """``F.batch_norm``, and the batch's mean and inverse deviation (empty without ``training``).
 
-    The second evaluation of a reversible function uses the statistics of the first: on a CPU, to compute them takes up
-    to nine tenths of a batch norm's time.
-
     On a GPU that is cuDNN's kernel if it supports dtype and layout, otherwise ATen's. The kernel must not depend
     on whether a graph is recorded: a reversible network evaluates the layer once without a graph and once with one, and
     their difference is an error of the reconstructed streams.
+
+    The second evaluation of a reversible function uses the statistics of the first: on a CPU, to compute them takes up
+    to nine tenths of a batch norm's time.
 
     Args:
         owner: The layer; None if nothing is to be noted.
