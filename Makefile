@@ -29,10 +29,10 @@ quickstart: setup  ## make the digits set, train a reversible detector on it, ev
 	$(PY) tools/quickstart.py $(ARGS)
 
 test: setup  ## the test suite, in two processes
-	$(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-unit: setup  ## fast tests that start no other process; under three minutes
-	$(PY) -m pytest -n $(JOBS) --dist loadfile -m "not subprocess and not slow and not training and not faults and not kills" $(ARGS)
+	$(PY) -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder -m "not subprocess and not slow and not training and not faults and not kills" $(ARGS)
 
 test-slow: setup  ## whole trainings, which take minutes
 	$(PY) -m pytest -m training $(ARGS)

@@ -63,9 +63,13 @@ def test_mmrev_is_imported_from_where_it_is_installed(python, tmp_path):
     assert (clone if clone.exists() else env) in place.parents
 
 
+@pytest.mark.parametrize('python', ['editable'], indirect=True)
+def test_an_editable_install_finds_the_configs(python, projects):
+    assert 'No problem found' in run(python.parent / 'mmrev', 'check', 'inherits.py', cwd=projects)
+
+
 @pytest.mark.parametrize('python, name', [
-    ('wheel', 'inherits'), ('wheel', 'host_type'), ('wheel', 'host_inherits'), ('editable', 'inherits')],
-    indirect=['python'])
+    ('wheel', 'inherits'), ('wheel', 'host_type'), ('wheel', 'host_inherits')], indirect=['python'])
 def test_a_project_elsewhere_trains(python, projects, name):
     """``mmrev train`` on a config of mmrev; mmdet's tool with a model of mmrev, and on a config of mmrev."""
     tool = [python.parent / 'mmrev', 'train']
