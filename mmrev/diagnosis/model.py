@@ -7,6 +7,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.structures import BaseDataElement
 
+from mmrev.analysis.agreement import disagreements
 from mmrev.analysis.channels import SIZES, find_misfit, image_channels
 from mmrev.analysis.initialization import check_layers
 from mmrev.hooks import check_activations
@@ -52,11 +53,15 @@ def channels(plan: Plan) -> Iterator[Problem]:
         1., 1.))) for size in SIZES}, given)
     if misfit is not None:
         part = misfit.layer.split('.')[0]
-        before = [f'; model.{name} gives {channels}' for name, channels in given.items() if name != part]
+        before = [f'; model.{name} gives {[shape[0] for shape in levels]}' for name, levels in given.items()
+                  if name != part]
         yield Problem(f'model.{misfit.layer} takes {misfit.takes} channels and gets {misfit.gets}'
                       f'{"".join(before[-1:])}',
                       f'Make the channels that model.{part} takes in {plan.cfg.filename} agree')
     wanted, levels = getattr(getattr(model, 'neck', None), 'in_channels', None), given.get('backbone')
     if isinstance(wanted, (list, tuple)) and levels and len(wanted) != len(levels) and 'neck' not in given:
         yield Problem(f'model.neck takes {len(wanted)} levels, of {list(wanted)} channels, and model.backbone gives '
-                      f'{len(levels)}, of {levels}', f'Make model.neck.in_channels agree in {plan.cfg.filename}')
+                      f'{len(levels)}, of {[shape[0] for shape in levels]}',
+                      f'Make model.neck.in_channels agree in {plan.cfg.filename}')
+    for what, path in disagreements(model, given, SIZES[-1]):
+        yield Problem(what, plan.fix(path))
