@@ -36,6 +36,9 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
     parser.add_argument('--traceback', action='store_true', help='print the traceback of a problem')
     try:
         args = parser.parse_args(argv)
+        for name, value in vars(args).items():
+            if value == '' or isinstance(value, list) and '' in value:
+                raise ProblemError(f'the argument `{name.replace("_", "-")}` is empty', 'Give a value, or leave it out')
         with phase('unexpected error', 'Run again with --traceback, and report it', status=1):
             try:
                 body(args)
@@ -139,8 +142,9 @@ def load_config(args: argparse.Namespace) -> 'Config':
         from mmrev.datasets.coco import skip_wrong_annotations
         skip_wrong_annotations()
     cfg.launcher = args.launcher
-    if '' in (args.work_dir, cfg.get('work_dir')):
-        raise ProblemError('the work dir is empty', 'Name a folder with --work-dir, or leave it out for '
-                           'work_dirs/CONFIG')
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or osp.join('work_dirs', Path(args.config).stem)
+    given = args.work_dir or cfg.get('work_dir')
+    cfg.work_dir = osp.join('work_dirs', Path(args.config).stem) if given is None else given
+    if not isinstance(given, (str, type(None))) or given == '':
+        raise ProblemError(f'`work_dir` is {given!r}, which names no folder', 'Name one with --work-dir, or leave it '
+                           'out for work_dirs/CONFIG')
     return cfg
