@@ -40,7 +40,7 @@ def disagreements(model: nn.Module, given: Shapes, size: int) -> Iterator[Tuple[
         owner = model.get_submodule(name.rpartition('.')[0])
         weights, classes = getattr(loss, 'class_weight', None), _numbers_of_classes(owner, loss)
         path = f'model.{name}.class_weight'.replace('loss_module', 'loss')  # as mmpretrain names it
-        if isinstance(weights, (list, tuple)) and classes and len(weights) not in classes:
+        if 'loss' in name and isinstance(weights, (list, tuple)) and classes and len(weights) not in classes:
             yield (f'`{path}` has {len(weights)} numbers, and its head {" or ".join(map(str, sorted(classes)))} '
                    'classes', path)
 

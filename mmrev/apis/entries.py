@@ -6,7 +6,7 @@ import sys
 import traceback
 from os.path import commonprefix
 from types import CodeType
-from typing import Any, Iterator, List, Sequence, Set, Tuple
+from typing import Any, Iterator, Sequence, Set, Tuple
 
 from mmengine.registry import DATASETS, HOOKS, METRICS, MODELS, TASK_UTILS, TRANSFORMS, VISBACKENDS, VISUALIZERS
 from mmengine.runner import Runner
@@ -63,12 +63,15 @@ def entry_passed(error: BaseException, config: Any, path: str = '') -> str:
     """
     own = {place: _code(find(entry['type'], *_BUILT, scope=entry.get('_scope_')))
            for place, entry in walk(config, path) if isinstance(entry, dict) and entry.get('type')}
-    found: List[str] = []
-    for code in _passed(error):
-        passed = [place for place in own if code in own[place]]
+    codes, found = [*_passed(error)], []
+    in_model = any(code in own.get('model', ()) for code in codes)  # where heads call metrics
+    for code in codes:
+        passed = [place for place in own if code in own[place] and not (in_model and '_evaluator' in place)]
         found = [place for place in found if any(place.startswith(f'{outer}.') for outer in passed)] or found or passed
         if len(found) == 1:
             break
+    if not found and any(code.co_filename.endswith('data_preprocessor.py') for code in codes):
+        return 'model.data_preprocessor' * (path == '')  # its type is known to the model
     return '.'.join(commonprefix([place.split('.') for place in found]))
 
 
@@ -124,6 +127,9 @@ def naming_entries(cfg: Any, parts: Sequence[str] = ()) -> Iterator[None]:
 
 def known_fix(words: str) -> str:
     """The way out for a message of PyTorch or NumPy, or ''."""
+    lacks = re.search(r"'ConfigDict' object has no attribute '(\w+)'", words)
+    if lacks:
+        return f'A dict of the config, such as train_cfg or test_cfg of the model, lacks `{lacks.group(1)}`: add it'
     return next((fix for part, fix in _FIXES.items() if part in words), '')
 
 
@@ -134,7 +140,8 @@ def key_named(words: str, entry: Any) -> str:
     """
     for quote, word in re.findall(r'([`\'"]?)\b([a-z]\w*)', words) if isinstance(entry, dict) else ():
         for key, value in entry.items():
-            if key == word and (quote or '_' in key) or key.endswith(f'_{word}') and isinstance(value, (list, tuple)):
+            whole = key == word != 'type' and (quote or '_' in key)
+            if whole or key.endswith(f'_{word}') and isinstance(value, (list, tuple)):
                 return key
     return 'KEY'
 
@@ -143,7 +150,7 @@ def _meant(words: str, entry: Any) -> str:
     """Where a message quotes a value that a class does not take: the nearest names in its code, as part of a fix."""
     built = find(entry.get('type'), *_BUILT) if isinstance(entry, dict) else None
     known: Set[str] = set()
-    if re.search('support|valid|one of', words):
+    if re.search('support|invalid|one of', words):
         with contextlib.suppress(OSError, TypeError, AttributeError, KeyError):
             known = {*re.findall(r'[\'"](\w+)[\'"]', inspect.getsource(sys.modules[built.__module__]))}
     return next(filter(None, (closest(name, known) for name in re.findall(r'[\'"`](\w+)[\'"`]', words)

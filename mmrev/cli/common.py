@@ -4,7 +4,6 @@ import errno
 import gc
 import json
 import os
-import os.path as osp
 import sys
 import time
 import traceback
@@ -137,14 +136,11 @@ def _discard_output() -> None:
 def load_config(args: argparse.Namespace) -> 'Config':
     """Read the config and merge the command line into it."""
     from mmrev.apis import run
+    from mmrev.apis.work_dir import choose_work_dir
     cfg = run.load_config(args.config, args.cfg_options)
     if args.skip_wrong_annotations:
         from mmrev.datasets.coco import skip_wrong_annotations
         skip_wrong_annotations()
     cfg.launcher = args.launcher
-    given = args.work_dir or cfg.get('work_dir')
-    cfg.work_dir = osp.join('work_dirs', Path(args.config).stem) if given is None else given
-    if not isinstance(given, (str, type(None))) or given == '':
-        raise ProblemError(f'`work_dir` is {given!r}, which names no folder', 'Name one with --work-dir, or leave it '
-                           'out for work_dirs/CONFIG')
+    choose_work_dir(cfg, args.config, args.work_dir)
     return cfg

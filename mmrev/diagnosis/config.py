@@ -55,8 +55,9 @@ _RANGES: Sequence[Tuple[str, Callable, str]] = (
      r'log_processor\.window_size|optim_wrapper\.(accumulative_counts|clip_grad\.(max_norm|clip_value|norm_type))|'
      r'.*_scheduler\.(.*\.)?(step_size|T_max)|((model\.)?data_preprocessor\.|.*pipeline\.(.*\.)?)std(\.\d+)?|'
      r'.*anchor_generator\.(scales|ratios)\.\d+|.*topk(\.\d+)?|.*prefetch_factor|.*dataset\.times|'
-     r'model\..*(output_size|target_stds|strides|num_classes|num_outs|(in|out|feat)_channels|pad_size_divisor|'
-     r'sampler\.num|(rpn\w*|test_cfg)\.max_per_img)(\.\d+)*', lambda number: number > 0, 'finite number above 0'),
+     r'model\..*((output|mask|crop|patch|kernel|feat)_size|target_stds|(?<!on_)strides?|num_(classes|outs)|finest_scale|'
+     r'(in|out|feat)_channels|pad_size_divisor|sampler\.num|(rpn\w*|test_cfg)\.max_per_img)(\.\d+)*',
+     lambda number: number > 0, 'finite number above 0'),
     (r'optim_wrapper\.optimizer\.(lr|weight_decay|eps)|train_cfg\.val_begin|.*(_mult|drop(_path)?_rate|'
      r'loss_weight|num_convs|\.eps)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_m(in|ax)|power|begin|milestones\.\d+)',
      lambda number: 0 <= number < math.inf, 'finite number from 0'),
@@ -150,7 +151,7 @@ def misused(plan: Plan, built: Callable, entry: dict, path: str, keys: bool = Tr
         no_list = keys and isinstance(value, (list, dict)) and kinds <= {int, float, bool, type(None)}
         no_whole = isinstance(value, float) and getattr(known.get(key), 'annotation', '') in (int, 'int') and value % 1
         no_none = value is None and kinds == {float} and getattr(known.get(key), 'default', None) is not None
-        if no_text or no_list or no_none or no_whole:
+        if (no_text or no_list or no_none or no_whole) and f'{path}.{key}' not in plan.mistyped:
             plan.mistyped.add(f'{path}.{key}')
             yield Problem(f'`{path}.{key}` is {f"the text `{value}`" if no_text else repr(value)}; {name} takes '
                           f'{inspect.formatannotation(hint)} there', plan.fix(f'{path}.{key}'))

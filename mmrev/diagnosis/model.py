@@ -15,6 +15,7 @@ from mmrev.layers import ABN
 from mmrev.problems import Problem
 from mmrev.registry import find
 
+from .config import misused
 from .plan import Plan, building
 
 
@@ -24,8 +25,11 @@ def build(plan: Plan) -> Iterator[Problem]:
     if plan.cfg.get('data_preprocessor'):
         config.setdefault('data_preprocessor', copy.deepcopy(plan.cfg.data_preprocessor))  # as the runner does
     plan.model = yield from building(plan, 'model', MODELS.build, config)
-    for check in (check_activations, check_layers) if plan.model is not None else ():
-        yield from building(plan, 'model', check, plan.model)
+    if plan.model is not None:
+        for check in (check_activations, check_layers):
+            yield from building(plan, 'model', check, plan.model)
+        yield from misused(plan, type(getattr(plan.model, 'data_preprocessor', None)),  # it may have no type
+                           plan.cfg.model.get('data_preprocessor') or {}, 'model.data_preprocessor', False)
 
 
 def norm_decay(plan: Plan) -> Iterator[Problem]:

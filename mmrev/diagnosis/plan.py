@@ -73,16 +73,15 @@ def _explain(plan: Plan, error: Exception, path: str, config: Any) -> Problem:
     unknown = re.match(r'(\S*) is not in the \S+::(.+) registry', words)
     called = re.search(r"(\w+)\.__init__\(\)(?: got an unexpected keyword argument '(\w+)')?", words)
     name, key = called.groups() if called else (None, None)
-    place = entry_passed(error, config, path) or path
-    for inner, entry in reversed([*walk(config, path)]):
+    place, entries = entry_passed(error, config, path) or path, dict(walk(config, path))
+    for inner, entry in reversed(entries.items()):
         kind = entry.get('type') if isinstance(entry, dict) else None
         if unknown and kind == unknown.group(1):
             return unknown_type(plan, kind, roots[unknown.group(2)], inner)
         if name and getattr(kind, '__name__', str(kind)).endswith(name) and (key is None or key in entry):
             place, near = inner, closest(key or '', parameters(find(kind, MODELS, TRANSFORMS)))
-    entry = next((entry for inner, entry in walk(config, path) if inner == place), None)
-    return Problem(f'`{place}` cannot be built: {words}', known_fix(words) or
-                   near + plan.fix(place + f'.{key_named(words, entry)}' * isinstance(entry, dict)), error)
+    key = f'.{key_named(words, entries[place])}' * isinstance(entries[place], dict)
+    return Problem(f'`{place}` cannot be built: {words}', known_fix(words) or near + plan.fix(place + key), error)
 
 
 def unknown_type(plan: Plan, name: str, registry: Registry, path: str) -> Problem:

@@ -28,11 +28,11 @@ def check_metrics(evaluator: Any, model: Any) -> None:
 def check_sliding(model: Any) -> None:
     """Require that a segmentor which slides over an image has the size of its window and the step."""
     config = getattr(getattr(model, 'module', model), 'test_cfg', None)
-    config = config if isinstance(config, dict) and config.get('mode') == 'slide' else dict(crop_size=1, stride=1)
-    missing = [key for key in ('crop_size', 'stride') if config.get(key) is None]
-    if missing:
-        raise ProblemError(f"`model.test_cfg` has mode='slide' and no `{missing[0]}`", 'Add crop_size=(512, 512) and '
-                           "stride=(341, 341), in pixels, or write mode='whole'")
+    for key in ('crop_size', 'stride') if isinstance(config, dict) and config.get('mode') == 'slide' else ():
+        if not isinstance(config.get(key), (list, tuple)) or len(config[key]) != 2:
+            wrong = f'`{key}={config[key]!r}`, no pair' if key in config else f'no `{key}`'
+            raise ProblemError(f"`model.test_cfg` has mode='slide' and {wrong}", 'Write crop_size=(512, 512) and '
+                               "stride=(341, 341), in pixels, or mode='whole'")
 
 
 def check_fields(name: str, sample: Any, model: Any) -> None:

@@ -110,6 +110,9 @@ def check_hooks(runner) -> None:
     if sum(isinstance(hook, EMAHook) for hook in runner.hooks) > 1:
         raise ProblemError('there are several EMAHooks, which would average the averages of each other',
                            'Leave one of them in custom_hooks')
+    if not any('RuntimeInfo' in type(hook).__name__ for hook in runner.hooks):
+        raise ProblemError('there is no RuntimeInfoHook, which keeps the losses for the log and FiniteLossHook',
+                           'Leave default_hooks.runtime_info as it is')
     for hook in runner.hooks:
         if type(hook).__name__.endswith('VisualizationHook') and not getattr(hook, 'interval', 1) > 0:
             raise ProblemError(f'`interval` of {type(hook).__name__} is {hook.interval}', 'Set it to a number from 1 '
