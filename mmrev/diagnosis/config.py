@@ -118,8 +118,8 @@ def entries(plan: Plan) -> Iterator[Problem]:
     for path, entry, among in named_classes(plan):
         name, built = entry.get('type'), find(entry.get('type'), *among, scope=entry.get('_scope_'))
         section, last, in_model = path.split('.')[0], path.split('.')[-1], among[0] is MODELS
-        if name is None and path in ('train_cfg', 'log_processor'):  # as mmengine does
-            built = LogProcessor if path[0] == 'l' else _LOOPS[bool(entry.get('by_epoch', True))]
+        if name is None and path in ('train_cfg', 'log_processor', 'optim_wrapper'):  # as mmengine does
+            built = dict(l=LogProcessor, o=OptimWrapper, t=_LOOPS[bool(entry.get('by_epoch', True))])[path[0]]
         if name is None and among[0] in _NEED_A_TYPE:
             yield Problem(f'`{path}` has no `type`, only {dict(entry)}', f'Check its name. {plan.fix(f"{path}.type")}')
         elif name == '' or name and built is None and (not in_model or last in _OF_MMCV):

@@ -10,6 +10,7 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import EpochBasedTrainLoop, LogProcessor, TestLoop, ValLoop, autocast
 from mmengine.structures import InstanceData
+from torch.utils.data import SequentialSampler
 
 from mmrev.datasets.checks import (check_boxes, check_classes, check_files, check_labels, check_mask, check_order,
                                    without_objects)
@@ -79,6 +80,9 @@ def check_sampler(loader: Any, split: str) -> None:
         other = ", or train_cfg.type='IterBasedTrainLoop'" * (split == 'train')
         raise ProblemError(f'{sampler} never ends the first epoch of {split}_dataloader',
                            f"Set {split}_dataloader.sampler.type='DefaultSampler'{other}")
+    if type(indices) is SequentialSampler and (split == 'train' or get_world_size() > 1):  # the default of torch
+        raise ProblemError(f'{split}_dataloader has no `sampler`: each process would read all samples in their order',
+                           f"Add sampler=dict(type='DefaultSampler', shuffle={split == 'train'})")
     with random_states_kept():
         if indices is not None and next(iter(indices), None) is None:
             raise ProblemError(f'{sampler} yields no sample for an epoch of {split}_dataloader',
