@@ -80,8 +80,8 @@ def _explain(plan: Plan, error: Exception, path: str, config: Any) -> Problem:
             return unknown_type(plan, kind, roots[unknown.group(2)], inner)
         if name and getattr(kind, '__name__', str(kind)).endswith(name) and (key is None or key in entry):
             place, near = inner, closest(key or '', parameters(find(kind, MODELS, TRANSFORMS)))
-    key = f'.{key_named(words, entries[place])}' * isinstance(entries[place], dict)
-    return Problem(f'`{place}` cannot be built: {words}', known_fix(words) or near + plan.fix(place + key), error)
+    inner = f'.{"KEY" if key else key_named(words, entries[place])}' * isinstance(entries[place], dict)
+    return Problem(f'`{place}` cannot be built: {words}', known_fix(words) or near + plan.fix(place + inner), error)
 
 
 def unknown_type(plan: Plan, name: str, registry: Registry, path: str) -> Problem:
