@@ -21,13 +21,13 @@ class _Stopped(Exception):
     """Raised to stop the forward at a misfit."""
 
 
-def find_misfit(model: nn.Module, samples: Dict[int, Any], given: Dict[str, List[int]]) -> Optional[Misfit]:
+def find_misfit(model: nn.Module, samples: Dict[int, Any], given: Dict[str, List[Tuple[int, ...]]]) -> Optional[Misfit]:
     """Return the first layer that gets a wrong number of channels at every image size, or None.
 
     Args:
         model: Called as mmengine's models are; see `failure`.
         samples: The data sample for each image size (height and width).
-        given: Filled with the channels of the outputs of each part.
+        given: Filled with the shapes of the outputs of each part, without the batch: channels, height, width.
     """
     found = [_misfit(model, size, sample, given) for size, sample in samples.items()]
     return found[0] if len(set(found)) == 1 else None  # otherwise it depends on the size
@@ -66,7 +66,7 @@ def image_channels(model: nn.Module) -> Tuple[Optional[int], Optional[int]]:
     return getattr(backbone, 'in_channels', None) if ours else None, None if mean is None else len(mean)
 
 
-def _misfit(model: nn.Module, size: int, sample: Any, given: Dict[str, List[int]]) -> Optional[Misfit]:
+def _misfit(model: nn.Module, size: int, sample: Any, given: Dict[str, List[Tuple[int, ...]]]) -> Optional[Misfit]:
     seen: List[Optional[Misfit]] = []
 
     def look(name, takes, axis, args):
@@ -79,7 +79,7 @@ def _misfit(model: nn.Module, size: int, sample: Any, given: Dict[str, List[int]
     def note(name, output):
         maps = [output] if isinstance(output, torch.Tensor) else output
         if isinstance(maps, (tuple, list)) and all(isinstance(value, torch.Tensor) for value in maps):
-            given[name] = [value.shape[1] for value in maps if value.ndim > 1]
+            given[name] = [tuple(value.shape[1:]) for value in maps if value.ndim > 1]
 
     hooks = [module.register_forward_pre_hook(lambda module, args, name=name: look(name, *_taken(module), args))
              for name, module in model.named_modules() if _taken(module) is not None]

@@ -4,7 +4,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Optional
 
-from mmrev.problems import ProblemError, phase
+from mmrev.problems import ProblemError, closest, phase
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -85,6 +85,26 @@ def require_open_files(cfg: 'Config') -> None:
         if soft < needed:
             raise ProblemError(f'this process may open {soft} files, and needs up to {needed}',
                                f'Raise the limit: ulimit -n {max(needed, 1024)}, or set num_workers=0')
+
+
+def require_priorities(cfg: 'Config') -> None:
+    """Require that the priorities of hooks are those of mmengine.
+
+    Raises:
+        ProblemError: If one is not.
+    """
+    from mmengine.runner.priority import Priority, get_priority
+
+    from .entries import walk
+    for section in ('default_hooks', 'custom_hooks'):
+        for path, entry in walk(cfg.get(section), section):
+            level = entry.get('priority') if isinstance(entry, dict) else None
+            try:
+                get_priority('NORMAL' if level is None else level)
+            except (KeyError, ValueError, TypeError) as error:
+                names = [*Priority.__members__]
+                raise ProblemError(f'`{path}.priority` is {level!r}', f'{closest(str(level).upper(), names)}'
+                                   f'Write one of {", ".join(names)}, or a number from 0 to 100') from error
 
 
 def draw_predictions(cfg: 'Config', folder: Optional[str], show: bool = False, wait_time: float = 2.) -> Optional[str]:

@@ -6,7 +6,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
-from mmrev.checkpoints import load_local, mismatch
+from mmrev.checkpoints import load_any, mismatch
 from mmrev.problems import ProblemError, one_line, phase
 from mmrev.side_effects import try_writing
 
@@ -83,8 +83,7 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
         if osp.realpath(Path(out_dir, name)) in given:
             raise ProblemError(f'`{Path(out_dir, name)}` is one of the images, and would be overwritten by a drawn one',
                                'Name another folder with --out-dir')
-    if '://' not in checkpoint:
-        load_local(checkpoint)  # raises if something is wrong with it
+    load_any(checkpoint)  # raises if something is wrong with it
     if cfg.get('test_dataloader') is None:
         if cfg.get('val_dataloader') is None:
             raise ProblemError(f'{cfg.filename} has no `test_dataloader`, whose pipeline reads the images', 'Add it')

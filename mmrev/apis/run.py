@@ -2,18 +2,17 @@
 import contextlib
 import functools
 import importlib.util
-import inspect
 import os.path as osp
 import re
 import traceback
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Sequence, Set
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Sequence
 
-from mmrev.problems import LOST, ProblemError, closest, phase
+from mmrev.problems import LOST, ProblemError, chained, closest, one_line, phase
 
 from .distributed import prepare_cpu_processes
-from .modes import pin_memory, require_open_files
+from .modes import pin_memory, require_open_files, require_priorities
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -21,11 +20,6 @@ if TYPE_CHECKING:
     from mmengine.runner import Runner
 
     from mmrev.hooks import ExactResumeHook
-
-# Keys that mmengine, mmdet and mmpretrain read from a config in addition to the arguments of the runner.
-_READ_BESIDES = ('activation_checkpointing', 'compile', 'custom_imports', 'efficient_conv_bn_eval',
-                 'find_unused_parameters', 'model_wrapper_cfg', 'runner_type', 'strategy', 'sync_bn',
-                 'tta_model', 'tta_pipeline', 'pretrained')  # for which `diagnosis.config.sections` names a replacement
 
 # How mmengine names mmseg where it is missing.
 _SEGMENTATION = ('mmsegmentation is not installed', "No module named 'mmseg'")
@@ -53,6 +47,11 @@ def load_config(file: str, options: Optional[Dict[str, Any]] = None) -> 'Config'
             if str(error).startswith(_SEGMENTATION):
                 raise _without_mmseg(file) from error
             raise
+        except ImportError as error:  # of mmengine, which lists all of sys.path
+            if error.__cause__ is None or 'custom modules' not in str(error):
+                raise
+            raise ProblemError(f'custom_imports of {file}: {one_line(chained(error)[0])}', 'Fix it, or set PYTHONPATH '
+                               'to the folder that has the module, as in PYTHONPATH=. mmrev train ...') from error
     if cfg.get('default_scope') == 'mmseg' and importlib.util.find_spec('mmseg') is None:
         raise _without_mmseg(file)
     merge_options(cfg, options or {}, file)
@@ -60,12 +59,6 @@ def load_config(file: str, options: Optional[Dict[str, Any]] = None) -> 'Config'
         raise ProblemError('`strategy` is read only by a FlexibleRunner', f'Leave it out, or add runner_type='
                            f"'FlexibleRunner' in {file} or with --cfg-options")
     return cfg
-
-
-def known_keys() -> Set[str]:
-    """The keys that something reads at the top of a config."""
-    from mmengine.runner import Runner
-    return {*inspect.signature(Runner).parameters, *_READ_BESIDES}
 
 
 def _without_mmseg(file: str) -> ProblemError:
@@ -92,6 +85,8 @@ def merge_options(cfg: 'Config', options: Dict[str, Any], file: str) -> None:
         ProblemError: If an option cannot be merged, or if nothing would read it (a misspelt name, a helper variable).
     """
     from mmengine.utils import import_modules_from_strings
+
+    from .entries import known_keys
     known = known_keys()
     for key in options if 'runner_type' not in cfg else ():  # a custom runner may read anything
         name = key.split('.')[0]
@@ -125,6 +120,7 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
         prepare_cpu_processes(cfg)
         pin_memory(cfg)
         require_open_files(cfg)
+        require_priorities(cfg)
         cfg.load_from = cfg.get('load_from') or None  # mmengine would look for a file named ''
         _adopt_seed(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
@@ -157,7 +153,8 @@ def _build_dataloader(runner: 'Runner', build: Callable, exact: 'ExactResumeHook
         size = getattr(loader.batch_sampler, 'batch_size', 'its sampler')
         raise ProblemError(f'{len(loader.dataset)} samples give no batch of {size}' +
                            ' with drop_last=True' * bool(getattr(loader.batch_sampler, 'drop_last', False)),
-                           'Lower batch_size, or look at the filter_cfg and the annotations of the data set')
+                           f'{"Lower batch_size, or look" if len(loader.dataset) else "Look"} at the filter_cfg, the '
+                           'indices and the annotations of the data set')
     PhaseHook.name_samples(loader.dataset)
     exact.seed_samples(runner, loader)
     return loader
@@ -186,23 +183,18 @@ def running(runner: 'Runner', *parts: str) -> Iterator[None]:
     """
     from mmrev.side_effects import log_outlives_reader
 
-    from .entries import naming_entries
+    from .entries import known_fix, naming_entries
     try:
         for part in parts:
-            with naming_entries(runner.cfg, runner.hooks), phase(
+            with naming_entries(runner.cfg, parts), phase(
                     f'building {part}_dataloader, {part}_cfg' + f' and {part}_evaluator' * (part != 'train')):
                 getattr(runner, f'{part}_loop')  # reading the attribute builds the loop and its data set
-        with log_outlives_reader(), naming_entries(runner.cfg, runner.hooks), phase('running', status=1):
+        with log_outlives_reader(), naming_entries(runner.cfg, parts), phase('running', status=1):
             yield
     except ProblemError as error:
         if re.search('Connection (reset|closed) by peer|Broken pipe', error.what):  # gloo
             error.what = f'{LOST}, which says why: {error.what}'
-        if 'need at least one array' in error.what:  # mmengine, where a filter leaves no sample
-            error.fix = ('No sample is left: look at filter_cfg and indices of the data set, compare metainfo.classes '
-                         'with the names in the annotations')
-        if 'Expected more than 1 value per channel' in error.what:
-            error.fix = ('Batch norm needs several values: larger images or batches, or train_dataloader.drop_last='
-                         'True where one sample is left for the last batch')
+        error.fix = known_fix(error.what) or error.fix
         if 'BFloat16' in error.what:
             error.fix = f'Leave out --amp (or optim_wrapper.type), or train on a GPU. {error.fix}'
         if not any(getattr(hook, 'begun', False) for hook in runner.hooks):

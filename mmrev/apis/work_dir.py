@@ -22,6 +22,19 @@ class Resumable(NamedTuple):
     skipped: Tuple[str, ...]
 
 
+def choose_work_dir(cfg: 'Config', file: str, given: Optional[str] = None) -> None:
+    """Set the work dir: the one of the command line, of the config, or ``work_dirs/CONFIG``.
+
+    Raises:
+        ProblemError: If that of the config names no folder.
+    """
+    work_dir = given or cfg.get('work_dir')
+    if not isinstance(work_dir, (str, type(None))) or work_dir == '':
+        raise ProblemError(f'`work_dir` is {work_dir!r}, which names no folder', 'Name one with --work-dir, or leave '
+                           'it out for work_dirs/CONFIG')
+    cfg.work_dir = os.path.join('work_dirs', Path(file).stem) if work_dir is None else work_dir
+
+
 def choose_checkpoint(cfg: 'Config', resume: Optional[str] = None) -> Tuple[str, ...]:
     """Set what a training starts from.
 

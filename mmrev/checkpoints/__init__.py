@@ -9,11 +9,11 @@
 
 Importing this package imports neither torch nor mmengine.
 """
-from .loaders import (allow_when_needed, has_published_form, load_from_mmrev, load_from_published_file,
-                      load_from_published_url, load_local)
+from .loaders import (allow_when_needed, has_published_form, load_any, load_from_mmrev,
+                      load_from_published_file, load_from_published_url, load_local)
 from .reading import mismatch, not_resumable, read
 from .safe import allow_mmengine_checkpoints, safe_globals
 
-__all__ = ['allow_mmengine_checkpoints', 'allow_when_needed', 'has_published_form', 'load_from_mmrev',
+__all__ = ['allow_mmengine_checkpoints', 'allow_when_needed', 'has_published_form', 'load_any', 'load_from_mmrev',
            'load_from_published_file', 'load_from_published_url', 'load_local', 'mismatch', 'not_resumable', 'read',
            'safe_globals']

@@ -10,12 +10,13 @@ import sys
 from typing import Any, Dict
 
 from mmrev._after_import import after_import
-from mmrev.problems import ProblemError
+from mmrev.problems import ProblemError, phase
 
 from . import published
 from .reading import find_weights, read
 from .safe import allow_mmengine_checkpoints
 
+UNREACHABLE = 'Check the address, or download the file elsewhere and give its path'  # a fix
 _PUBLISHED_FORM = r'(?!\S*://).*(?:\.pth\.tar|revbifpn[^/]*)$'  # of a local path; the content of the file decides
 
 
@@ -144,6 +145,19 @@ def load_local(file: str) -> Dict[str, Any]:
         raise ProblemError(f'checkpoint `{file}` holds a {type(content).__name__}, not a dict of weights',
                            'Give a checkpoint of a training run, or a state dict')
     return content
+
+
+def load_any(source: str) -> Dict[str, Any]:
+    """Load a checkpoint from a path or an address; what mmengine downloads stays in torch's cache.
+
+    Raises:
+        ProblemError: If it cannot be loaded.
+    """
+    if '://' not in source:
+        return load_local(source)
+    from mmengine.runner.checkpoint import CheckpointLoader
+    with phase(f'loading `{source}`', UNREACHABLE):
+        return CheckpointLoader.load_checkpoint(source, 'cpu')
 
 
 def _load_published(file: str, model: published.Model, map_location: Any) -> Dict[str, Any]:

@@ -20,6 +20,7 @@ _PLACES = ('state_dict_ema', 'model_ema', 'state_dict', 'model', 'model_state', 
 NEEDED_TO_RESUME = ('state_dict', 'meta', 'message_hub', 'optimizer')  # keys of a checkpoint of mmengine
 # Keys of the states of an optimizer and of schedules under which numbers from 0 stand.
 _FROM_ZERO = ('lr', 'initial_lr', 'weight_decay', 'momentum', 'eps', 'base_values', 'last_step', '_last_value')
+_MANY = 10 ** 8  # iterations; more than any training has
 _WRAPPERS = re.compile(r'^(?:module\.|_orig_mod\.)+')
 
 
@@ -39,9 +40,12 @@ def read(file: str, map_location: Any = None, trusted: Sequence[type] = (argpars
     from mmrev.compat import load_weights_only
     path = Path(file)
     if not path.is_file():
-        near = closest(path.name, [sibling.name for sibling in path.absolute().parent.glob('*.pth')])
-        raise ProblemError(f'checkpoint `{file}` {"is not a file" if path.exists() else "does not exist"}',
-                           near or 'Checkpoints lie in the work dir of the training run')
+        folder = path if path.is_dir() else path.absolute().parent
+        there = sorted(one.name for one in folder.glob('*.pth') if one.is_file())
+        what = 'is a folder' if path.is_dir() else 'is not a file' if path.exists() else 'does not exist'
+        inside = f'Name a checkpoint in it: {", ".join(there[:5])}{", ..." * (len(there) > 5)}' * path.is_dir()
+        raise ProblemError(f'checkpoint `{file}` {what}', inside * bool(there) or closest(path.name, there) or
+                           'Checkpoints lie in the work dir of the training run')
     try:
         zipped = zipfile.is_zipfile(file)
         if zipped and zipfile.ZipFile(file).testzip():
@@ -75,7 +79,7 @@ def not_resumable(checkpoint: Any) -> str:
     missing = [key for key in NEEDED_TO_RESUME if not isinstance(content.get(key), dict)]
     if not missing:
         missing = [f'meta.{key}' for key in ('epoch', 'iter')
-                   if not isinstance(content['meta'].get(key), int) or content['meta'][key] < 0]
+                   if not isinstance(content['meta'].get(key), int) or not 0 <= content['meta'][key] < _MANY]
         missing += ['optimizer.state'] * (not content['optimizer'])
         missing += _not_finite(content['optimizer'], 'optimizer')
         for key in ('optimizer', 'param_schedulers'):
@@ -87,7 +91,7 @@ def _not_finite(value: Any, path: str) -> Iterator[str]:
     """The paths of numbers and tensors at and below `path` that hold infinity or NaN."""
     import torch
     if isinstance(value, float) or isinstance(value, torch.Tensor) and value.is_floating_point():
-        if not torch.as_tensor(value).isfinite().all():
+        if isinstance(value, torch.Tensor) and _form(value) or not torch.as_tensor(value).isfinite().all():
             yield path
     for key, inner in value.items() if isinstance(value, dict) else (
             enumerate(value) if isinstance(value, (list, tuple)) else ()):
@@ -106,7 +110,8 @@ def _below_zero(value: Any, path: str, counts: bool = False) -> Iterator[str]:
 
 def _is_number(value: Any) -> bool:
     import torch
-    return isinstance(value, (int, float)) or isinstance(value, torch.Tensor) and value.numel() == 1
+    return isinstance(value, (int, float)) or (
+        isinstance(value, torch.Tensor) and value.numel() == 1 and not _form(value))
 
 
 def find_weights(content: Any, is_published_name: Callable[[str], bool]) -> Optional[Dict[str, 'Tensor']]:
@@ -130,23 +135,37 @@ def find_weights(content: Any, is_published_name: Callable[[str], bool]) -> Opti
 
 
 def holds_numbers(value: Any, parameter: 'Tensor') -> bool:
-    """Whether a value is a tensor and, if the parameter is floating-point, holds finite floating-point numbers."""
+    """Whether a value is a dense tensor, and holds finite floating-point numbers if the parameter does."""
     import torch
-    return isinstance(value, torch.Tensor) and (
+    return isinstance(value, torch.Tensor) and not _form(value) and (
         value.is_floating_point() and bool(value.isfinite().all()) or not parameter.is_floating_point())
 
 
 def no_numbers(file: str, name: str, value: Any) -> ProblemError:
     """The error about a value for which `holds_numbers` is false."""
     import torch
-    kind = type(value).__name__ if not isinstance(value, torch.Tensor) else (
-        'NaN or infinity' if value.is_floating_point() else value.dtype)
-    return ProblemError(f'checkpoint `{file}` holds no real numbers for `{name}`, but {kind}',
-                        'Use an earlier checkpoint')
+    return ProblemError(f'checkpoint `{file}` holds no real numbers for `{name}`, but {_kind(value)}',
+                        'Save dense tensors, with their values' if isinstance(value, torch.Tensor) and _form(value)
+                        else 'Use an earlier checkpoint')
+
+
+def _kind(value: Any) -> str:
+    import torch
+    return type(value).__name__ if not isinstance(value, torch.Tensor) else _form(value) or (
+        'NaN or infinity' if value.is_floating_point() else str(value.dtype))
+
+
+def _form(value: 'Tensor') -> str:
+    """What a tensor is if it is not a dense one with values: sparse, quantized, or of the meta device; or ''."""
+    import torch
+    if value.is_meta:
+        return 'a tensor without values, of the meta device'
+    return 'a quantized tensor' if value.is_quantized else (
+        '' if value.layout == torch.strided else f'a tensor of layout {value.layout}')
 
 
 def mismatch(model: Any, checkpoint: Dict[str, Any]) -> str:
-    """Name the first parameter of a model that a checkpoint lacks or has in another shape; empty if there is none.
+    """Name the first weight of a model that a checkpoint lacks, has in another shape, or not as numbers; or ''.
 
     Names are adapted as the modules of the model do when they load a state dict.
     """
@@ -162,5 +181,9 @@ def mismatch(model: Any, checkpoint: Dict[str, Any]) -> str:
     except RuntimeError as error:
         found = re.search(r'size mismatch for (\S+): .*?Size\((.*?)\).*?Size\((.*?)\)', str(error))
         return '`%s` is of shape %s there, and of shape %s in this config' % found.groups() if found else str(error)
+    other = next((name for name, value in model.state_dict().items()
+                  if name in weights and not holds_numbers(weights[name], value)), None)
+    if other:
+        return f'`{other}` holds no real numbers there, but {_kind(weights[other])}'
     lost = next((name for name, _ in model.named_parameters() if name in missing), None)
     return f'`{lost}` is missing there' if lost else ''

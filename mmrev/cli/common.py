@@ -4,7 +4,6 @@ import errno
 import gc
 import json
 import os
-import os.path as osp
 import sys
 import time
 import traceback
@@ -36,6 +35,9 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
     parser.add_argument('--traceback', action='store_true', help='print the traceback of a problem')
     try:
         args = parser.parse_args(argv)
+        for name, value in vars(args).items():
+            if value == '' or isinstance(value, list) and '' in value:
+                raise ProblemError(f'the argument `{name.replace("_", "-")}` is empty', 'Give a value, or leave it out')
         with phase('unexpected error', 'Run again with --traceback, and report it', status=1):
             try:
                 body(args)
@@ -134,13 +136,11 @@ def _discard_output() -> None:
 def load_config(args: argparse.Namespace) -> 'Config':
     """Read the config and merge the command line into it."""
     from mmrev.apis import run
+    from mmrev.apis.work_dir import choose_work_dir
     cfg = run.load_config(args.config, args.cfg_options)
     if args.skip_wrong_annotations:
         from mmrev.datasets.coco import skip_wrong_annotations
         skip_wrong_annotations()
     cfg.launcher = args.launcher
-    if '' in (args.work_dir, cfg.get('work_dir')):
-        raise ProblemError('the work dir is empty', 'Name a folder with --work-dir, or leave it out for '
-                           'work_dirs/CONFIG')
-    cfg.work_dir = args.work_dir or cfg.get('work_dir') or osp.join('work_dirs', Path(args.config).stem)
+    choose_work_dir(cfg, args.config, args.work_dir)
     return cfg

@@ -18,8 +18,7 @@ from mmengine.registry import (DATA_SAMPLERS, DATASETS, EVALUATOR, HOOKS, LOG_PR
                                VISUALIZERS, Registry)
 from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, LogProcessor, Runner, set_random_seed
 
-from mmrev.apis.entries import walk
-from mmrev.apis.run import known_keys
+from mmrev.apis.entries import known_keys, walk
 from mmrev.problems import Problem, closest, one_line
 from mmrev.registry import find
 
@@ -42,7 +41,7 @@ _REGISTRIES = {
 _NEED_A_TYPE = (DATASETS, DATA_SAMPLERS, TRANSFORMS, OPTIMIZERS, HOOKS, VISBACKENDS)
 _OF_MMCV = ('norm_cfg', 'act_cfg', 'conv_cfg')  # mmcv does not say what it did not find there
 _DICTS = (r'env_cfg\.(mp|dist)_cfg|optim_wrapper\.(paramwise_cfg|optimizer|clip_grad)|param_scheduler\.\d+|'
-          r'\w+_dataloader\.(dataset|sampler)|(default|custom)_hooks\.\w+|visualizer\.vis_backends(\.\d+)?|'
+          r'\w+_dataloader\.(dataset|sampler|collate_fn|worker_init_fn)|(default|custom)_hooks\.\w+|visualizer\.vis_backends(\.\d+)?|'
           r'\w+_evaluator\.\d+|model\..*\.init_cfg')  # regular expression of the paths at which dicts stand
 _LOOPS = (IterBasedTrainLoop, EpochBasedTrainLoop)
 _REWRITTEN = ('optim_wrapper', 'param_scheduler')  # mmengine changes their keys before it calls the class
@@ -52,14 +51,18 @@ _PARAMWISE = ['custom_keys', 'bias_lr_mult', 'bias_decay_mult', 'norm_decay_mult
 _MANY = 10 ** 8  # iterations; more than any schedule has
 # Regular expressions of the paths of numbers, what must hold for these numbers, and how a message says it.
 _RANGES: Sequence[Tuple[str, Callable, str]] = (
-    (r'train_cfg\.(max_epochs|max_iters|val_interval|dynamic_intervals\.\d+\.1)|auto_scale_lr\.base_batch_size|log_processor\.window_size|'
-     r'optim_wrapper\.(accumulative_counts|clip_grad\.(max_norm|clip_value))|.*_scheduler\.(.*\.)?(step_size|T_max)|'
-     r'((model\.)?data_preprocessor\.|.*pipeline\.(.*\.)?)std(\.\d+)?|.*anchor_generator\.(scales|ratios)\.\d+|'
-     r'.*topk(\.\d+)?|.*prefetch_factor|model\..*(output_size|target_stds|strides|num_classes|(in|out|feat)_channels|'
-     r'pad_size_divisor|sampler\.num)(\.\d+)*', lambda number: number > 0, 'finite number above 0'),
-    (r'optim_wrapper\.optimizer\.(lr|weight_decay|momentum|eps)|train_cfg\.val_begin|.*(_mult|drop(_path)?_rate|'
+    (r'train_cfg\.(max_epochs|max_iters|val_interval|dynamic_intervals\.\d+\.1)|auto_scale_lr\.base_batch_size|'
+     r'log_processor\.window_size|optim_wrapper\.(accumulative_counts|clip_grad\.(max_norm|clip_value|norm_type))|'
+     r'.*_scheduler\.(.*\.)?(step_size|T_max)|((model\.)?data_preprocessor\.|.*pipeline\.(.*\.)?)std(\.\d+)?|'
+     r'.*anchor_generator\.(scales|ratios)\.\d+|.*topk(\.\d+)?|.*prefetch_factor|.*dataset\.times|'
+     r'model\..*((output|mask|crop|patch|kernel|feat)_size|target_stds|(?<!on_)strides?|num_(classes|outs)|finest_scale|'
+     r'(in|out|feat)_channels|pad_size_divisor|sampler\.num|(rpn\w*|test_cfg)\.max_per_img)(\.\d+)*',
+     lambda number: number > 0, 'finite number above 0'),
+    (r'optim_wrapper\.optimizer\.(lr|weight_decay|eps)|train_cfg\.val_begin|.*(_mult|drop(_path)?_rate|'
      r'loss_weight|num_convs|\.eps)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_m(in|ax)|power|begin|milestones\.\d+)',
      lambda number: 0 <= number < math.inf, 'finite number from 0'),
+    (r'optim_wrapper\.(.+\.)?optimizer\.(momentum|dampening|alpha|rho)', lambda number: 0 <= number < 1,
+     'number from 0, below 1'),
     (r'(.*\.)?(pos_fraction|score_thr|\w*iou_thr\w*)', lambda number: 0 <= number <= 1, 'number from 0 to 1'),
     (r'train_cfg\.by_epoch', lambda number: number in (0, 1), 'flag, True or False'),
     (r'.*_scheduler\.(.*\.)?(step_size|milestones\.\d+)', lambda number: number % 1 == 0, 'whole number'))
@@ -115,8 +118,8 @@ def entries(plan: Plan) -> Iterator[Problem]:
     for path, entry, among in named_classes(plan):
         name, built = entry.get('type'), find(entry.get('type'), *among, scope=entry.get('_scope_'))
         section, last, in_model = path.split('.')[0], path.split('.')[-1], among[0] is MODELS
-        if name is None and path in ('train_cfg', 'log_processor'):  # as mmengine does
-            built = LogProcessor if path[0] == 'l' else _LOOPS[bool(entry.get('by_epoch', True))]
+        if name is None and path in ('train_cfg', 'log_processor', 'optim_wrapper'):  # as mmengine does
+            built = dict(l=LogProcessor, o=OptimWrapper, t=_LOOPS[bool(entry.get('by_epoch', True))])[path[0]]
         if name is None and among[0] in _NEED_A_TYPE:
             yield Problem(f'`{path}` has no `type`, only {dict(entry)}', f'Check its name. {plan.fix(f"{path}.type")}')
         elif name == '' or name and built is None and (not in_model or last in _OF_MMCV):
@@ -148,7 +151,7 @@ def misused(plan: Plan, built: Callable, entry: dict, path: str, keys: bool = Tr
         no_list = keys and isinstance(value, (list, dict)) and kinds <= {int, float, bool, type(None)}
         no_whole = isinstance(value, float) and getattr(known.get(key), 'annotation', '') in (int, 'int') and value % 1
         no_none = value is None and kinds == {float} and getattr(known.get(key), 'default', None) is not None
-        if no_text or no_list or no_none or no_whole:
+        if (no_text or no_list or no_none or no_whole) and f'{path}.{key}' not in plan.mistyped:
             plan.mistyped.add(f'{path}.{key}')
             yield Problem(f'`{path}.{key}` is {f"the text `{value}`" if no_text else repr(value)}; {name} takes '
                           f'{inspect.formatannotation(hint)} there', plan.fix(f'{path}.{key}'))

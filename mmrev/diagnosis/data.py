@@ -77,6 +77,9 @@ def dataloaders(plan: Plan) -> Iterator[Problem]:
     for path in (f'{split}_dataloader' for split in plan.splits if plan.cfg.get(f'{split}_dataloader') is not None):
         config = copy.deepcopy(plan.cfg[path])
         yield from misused(plan, DataLoader, config, path, besides=_TAKEN_BY_MMENGINE)
+        if config.get('generator') is not None:
+            yield Problem(f'`{path}.generator` is {config["generator"]!r}, and randomness.seed decides about samples',
+                          f'Leave it out of {plan.cfg.filename}')
         config.update(dataset=[0], sampler=SequentialSampler([0]), num_batch_per_epoch=None)
         yield from building(plan, path, Runner.build_dataloader, config, 0)
 

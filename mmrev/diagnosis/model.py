@@ -7,6 +7,7 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import MODELS, OPTIM_WRAPPER_CONSTRUCTORS
 from mmengine.structures import BaseDataElement
 
+from mmrev.analysis.agreement import disagreements
 from mmrev.analysis.channels import SIZES, find_misfit, image_channels
 from mmrev.analysis.initialization import check_layers
 from mmrev.hooks import check_activations
@@ -14,6 +15,7 @@ from mmrev.layers import ABN
 from mmrev.problems import Problem
 from mmrev.registry import find
 
+from .config import misused
 from .plan import Plan, building
 
 
@@ -23,8 +25,11 @@ def build(plan: Plan) -> Iterator[Problem]:
     if plan.cfg.get('data_preprocessor'):
         config.setdefault('data_preprocessor', copy.deepcopy(plan.cfg.data_preprocessor))  # as the runner does
     plan.model = yield from building(plan, 'model', MODELS.build, config)
-    for check in (check_activations, check_layers) if plan.model is not None else ():
-        yield from building(plan, 'model', check, plan.model)
+    if plan.model is not None:
+        for check in (check_activations, check_layers):
+            yield from building(plan, 'model', check, plan.model)
+        yield from misused(plan, type(getattr(plan.model, 'data_preprocessor', None)),  # it may have no type
+                           plan.cfg.model.get('data_preprocessor') or {}, 'model.data_preprocessor', False)
 
 
 def norm_decay(plan: Plan) -> Iterator[Problem]:
@@ -52,11 +57,15 @@ def channels(plan: Plan) -> Iterator[Problem]:
         1., 1.))) for size in SIZES}, given)
     if misfit is not None:
         part = misfit.layer.split('.')[0]
-        before = [f'; model.{name} gives {channels}' for name, channels in given.items() if name != part]
+        before = [f'; model.{name} gives {[shape[0] for shape in levels]}' for name, levels in given.items()
+                  if name != part]
         yield Problem(f'model.{misfit.layer} takes {misfit.takes} channels and gets {misfit.gets}'
                       f'{"".join(before[-1:])}',
                       f'Make the channels that model.{part} takes in {plan.cfg.filename} agree')
     wanted, levels = getattr(getattr(model, 'neck', None), 'in_channels', None), given.get('backbone')
     if isinstance(wanted, (list, tuple)) and levels and len(wanted) != len(levels) and 'neck' not in given:
         yield Problem(f'model.neck takes {len(wanted)} levels, of {list(wanted)} channels, and model.backbone gives '
-                      f'{len(levels)}, of {levels}', f'Make model.neck.in_channels agree in {plan.cfg.filename}')
+                      f'{len(levels)}, of {[shape[0] for shape in levels]}',
+                      f'Make model.neck.in_channels agree in {plan.cfg.filename}')
+    for what, path in disagreements(model, given, SIZES[-1]):
+        yield Problem(what, plan.fix(path))

@@ -1,5 +1,4 @@
 """The config of a command, and building parts of it without side effects."""
-import copy
 import re
 from dataclasses import dataclass, field
 from typing import Any, Callable, Generator, Iterator, Optional, Set, Tuple
@@ -10,7 +9,7 @@ from mmengine.registry import MODELS, TRANSFORMS, Registry, init_default_scope
 from torch import nn
 
 from mmrev.apis.distributed import alone
-from mmrev.apis.entries import walk
+from mmrev.apis.entries import entry_passed, key_named, known_fix, walk
 from mmrev.problems import Problem, ProblemError, closest, one_line
 from mmrev.registry import find, names
 from mmrev.side_effects import unnoticed
@@ -69,32 +68,20 @@ def building(plan: Plan, path: str, build: Callable, *arguments: Any) -> Generat
 
 
 def _explain(plan: Plan, error: Exception, path: str, config: Any) -> Problem:
-    words = one_line(error)
+    words, near = one_line(error), ''
     roots = {root.name: root for root in vars(registries).values() if isinstance(root, Registry)}
     unknown = re.match(r'(\S*) is not in the \S+::(.+) registry', words)
-    surplus = re.search(r"unexpected keyword argument '(\w+)'", words)
-    for place, entry in reversed(list(walk(config, path))):
-        name = entry.get('type') if isinstance(entry, dict) else None
-        if unknown and name == unknown.group(1):
-            return unknown_type(plan, name, roots[unknown.group(2)], place)
-        if name and not unknown and _fails_alike(entry, words):
-            path, config = place, entry
-            break
-    built = find(config.get('type'), MODELS, TRANSFORMS) if isinstance(config, dict) else None
-    near = closest(surplus.group(1), parameters(built)) if surplus and built else ''
-    return Problem(f'`{path}` cannot be built: {words}',
-                   near + plan.fix(path + '.KEY' * isinstance(config, dict)), error)
-
-
-def _fails_alike(entry: dict, words: str) -> bool:
-    """Whether an entry of a model or pipeline fails with the same message if it is built alone."""
-    for registry in (MODELS, TRANSFORMS):
-        if find(entry['type'], registry):
-            try:
-                registry.build(copy.deepcopy(entry))
-            except Exception as error:
-                return one_line(error) == words
-    return False
+    called = re.search(r"(\w+)\.__init__\(\)(?: got an unexpected keyword argument '(\w+)')?", words)
+    name, key = called.groups() if called else (None, None)
+    place, entries = entry_passed(error, config, path) or path, dict(walk(config, path))
+    for inner, entry in reversed(entries.items()):
+        kind = entry.get('type') if isinstance(entry, dict) else None
+        if unknown and kind == unknown.group(1):
+            return unknown_type(plan, kind, roots[unknown.group(2)], inner)
+        if name and getattr(kind, '__name__', str(kind)).endswith(name) and (key is None or key in entry):
+            place, near = inner, closest(key or '', parameters(find(kind, MODELS, TRANSFORMS)))
+    inner = f'.{"KEY" if key else key_named(words, entries[place])}' * isinstance(entries[place], dict)
+    return Problem(f'`{place}` cannot be built: {words}', known_fix(words) or near + plan.fix(place + inner), error)
 
 
 def unknown_type(plan: Plan, name: str, registry: Registry, path: str) -> Problem:

@@ -7,6 +7,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 
+from mmrev.checkpoints.loaders import UNREACHABLE
 from mmrev.datasets.checks import is_image
 from mmrev.problems import passed_by, phase
 from mmrev.registry import HOOKS
@@ -25,7 +26,8 @@ class PhaseHook(Hook):
     @staticmethod
     def name_preparation(runner) -> None:
         """Name the phases that a FlexibleRunner completes before `before_run`."""
-        _name(runner, 'load_or_resume', lambda: f'loading `{runner._load_from or runner.work_dir}`', 2)
+        _name(runner, 'load_or_resume', lambda: f'loading `{runner._load_from or runner.work_dir}`', 2,
+              UNREACHABLE * ('://' in (runner._load_from or '')))
         strategy = getattr(runner, 'strategy', None)
         _name(strategy or runner, '_init_model_weights', lambda *_: 'initializing the weights', 2)
         if strategy:
@@ -53,13 +55,13 @@ class PhaseHook(Hook):
                 _name(metric, method, lambda *_, metric=metric, **__: f'evaluating with {type(metric).__name__}')
 
 
-def _name(owner: Any, method: str, name: Callable[..., str], status: int = 1) -> None:
+def _name(owner: Any, method: str, name: Callable[..., str], status: int = 1, fix: str = '') -> None:
     """Wrap a method of an object in a phase; its name may depend on the arguments."""
     run = getattr(owner, method)
 
     @functools.wraps(run)
     def in_phase(*args: Any, **kwargs: Any) -> Any:
-        with phase(name(*args, **kwargs), status=status):
+        with phase(name(*args, **kwargs), fix, status):
             return run(*args, **kwargs)
 
     setattr(owner, method, in_phase)

@@ -10,12 +10,15 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import EpochBasedTrainLoop, LogProcessor, TestLoop, ValLoop, autocast
 from mmengine.structures import InstanceData
+from torch.utils.data import SequentialSampler
 
 from mmrev.datasets.checks import (check_boxes, check_classes, check_files, check_labels, check_mask, check_order,
                                    without_objects)
 from mmrev.problems import ProblemError, closest, phase
 from mmrev.registry import HOOKS
 from mmrev.side_effects import random_states_kept, try_writing, unnoticed
+
+from .sanity_checks import check_fields, check_metrics, check_sliding, of_another_host
 
 _SECONDS = 1.  # for which samples of a data set are read
 
@@ -44,10 +47,12 @@ class SanityHook(Hook):
             check_outputs(runner.val_loop.evaluator)
         check_log(runner)
         check_hooks(runner)
+        check_sliding(runner.model)
         with unnoticed():
             check_classes({name: loop.dataloader.dataset for name, loop in _loops(runner)}, runner.model)
             warnings = [line for name, loop in _loops(runner) for line in _read(name, loop.dataloader, runner.model)]
             if isinstance(runner._val_loop, ValLoop):
+                check_metrics(runner.val_loop.evaluator, runner.model)
                 metrics = validate(runner, runner._val_loop)
                 check_monitored(runner, metrics)
         runner.model.train(training)
@@ -60,6 +65,7 @@ class SanityHook(Hook):
         if isinstance(runner.test_loop, TestLoop):
             check_sampler(runner.test_loop.dataloader, 'test')
             check_outputs(runner.test_loop.evaluator)
+            check_sliding(runner.model)
             with unnoticed():
                 warnings = _read('test', runner.test_loop.dataloader, runner.model)
             for line in warnings:
@@ -74,6 +80,9 @@ def check_sampler(loader: Any, split: str) -> None:
         other = ", or train_cfg.type='IterBasedTrainLoop'" * (split == 'train')
         raise ProblemError(f'{sampler} never ends the first epoch of {split}_dataloader',
                            f"Set {split}_dataloader.sampler.type='DefaultSampler'{other}")
+    if type(indices) is SequentialSampler and (split == 'train' or get_world_size() > 1):  # the default of torch
+        raise ProblemError(f'{split}_dataloader has no `sampler`: each process would read all samples in their order',
+                           f"Add sampler=dict(type='DefaultSampler', shuffle={split == 'train'})")
     with random_states_kept():
         if indices is not None and next(iter(indices), None) is None:
             raise ProblemError(f'{sampler} yields no sample for an epoch of {split}_dataloader',
@@ -105,6 +114,13 @@ def check_hooks(runner) -> None:
     if sum(isinstance(hook, EMAHook) for hook in runner.hooks) > 1:
         raise ProblemError('there are several EMAHooks, which would average the averages of each other',
                            'Leave one of them in custom_hooks')
+    if not any('RuntimeInfo' in type(hook).__name__ for hook in runner.hooks):
+        raise ProblemError('there is no RuntimeInfoHook, which keeps the losses for the log and FiniteLossHook',
+                           'Leave default_hooks.runtime_info as it is')
+    for hook in runner.hooks:
+        if type(hook).__name__.endswith('VisualizationHook') and not getattr(hook, 'interval', 1) > 0:
+            raise ProblemError(f'`interval` of {type(hook).__name__} is {hook.interval}', 'Set it to a number from 1 '
+                               'in default_hooks.visualization')
     schedules = runner.param_schedulers
     for watcher in [*runner.hooks, *(schedules if isinstance(schedules, list) else ())]:
         watched = getattr(watcher, 'save_best', None) or getattr(watcher, 'monitor', None)
@@ -140,7 +156,9 @@ def _read(name: str, loader: Any, model: Any) -> List[str]:
         return []  # a transform would cache these samples
     begin, other, labels, read = time.monotonic(), '', set(), set()
     with phase(f'reading the first batch of {name}_dataloader'):
-        collate([dataset[index] for index in range(min(loader.batch_size or 1, len(dataset)))])
+        samples = [dataset[index] for index in range(min(loader.batch_size or 1, len(dataset)))]
+        check_fields(name, samples[0], model)
+        collate(samples)
         for index in np.linspace(0, len(dataset) - 1, min(64, len(dataset))).astype(int):
             if time.monotonic() - begin > _SECONDS:
                 break
@@ -186,7 +204,11 @@ def validate(runner, loop: ValLoop, samples: int = 2) -> Dict[str, Any]:
                         hook.after_val_iter(runner, 0, batch, outputs)
         finally:
             visualizer._vis_backends = backends
-        loop.evaluator.process(data_samples=outputs, data_batch=batch)
+        try:
+            loop.evaluator.process(data_samples=outputs, data_batch=batch)
+        except ProblemError as error:
+            error.fix = error.fix or of_another_host(loop.evaluator, runner.model)
+            raise
         if any(getattr(metric, key, None) for metric in loop.evaluator.metrics
                for key in ('out_file_path', 'outfile_prefix')):
             for metric in loop.evaluator.metrics:

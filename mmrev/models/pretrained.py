@@ -13,7 +13,7 @@ from mmengine.logging import MessageHub, print_log
 from mmengine.model import PretrainedInit, is_model_wrapper, update_init_info
 from torch import Tensor, nn
 
-from mmrev.checkpoints.loaders import path_in_cache
+from mmrev.checkpoints.loaders import UNREACHABLE, path_in_cache
 from mmrev.checkpoints.reading import find_weights, holds_numbers, no_numbers
 from mmrev.problems import ProblemError
 from mmrev.registry import WEIGHT_INITIALIZERS
@@ -73,7 +73,7 @@ class Pretrained:
             raise ProblemError(
                 f'`{checkpoint}` could not be loaded: {type(error).__name__}: {error}',
                 f'Remove {cached}, which may be incomplete, and try again' if os.path.exists(cached) else
-                'Check the address, or download the file and give its path') from error
+                UNREACHABLE) from error
 
 
 _KINDS = ('mmrev.Pretrained', Pretrained, 'Pretrained', PretrainedInit)  # initializers that load weights

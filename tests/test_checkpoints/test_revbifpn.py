@@ -130,7 +130,7 @@ REFUSED = {
     'empty.pth.tar': '(0 bytes) cannot be read',
     'revbifpn_s0.pth.tar': 'has the name of the published weights of revbifpn-s0_3rdparty_in1k, but not their content',
     'missing.pth.tar': 'does not exist',
-    '.': 'is not a file',
+    '.': 'is a folder',
 }
 
 

@@ -11,7 +11,7 @@ from support.commands import ROOT, ended, mmrev, option, said, start
 MISTAKES = {
     'a folder for a config': (['train', 'data'], 'config `data` is a folder', 'no config in it'),
     'a folder of configs': (['train', '.'], 'config `.` is a folder', 'good.py'),
-    'an empty work dir': (['train', 'good.py', '--work-dir', ''], 'work dir is empty', '--work-dir'),
+    'an empty work dir': (['train', 'good.py', '--work-dir', ''], 'argument `work-dir` is empty', 'leave it out'),
     'a config that is not there': (['train', 'god.py'], 'config `god.py` does not exist', '`good.py`'),
     'a base that is not there': (['train', 'no_base.py'], 'nowhere.py', '_base_'),
     'a base that mmdet does not have': (['train', 'no_mmdet_base.py'], 'nowhere.py', '_base_'),
