@@ -166,6 +166,15 @@ def no_second_python_in_a_unit_test(request, monkeypatch):
     monkeypatch.setattr(multiprocessing.util, 'spawnv_passfds', spawned)
 
 
+@pytest.fixture(scope='module', autouse=True)
+def no_scope_of_an_earlier_file():
+    """mmengine looks for classes without a scope in that of the last runner, until another is built."""
+    yield
+    registry = sys.modules.get('mmengine.registry')
+    if registry is not None:
+        registry.DefaultScope._instance_dict.clear()
+
+
 @pytest.fixture(autouse=True)
 def no_logger_of_an_earlier_test():
     """mmengine's global logger would write to the captured stream of the test that made it, which is closed."""
