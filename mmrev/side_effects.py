@@ -78,6 +78,20 @@ def log_outlives_reader() -> Iterator[None]:
         logging.StreamHandler.handleError = handle  # type: ignore[method-assign]
 
 
+def try_writing_to(file: str) -> None:
+    """Open a local file for writing, in a folder that is created if needed, and leave everything as it was.
+
+    Raises:
+        OSError: If that is impossible.
+    """
+    try_writing(os.path.dirname(file))
+    if is_main_process() and os.path.isdir(os.path.dirname(file) or '.'):
+        missing = not os.path.lexists(file)
+        open(file, 'ab').close()
+        if missing:
+            os.remove(file)
+
+
 def try_writing(folder: str) -> None:
     """Write a file into a local folder, created if needed, and remove both again. Only the first process does so.
 

@@ -1,5 +1,6 @@
 """Read every sample of the data sets of a config."""
 import copy
+import math
 import sys
 import time
 from types import SimpleNamespace
@@ -38,7 +39,7 @@ def unreadable(cfg: 'Config', splits: Sequence[str]) -> Iterator[Problem]:
         with phase(f'building {split}_dataloader.dataset', f'Fix it in {cfg.filename}'), unnoticed():
             dataset = datasets[split] = DATASETS.build(copy.deepcopy(cfg[f'{split}_dataloader'].dataset))
             getattr(dataset, 'full_init', bool)()
-            check_files(split, dataset)
+            check_files(split, dataset, math.inf)
         PhaseHook.name_samples(dataset)
         wrong, first, shown, labels, warning = 0, None, time.monotonic(), set(), ''
         for index in range(len(dataset)):

@@ -133,6 +133,10 @@ def draw_predictions(cfg: 'Config', folder: Optional[str], show: bool = False, w
         hook.update(enable=True, out_dir=folder, interval=1)  # by default it draws every 5000th image
     else:
         hook.update(draw=True, test_out_dir=folder)
+    if folder and os.path.isabs(folder):
+        from mmrev.side_effects import try_writing
+        with phase(f'writing to --show-dir `{folder}`', 'Name another folder'):
+            try_writing(folder)
     hook.update(show=show, wait_time=wait_time)
     return folder
 
@@ -143,16 +147,16 @@ def check_output(file: Optional[str], checkpoint: str) -> None:
     Raises:
         ProblemError: If it cannot.
     """
-    if file and not file.endswith(('.pkl', '.pickle')):
+    if file is not None and not file.endswith(('.pkl', '.pickle')):
         raise ProblemError(f'--out `{file}` must end in .pkl or .pickle', f'Write --out {file}.pkl')
     if file and os.path.isdir(file):
         raise ProblemError(f'--out `{file}` is a folder', f'Write --out {os.path.join(file, "predictions.pkl")}')
     if file and os.path.realpath(file) == os.path.realpath(checkpoint):
         raise ProblemError(f'--out `{file}` is the checkpoint, and would be overwritten', 'Name another file')
     if file:
-        from mmrev.side_effects import try_writing
+        from mmrev.side_effects import try_writing_to
         with phase(f'writing --out `{file}`', 'Name another file'):
-            try_writing(os.path.dirname(file))
+            try_writing_to(file)
 
 
 def dump_predictions(runner: 'Runner', file: str) -> None:
@@ -181,6 +185,9 @@ def augment_test(cfg: 'Config') -> None:
         detects = dict(type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
         cfg.tta_model = dict(mmpretrain=dict(type='mmpretrain.AverageClsScoreTTA'),
                              mmseg=dict(type='SegTTAModel')).get(scope, detects)
+    for key, kind in (('tta_model', dict), ('tta_pipeline', list)):
+        if key in cfg and not (isinstance(cfg[key], kind) and cfg[key]):
+            raise ProblemError(f'`{key}` of the config is {cfg[key]!r}, not a {kind.__name__}', 'Fix or delete it')
     if 'tta_pipeline' not in cfg:
         *steps, pack = copy.deepcopy(dataset.pipeline)
         if scope not in ('mmpretrain', 'mmseg'):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 from mmrev.checkpoints import load_any, mismatch
+from mmrev.datasets.checks import is_image, why_unreadable
 from mmrev.problems import ProblemError, one_line, phase
 from mmrev.side_effects import try_writing
 
@@ -70,7 +71,7 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
         if not 0 < scale < math.inf:
             raise ProblemError(f'a scale is {scale}', 'Choose finite --scales above 0; 1 is the size of the config')
     scope = cfg.get('default_scope')
-    if scope not in SCOPES:
+    if not isinstance(scope, str) or scope not in SCOPES:
         raise ProblemError(f'`default_scope` of the config is `{scope}`', f'Choose from {", ".join(SCOPES)}')
     if task not in (None, SCOPES[scope]):
         raise ProblemError(f'{cfg.filename} is for {SCOPES[scope]}, not for {task}', 'Give a config of that task')
@@ -79,6 +80,9 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
         raise ProblemError(f'{cfg.filename} is for {SCOPES[scope]}, and {names} for semseg', 'Leave them out')
     images = find_images(inputs, MAPS.get(segmentation.get('out_format'), ()))
     given = {osp.realpath(file) for file, _ in images}  # of a circular link as well
+    for name in [*(name for _, name in images), 'predictions.json'] if out_dir is not None else ():
+        if osp.isdir(Path(out_dir, name)):
+            raise ProblemError(f'`{Path(out_dir, name)}` is a folder', 'Name another folder with --out-dir')
     for _, name in images if out_dir is not None else ():
         if osp.realpath(Path(out_dir, name)) in given:
             raise ProblemError(f'`{Path(out_dir, name)}` is one of the images, and would be overwritten by a drawn one',
@@ -88,23 +92,25 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
         if cfg.get('val_dataloader') is None:
             raise ProblemError(f'{cfg.filename} has no `test_dataloader`, whose pipeline reads the images', 'Add it')
         cfg.test_dataloader = cfg.val_dataloader
+    _check_parts(cfg)
     if out_dir is not None:
         with phase(f'writing to `{out_dir}`', 'Make it writable, or choose another folder'):
             try_writing(out_dir)
-    with phase('building the model', 'Give the checkpoint that was trained with this config'):
+    with phase('building the model', 'Give a config, and the checkpoint that was trained with it'):
         predict_one = _build(cfg, checkpoint, score, segmentation)
-    found, unreadable, first = {}, [], None
+    found, unreadable, first = {}, [], ''
     for file, name in images:
-        with phase(f'image `{file}`', 'Leave it out, or fix it', status=1):
+        with phase(f'image `{file}`', 'Leave it out or fix it, or the pipeline of test_dataloader'):
             try:
                 if not file.is_file():
                     raise FileNotFoundError(file)  # reading a pipe would wait forever
                 prediction = Prediction(str(file), *predict_one(str(file)))
             except Exception as error:
-                if not found and _is_readable(file):
+                readable = is_image(str(file))
+                if not found and readable:
                     raise  # it may be the same with every image
                 unreadable.append(f'`{file}`')
-                first = first or error
+                first = first or (one_line(error) if readable else why_unreadable(str(file)))
                 continue
         found[name.as_posix()] = prediction.values
         if out_dir is not None:
@@ -115,15 +121,18 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
     if unreadable:
         named = ', '.join(unreadable[:5]) + ', ...' * (len(unreadable) > 5)
         raise ProblemError(f'{len(unreadable)} of {len(images)} images cannot be read or predicted: {named}; '
-                           f'first: {one_line(first)}', 'Fix them, or leave them out', 1) from first
+                           f'of the first one, {first}', 'Fix them, or leave them out', 1 if found else 2)
 
 
-def _is_readable(file: Path) -> bool:
-    import mmcv
-    try:
-        return file.is_file() and mmcv.imread(str(file)) is not None
-    except Exception:  # of any image library
-        return False
+def _check_parts(cfg: 'Config') -> None:
+    """Require a model, and a pipeline that reads images."""
+    dataset = cfg.test_dataloader
+    while isinstance(dataset, dict) and 'dataset' in dataset:
+        dataset = dataset['dataset']
+    steps = dataset.get('pipeline') if isinstance(dataset, dict) else None
+    for path, value, kind in (('model', cfg.get('model'), dict), ('test_dataloader.dataset.pipeline', steps, list)):
+        if not isinstance(value, kind) or not value:
+            raise ProblemError(f'`{path}` of {cfg.filename} is {value!r}'[:200], 'Give the config of the training')
 
 
 def find_images(inputs: Sequence[str], ends: Sequence[str] = ()) -> List[Tuple[Path, Path]]:

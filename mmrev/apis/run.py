@@ -2,6 +2,7 @@
 import contextlib
 import functools
 import importlib.util
+import os
 import os.path as osp
 import re
 import traceback
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Seque
 
 from mmrev.problems import LOST, ProblemError, chained, closest, one_line, phase
 
+from .config_file import parsed
 from .distributed import prepare_cpu_processes
 from .modes import pin_memory, require_open_files, require_priorities
 
@@ -41,6 +43,7 @@ def load_config(file: str, options: Optional[Dict[str, Any]] = None) -> 'Config'
         from mmengine.config import Config
         from mmengine.hub import get_config
     with phase(f'config `{file}` cannot be read', 'Fix the config or its `_base_`; --traceback shows where'):
+        texts = parsed(file) if '::' not in file else ()
         try:
             cfg = get_config(file) if '::' in file else Config.fromfile(file)
         except ModuleNotFoundError as error:
@@ -52,6 +55,16 @@ def load_config(file: str, options: Optional[Dict[str, Any]] = None) -> 'Config'
                 raise
             raise ProblemError(f'custom_imports of {file}: {one_line(chained(error)[0])}', 'Fix it, or set PYTHONPATH '
                                'to the folder that has the module, as in PYTHONPATH=. mmrev train ...') from error
+        except (Exception, SystemExit, GeneratorExit) as error:
+            frames = traceback.extract_tb(error.__traceback__)
+            if any(Path(frame.filename).name == 'lazy.py' for frame in frames):
+                raise ProblemError(f'config `{file}` cannot be read: {one_line(error)}', 'A config that imports a '
+                                   'library can name its classes and functions, not call them') from error
+            lines = [frame for frame in frames if frame.filename in texts]
+            if not lines:
+                raise
+            place = f'`{osp.relpath(lines[-1].filename)}`, line {lines[-1].lineno}'
+            raise ProblemError(f'{place}: {one_line(error)}', f'Fix it: `{lines[-1].line}`') from error
     if cfg.get('default_scope') == 'mmseg' and importlib.util.find_spec('mmseg') is None:
         raise _without_mmseg(file)
     merge_options(cfg, options or {}, file)
@@ -115,7 +128,7 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
     from mmrev.side_effects import log_outlives_reader
 
     from .entries import naming_entries
-    with log_outlives_reader(), naming_entries(cfg), phase(
+    with _config_kept(cfg), log_outlives_reader(), naming_entries(cfg), phase(
             'building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
         prepare_cpu_processes(cfg)
         pin_memory(cfg)
@@ -132,6 +145,21 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
         for hook in (PhaseHook(), exact, SanityHook(), SafeCheckpointHook(outdated), *own, *hooks):
             runner.register_hook(hook)
     return runner
+
+
+@contextlib.contextmanager
+def _config_kept(cfg: 'Config') -> Iterator[None]:
+    """Restore the user's config at the end of the block, if the runner's copy of it overwrites it in its work dir."""
+    own, written = Path(cfg.filename or ''), Path(cfg.work_dir, osp.basename(cfg.filename or ''))
+    if os.environ.get('RANK', '0') != '0' or not (own.is_file() and written.is_file() and written.samefile(own)):
+        yield
+        return
+    text, state = own.read_bytes(), own.stat()
+    try:
+        yield
+    finally:
+        own.write_bytes(text)
+        os.utime(own, ns=(state.st_atime_ns, state.st_mtime_ns))
 
 
 def _adopt_seed(cfg: 'Config') -> None:

@@ -98,7 +98,7 @@ def convert_file(src: str, dst: str, families: Optional[Iterable[Family]] = None
     checkpoint['meta'].update(converted_from_sha256=sha256, converted_from_md5=md5, mmrev_version=__version__)
     partial = f'{dst}.{os.getpid()}.partial'
     try:
-        with phase(f'writing `{dst}`', 'Free space, or make the folder writable', status=1):
+        with phase(f'writing `{dst}`', 'Free space, or make the folder writable'):
             torch.save(checkpoint, partial)
             os.replace(partial, dst)
     finally:

@@ -41,9 +41,11 @@ def publish(checkpoint: str, out: Optional[str] = None) -> str:
         if not holds_numbers(value, value):
             raise no_numbers(checkpoint, name, value)
     target = Path(out or checkpoint)
-    if not target.parent.is_dir():
+    if os.path.isdir(target):
+        raise ProblemError(f'`{target}` is a folder', 'Name the file to write in it')
+    if not os.path.isdir(target.parent):
         raise ProblemError(f'folder `{target.parent}` does not exist', 'Create it, or choose another one')
-    with phase(f'writing next to `{target}`', 'Free space, or make the folder writable', status=1), \
+    with phase(f'writing next to `{target}`', 'Free space, or make the folder writable'), \
             tempfile.TemporaryDirectory(dir=target.parent) as folder:
         partial = os.path.join(folder, 'weights.pth')  # the file contains this name
         torch.save(dict(state_dict=weights, meta=_meta(content)), partial)

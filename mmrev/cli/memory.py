@@ -28,6 +28,6 @@ def memory(args: argparse.Namespace) -> None:
     cfg = load_config(args)
     from mmrev.apis.modes import use_mixed_precision
     from mmrev.memory.command import run
-    if args.amp or 'Amp' in str((cfg.get('optim_wrapper') or {}).get('type')):
+    if args.amp or 'Amp' in str(cfg.get('optim_wrapper')):
         use_mixed_precision(cfg)
     run(cfg, args, use_mixed_precision)

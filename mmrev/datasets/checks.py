@@ -14,15 +14,15 @@ from PIL import Image
 from mmrev.problems import Problem, ProblemError
 
 _SECONDS = 1.  # for which the files of a data set are looked at
+_NO_CLASS = ('.', '__MACOSX')  # beginnings of names of folders that systems make
 _GEOMETRY = re.compile('Resize|Crop|Flip|Rotate|Affine|Shear|Translate|^Expand$|^Pad$')
 
 
 def check_folders(name: str, dataset: Any) -> None:
-    """Require that the folders of classes are visible, and that one with files has an image among them."""
+    """Require that the folders of classes are visible, and that each with files, in training each, has an image."""
     for folder in getattr(dataset, 'folder_to_idx', None) or ():
-        if folder.startswith(('.', '__MACOSX')):
-            raise ProblemError(f'{name}_dataloader has the folder `{folder}`, which would be a class of its own',
-                               f'Remove or move it: each folder in `{dataset.img_prefix}` is a class')
+        if folder.startswith(_NO_CLASS):
+            raise ProblemError(*_no_class(folder, dataset.img_prefix, f'{name}_dataloader'))
         place = osp.join(dataset.img_prefix, folder)
         other = ''
         for file in (file for _, _, files in os.walk(place, followlinks=True) for file in files):
@@ -35,6 +35,15 @@ def check_folders(name: str, dataset: Any) -> None:
                                    f'`{osp.join(place, other)}`, but no image', 'Names of images end in '
                                    f'{", ".join(sorted(dataset.extensions))}: rename them, or set '
                                    f'{name}_dataloader.dataset.extensions')
+            if name == 'train':
+                raise ProblemError(f'the class `{folder}` of {name}_dataloader has no image',
+                                   f'Put its images into `{place}`, or delete the folder here and in the other data '
+                                   'sets')
+
+
+def _no_class(name: str, folder: str, path: str) -> Tuple[str, str]:
+    return (f'{path} has the folder `{name}`, which would be a class of its own',
+            f'Delete `{osp.join(folder, name)}`: each folder there is a class')
 
 
 def problems_of_list(built: Any, entry: Dict[str, Any], path: str, file: str) -> Iterator[Problem]:
@@ -61,8 +70,8 @@ def problems_of_list(built: Any, entry: Dict[str, Any], path: str, file: str) ->
                       'class, from 0')
 
 
-def problems_of_suffixes(built: Any, entry: Dict[str, Any], path: str) -> Iterator[Problem]:
-    """Folders of a data set for segmentation that have no file with its suffix of images or of masks.
+def problems_of_folders(built: Any, entry: Dict[str, Any], path: str) -> Iterator[Problem]:
+    """Hidden folders of classes; folders for segmentation without a file with the suffix of images or of masks.
 
     Args:
         built: Class of the data set.
@@ -70,6 +79,13 @@ def problems_of_suffixes(built: Any, entry: Dict[str, Any], path: str) -> Iterat
         path: Path of its config, for the message.
     """
     prefixes = entry.get('data_prefix')
+    counts = hasattr(built, '_find_samples') and not entry.get('ann_file')  # a data set of mmpretrain
+    if counts and entry.get('with_label', True):
+        folder = prefixes.get('img_path', '') if isinstance(prefixes, dict) else prefixes or ''
+        folder = osp.join(entry.get('data_root') or '', folder) if isinstance(folder, str) else ''
+        for name in sorted(os.listdir(folder)) if osp.isdir(folder) else ():
+            if name.startswith(_NO_CLASS) and osp.isdir(osp.join(folder, name)):
+                yield Problem(*_no_class(name, folder, path))
     for key, prefix in (('img_suffix', 'img_path'), ('seg_map_suffix', 'seg_map_path')):
         defaults = [inspect.signature(base.__init__).parameters[key].default for base in getattr(built, '__mro__', ())
                     if key in inspect.signature(base.__init__).parameters]
@@ -94,7 +110,8 @@ def problems_of_suffixes(built: Any, entry: Dict[str, Any], path: str) -> Iterat
 def check_files(name: str, dataset: Any, seconds: float = _SECONDS) -> None:
     """Require that images and masks which exist are regular files, and that a mask has the size of its image.
 
-    Reading a pipe would wait forever, and a pipeline resizes a mask together with its image whatever their sizes are.
+    Reading a pipe would wait forever, OpenCV decodes a JPEG that was cut, and a pipeline resizes a mask together with
+    its image whatever their sizes are.
 
     Args:
         name: Split of the data set, for the message.
@@ -109,6 +126,9 @@ def check_files(name: str, dataset: Any, seconds: float = _SECONDS) -> None:
             if osp.exists(file) and not osp.isfile(file):
                 raise ProblemError(f'reading sample {index} of {name}_dataloader: `{file}` is no regular file',
                                    'Fix or remove that sample')
+            if osp.isfile(file) and _is_cut(file):
+                raise ProblemError(f'reading sample {index} of {name}_dataloader: `{file}` is a JPEG without its end, '
+                                   'which OpenCV would fill with gray', 'Copy it again, or remove that sample')
         if osp.isfile(mask) and osp.isfile(image):
             sides, own = _size(image), _size(mask)
             if None not in (sides, own) and sorted(sides) != sorted(own):  # an image may be turned by its EXIF data
@@ -117,17 +137,58 @@ def check_files(name: str, dataset: Any, seconds: float = _SECONDS) -> None:
             break
 
 
+def check_apart(datasets: Dict[str, Any], most: int = 1000) -> None:
+    """Require that no image is a mask, as if its folder had been named twice; of each data set, `most` are compared."""
+    files = {name: [dataset.get_data_info(index) for index in range(min(len(dataset), most))]
+             for name, dataset in datasets.items() if hasattr(dataset, 'get_data_info')}
+    masks = {info.get('seg_map_path') for infos in files.values() for info in infos} - {None}
+    for name, infos in files.items():
+        both = [info['img_path'] for info in infos if info.get('img_path') in masks]
+        if both:
+            raise ProblemError(f'`{both[0]}` is an image of {name}_dataloader, and a mask as well',
+                               f'Fix {name}_dataloader.dataset.data_prefix: img_path and seg_map_path')
+
+
+def _is_cut(file: str) -> bool:
+    """Whether a file is a JPEG without an end in its second half; that of a thumbnail is in the first."""
+    with open(file, 'rb') as stream:
+        if stream.read(2) != b'\xff\xd8':
+            return False
+        stream.seek(osp.getsize(file) // 2)
+        return b'\xff\xd9' not in stream.read()
+
+
 def _size(file: str) -> Optional[Tuple[int, int]]:
     """Width and height from the head of a file, or None if Pillow cannot read it."""
+    most, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None  # nothing is decoded
     try:
         with Image.open(file) as image:
             return image.size
     except Exception:  # any of Pillow's; reading the sample says what is wrong
         return None
+    finally:
+        Image.MAX_IMAGE_PIXELS = most
+
+
+def why_unreadable(file: str) -> str:
+    """Why no image library can decode a file, as far as its size and its first bytes tell."""
+    if not osp.isfile(file):
+        return 'it is no regular file' if osp.exists(file) else 'it does not exist'
+    try:
+        with open(file, 'rb') as stream:
+            begin = stream.read(16)
+    except OSError as error:
+        return str(error.strerror)
+    width, height = _size(file) or (0, 0)
+    if width * height > 2 ** 30:  # the limit of OpenCV
+        return f'its header claims {width}x{height} pixels'
+    return 'it is empty' if not begin else 'it is truncated or damaged' if width else f'it begins with {begin!r}'
 
 
 def is_image(file: str) -> bool:
-    """Whether mmcv or Pillow can decode a file."""
+    """Whether mmcv or Pillow can decode a file; from a device one would read without an end."""
+    if osp.exists(file) and not osp.isfile(file):
+        return False
     try:
         if mmcv.imread(file, 'unchanged') is not None:
             return True
@@ -159,6 +220,33 @@ def check_order(name: str, transforms: Sequence[Any], test_mode: bool) -> None:
         if early and not (test_mode and kind == 'Annotations'):
             raise ProblemError(f'the pipeline of {name}_dataloader has {early} before {steps[place]}, which it would '
                                'not change', f'Move {early} behind {steps[place]}')
+
+
+def check_normalization(name: str, transforms: Sequence[Any], model: Any) -> None:
+    """Require that a pipeline and the data preprocessor normalize images once."""
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    places = ['Normalize of the pipeline' for step in transforms
+              if re.fullmatch('Normalize', type(step).__name__) and _normalizes(step)]
+    places += ['model.data_preprocessor'] * _normalizes(preprocessor)
+    if len(places) > 1:
+        raise ProblemError(f'images of {name}_dataloader would be normalized twice, by {" and ".join(places[:2])}',
+                           'Leave out one of them')
+
+
+def _normalizes(step: Any) -> bool:
+    mean, std = (getattr(step, key, None) for key in ('mean', 'std'))
+    return mean is not None and std is not None and bool(
+        (torch.as_tensor(mean) != 0).any() or (torch.as_tensor(std) != 1).any())
+
+
+def check_normalized_alike(pipelines: Dict[str, Sequence[Any]]) -> None:
+    """Require that the pipelines of all splits normalize images alike."""
+    steps = {name: [repr(step) for step in found if 'Normalize' in repr(step) or 'Albu' in repr(step)]
+             for name, found in pipelines.items()}
+    if len({*map(str, steps.values())}) > 1 and 'Albu' not in str(steps):
+        raise ProblemError('images are normalized in different ways: ' + '; '.join(
+            f'in {name}_dataloader by {", ".join(own) or "no step"}' for name, own in steps.items()),
+            'Give all pipelines the same Normalize, or leave it to model.data_preprocessor')
 
 
 def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:
@@ -284,7 +372,7 @@ def check_boxes(info: Dict[str, Any], sample: Any) -> str:
     if min(width / stated[1], height / stated[0]) > 1.5 and abs(width * stated[0] - height * stated[1]) < width:
         raise ProblemError(f'{what}: it was enlarged, and its boxes were not', 'Enlarge the boxes, or put the original '
                            'image back; if only `width` and `height` are wrong, fix them')
-    return f'{what}: do its boxes fit?'
+    return f'{what}: {"are they swapped?" if stated == (width, height) else "do its boxes fit?"}'
 
 
 def without_objects(name: str, labels: Set[int], model: Any) -> str:

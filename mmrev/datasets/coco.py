@@ -45,19 +45,23 @@ def mislabelled(file: str, numbered: Sequence[str], classes: Sequence[str], path
             return
 
 
-def wrong_entries(file: str, skipped: bool = False, needed: Sequence[str] = ()) -> Iterator[str]:
+def wrong_entries(file: str, skipped: bool = False, needed: Sequence[str] = ()) -> Iterator[Tuple[str, bool]]:
     """Entries of a COCO-format file that mmdet would silently skip or train on: their number, and the first one.
 
     Args:
         file: Its path.
         skipped: Whether wrong annotations will be left out, see `skip_wrong_annotations`; others cannot.
         needed: Keys that each annotation of an object must have, such as ``area``.
+
+    Yields:
+        What is wrong, and whether these annotations could be left out.
     """
     with open(file, encoding='utf-8') as stream:
         content = json.load(stream)
-    yield from counted((*wrong_descriptions(content), *missing_keys(content, needed)) if skipped else (
-        *wrong_descriptions(content), *missing_keys(content, needed),
-        *((what, where) for what, where, _ in wrong_annotations(content))))
+    for what in counted((*wrong_descriptions(content), *missing_keys(content, needed))):
+        yield what, False
+    for what in counted((what, where) for what, where, _ in wrong_annotations(content)) if not skipped else ():
+        yield what, True
 
 
 def missing_keys(content: Any, needed: Sequence[str]) -> Iterator[Tuple[str, str]]:
@@ -125,7 +129,8 @@ def wrong_descriptions(content: Any) -> Iterator[Tuple[str, str]]:
     """What is wrong with images and categories or ids, and where."""
     for part in ('images', 'annotations', 'categories'):
         for key in ('id', 'name') if part == 'categories' else ('id', ):
-            for value, number in Counter(str(entry.get(key)) for entry in _entries(content, part)).items():
+            for value, number in Counter(str(entry.get(key)) for entry in _entries(content, part)
+                                        if key in entry or key == 'id').items():
                 if number > 1:
                     yield f'the same {key} in `{part}`', f'{key} {value}'
         entries = content.get(part) if isinstance(content, dict) else None
@@ -137,9 +142,12 @@ def wrong_descriptions(content: Any) -> Iterator[Tuple[str, str]]:
     for entry in _entries(content, 'annotations'):
         if not isinstance(entry.get('id', 0), (int, float)) or entry.get('id') != entry.get('id'):
             yield 'an id that is not a number', f'annotation {entry["id"]!r}'  # pycocotools computes with it
-    for entry in _entries(content, 'categories'):
-        if not isinstance(entry.get('name', ''), str):
-            yield 'a name that is no text', f'category {entry.get("id")!r}: {entry["name"]!r}'
+    for part, key, other in (('categories', 'name', 'name'), ('images', 'file_name', 'coco_url')):  # LVIS has addresses
+        for entry in _entries(content, part):
+            value = entry.get(key, entry.get(other))
+            if not isinstance(value, str):
+                yield (f'no `{key}`' if value is None else f'a `{key}` that is no text',
+                       f'{"category" if key == "name" else "image"} {entry.get("id")!r}{f": {value!r}"[:60]}')
     yield from corners(content)
     for entry in _entries(content, 'images'):
         sides = [entry.get(side, 1) for side in ('height', 'width')]
@@ -227,6 +235,21 @@ def _is_outside(box: Sequence[float], image: Dict[str, Any]) -> bool:
                for begin, length, side in zip(box, box[2:], sides))
 
 
+def renumber_zero(metric: Any) -> None:
+    """Give annotation 0 in the file of a metric another number.
+
+    pycocotools and lvis store the number of the annotation that a prediction matches, and 0 where it matches none.
+
+    Args:
+        metric: A metric; those without such a file stay as they are.
+    """
+    for index in (getattr(metric, key, None) for key in ('_coco_api', '_lvis_api')):
+        entry = index.anns.get(0) if isinstance(getattr(index, 'anns', None), dict) else None
+        if isinstance(entry, dict):  # of panoptic segmentation it is a list
+            entry['id'] = max(index.anns) + 1
+            index.anns[entry['id']] = index.anns.pop(0)
+
+
 def skip_wrong_annotations() -> None:
     """Make data sets and metrics of this process skip invalid annotations, and log their number."""
     from mmengine.logging import MMLogger
@@ -292,8 +315,8 @@ def problems_of_file(file: str, path: str, where: str, most: float = 0, skip: bo
                       'Copy or download it again, unpack it, or save it as JSON in UTF-8')
     elif is_local(file) and 0 < osp.getsize(file) <= most:
         with phase(f'reading `{file}` ({path}.ann_file)', 'Fix that file'):
-            for what in wrong_entries(file, skip, needed):
-                others = '' if ' with no `' in what else ', or leave wrong annotations out: --skip-wrong-annotations'
+            for what, can_skip in wrong_entries(file, skip, needed):
+                others = ', or leave wrong annotations out: --skip-wrong-annotations' * can_skip
                 yield Problem(f'`{file}` has {what}', f'Fix or remove them{others}')
 
 

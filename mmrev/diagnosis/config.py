@@ -162,7 +162,7 @@ def numbers(plan: Plan) -> Iterator[Problem]:
     for path, value in walk(plan.cfg._cfg_dict, ''):
         ranges = [entry for entry in _RANGES if re.fullmatch(entry[0], path)]
         if isinstance(value, Real):
-            wrong = [words for _, holds, words in ranges if not holds(value)] or ['number'] * math.isnan(value)
+            wrong = [words for _, holds, words in ranges if not holds(value)] or ['number'] * (value != value)
         else:
             wrong = [words for *_, words in ranges if path.startswith('train_cfg.') or isinstance(value, str)]
         if wrong and path not in plan.mistyped:

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, SequentialSampler
 
 from mmrev.apis.entries import walk
-from mmrev.datasets.checks import problems_of_list, problems_of_suffixes
+from mmrev.datasets.checks import problems_of_folders, problems_of_list
 from mmrev.datasets.coco import (NEEDED, category_names, have_nothing_in_common, image_apart, is_local,
                                  mislabelled, needed_keys, problems_of_file)
 from mmrev.datasets.download import problems_of_download
@@ -38,7 +38,7 @@ def files(plan: Plan) -> Iterator[Problem]:
                 _join(root, entry['ann_file']), path, f'{where}.data_root=FOLDER',
                 hasattr(built, 'COCOAPI') * (math.inf if plan.whole else _QUICKLY_READ), plan.skip_wrong,
                 needed_keys(built, entry, plan.cfg.get(path.split('_')[0] + '_evaluator')))
-        yield from problems_of_suffixes(built, entry, path)
+        yield from problems_of_folders(built, entry, path)
         prefixes = entry.get('data_prefix') or {}
         for key, folder in prefixes.items() if isinstance(prefixes, dict) else [('', prefixes)]:
             folder = _join(root, folder) if isinstance(folder, str) else ''

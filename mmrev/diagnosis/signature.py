@@ -9,7 +9,7 @@ import torch
 
 from mmrev.problems import closest
 
-_WITHOUT_TEXT = (int, float, tuple, list, type(None), torch.Tensor)
+_WITHOUT_TEXT = (int, float, tuple, list, dict, type(None), torch.Tensor)
 
 
 def parameters(built: Callable) -> Dict[str, inspect.Parameter]:

@@ -1,5 +1,6 @@
 """Report what a run was doing when an exception ended it."""
 import functools
+import os.path as osp
 from typing import Any, Callable, Iterator
 
 from mmcv.transforms import BaseTransform
@@ -8,7 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop
 
 from mmrev.checkpoints.loaders import UNREACHABLE
-from mmrev.datasets.checks import is_image
+from mmrev.datasets.checks import is_image, why_unreadable
 from mmrev.problems import passed_by, phase
 from mmrev.registry import HOOKS
 
@@ -93,4 +94,7 @@ def _read_sample(dataset: BaseDataset, index: int) -> Any:
             if hasattr(step, 'get_indexes') or hasattr(step, 'get_indices'):
                 fix = 'That step mixes several images: move it to the pipeline of a MultiImageMixDataset'
         with phase(f'reading sample {index} of `{file}`{where}', fix):
+            loads = type(step).__name__ in ('LoadImageFromFile', 'LoadAnnotations')
+            if loads and osp.isfile(file) and not is_image(file):
+                raise ValueError(why_unreadable(file)) from error
             raise error

@@ -1,4 +1,5 @@
 """Run a short validation before training, so that errors in it are found before the first epoch."""
+import copy
 import os.path as osp
 import time
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
@@ -12,11 +13,12 @@ from mmengine.runner import EpochBasedTrainLoop, LogProcessor, TestLoop, ValLoop
 from mmengine.structures import InstanceData
 from torch.utils.data import SequentialSampler
 
-from mmrev.datasets.checks import (check_boxes, check_classes, check_files, check_labels, check_mask, check_order,
-                                   without_objects)
+from mmrev.datasets.checks import (check_apart, check_boxes, check_classes, check_files, check_labels, check_mask,
+                                   check_normalization, check_normalized_alike, check_order, without_objects)
+from mmrev.datasets.coco import renumber_zero
 from mmrev.problems import ProblemError, closest, phase
 from mmrev.registry import HOOKS
-from mmrev.side_effects import random_states_kept, try_writing, unnoticed
+from mmrev.side_effects import random_states_kept, try_writing, try_writing_to, unnoticed
 
 from .sanity_checks import check_fields, check_metrics, check_sliding, of_another_host
 
@@ -35,6 +37,11 @@ class SanityHook(Hook):
     """
 
     priority = 'LOWEST'
+    _trained: Sequence[str] = ()  # the classes of the checkpoint, in their order
+
+    def after_load_checkpoint(self, runner, checkpoint) -> None:
+        """Remember the classes of the training."""
+        self._trained = ((checkpoint.get('meta') or {}).get('dataset_meta') or {}).get('classes') or ()
 
     def before_train(self, runner) -> None:
         """Run the checks."""
@@ -49,7 +56,11 @@ class SanityHook(Hook):
         check_hooks(runner)
         check_sliding(runner.model)
         with unnoticed():
-            check_classes({name: loop.dataloader.dataset for name, loop in _loops(runner)}, runner.model)
+            datasets = {name: loop.dataloader.dataset for name, loop in _loops(runner)}
+            check_classes(datasets, runner.model)
+            check_apart(datasets)
+            check_normalized_alike({name: [step for _, steps in _pipelines(dataset) for step in steps]
+                                    for name, dataset in datasets.items()})
             warnings = [line for name, loop in _loops(runner) for line in _read(name, loop.dataloader, runner.model)]
             if isinstance(runner._val_loop, ValLoop):
                 check_metrics(runner.val_loop.evaluator, runner.model)
@@ -67,9 +78,21 @@ class SanityHook(Hook):
             check_outputs(runner.test_loop.evaluator)
             check_sliding(runner.model)
             with unnoticed():
+                datasets = dict(test=runner.test_loop.dataloader.dataset)
+                check_classes(datasets, runner.model)
+                check_trained(datasets['test'], self._trained)
+                check_apart(datasets)
                 warnings = _read('test', runner.test_loop.dataloader, runner.model)
             for line in warnings:
                 runner.logger.warning(line)
+
+
+def check_trained(dataset: Any, trained: Sequence[str]) -> None:
+    """Require that a data set numbers the classes of a training as that did."""
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+    if list(classes) != list(trained) and sorted(map(str, classes)) == sorted(map(str, trained)):
+        raise ProblemError('the classes of test_dataloader have another order than those of the checkpoint',
+                           f'Set metainfo=dict(classes={tuple(trained)!r}) for the data set')
 
 
 def check_sampler(loader: Any, split: str) -> None:
@@ -90,12 +113,15 @@ def check_sampler(loader: Any, split: str) -> None:
 
 
 def check_outputs(evaluator: Any) -> None:
-    """Require that metrics can write the files that they are to write, which they do after the last batch."""
+    """Require that metrics can write their files, which they do after the last batch; renumber annotation 0 of COCO."""
     for metric in evaluator.metrics:
-        prefix = getattr(metric, 'outfile_prefix', None)
-        if isinstance(prefix, str) and '://' not in prefix:
-            with phase(f'writing `{prefix}` of {type(metric).__name__}', 'Fix its `outfile_prefix`'):
-                try_writing(osp.dirname(prefix))
+        renumber_zero(metric)
+        for key, try_it in (('outfile_prefix', lambda file: try_writing(osp.dirname(file))),
+                            ('out_file_path', try_writing_to)):
+            file = getattr(metric, key, None)
+            if isinstance(file, str) and '://' not in file:
+                with phase(f'writing `{file}` of {type(metric).__name__}', f'Fix its `{key}`'):
+                    try_it(file)
 
 
 def check_log(runner) -> None:
@@ -108,7 +134,7 @@ def check_log(runner) -> None:
 
 
 def check_hooks(runner) -> None:
-    """Require a validation for what monitors one, and at most one average of the weights."""
+    """Require a validation for what monitors one, at most one average of the weights, and weights to publish."""
     if isinstance(runner._val_loop, TestLoop):
         raise ProblemError('`val_cfg.type` is TestLoop, which tests', 'Leave it out, or write ValLoop')
     if sum(isinstance(hook, EMAHook) for hook in runner.hooks) > 1:
@@ -121,6 +147,9 @@ def check_hooks(runner) -> None:
         if type(hook).__name__.endswith('VisualizationHook') and not getattr(hook, 'interval', 1) > 0:
             raise ProblemError(f'`interval` of {type(hook).__name__} is {hook.interval}', 'Set it to a number from 1 '
                                'in default_hooks.visualization')
+        if getattr(hook, 'published_keys', None) and 'state_dict' not in hook.published_keys:
+            raise ProblemError(f'`published_keys` of {type(hook).__name__} is {hook.published_keys}, which lacks the '
+                               'weights', "Add 'state_dict' to it")
     schedules = runner.param_schedulers
     for watcher in [*runner.hooks, *(schedules if isinstance(schedules, list) else ())]:
         watched = getattr(watcher, 'save_best', None) or getattr(watcher, 'monitor', None)
@@ -152,9 +181,10 @@ def _read(name: str, loader: Any, model: Any) -> List[str]:
     check_files(name, dataset)
     for inner, steps in _pipelines(dataset):
         check_order(name, steps, getattr(inner, 'test_mode', False))
+        check_normalization(name, steps, model)
     if any(hasattr(step, 'results_cache') for _, steps in _pipelines(dataset) for step in steps):
         return []  # a transform would cache these samples
-    begin, other, labels, read = time.monotonic(), '', set(), set()
+    begin, other, labels, read, smallest = time.monotonic(), '', set(), set(), None
     with phase(f'reading the first batch of {name}_dataloader'):
         samples = [dataset[index] for index in range(min(loader.batch_size or 1, len(dataset)))]
         check_fields(name, samples[0], model)
@@ -168,10 +198,40 @@ def _read(name: str, loader: Any, model: Any) -> List[str]:
             check_labels(f'sample {index} of {name}_dataloader', sample, model)
             info = dataset.get_data_info(int(index)) if hasattr(dataset, 'get_data_info') else {}
             other = other or check_boxes(info, sample)
+            smallest = sample if smallest is None or _pixels(sample) < _pixels(smallest) else smallest
+    if name == 'train' and smallest is not None and hasattr(model, 'data_preprocessor'):
+        check_last_batch(loader, smallest, model)
     useless = without_objects(name, labels, model)
     if 'ignored' in useless and len(read) == len(dataset):
         raise ProblemError(useless, 'Write the numbers of the classes into the masks')
     return list(filter(None, (other, useless)))
+
+
+def _pixels(sample: Any) -> int:
+    """The number of values of an image."""
+    return getattr(sample.get('inputs') if isinstance(sample, dict) else None, 'numel', int)()
+
+
+@torch.no_grad()
+def check_last_batch(loader: Any, sample: Any, model: Any) -> None:
+    """Require that batch norm can normalize the last batch of an epoch, if that is this sample alone."""
+    batches = loader.batch_sampler
+    sampler, size = getattr(batches, 'sampler', ()), getattr(batches, 'batch_size', 1)
+    if (size == 1 or len(sampler) % size != 1 or getattr(batches, 'drop_last', False) or get_world_size() > 1
+            or 'Infinite' in type(sampler).__name__):
+        return
+    before = copy.deepcopy(dict(model.named_buffers()))
+    model.train()
+    try:
+        model._run_forward(model.data_preprocessor(loader.collate_fn([sample]), True), mode='loss')
+    except Exception as error:  # the first iteration would raise the others
+        if 'Expected more than 1 value per channel' in str(error):
+            raise ProblemError(f'{len(sampler)} samples in batches of {size} leave a single one for the last '
+                               'batch, and batch norm needs several values',
+                               'Set train_dataloader.drop_last=True, or another batch_size') from error
+    finally:
+        for name, buffer in model.named_buffers():
+            buffer.copy_(before.get(name, buffer))
 
 
 def _pipelines(dataset: Any) -> Iterator[Tuple[Any, Sequence[Any]]]:

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 from mmrev.problems import ProblemError, phase
+from mmrev.side_effects import try_writing_to
 
 from .forecast import Forecast, Forecaster, describe
 from .report import as_data, as_text, draw, mib, parse_bytes, write_json
@@ -32,6 +33,9 @@ def run(cfg: Config, args: argparse.Namespace, use_mixed_precision: Callable[[Co
         raise ProblemError('--image, --batch, --depth and --processes must be above 0', 'Fix them')
     if args.objects < 0:
         raise ProblemError(f'--objects must be at least 0, got {args.objects}', 'Fix it')
+    for file in filter(None, (args.json, args.picture)):
+        with phase(f'writing `{file}`', 'Name another file'):
+            try_writing_to(file)
     batch = _batch(cfg, args)
     forecaster = Forecaster(cfg, args.processes)
     with phase(f'a step with {batch.images} images of {batch.height}x{batch.width}', 'Choose a smaller batch'):

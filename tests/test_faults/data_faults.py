@@ -128,6 +128,7 @@ KINDS: Dict[str, Callable[[Path], Any]] = {
     'grey with alpha': pil(lambda image: image.convert('LA')),
     'CMYK in a jpeg': pil(lambda image: image.convert('CMYK'), 'JPEG'),
     'a jpeg': pil(lambda image: image, 'JPEG'),
+    'a jpeg without its end': lambda file: (KINDS['a jpeg'](file), file.write_bytes(file.read_bytes()[:-40])),
     'a gif': pil(lambda image: image.convert('P'), 'GIF'),
     'a moving gif': lambda file: Image.open(file).copy().save(file, 'GIF', save_all=True, append_images=[
         Image.new('RGB', (32, 32))]),
@@ -288,6 +289,7 @@ def of_annotations() -> Iterator[Fault]:
             str(one['id']): one for one in content['annotations']}),
         'images as a dict': lambda content: content.update(images={str(one['id']): one for one in content['images']}),
         'annotations of results': lambda content: content['annotations'],
+        'ids from 0': each('annotations', lambda one: one.update(id=one['id'] - 1)),
         'keypoints': first(keypoints=[1, 2, 2], num_keypoints=1),
         'panoptic': lambda content: content.update(annotations=[dict(
             image_id=one['id'], file_name=one['file_name'], segments_info=[dict(
@@ -329,6 +331,21 @@ def _compressed() -> str:
     one = np.zeros((32, 32), np.uint8, order='F')
     one[4:9, 4:9] = 1
     return mask.encode(one)['counts'].decode()
+
+
+def of_sides() -> Iterator[Fault]:
+    """Images of 64x40 pixels whose annotations say 40x64."""
+    def turned(width):
+        def change(folder: Path) -> None:
+            for file in (folder / 'data/images').glob('*.png'):
+                sized(64, 40)(file)
+            annotated(each('images', lambda one: one.update(width=40, height=64)))(folder)
+            annotated(each('annotations', lambda one: one.update(bbox=[1, 1, width, 50 if width < 30 else 10])))(folder)
+        return change
+
+    yield Fault('sides swapped, boxes in both', DET, break_files=turned(30))
+    yield Fault('sides swapped, boxes in the image alone', DET, break_files=turned(60))
+    yield Fault('sides swapped, boxes beyond the image', DET, break_files=turned(20))
 
 
 def of_evaluators() -> Iterator[Fault]:
@@ -436,6 +453,13 @@ def of_folders() -> Iterator[Fault]:
             data / '0/0.png').unlink()),
     }.items():
         yield Fault(f'folders: {name}', CLS, break_files=change(do))
+    for name in ('.ipynb_checkpoints', '__MACOSX'):
+        yield Fault(f'folders: {name} beside named classes', CLS, both(*(
+            set_(f'{split}_dataloader.dataset.metainfo', dict(classes=('0', '1'))) for split in ('train', 'val'))),
+            lambda folder, name=name: (folder / 'data' / name).mkdir())
+    yield Fault('folders: one empty, with a class', CLS, both(
+        set_('model.head.num_classes', 3), set_('model.data_preprocessor.num_classes', 3)),
+        lambda folder: (folder / 'data/2').mkdir())
     lists = {
         'good': '0/0.png 0\n1/0.png 1\n0/1.png 0\n1/1.png 1\n', 'a label too large': '0/0.png 0\n1/0.png 7\n',
         'a negative label': '0/0.png 0\n1/0.png -1\n', 'names': '0/0.png dark\n1/0.png bright\n',
@@ -575,6 +599,20 @@ def of_pipelines() -> Iterator[Fault]:
                     steps = cfg[f'{split}_dataloader']['dataset']['pipeline']
                     steps[one], steps[other] = steps[other], steps[one]
                 yield Fault(f'{base}: {split} steps {one} and {other} swapped', base, swap)
+    normalize = dict(type='Normalize', mean=[100.] * 3, std=[50.] * 3)
+    in_both = both(insert('train', 1, normalize), insert('val', 1, normalize))
+    for base in (DET, CLS, SEG):
+        yield Fault(f'{base}: normalized twice', base, in_both)
+    elsewhere = set_('model.data_preprocessor', dict(num_classes=2))
+    yield Fault('cls: normalized in training alone', CLS, both(elsewhere, insert('train', 1, normalize)))
+    yield Fault('cls: normalized in the pipelines', CLS, both(elsewhere, in_both))
+    yield Fault('cls: nothing to publish', CLS, set_('default_hooks.checkpoint', dict(
+        type='CheckpointHook', published_keys=['nope'])))
+    yield Fault('seg: one tiny image in the last batch', SEG, set_('train_dataloader.batch_size', 3), lambda folder: [
+        sized(8, 8)(file) for file in folder.rglob('*.png')])
+    yield Fault('seg: one tiny image left, which is dropped', SEG, both(
+        set_('train_dataloader.batch_size', 3), set_('train_dataloader.drop_last', True)), lambda folder: [
+            sized(8, 8)(file) for file in folder.rglob('*.png')])
     for base, path, values in (
             (DET, 'train_dataloader.batch_size', (5, 1000)), (CLS, 'train_dataloader.batch_size', (9, 1000)),
             (SEG, 'train_dataloader.batch_size', (5, 1, 1000)), (SEG, 'val_dataloader.batch_size', (2, 1000)),
@@ -591,7 +629,7 @@ def of_pipelines() -> Iterator[Fault]:
             (SEG, 'model.test_cfg', (dict(mode='slide'), dict(mode='x'), dict(mode='slide', crop_size=(64, 64), stride=(
                 0, 0)), dict(mode='slide', crop_size=(32, 32), stride=(16, 16)))),
             (DET, 'train_dataloader.dataset.filter_cfg', (dict(filter_empty_gt=True, min_size=32), dict(
-                min_size=99), dict(min_size='x'))),
+                min_size=99), dict(min_size='x'), 'all', ['all'])),
             (CLS, 'val_evaluator.topk', ((1, 2), (1, 5))),
             (CLS, 'model.head.loss', (dict(type='LabelSmoothLoss', label_smooth_val=2.), dict(
                 type='CrossEntropyLoss', use_sigmoid=True), dict(type='CrossEntropyLoss', class_weight=[1., 1., 1.]),
@@ -604,5 +642,5 @@ def of_pipelines() -> Iterator[Fault]:
 
 def faults() -> List[Fault]:
     """All of them."""
-    classes = (of_images, of_annotations, of_evaluators, of_files, of_folders, of_pipelines)
+    classes = (of_images, of_annotations, of_sides, of_evaluators, of_files, of_folders, of_pipelines)
     return [fault for make in classes for fault in make()]

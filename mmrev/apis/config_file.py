@@ -1,0 +1,79 @@
+"""Whether the files of a config can be parsed, before mmengine runs them; mmengine names neither file nor line."""
+import ast
+import json
+import os.path as osp
+from pathlib import Path
+from typing import Any, List, Sequence
+
+from mmrev.problems import ProblemError, closest, one_line
+
+
+def parsed(file: str, heirs: Sequence[str] = ()) -> List[str]:
+    """Parse a config and its bases.
+
+    Args:
+        file: Its path.
+        heirs: Absolute paths of the configs that inherit it, the first one first.
+
+    Returns:
+        The absolute paths of all these files.
+
+    Raises:
+        ProblemError: If a file does not exist, is not valid Python, JSON or YAML in UTF-8, or inherits itself; or if
+            YAML would run code.
+    """
+    path, shown = osp.abspath(file), osp.relpath(file)
+    if not osp.isfile(path):
+        near = closest(osp.basename(path), [other.name for other in Path(path).parent.glob('*.py')])
+        raise ProblemError(f'`{shown}`, a `_base_` of `{osp.relpath(heirs[-1])}`, does not exist',
+                           near or 'Bases are relative to the config that inherits them, or SCOPE::FOLDER/NAME.py')
+    if path in heirs:
+        circle = ' -> '.join(map(osp.relpath, (*heirs[heirs.index(path):], path)))
+        raise ProblemError(f'configs inherit each other in a circle: {circle}', 'Remove one of these `_base_`')
+    found, bases = [path], _bases(path, shown)
+    bases = [bases] if isinstance(bases, str) else bases
+    if not isinstance(bases, (list, tuple)) or not all(isinstance(base, str) and base for base in bases):
+        raise ProblemError(f'`_base_` of `{shown}` is {bases!r}', 'Name a config, or a list of configs')
+    for base in bases:
+        if '::' not in base and '{{' not in base:  # of a package, or a variable of mmengine
+            found += parsed(osp.join(osp.dirname(path), base), (*heirs, path))
+    return found
+
+
+def _bases(path: str, shown: str) -> Any:
+    """The `_base_` of a config; () if it has none, or computes it."""
+    try:
+        with open(path, encoding='utf-8') as stream:
+            text = stream.read()
+        if path.endswith('.py'):
+            assigned = {ast.unparse(node.targets[0]): node.value for node in ast.parse(text).body
+                        if isinstance(node, ast.Assign)}
+            return ast.literal_eval(assigned['_base_']) if _is_literal(assigned.get('_base_')) else ()
+        content = _loaded(path, text)
+    except UnicodeDecodeError as error:
+        raise ProblemError(f'`{shown}` is no text in UTF-8: byte {error.start} is {error.object[error.start]:#x}',
+                           'Save it in UTF-8') from error
+    except SyntaxError as error:
+        line = f', line {error.lineno}: {error.msg}: `{(error.text or "").strip()[:80]}`'
+        raise ProblemError(f'`{shown}`{line if error.lineno else f": {error.msg}"}',
+                           'Save it in UTF-8 without a byte order mark' if text[:1] == '\ufeff' else 'Fix that line'
+                           ) from error
+    except Exception as error:  # of a parser
+        raise ProblemError(f'`{shown}` cannot be parsed: {one_line(error)}', 'Fix it') from error
+    if not isinstance(content, dict):
+        raise ProblemError(f'`{shown}` holds {str(content)[:60]!r}, not a dict of sections', 'Fix it')
+    return content.get('_base_', ())
+
+
+def _is_literal(node: Any) -> bool:
+    return node is not None and all(isinstance(part, (ast.Constant, ast.List, ast.Tuple, ast.Dict, ast.expr_context))
+                                    for part in ast.walk(node))
+
+
+def _loaded(path: str, text: str) -> Any:
+    import yaml
+    if path.endswith('.json'):
+        return json.loads(text)
+    if path.endswith(('.yaml', '.yml')):
+        return yaml.load(text, Loader=yaml.FullLoader)  # which constructs tuples, and runs nothing
+    raise ValueError('names of configs end in .py, .json, .yaml or .yml')

@@ -1,0 +1,42 @@
+"""The files of a config are parsed before mmengine runs them."""
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+import mmrev
+from mmrev.apis.config_file import parsed
+from mmrev.problems import ProblemError
+
+
+def test_a_config_and_its_bases_are_found(tmp_path, monkeypatch):
+    (tmp_path / 'bases').mkdir()
+    (tmp_path / 'bases/a.py').write_text("_base_ = 'b.json'\n")
+    (tmp_path / 'bases/b.json').write_text('{"a": 1}')
+    (tmp_path / 'config.py').write_text("_base_ = ['bases/a.py', 'mmdet::_base_/default_runtime.py']\n")
+    monkeypatch.chdir(tmp_path)
+    assert [Path(file).name for file in parsed('config.py')] == ['config.py', 'a.py', 'b.json']
+
+
+@pytest.mark.parametrize('text', ["name = 'x'\n_base_ = f'{name}.py'\n", "_base_ = ['a'][1:]\n", 'model = None\n'])
+def test_bases_that_are_computed_are_left_to_mmengine(text, tmp_path):
+    (tmp_path / 'config.py').write_text(text)
+    assert len(parsed(str(tmp_path / 'config.py'))) == 1
+
+
+def test_tuples_of_a_dumped_config_can_be_read_again(tmp_path):
+    file = str(tmp_path / 'config.yaml')
+    Config(dict(a=(1, 2))).dump(file)
+    assert parsed(file) == [file] and Config.fromfile(file).a == (1, 2)
+
+
+def test_all_configs_of_the_package_can_be_parsed():
+    files = [str(file) for file in (Path(mmrev.__file__).parents[1] / 'configs').rglob('*.py')]
+    assert len(files) > 50 and all(file in parsed(file) for file in files)
+
+
+def test_yaml_runs_nothing(tmp_path):
+    (tmp_path / 'config.yaml').write_text(f'a: !!python/object/apply:os.mkdir ["{tmp_path}/made"]\n')
+    with pytest.raises(ProblemError, match='cannot be parsed'):
+        parsed(str(tmp_path / 'config.yaml'))
+    assert not (tmp_path / 'made').exists()
