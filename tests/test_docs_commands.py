@@ -238,6 +238,7 @@ def small_classifier(cfg):
     """Options: RevBiFPN-S0 in place of larger ones, the classes of the record that has InPlace-ABN's names."""
     if cfg.model.backbone.type == 'mmrev.IABNResNet' and cfg.model.backbone.depth == 50:
         yield 'model.head.num_classes=100'
+        yield 'test_dataloader.dataset.metainfo.classes=' + ','.join(f'class{i}' for i in range(100))
     if cfg.model.backbone.get('arch') == 's3':
         yield from ('model.backbone.arch=s0', 'model.neck.in_channels=48,64,80,160',
                     'model.neck.out_channels=48,64,128,320', 'model.head.in_channels=48,64,128,320',

@@ -284,7 +284,8 @@ def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:
         if wanted not in (None, len(classes)):
             raise ProblemError(f'model.head has num_classes={wanted}, {name}_dataloader has {len(classes)} classes: '
                                f'{", ".join(map(str, classes[:3]))}{", ..." * (len(classes) > 3)}',
-                               f'Add the missing folders, or set model.head.num_classes={len(classes)}')
+                               ('Add the missing folders, or set ' if len(classes) < wanted else 'Set ') +
+                               f'model.head.num_classes={len(classes)}')
         most, unlabelled = _most_classes(getattr(model, 'decode_head', None)), getattr(dataset, 'reduce_zero_label', 0)
         if most is not None and most < len(classes) - bool(unlabelled):
             raise ProblemError(f'model.decode_head has num_classes={most}, {name}_dataloader has {len(classes)} '

@@ -80,7 +80,7 @@ def test_images_that_cannot_be_read_are_named_after_the_others_have_been_predict
                                 cwd=tmp_path, output=output)
     assert status == 1
     assert said(errors)[0].endswith('error: 2 of 5 images cannot be read or predicted: `images/2.png`, `images/4.png`; '
-                                    'first: Failed to read image images/2.png.')
+                                    'of the first one, it begins with b\'no image\'')
     predicted = re.findall(r'^images/(\d).png: ', (tmp_path / 'output').read_text(), re.MULTILINE)
     assert predicted == ['1', '3', '5']
 

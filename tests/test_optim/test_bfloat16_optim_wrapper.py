@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmcv.ops import RoIAlign
+from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS
@@ -109,7 +110,7 @@ def test_a_reversible_backbone_is_as_near_to_float32_as_plain_autograd():
 
 def test_a_model_that_has_no_bfloat16_kernels_is_refused():
     def train(model):
-        with running(SimpleNamespace(hooks=[], cfg={})), bfloat16(model):
+        with running(SimpleNamespace(hooks=[], cfg=Config())), bfloat16(model):
             model(torch.rand(1, 3, 8, 8))
 
     train(Detector())

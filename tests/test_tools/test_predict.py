@@ -105,7 +105,7 @@ def test_what_cannot_be_predicted_is_named(classifier, toy, tmp_path):
     shutil.copy(folder / 'images/a/0.png', tmp_path / '0.png')
     for inputs, status, reason in [
             (['empty'], 2, 'there is no image in empty'), (['nowhere'], 2, '`nowhere` does not exist'),
-            (['broken.png'], 1, '1 of 1 images cannot be read or predicted: `broken.png`'),
+            (['broken.png'], 2, '1 of 1 images cannot be read or predicted: `broken.png`'),
             (['0.png', folder / 'images/b/0.png'], 2, 'would be drawn to the same file'),
             (['0.png', '--out-dir', '.'], 2, '`0.png` is one of the images, and would be overwritten')]:
         ended, errors = forked('predict', config, weights, *inputs, cwd=tmp_path)
