@@ -7,6 +7,14 @@ from typing import Any, List, Sequence
 
 from mmrev.problems import ProblemError, closest, one_line
 
+# What the runner of MMCV 1 read, and what MMEngine reads in its place.
+_OF_MMCV_1 = dict(
+    checkpoint_config='default_hooks.checkpoint', data='train_dataloader, val_dataloader and test_dataloader',
+    evaluation='val_evaluator', log_config='default_hooks.logger', lr_config='param_scheduler',
+    optimizer='optim_wrapper.optimizer', optimizer_config='optim_wrapper', runner='train_cfg',
+    samples_per_gpu='train_dataloader.batch_size', total_epochs='train_cfg.max_epochs',
+    workers_per_gpu='train_dataloader.num_workers')
+
 
 def parsed(file: str, heirs: Sequence[str] = ()) -> List[str]:
     """Parse a config and its bases.
@@ -20,7 +28,7 @@ def parsed(file: str, heirs: Sequence[str] = ()) -> List[str]:
 
     Raises:
         ProblemError: If a file does not exist, is not valid Python, JSON or YAML in UTF-8, or inherits itself; or if
-            YAML would run code.
+            YAML would run code, or the first file sets what only MMCV 1 read.
     """
     path, shown = osp.abspath(file), osp.relpath(file)
     if not osp.isfile(path):
@@ -30,7 +38,7 @@ def parsed(file: str, heirs: Sequence[str] = ()) -> List[str]:
     if path in heirs:
         circle = ' -> '.join(map(osp.relpath, (*heirs[heirs.index(path):], path)))
         raise ProblemError(f'configs inherit each other in a circle: {circle}', 'Remove one of these `_base_`')
-    found, bases = [path], _bases(path, shown)
+    found, bases = [path], _bases(path, shown, not heirs)
     bases = [bases] if isinstance(bases, str) else bases
     if not isinstance(bases, (list, tuple)) or not all(isinstance(base, str) and base for base in bases):
         raise ProblemError(f'`_base_` of `{shown}` is {bases!r}', 'Name a config, or a list of configs')
@@ -40,7 +48,7 @@ def parsed(file: str, heirs: Sequence[str] = ()) -> List[str]:
     return found
 
 
-def _bases(path: str, shown: str) -> Any:
+def _bases(path: str, shown: str, first: bool) -> Any:
     """The `_base_` of a config; () if it has none, or computes it."""
     try:
         with open(path, encoding='utf-8') as stream:
@@ -48,8 +56,12 @@ def _bases(path: str, shown: str) -> Any:
         if path.endswith('.py'):
             assigned = {ast.unparse(node.targets[0]): node.value for node in ast.parse(text).body
                         if isinstance(node, ast.Assign)}
+            if first:
+                _refuse_mmcv_1(text, [*assigned], shown)
             return ast.literal_eval(assigned['_base_']) if _is_literal(assigned.get('_base_')) else ()
         content = _loaded(path, text)
+    except ProblemError:
+        raise
     except UnicodeDecodeError as error:
         raise ProblemError(f'`{shown}` is no text in UTF-8: byte {error.start} is {error.object[error.start]:#x}',
                            'Save it in UTF-8') from error
@@ -63,6 +75,17 @@ def _bases(path: str, shown: str) -> Any:
     if not isinstance(content, dict):
         raise ProblemError(f'`{shown}` holds {str(content)[:60]!r}, not a dict of sections', 'Fix it')
     return content.get('_base_', ())
+
+
+def _refuse_mmcv_1(text: str, assigned: Sequence[str], shown: str) -> None:
+    """Refuse keys that only MMCV 1 read, unless they are variables, also those of a config that mmengine wrote."""
+    if '_base_' not in assigned and list(assigned) == sorted(assigned):
+        return  # mmengine sorts keys, and keeps the variables of bases
+    used = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name) and isinstance(
+        node.ctx, ast.Load)}
+    for key in sorted({*assigned} & {*_OF_MMCV_1} - used):
+        raise ProblemError(f'`{key}` in `{shown}` is read by nothing: MMCV 1 did',
+                           f'Set {_OF_MMCV_1[key]} instead, and leave it out')
 
 
 def _is_literal(node: Any) -> bool:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
 
 _LOCK = '.lock'
+_REWRITTEN = '.py', '.json', '.yaml'  # the config of a run, and its plan
 _LOGS = re.compile(r'\d{8}_\d{6}|[^.].*\.py')  # what a run writes before it begins
 _WRITTEN = re.compile(r'(epoch_\d+|iter_\d+|best_.*|interrupted)\.pth$')
 
@@ -112,7 +113,7 @@ def reserved(work_dir: str, resume: bool, overwrite: bool) -> Iterator[List[Path
 
 @contextlib.contextmanager
 def without_traces(work_dir: str) -> Iterator[None]:
-    """Create a work dir; if the command fails before the run begins, delete everything that it wrote."""
+    """Create a work dir; if the command fails before the run begins, it is as before: what was written is deleted."""
     if os.environ.get('RANK', '0') != '0':
         yield
         return
@@ -120,7 +121,8 @@ def without_traces(work_dir: str) -> Iterator[None]:
     with phase(f'making the work dir `{work_dir}`', 'Name another one: --work-dir FOLDER'):
         made = [path for path in (folder, *folder.parents) if not path.exists()]
         folder.mkdir(parents=True, exist_ok=True)
-        before = {path.name for path in folder.iterdir()}
+        before = {path.name: path.read_bytes() if path.is_file() and path.suffix in _REWRITTEN else b''
+                  for path in folder.iterdir()}
     try:
         yield
     except ProblemError as error:
@@ -130,6 +132,8 @@ def without_traces(work_dir: str) -> Iterator[None]:
                     shutil.rmtree(path, ignore_errors=True)
                 elif path.name not in before and (path.name == _LOCK or _LOGS.fullmatch(path.name)):
                     path.unlink()
+                elif before.get(path.name) and path.read_bytes() != before[path.name]:
+                    path.write_bytes(before[path.name])
             with contextlib.suppress(OSError):  # it contains other files
                 for path in made:
                     path.rmdir()

@@ -205,7 +205,7 @@ def _misfit(where: str, mask: str, own: Sequence[int], sides: Sequence[int]) -> 
                         'Give the mask the size of its image, pixel by pixel')
 
 
-def check_order(name: str, transforms: Sequence[Any], test_mode: bool) -> None:
+def check_order(name: str, transforms: Sequence[Any]) -> None:
     """Require that a pipeline resizes an image after loading it, in training its annotations too, and packs last."""
     steps = [type(step).__name__ for step in transforms]
     packs = next((i for i, step in enumerate(steps) if re.match('Pack', step)), len(steps))
@@ -217,7 +217,7 @@ def check_order(name: str, transforms: Sequence[Any], test_mode: bool) -> None:
              for kind in (r'\w*Image', 'Annotations')}
     for kind, place in loads.items():
         early = next((step for step in steps[:place] if _GEOMETRY.search(step)), '') if place is not None else ''
-        if early and not (test_mode and kind == 'Annotations'):
+        if early and (name == 'train' or kind != 'Annotations'):  # masks are compared in their own size
             raise ProblemError(f'the pipeline of {name}_dataloader has {early} before {steps[place]}, which it would '
                                'not change', f'Move {early} behind {steps[place]}')
 
@@ -290,6 +290,11 @@ def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:
         if most is not None and most < len(classes) - bool(unlabelled):
             raise ProblemError(f'model.decode_head has num_classes={most}, {name}_dataloader has {len(classes)} '
                                'classes', f'Set model.decode_head.num_classes={len(classes)}')
+        others = getattr(model, 'auxiliary_head', None)
+        others = others if isinstance(others, torch.nn.ModuleList) else [others]
+        if most is not None and most > len(classes) and len(classes) in map(_most_classes, others):
+            raise ProblemError(f'model.decode_head has num_classes={most}; {name}_dataloader and model.auxiliary_head '
+                               f'have {len(classes)} classes', f'Set model.decode_head.num_classes={len(classes)}')
         first = (name, classes)
 
 

@@ -106,8 +106,11 @@ def _compare(runner, checkpoint: Dict[str, Any]) -> None:
                   for index, (state, schedule) in enumerate(zip(saved, built))]
     if isinstance(runner.optim_wrapper, OptimWrapper):
         optimizer = runner.optim_wrapper.optimizer
-        pairs += [('the optimizer', type(optimizer), *groups) for groups in zip(
-            (checkpoint.get('optimizer') or {}).get('param_groups') or (), optimizer.param_groups)]
+        groups = (checkpoint.get('optimizer') or {}).get('param_groups') or ()
+        if isinstance(groups, list) and len(groups) != len(optimizer.param_groups):
+            raise ProblemError(f'the optimizer of the checkpoint has {len(groups)} groups of parameters, that of the '
+                               f'config {len(optimizer.param_groups)}: its paramwise_cfg or the model differs', fix)
+        pairs += [('the optimizer', type(optimizer), *pair) for pair in zip(groups, optimizer.param_groups)]
         _compare_state(optimizer, (checkpoint.get('optimizer') or {}).get('state'), fix)
     for place, kind, state, own in pairs:
         more, less = ({*state} - {*own}, {*own} - {*state}) if isinstance(state, dict) else ({state}, {*own})

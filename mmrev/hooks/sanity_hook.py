@@ -179,8 +179,8 @@ def _read(name: str, loader: Any, model: Any) -> List[str]:
         raise ProblemError(f'none of the {len(dataset)} samples of {name}_dataloader has an annotated object',
                            'Compare metainfo.classes with the names in the annotations, the boxes with the images')
     check_files(name, dataset)
-    for inner, steps in _pipelines(dataset):
-        check_order(name, steps, getattr(inner, 'test_mode', False))
+    for _, steps in _pipelines(dataset):
+        check_order(name, steps)
         check_normalization(name, steps, model)
     if any(hasattr(step, 'results_cache') for _, steps in _pipelines(dataset) for step in steps):
         return []  # a transform would cache these samples

@@ -40,3 +40,25 @@ def test_yaml_runs_nothing(tmp_path):
     with pytest.raises(ProblemError, match='cannot be parsed'):
         parsed(str(tmp_path / 'config.yaml'))
     assert not (tmp_path / 'made').exists()
+
+
+@pytest.mark.parametrize('line, key', [
+    ("optimizer = dict(type='SGD', lr=0.001)", 'optimizer'), ("lr_config = dict(policy='step')", 'lr_config'),
+    ("evaluation = dict(metric='bbox')", 'evaluation'), ('total_epochs = 12', 'total_epochs'),
+    ('data = dict(samples_per_gpu=2)', 'data'), ('workers_per_gpu = 2', 'workers_per_gpu')])
+def test_what_only_mmcv_1_read_is_refused(line, key, tmp_path):
+    (tmp_path / 'config.py').write_text(f"{line}\n_base_ = 'mmdet::_base_/default_runtime.py'\n")
+    with pytest.raises(ProblemError, match=f'`{key}` in .* is read by nothing'):
+        parsed(str(tmp_path / 'config.py'))
+
+
+def test_variables_of_such_names_are_used_or_are_of_a_config_that_mmengine_wrote(tmp_path):
+    file, base = str(tmp_path / 'config.py'), tmp_path / 'base.py'
+    text = "optimizer = dict(type='SGD')\noptim_wrapper = dict(optimizer=optimizer)\n"
+    base.write_text(text)
+    (tmp_path / 'config.py').write_text(text)
+    assert parsed(file) == [file]
+    (tmp_path / 'config.py').write_text("_base_ = 'base.py'\noptim_wrapper = dict(optimizer=dict(lr=1))\n")
+    assert len(parsed(file)) == 2
+    Config.fromfile(file).dump(file)
+    assert Config.fromfile(file).optimizer and parsed(file) == [file]

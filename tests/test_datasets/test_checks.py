@@ -1,4 +1,5 @@
 """What is looked at before training: annotation 0, JPEG files without their end, what is normalized."""
+import contextlib
 import copy
 import json
 from types import SimpleNamespace
@@ -7,12 +8,12 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmcv.transforms import Normalize
+from mmcv.transforms import LoadAnnotations, Normalize, Resize
 from mmdet.evaluation import CocoMetric
 from PIL import Image
 
-from mmrev.datasets.checks import (check_apart, check_files, check_normalization, check_normalized_alike,
-                                   why_unreadable)
+from mmrev.datasets.checks import (check_apart, check_classes, check_files, check_normalization,
+                                   check_normalized_alike, check_order, why_unreadable)
 from mmrev.datasets.coco import renumber_zero
 from mmrev.problems import ProblemError
 from support import toy_detection
@@ -98,3 +99,21 @@ def test_no_image_is_a_mask():
     check_apart(dict(train=Files(*pairs[:2]), val=Files(pairs[2])))
     with pytest.raises(ProblemError, match='`0.png` is an image of val_dataloader'):
         check_apart(dict(train=Files(*pairs), val=Files(dict(img_path='0.png'))))
+
+
+def test_masks_are_resized_in_training_and_not_in_the_pipelines_of_mmseg_for_validation():
+    steps = [Resize((8, 8)), LoadAnnotations()]
+    for name in ('val', 'test'):
+        check_order(name, steps)
+    with pytest.raises(ProblemError, match='Resize before LoadAnnotations'):
+        check_order('train', steps)
+
+
+@pytest.mark.parametrize('auxiliary, refused', [(3, True), (150, False), (2, False)])
+def test_a_decode_head_that_was_not_told_the_number_of_classes_is_named(auxiliary, refused):
+    """Heads may have more classes than the data; STDC's auxiliary head for edges has two."""
+    heads = [SimpleNamespace(num_classes=number, out_channels=number) for number in (150, auxiliary)]
+    model = SimpleNamespace(decode_head=heads[0], auxiliary_head=heads[1])
+    datasets = dict(train=SimpleNamespace(metainfo=dict(classes=['a', 'b', 'c'])))
+    with pytest.raises(ProblemError, match='num_classes=150') if refused else contextlib.nullcontext():
+        check_classes(datasets, model)

@@ -58,6 +58,19 @@ def test_a_resumed_run_says_which_values_of_the_config_its_checkpoint_replaces(c
     assert 'Epoch(val) [2]' in log
 
 
+def test_a_refused_resume_leaves_the_config_of_the_run_as_it_was(configs, tmp_path):
+    lay_out(configs, tmp_path, campaign.CLS)
+    assert forked('train', 'config.py', cwd=tmp_path) == (0, '')
+    config = tmp_path / 'work_dirs/config/config.py'
+    before = config.read_text()
+    again = 'train', 'config.py', '--resume', '--cfg-options', 'train_cfg.max_epochs=2'
+    for option, words in (('optim_wrapper.optimizer.type=SGD', 'is no SGD'),
+                          ('optim_wrapper.paramwise_cfg=None', 'groups of parameters, that of the config 1')):
+        status, errors = forked(*again, option, cwd=tmp_path)
+        assert status == 2 and words in errors, errors
+        assert config.read_text() == before
+
+
 def test_a_resumed_run_with_other_data_starts_at_the_beginning_of_its_epoch(configs, tmp_path):
     lay_out(configs, tmp_path, campaign.CLS)
     printed('train', 'config.py', '--cfg-options', 'train_dataloader.batch_size=1', cwd=tmp_path)
