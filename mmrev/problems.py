@@ -64,6 +64,8 @@ def phase(name: str, fix: str = '', status: int = 2) -> Iterator[None]:
     except (ProblemError, KeyboardInterrupt, GeneratorExit):
         raise
     except BaseException as error:  # of a config or a class of the user, as SystemExit is
+        if isinstance(error, PermissionError) and error.filename and (not fix or '--traceback' in fix):
+            fix = 'Give this user the permission, or name another file or folder'
         raise ProblemError(f'{name}: {one_line(error)}', fix, status) from error
 
 

@@ -50,3 +50,11 @@ def test_an_exception_is_told_in_one_line(error, line):
 
 def test_the_closest_choices_begin_a_fix():
     assert closest('SGGD', ['SGD', 'Adam']) == 'Did you mean `SGD`? ' and closest('x', ['SGD']) == ''
+
+
+@pytest.mark.parametrize('fix, said', [('', 'Give this user'), ('Run again with --traceback', 'Give this user'),
+                                       ('Name another folder', 'Name another folder')])
+def test_a_permission_that_is_missing_has_a_way_out(fix, said):
+    with pytest.raises(ProblemError) as caught, phase('reading', fix):
+        raise PermissionError(13, 'Permission denied', 'a.png')
+    assert caught.value.what == 'reading: Permission denied: `a.png`' and caught.value.fix.startswith(said)

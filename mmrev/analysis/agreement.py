@@ -30,6 +30,9 @@ def disagreements(model: nn.Module, given: Shapes, size: int) -> Iterator[Tuple[
                 yield (f'`model.{place}.in_index` is {index}, and model.{source} gives {len(levels)} levels, from 0 to '
                        f'{len(levels) - 1}', f'model.{place}.in_index')
     for name, part in model.named_modules():
+        style = getattr(part, 'style', 'pytorch') if type(part).__name__.startswith('Res') else 'pytorch'
+        if style not in ('pytorch', 'caffe'):  # where the stride of a bottleneck is; anything else would be caffe
+            yield f"`model.{name}.style` is {style!r}, not 'pytorch' or 'caffe'", f'model.{name}.style'
         coder = getattr(part, 'bbox_coder', None)
         for key in ('means', 'stds'):
             numbers, wanted = getattr(coder, key, None), getattr(coder, 'encode_size', None)

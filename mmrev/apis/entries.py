@@ -108,7 +108,8 @@ def naming_entries(cfg: Any, parts: Sequence[str] = ()) -> Iterator[None]:
     except ProblemError as error:
         general = re.match(r'(building the runner|running|building \w+_dataloader, .*?): ', error.what)
         cause = error.__cause__
-        if cause is None or not general and (error.fix or 'out of memory' in error.what):
+        if cause is None or isinstance(cause, PermissionError) or not general and (
+                error.fix or 'out of memory' in error.what):
             raise
         read = {key: value for key, value in cfg._cfg_dict.items() if key in known_keys()
                 and (not parts or key.split('_')[0] not in {'train', 'val', 'test'} - {*parts})}

@@ -101,7 +101,8 @@ def scope(plan: Plan) -> Iterator[Problem]:
     with MODELS.switch_scope_and_registry(name) as registry:
         if registry.scope != name:
             yield Problem(f'there is no scope `{name}` (default_scope)',
-                          f'{closest(name, [*MODULE2PACKAGE, "mmengine"])}Import its package in {plan.cfg.filename}')
+                          f'{closest(name, [*{*MODULE2PACKAGE, "mmengine"} - {name}])}Import its package in '
+                          f'{plan.cfg.filename}')
 
 
 def environment(plan: Plan) -> Iterator[Problem]:
