@@ -54,10 +54,10 @@ def _bases(path: str, shown: str, first: bool) -> Any:
         with open(path, encoding='utf-8') as stream:
             text = stream.read()
         if path.endswith('.py'):
-            assigned = {ast.unparse(node.targets[0]): node.value for node in ast.parse(text).body
-                        if isinstance(node, ast.Assign)}
+            tree = ast.parse(text)
+            assigned = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
             if first:
-                _refuse_mmcv_1(text, [*assigned], shown)
+                _refuse_mmcv_1(tree, [*assigned], shown)
             return ast.literal_eval(assigned['_base_']) if _is_literal(assigned.get('_base_')) else ()
         content = _loaded(path, text)
     except ProblemError:
@@ -77,12 +77,11 @@ def _bases(path: str, shown: str, first: bool) -> Any:
     return content.get('_base_', ())
 
 
-def _refuse_mmcv_1(text: str, assigned: Sequence[str], shown: str) -> None:
+def _refuse_mmcv_1(tree: ast.Module, assigned: Sequence[str], shown: str) -> None:
     """Refuse keys that only MMCV 1 read, unless they are variables, also those of a config that mmengine wrote."""
     if '_base_' not in assigned and list(assigned) == sorted(assigned):
         return  # mmengine sorts keys, and keeps the variables of bases
-    used = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name) and isinstance(
-        node.ctx, ast.Load)}
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
     for key in sorted({*assigned} & {*_OF_MMCV_1} - used):
         raise ProblemError(f'`{key}` in `{shown}` is read by nothing: MMCV 1 did',
                            f'Set {_OF_MMCV_1[key]} instead, and leave it out')

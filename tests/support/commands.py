@@ -57,6 +57,12 @@ def _import_hosts() -> None:
             Config._get_cfg_path(f'{host}::_base_/default_runtime.py', '')  # cached by conftest.py
 
 
+def import_commands(*hosts) -> None:
+    """Import what all commands need as well, for a campaign whose runs are forks of this process."""
+    for module in (*(f'{host}.apis' for host in hosts), 'mmrev.diagnosis.plan', 'mmrev.models'):
+        importlib.import_module(module)
+
+
 def printed(*arguments, cwd, processes=1) -> str:
     """The standard output of `forked`, which must succeed."""
     with tempfile.TemporaryFile('w+') as output:

@@ -1,7 +1,7 @@
 """Malformed inputs end in at most three lines, with status 2 and nothing written. `make test` runs a sample."""
 import pytest
 
-from support.commands import ended, mmrev, start
+from support.commands import ended, import_commands, mmrev, start
 
 from . import campaign
 
@@ -12,12 +12,8 @@ IN_PROCESSES = FAULTS[::len(FAULTS) // 60]
 
 @pytest.fixture(scope='module')
 def configs(tmp_path_factory):
-    """Import what the commands need once, so that they start in forks of this process; write data and checkpoints."""
-    import mmdet.apis  # noqa: F401
-    import mmpretrain.apis  # noqa: F401
-
-    import mmrev.diagnosis.plan  # noqa: F401
-    import mmrev.models  # noqa: F401
+    """Write data and checkpoints."""
+    import_commands('mmdet', 'mmpretrain')
     return campaign.prepare(tmp_path_factory.mktemp('good'))
 
 

@@ -1,6 +1,8 @@
 """The commands besides training, and texts of configs: malformed inputs end in at most three lines, nothing written."""
 import pytest
 
+from support.commands import import_commands
+
 pytest.importorskip('mmseg')
 
 from . import campaign, command_faults  # noqa: E402
@@ -41,13 +43,8 @@ SAID = {  # an input, and a part of what is said of it
 
 @pytest.fixture(scope='module')
 def configs(tmp_path_factory):
-    """Import what the commands need once, so that they start in forks of this process; write data and checkpoints."""
-    import mmdet.apis  # noqa: F401
-    import mmpretrain.apis  # noqa: F401
-    import mmseg.apis  # noqa: F401
-
-    import mmrev.diagnosis.plan  # noqa: F401
-    import mmrev.models  # noqa: F401
+    """Write data and checkpoints."""
+    import_commands('mmdet', 'mmpretrain', 'mmseg')
     return command_faults.prepare(tmp_path_factory.mktemp('good'))
 
 

@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from support.commands import forked
+from support.commands import forked, import_commands
 
 pytest.importorskip('mmseg')
 
@@ -75,13 +75,8 @@ SAID = {  # an input, and a part of what is said of it
 
 @pytest.fixture(scope='module')
 def configs(tmp_path_factory):
-    """Import what the commands need once, so that they start in forks of this process; write the data."""
-    import mmdet.apis  # noqa: F401
-    import mmpretrain.apis  # noqa: F401
-    import mmseg.apis  # noqa: F401
-
-    import mmrev.diagnosis.plan  # noqa: F401
-    import mmrev.models  # noqa: F401
+    """Write the data."""
+    import_commands('mmdet', 'mmpretrain', 'mmseg')
     return data_faults.prepare(tmp_path_factory.mktemp('good'))
 
 
