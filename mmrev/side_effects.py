@@ -1,5 +1,6 @@
-"""Run code without side effects: save and restore random states, suppress output and warnings, outlive a reader."""
+"""Run code without side effects: restore random states, suppress output, hold warnings back, outlive a reader."""
 import contextlib
+import functools
 import io
 import logging
 import os
@@ -8,12 +9,15 @@ import sys
 import tempfile
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Iterator
+from typing import Any, Callable, Dict, Iterator, List
 
+import cv2
 import numpy as np
 import torch
 from mmengine.dist import is_main_process
 from mmengine.logging import MMLogger
+
+_held: List[Callable[[], None]] = []  # what `show_warnings` does
 
 
 def random_states() -> Dict[str, Any]:
@@ -57,6 +61,32 @@ def unnoticed() -> Iterator[None]:
             yield
     finally:
         logging.disable(disabled)
+
+
+@contextlib.contextmanager
+def warnings_held() -> Iterator[None]:
+    """Hold warnings back until `show_warnings`, or the end of the block; an exception before either discards them.
+
+    Those of OpenCV, about damaged images, are discarded.
+    """
+    show, opencv = warnings.showwarning, cv2.utils.logging
+    _held[:] = [functools.partial(setattr, warnings, 'showwarning', show),
+                functools.partial(opencv.setLogLevel, opencv.getLogLevel())]
+    opencv.setLogLevel(opencv.LOG_LEVEL_ERROR)
+    warnings.showwarning = lambda *args, **kwargs: _held.append(functools.partial(show, *args, **kwargs))
+    try:
+        yield
+    except BaseException:
+        del _held[2:]
+        raise
+    finally:
+        show_warnings()
+
+
+def show_warnings() -> None:
+    """Show what `warnings_held` holds back, and further warnings at once."""
+    while _held:
+        _held.pop(0)()
 
 
 @contextlib.contextmanager

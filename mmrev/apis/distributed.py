@@ -7,6 +7,7 @@ be avoided from outside: its `Runner` uses an existing process group, and takes 
 import contextlib
 import datetime
 import os
+import re
 import subprocess
 from typing import TYPE_CHECKING, Any, Iterator
 
@@ -30,8 +31,8 @@ def adopt_launcher(launcher: str) -> int:
         The rank of this process; 0 for ``'none'``.
 
     Raises:
-        ValueError: If the launcher has not started this process, gives it an invalid rank, or does not say where
-            several machines meet.
+        ValueError: If the launcher has not started this process, gives it an invalid rank or port, or does not say
+            where several machines meet.
     """
     if launcher == 'none':
         return 0
@@ -41,6 +42,9 @@ def adopt_launcher(launcher: str) -> int:
         raise ValueError(f'it has not started this process: {", ".join(missing)} not set')
     for variable, name in zip(_RANK_VARIABLES['pytorch'], names):
         os.environ[variable] = os.environ[name]
+    for name in (*names, 'MASTER_PORT'):
+        if not re.fullmatch(r'-?\d+', os.environ.get(name, '0')):
+            raise ValueError(f'{name}={os.environ[name]} is not a number')
     if not 0 <= int(os.environ['RANK']) < int(os.environ['WORLD_SIZE']):  # gloo would wait for half an hour
         raise ValueError(f'rank {os.environ["RANK"]} is none of {os.environ["WORLD_SIZE"]} processes')
     if launcher == 'mpi' and 'MASTER_ADDR' not in os.environ:  # mpirun does not set it, and mmengine asks for it

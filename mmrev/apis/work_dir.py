@@ -113,7 +113,8 @@ def reserved(work_dir: str, resume: bool, overwrite: bool) -> Iterator[List[Path
 
 @contextlib.contextmanager
 def without_traces(work_dir: str) -> Iterator[None]:
-    """Create a work dir; if the command fails before the run begins, it is as before: what was written is deleted."""
+    """Create a work dir. If the command fails before the run begins, delete what was written, and show no warnings."""
+    from mmrev.side_effects import warnings_held
     if os.environ.get('RANK', '0') != '0':
         yield
         return
@@ -124,7 +125,8 @@ def without_traces(work_dir: str) -> Iterator[None]:
         before = {path.name: path.read_bytes() if path.is_file() and path.suffix in _REWRITTEN else b''
                   for path in folder.iterdir()}
     try:
-        yield
+        with warnings_held():
+            yield
     except ProblemError as error:
         if error.status == 2:
             for path in folder.iterdir():

@@ -7,6 +7,7 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import CheckpointHook, Hook
 
 from mmrev.registry import HOOKS
+from mmrev.side_effects import show_warnings
 
 _METRICS = 'mmrev_metrics'  # key in the message hub, hence in checkpoints: name -> [[iteration, value], ...]
 Curves = Dict[str, List[List[float]]]
@@ -33,11 +34,16 @@ class RunReportHook(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Record that the run trains."""
-        self.trained = self.begun = True
+        self.trained = True
+        self._begin()
 
     def after_test_iter(self, runner, batch_idx, data_batch=None, outputs=None) -> None:
         """Record that the run has begun."""
+        self._begin()
+
+    def _begin(self) -> None:
         self.begun = True
+        show_warnings()
 
     def after_val_epoch(self, runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Store the metrics of a validation, with the iteration."""

@@ -19,13 +19,16 @@ def parse_bytes(text: str) -> int:
     """Parse an amount of memory such as ``12GB``, which is 12 * 2**30 bytes, as GPU vendors count.
 
     Raises:
-        ProblemError: If the text is not an amount of memory.
+        ProblemError: If the text is not an amount of memory, or lacks its unit.
     """
     found = re.fullmatch(r'\s*([\d.]+)\s*([a-zA-Z]*)\s*', text)
     try:
-        return int(float(found.group(1)) * _UNITS[found.group(2).upper()])  # type: ignore[union-attr]
-    except (AttributeError, KeyError, ValueError):
+        size = int(float(found[1]) * _UNITS[found[2].upper()])  # type: ignore[index]
+    except (TypeError, KeyError, ValueError, OverflowError):
         raise ProblemError(f'`{text}` is not an amount of memory', 'Write for example 12GB or 800MB') from None
+    if 0 < size < MIB and not found[2]:  # type: ignore[index]
+        raise ProblemError(f'`{text}` has no unit', f'Write {text.strip()}GB or {text.strip()}MB')
+    return size
 
 
 def mib(nbytes: float) -> str:

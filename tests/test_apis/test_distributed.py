@@ -65,6 +65,15 @@ def test_a_rank_beyond_the_number_of_processes_is_refused(monkeypatch):
         adopt_launcher('pytorch')
 
 
+@pytest.mark.parametrize('name, value', [('WORLD_SIZE', 'two'), ('LOCAL_RANK', '1.0'), ('MASTER_PORT', 'auto')])
+def test_a_variable_of_a_launcher_that_is_no_number_is_named(name, value, monkeypatch):
+    for each in ('RANK', 'WORLD_SIZE', 'LOCAL_RANK'):
+        monkeypatch.setenv(each, '1')
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=f'{name}={value} is not a number'):
+        adopt_launcher('pytorch')
+
+
 def test_without_a_launcher_nothing_is_joined():
     cfg = Config(dict(model=dict(norm_cfg=dict(type='SyncBN')), launcher='none'))
     prepare_cpu_processes(cfg)

@@ -1,13 +1,15 @@
 """Which checkpoint a run resumes from, and who may write into its folder."""
 import os
 import shutil
+import warnings
 
 import pytest
 from mmengine.config import Config
 import torch
 
-from mmrev.apis.work_dir import choose_checkpoint, find_resumable, reserved
+from mmrev.apis.work_dir import choose_checkpoint, find_resumable, reserved, without_traces
 from mmrev.problems import ProblemError
+from mmrev.side_effects import show_warnings
 
 
 def write(path, iteration, **without):
@@ -101,3 +103,21 @@ def test_where_nothing_can_be_resumed_a_training_starts_from_the_weights_that_th
     cfg = Config(dict(work_dir=str(tmp_path / 'new'), load_from='weights.pth'))
     choose_checkpoint(cfg, 'auto')
     assert (cfg.resume, cfg.load_from) == (False, 'weights.pth')
+
+
+@pytest.mark.parametrize('begun', [False, True])
+def test_a_refused_command_shows_no_warnings(begun, tmp_path):
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter('always')
+        with pytest.raises(ProblemError), without_traces(str(tmp_path / 'refused')):
+            warnings.warn('while building', stacklevel=1)
+            if begun:
+                show_warnings()
+                warnings.warn('while training', stacklevel=1)
+            raise ProblemError('no', status=1 if begun else 2)
+        with without_traces(str(tmp_path / 'run')):
+            warnings.warn('of another command', stacklevel=1)
+            assert len(shown) == 2 * begun
+        warnings.warn('afterwards', stacklevel=1)
+    expected = ['while building', 'while training'] * begun + ['of another command', 'afterwards']
+    assert [str(each.message) for each in shown] == expected

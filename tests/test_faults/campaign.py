@@ -620,7 +620,7 @@ def contents(folder: Path) -> Dict[str, Tuple[int, int]]:
 
 def verdict(status: int, errors: str, before: dict, after: dict, legitimate: bool) -> str:
     """What is wrong with how a command ended; empty if nothing is."""
-    said = [line for line in errors.partition(': error: ')[2].splitlines() if line.strip()]
+    said = [line for line in errors.splitlines() if line.strip()]  # with warnings, if any
     if 'Traceback' in errors:
         return 'a traceback'
     if legitimate:

@@ -221,7 +221,7 @@ def test_a_budget_that_cannot_be_met_ends_the_run_with_two_lines(train, options,
 
 def test_the_command_refuses_an_amount_that_it_cannot_read_and_a_config_without_data(tmp_path, capsys):
     (tmp_path / 'c.py').write_text("_base_ = ['mmpretrain::_base_/models/resnet18.py']\n")
-    for size, words in (('', '`memory-budget` is empty'),
+    for size, words in (('', '`memory-budget` is empty'), ('12', '`12` has no unit'),
                         ('12parsecs', '`12parsecs` is not an amount of memory'), ('1GB', 'train_dataloader')):
         assert main(['train', str(tmp_path / 'c.py'), '--work-dir', str(tmp_path / 'w'), '--memory-budget', size]) == 2
         assert words in ' '.join(said(capsys.readouterr().err))
