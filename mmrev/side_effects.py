@@ -69,10 +69,11 @@ def warnings_held() -> Iterator[None]:
 
     Those of OpenCV, about damaged images, are discarded.
     """
-    show, opencv = warnings.showwarning, cv2.utils.logging
+    show = warnings.showwarning
+    opencv = cv2 if hasattr(cv2, 'setLogLevel') else cv2.utils.logging  # OpenCV 5
     _held[:] = [functools.partial(setattr, warnings, 'showwarning', show),
                 functools.partial(opencv.setLogLevel, opencv.getLogLevel())]
-    opencv.setLogLevel(opencv.LOG_LEVEL_ERROR)
+    opencv.setLogLevel(2)  # errors
     warnings.showwarning = lambda *args, **kwargs: _held.append(functools.partial(show, *args, **kwargs))
     try:
         yield

@@ -30,7 +30,8 @@ LACKING = [
     (r'test_save_memory|test_stock_networks|test_save_memory_hook|test_random_networks|'
      r'runs\[docs/memory\.md-1', TORCH >= (2, 5),
      'a way to ask which saved-tensor hooks are active, which save_memory needs'),
-    (r'test_memory/test_(forecast|budget)|test_memory_predicts_what_a_real_step|of_a_page_run\[docs/(budget|segmentation)\.md',
+    (r'test_memory/test_(forecast|budget)|test_memory_predicts_what_a_real_step|is_named\[memory: |'
+     r'of_a_page_run\[docs/(budget|segmentation)\.md',
      TORCH >= (2, 5), 'fake tensors that can be released early'),
     (r'is_taken_by_its_program\[python benchmarks/any_network\.py', TORCH >= (2, 5),
      'selective activation checkpointing'),

@@ -213,6 +213,8 @@ import os, shutil, signal
 from mmengine.hooks import Hook
 from mmengine.registry import HOOKS
 
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # `nohup make test` ignores it
+
 
 @HOOKS.register_module()
 class Disturb(Hook):
