@@ -46,6 +46,10 @@ def config(name, folder, reversible=False):
                 part[key].encoder.num_layers = 1
     if 'num_queries' in cfg.model:
         cfg.model.num_queries = 20
+    if 'roi_head' in cfg.model:
+        cfg.model.train_cfg.rpn_proposal.max_per_img = 50
+        for stage in cfg.model.train_cfg.rcnn:
+            stage.sampler.num = 16
     cfg.model.data_preprocessor.batch_augments = None  # which make images larger
     return cfg
 
