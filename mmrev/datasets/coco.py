@@ -6,7 +6,7 @@ import os.path as osp
 from collections import Counter
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple
 
-from mmrev.problems import Problem, phase
+from mmrev.problems import Problem, ProblemError, phase
 
 NEEDED = ('id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd')  # by mmdet and, the last one, pycocotools
 _USUAL = {'area': '; it is width * height of the box where there is no mask', 'iscrowd': '; it is 0 for one object'}
@@ -17,7 +17,8 @@ def category_names(file: str) -> Optional[Sequence[str]]:
     if not file.endswith('.json') or not osp.isfile(file):
         return None
     with open(file, 'rb') as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        begin = text.find(b'[', max(0, text.rfind(b'"categories"')))
+        key = text.rfind(b'"categories"')
+        begin = len(text) if key < 0 else text.find(b'[', key)
         part = text[begin:begin + 2 ** 21].decode(errors='replace')
     try:
         return [category['name'] for category in json.JSONDecoder().raw_decode(part)[0]]
@@ -55,9 +56,15 @@ def wrong_entries(file: str, skipped: bool = False, needed: Sequence[str] = ()) 
 
     Yields:
         What is wrong, and whether these annotations could be left out.
+
+    Raises:
+        ProblemError: If the file has another format.
     """
     with open(file, encoding='utf-8') as stream:
         content = json.load(stream)
+    if isinstance(content, dict) and not {'images', 'categories'} <= content.keys():
+        raise ProblemError(f'`{file}` is not in COCO format: it has {", ".join(list(content)[:5]) or "nothing"}',
+                           'Convert it to a file with images, annotations and categories')
     for what in counted((*wrong_descriptions(content), *missing_keys(content, needed))):
         yield what, False
     for what in counted((what, where) for what, where, _ in wrong_annotations(content)) if not skipped else ():
@@ -150,7 +157,7 @@ def wrong_descriptions(content: Any) -> Iterator[Tuple[str, str]]:
                        f'{"category" if key == "name" else "image"} {entry.get("id")!r}{f": {value!r}"[:60]}')
     yield from corners(content)
     for entry in _entries(content, 'images'):
-        sides = [entry.get(side, 1) for side in ('height', 'width')]
+        sides = [entry.get(side) for side in ('height', 'width')]
         if not all(isinstance(side, int) and side > 0 for side in sides):
             yield 'an invalid width or height', f'image {entry.get("id")}: {sides}'
 

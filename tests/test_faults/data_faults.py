@@ -301,6 +301,7 @@ def of_annotations() -> Iterator[Fault]:
             dict(content['annotations'][0], id=100 + i) for i in range(3000)),
         'an annotation null': lambda content: content['annotations'].append(None),
         'an image null': lambda content: content['images'].append(None),
+        'of labelme': lambda content: dict(version='5.0', flags={}, shapes=[], imagePath='0.png'),
         'no images with a size': each('images', lambda one: (one.pop('width'), one.pop('height'))),
     }.items():
         yield Fault(f'annotations: {name}', DET, break_files=annotated(change))

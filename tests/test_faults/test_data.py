@@ -30,6 +30,8 @@ SAID = {  # an input, and a part of what is said of it
     'det image of 1x1': '`data/images/1.png` has 1x1 pixels, and its annotation says 32x32; a box reaches to',
     'det image larger': 'it was enlarged, and its boxes were not',
     'val annotations: a box in the val file as text': 'a box that is not a list of four numbers, first annotation 1',
+    'annotations: of labelme': 'is not in COCO format: it has version, flags, shapes, imagePath',
+    'annotations: no images with a size': '4 with an invalid width or height, first image 0: [None, None]',
     'annotations: boxes as corners': 'a box beyond its image, as if it were x1, y1, x2, y2',
     'annotations: no area': '8 with no `area`, first annotation 1',
     'val annotations: one without iscrowd': '1 with no `iscrowd`, first annotation 2',
