@@ -11,7 +11,6 @@ import warnings
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
-import cv2
 import numpy as np
 import torch
 from mmengine.dist import is_main_process
@@ -65,20 +64,14 @@ def unnoticed() -> Iterator[None]:
 
 @contextlib.contextmanager
 def warnings_held() -> Iterator[None]:
-    """Hold warnings back until `show_warnings`, or the end of the block; an exception before either discards them.
-
-    Those of OpenCV, about damaged images, are discarded.
-    """
+    """Hold warnings back until `show_warnings`, or the end of the block; an exception before either discards them."""
     show = warnings.showwarning
-    opencv = cv2 if hasattr(cv2, 'setLogLevel') else cv2.utils.logging  # OpenCV 5
-    _held[:] = [functools.partial(setattr, warnings, 'showwarning', show),
-                functools.partial(opencv.setLogLevel, opencv.getLogLevel())]
-    opencv.setLogLevel(2)  # errors
+    _held[:] = [functools.partial(setattr, warnings, 'showwarning', show)]
     warnings.showwarning = lambda *args, **kwargs: _held.append(functools.partial(show, *args, **kwargs))
     try:
         yield
     except BaseException:
-        del _held[2:]
+        del _held[1:]
         raise
     finally:
         show_warnings()

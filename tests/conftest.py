@@ -4,6 +4,7 @@ import os
 # The tests' operators are small: a second thread waits, spinning, for longer than it computes, and on a machine that
 # does something else as well that made single tests ten times slower.
 os.environ.setdefault('OMP_NUM_THREADS', '1')
+os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # as a command does before it imports OpenCV
 
 import multiprocessing.util  # noqa: E402
 import re  # noqa: E402

@@ -30,6 +30,7 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
         0, the status of a `ProblemError`, 130 after Ctrl-C, or 143 after SIGTERM.
     """
     argv = sys.argv[1:] if argv is None else argv
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'ERROR')  # its warnings about a damaged image do not name it
     for stream in (sys.stdout, sys.stderr):
         getattr(stream, 'reconfigure', lambda **_: None)(errors='backslashreplace')  # names of files may be any bytes
     parser.add_argument('--traceback', action='store_true', help='print the traceback of a problem')

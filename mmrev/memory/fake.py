@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import itertools
 import math
+import warnings
 import weakref
 from dataclasses import dataclass
 from functools import partial
@@ -110,7 +111,8 @@ class FakeStep(Timeline):
     @contextlib.contextmanager
     def following(self) -> Iterator['Timeline']:
         """See :meth:`Timeline.following`; NumPy and mmcv's compiled operators get values as well."""
-        with _compiled_by_mmcv(self.value), _ForNumPy(self.value), super().following():
+        with _compiled_by_mmcv(self.value), _ForNumPy(self.value), super().following(), warnings.catch_warnings():
+            warnings.filterwarnings('ignore', 'Accessing the data pointer of FakeTensor')
             yield self
 
     # ------------------------------------------------------------------------------------------------ operators

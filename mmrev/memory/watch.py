@@ -1,6 +1,5 @@
 """Measure the peak of a training step in a run, and explain an out-of-memory error."""
 import contextlib
-import warnings
 from collections import OrderedDict
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Tuple
 
@@ -41,8 +40,7 @@ def aside() -> Iterator[None]:
     progress = {key: hub.get_info(key, 0) for key in ('iter', 'epoch')}
     scalars, hub._log_scalars = hub._log_scalars, OrderedDict()  # clipping logs the norm of gradients
     try:
-        with random_states_kept(), warnings.catch_warnings():
-            warnings.filterwarnings('ignore', 'Accessing the data pointer of FakeTensor')
+        with random_states_kept():
             yield
     finally:
         hub.update_info_dict(progress)
