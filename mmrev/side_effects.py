@@ -55,11 +55,30 @@ def unnoticed() -> Iterator[None]:
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with random_states_kept(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        with (random_states_kept(), warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()),
+              standard_error_suppressed()):
             warnings.simplefilter('ignore')
             yield
     finally:
         logging.disable(disabled)
+
+
+@contextlib.contextmanager
+def standard_error_suppressed() -> Iterator[None]:
+    """Suppress also what libraries in C write to standard error, such as libpng about a damaged image."""
+    if sys.stderr is None:  # it is closed
+        yield
+        return
+    sys.stderr.flush()
+    own, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nothing, 2)
+    try:
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(own, 2)
+        os.close(own)
+        os.close(nothing)
 
 
 @contextlib.contextmanager

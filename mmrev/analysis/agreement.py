@@ -1,4 +1,5 @@
-"""Numbers of a model that must agree: levels, strides, numbers of a box, classes and weights of losses."""
+"""Numbers of a model that must agree: levels, strides, numbers and forms of boxes, classes and weights of losses."""
+import re
 from typing import Any, Dict, Iterator, List, Sequence, Tuple
 
 from torch import nn
@@ -30,6 +31,9 @@ def disagreements(model: nn.Module, given: Shapes, size: int) -> Iterator[Tuple[
                 yield (f'`model.{place}.in_index` is {index}, and model.{source} gives {len(levels)} levels, from 0 to '
                        f'{len(levels) - 1}', f'model.{place}.in_index')
     for name, part in model.named_modules():
+        yield from _boxes(f'model.{name}', part)
+        if re.search(r'(bbox|mask)_roi_extractor(\.\d+)?$', name) and levels:
+            yield from _pooled(f'model.{name}.featmap_strides', part, levels, size, source)
         style = getattr(part, 'style', 'pytorch') if type(part).__name__.startswith('Res') else 'pytorch'
         if style not in ('pytorch', 'caffe'):  # where the stride of a bottleneck is; anything else would be caffe
             yield f"`model.{name}.style` is {style!r}, not 'pytorch' or 'caffe'", f'model.{name}.style'
@@ -46,6 +50,32 @@ def disagreements(model: nn.Module, given: Shapes, size: int) -> Iterator[Tuple[
         if 'loss' in name and isinstance(weights, (list, tuple)) and classes and len(weights) not in classes:
             yield (f'`{path}` has {len(weights)} numbers, and its head {" or ".join(map(str, sorted(classes)))} '
                    'classes', path)
+
+
+def _boxes(path: str, part: nn.Module) -> Iterator[Tuple[str, str]]:
+    """Losses of IoU compare boxes, not their encoded differences; masks have the classes of the boxes."""
+    loss = getattr(part, 'loss_by_feat', getattr(part, 'loss', None))
+    if (getattr(loss, '__qualname__', '') in ('AnchorHead.loss_by_feat', 'RPNHead.loss_by_feat', 'BBoxHead.loss')
+            and 'IoU' in type(part.loss_bbox).__name__ and not part.reg_decoded_bbox):
+        yield (f'`{path}.loss_bbox` is {type(part.loss_bbox).__name__}, which compares boxes, and the head gives it '
+               f'encoded ones: {path}.reg_decoded_bbox=True decodes them', f'{path}.reg_decoded_bbox')
+    heads = [list(head) if isinstance(head, nn.ModuleList) else [head] for head in (
+        getattr(part, 'bbox_head', None), getattr(part, 'mask_head', None))]
+    for box, mask in zip(*heads):
+        classes = [getattr(head, 'num_classes', None) for head in (box, mask)]
+        if classes[0] != classes[1] and None not in classes and not getattr(mask, 'class_agnostic', False):
+            yield (f'`{path}.mask_head.num_classes` is {classes[1]}, and that of bbox_head {classes[0]}',
+                   f'{path}.mask_head.num_classes')
+
+
+def _pooled(path: str, extractor: nn.Module, levels: Sequence[Tuple[int, ...]], size: int, source: str
+            ) -> Iterator[Tuple[str, str]]:
+    """The strides that boxes are pooled with are those of the first levels."""
+    strides = [*(getattr(extractor, 'featmap_strides', None) or ())]
+    found = [size / max(shape[1:]) for shape in levels if len(shape) == 3]
+    if len(strides) > len(found) or not all(0.7 < one / other < 1.5 for one, other in zip(strides, found)):
+        yield (f'`{path}` is {strides}, and the levels that model.{source} gives have the strides '
+               f'{[round(stride) for stride in found]}', path)
 
 
 def _strides(path: str, head: nn.Module, levels: Sequence[Tuple[int, ...]], size: int, source: str

@@ -3,17 +3,17 @@ import ast
 import json
 import os.path as osp
 from pathlib import Path
-from typing import Any, List, Sequence
+from typing import Any, Dict, List, Sequence
 
 from mmrev.problems import ProblemError, closest, one_line
 
 # What the runner of MMCV 1 read, and what MMEngine reads in its place.
 _OF_MMCV_1 = dict(
     checkpoint_config='default_hooks.checkpoint', data='train_dataloader, val_dataloader and test_dataloader',
-    evaluation='val_evaluator', log_config='default_hooks.logger', lr_config='param_scheduler',
-    optimizer='optim_wrapper.optimizer', optimizer_config='optim_wrapper', runner='train_cfg',
-    samples_per_gpu='train_dataloader.batch_size', total_epochs='train_cfg.max_epochs',
-    workers_per_gpu='train_dataloader.num_workers')
+    evaluation='val_evaluator', fp16="optim_wrapper.type='AmpOptimWrapper'", log_config='default_hooks.logger',
+    lr_config='param_scheduler', optimizer='optim_wrapper.optimizer', optimizer_config='optim_wrapper',
+    resume_from='load_from and resume', runner='train_cfg', samples_per_gpu='train_dataloader.batch_size',
+    seed='randomness.seed', total_epochs='train_cfg.max_epochs', workers_per_gpu='train_dataloader.num_workers')
 
 
 def parsed(file: str, heirs: Sequence[str] = ()) -> List[str]:
@@ -57,7 +57,7 @@ def _bases(path: str, shown: str, first: bool) -> Any:
             tree = ast.parse(text)
             assigned = {ast.unparse(node.targets[0]): node.value for node in tree.body if isinstance(node, ast.Assign)}
             if first:
-                _refuse_mmcv_1(tree, [*assigned], shown)
+                _refuse_mmcv_1(tree, assigned, shown)
             return ast.literal_eval(assigned['_base_']) if _is_literal(assigned.get('_base_')) else ()
         content = _loaded(path, text)
     except ProblemError:
@@ -77,12 +77,13 @@ def _bases(path: str, shown: str, first: bool) -> Any:
     return content.get('_base_', ())
 
 
-def _refuse_mmcv_1(tree: ast.Module, assigned: Sequence[str], shown: str) -> None:
+def _refuse_mmcv_1(tree: ast.Module, assigned: Dict[str, ast.expr], shown: str) -> None:
     """Refuse keys that only MMCV 1 read, unless they are variables, also those of a config that mmengine wrote."""
     if '_base_' not in assigned and list(assigned) == sorted(assigned):
         return  # mmengine sorts keys, and keeps the variables of bases
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
-    for key in sorted({*assigned} & {*_OF_MMCV_1} - used):
+    empty = {key for key, value in assigned.items() if isinstance(value, ast.Constant) and value.value is None}
+    for key in sorted({*assigned} & {*_OF_MMCV_1} - used - empty):
         raise ProblemError(f'`{key}` in `{shown}` is read by nothing: MMCV 1 did',
                            f'Set {_OF_MMCV_1[key]} instead, and leave it out')
 

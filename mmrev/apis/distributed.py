@@ -8,7 +8,9 @@ import contextlib
 import datetime
 import os
 import re
+import socket
 import subprocess
+import time
 from typing import TYPE_CHECKING, Any, Iterator
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ def adopt_launcher(launcher: str) -> int:
 
     Raises:
         ValueError: If the launcher has not started this process, gives it an invalid rank or port, or does not say
-            where several machines meet.
+            where several machines meet, or names no host there.
     """
     if launcher == 'none':
         return 0
@@ -47,6 +49,8 @@ def adopt_launcher(launcher: str) -> int:
             raise ValueError(f'{name}={os.environ[name]} is not a number')
     if not 0 <= int(os.environ['RANK']) < int(os.environ['WORLD_SIZE']):  # gloo would wait for half an hour
         raise ValueError(f'rank {os.environ["RANK"]} is none of {os.environ["WORLD_SIZE"]} processes')
+    if 'MASTER_ADDR' in os.environ:
+        _find_host(os.environ['MASTER_ADDR'])
     if launcher == 'mpi' and 'MASTER_ADDR' not in os.environ:  # mpirun does not set it, and mmengine asks for it
         if os.environ.get('OMPI_COMM_WORLD_LOCAL_SIZE', os.environ['WORLD_SIZE']) != os.environ['WORLD_SIZE']:
             raise ValueError('MASTER_ADDR is not set; on several machines, name that of process 0: '
@@ -97,6 +101,19 @@ def alone(launcher: str) -> Iterator[None]:
     finally:
         if joined:
             distributed.destroy_process_group()
+
+
+def _find_host(name: str, seconds: float = 60) -> None:
+    """Wait until a name of a host is known, as those of containers soon are. PyTorch would wait for half an hour."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.getaddrinfo(name, None)
+            return
+        except OSError as error:
+            if time.monotonic() > end:
+                raise ValueError(f'MASTER_ADDR={name} cannot be found for {seconds:g} s: {error.strerror}') from error
+        time.sleep(1)
 
 
 def _set_master(launcher: str) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List, NamedTupl
 from mmrev.checkpoints import load_any, mismatch
 from mmrev.datasets.checks import is_image, why_unreadable
 from mmrev.problems import ProblemError, one_line, phase
-from mmrev.side_effects import try_writing
+from mmrev.side_effects import show_warnings, standard_error_suppressed, try_writing, warnings_held
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,32 +96,36 @@ def predict(cfg: 'Config', checkpoint: str, inputs: Sequence[str], out_dir: Opti
     if out_dir is not None:
         with phase(f'writing to `{out_dir}`', 'Make it writable, or choose another folder'):
             try_writing(out_dir)
-    with phase('building the model', 'Give a config, and the checkpoint that was trained with it'):
-        predict_one = _build(cfg, checkpoint, score, segmentation)
-    found, unreadable, first = {}, [], ''
-    for file, name in images:
-        with phase(f'image `{file}`', 'Leave it out or fix it, or the pipeline of test_dataloader'):
-            try:
-                if not file.is_file():
-                    raise FileNotFoundError(file)  # reading a pipe would wait forever
-                prediction = Prediction(str(file), *predict_one(str(file)))
-            except Exception as error:
-                readable = is_image(str(file))
-                if not found and readable:
-                    raise  # it may be the same with every image
-                unreadable.append(f'`{file}`')
-                first = first or (one_line(error) if readable else why_unreadable(str(file)))
-                continue
-        found[name.as_posix()] = prediction.values
-        if out_dir is not None:
-            with phase(f'writing to `{out_dir}`', 'Make it writable, or choose another folder', status=1):
-                prediction.write(Path(out_dir, name))
-                Path(out_dir, 'predictions.json').write_text(json.dumps(found, indent=1))
-        yield prediction
-    if unreadable:
-        named = ', '.join(unreadable[:5]) + ', ...' * (len(unreadable) > 5)
-        raise ProblemError(f'{len(unreadable)} of {len(images)} images cannot be read or predicted: {named}; '
-                           f'of the first one, {first}', 'Fix them, or leave them out', 1 if found else 2)
+    with warnings_held():
+        with phase('building the model', 'Give a config, and the checkpoint that was trained with it'):
+            predict_one = _build(cfg, checkpoint, score, segmentation)
+        found, unreadable, first = {}, [], ''
+        for file, name in images:
+            with phase(f'image `{file}`', 'Leave it out or fix it, or the pipeline of test_dataloader'):
+                try:
+                    if not file.is_file():
+                        raise FileNotFoundError(file)  # reading a pipe would wait forever
+                    with standard_error_suppressed():
+                        prediction = Prediction(str(file), *predict_one(str(file)))
+                except Exception as error:
+                    with standard_error_suppressed():
+                        readable = is_image(str(file))
+                    if not found and readable:
+                        raise  # it may be the same with every image
+                    unreadable.append(f'`{file}`')
+                    first = first or (one_line(error) if readable else why_unreadable(str(file)))
+                    continue
+            found[name.as_posix()] = prediction.values
+            if out_dir is not None:
+                with phase(f'writing to `{out_dir}`', 'Make it writable, or choose another folder', status=1):
+                    prediction.write(Path(out_dir, name))
+                    Path(out_dir, 'predictions.json').write_text(json.dumps(found, indent=1))
+            show_warnings()
+            yield prediction
+        if unreadable:
+            named = ', '.join(unreadable[:5]) + ', ...' * (len(unreadable) > 5)
+            raise ProblemError(f'{len(unreadable)} of {len(images)} images cannot be read or predicted: {named}; '
+                               f'of the first one, {first}', 'Fix them, or leave them out', 1 if found else 2)
 
 
 def _check_parts(cfg: 'Config') -> None:

@@ -1,5 +1,6 @@
 """The work dir of a training: find the checkpoint to resume, lock the folder, protect checkpoints of other runs."""
 import contextlib
+import locale
 import os
 import re
 import shutil
@@ -27,13 +28,19 @@ def choose_work_dir(cfg: 'Config', file: str, given: Optional[str] = None) -> No
     """Set the work dir: the one of the command line, of the config, or ``work_dirs/CONFIG``.
 
     Raises:
-        ProblemError: If that of the config names no folder.
+        ProblemError: If that of the config names no folder, or the log cannot name it in the encoding of the locale.
     """
     work_dir = given or cfg.get('work_dir')
     if not isinstance(work_dir, (str, type(None))) or work_dir == '':
         raise ProblemError(f'`work_dir` is {work_dir!r}, which names no folder', 'Name one with --work-dir, or leave '
                            'it out for work_dirs/CONFIG')
-    cfg.work_dir = os.path.join('work_dirs', Path(file).stem) if work_dir is None else work_dir
+    cfg.work_dir = os.path.join('work_dirs', Path(file).stem) if work_dir is None else os.path.expanduser(work_dir)
+    encoding = locale.getpreferredencoding(False)
+    try:
+        os.path.abspath(cfg.work_dir).encode(encoding)
+    except UnicodeEncodeError as error:
+        raise ProblemError(f'the log is written in {encoding}, which cannot name the work dir `{cfg.work_dir}`',
+                           'Set PYTHONUTF8=1, or name another --work-dir') from error
 
 
 def choose_checkpoint(cfg: 'Config', resume: Optional[str] = None) -> Tuple[str, ...]:

@@ -58,7 +58,7 @@ def run_command(parser: argparse.ArgumentParser, body: Callable[[argparse.Namesp
         if '--traceback' in argv:
             traceback.print_exc()
         alone = os.environ.get('WORLD_SIZE', '1') == '1'
-        _say(f'{parser.prog}: error: {"" if alone else "process %s: " % os.environ["RANK"]}{error}')
+        _say(f'{parser.prog}: error: {"" if alone else "process %s: " % os.environ.get("RANK", "?")}{error}')
         return error.status
     return 0
 

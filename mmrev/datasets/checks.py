@@ -2,6 +2,7 @@
 import inspect
 import os
 import os.path as osp
+import pickle
 import re
 import time
 from collections import Counter
@@ -11,7 +12,7 @@ import mmcv
 import torch
 from PIL import Image
 
-from mmrev.problems import Problem, ProblemError
+from mmrev.problems import Problem, ProblemError, phase
 
 _SECONDS = 1.  # for which the files of a data set are looked at
 _NO_CLASS = ('.', '__MACOSX')  # beginnings of names of folders that systems make
@@ -68,6 +69,35 @@ def problems_of_list(built: Any, entry: Dict[str, Any], path: str, file: str) ->
     if what or not number:
         yield Problem(what or f'{place} is empty', 'Each line is the name of an image, a space, and the number of its '
                       'class, from 0')
+
+
+# What pickles of plain values name.
+_OF_NUMPY = ('_reconstruct', 'ndarray', 'dtype', 'scalar', '_frombuffer')
+_OF_PYTHON = ('collections.OrderedDict', 'collections.defaultdict', '_codecs.encode', *(
+    f'builtins.{name}' for name in ('set', 'frozenset', 'list', 'dict', 'int', 'bytearray')))
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    """Reads values of Python and NumPy's arrays; runs nothing else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = f'{module.replace("__builtin__", "builtins")}.{name}'  # as protocol 2 calls it
+        if not (module.split('.')[0] == 'numpy' and name in _OF_NUMPY or known in _OF_PYTHON):
+            raise pickle.UnpicklingError(f'it would run `{module}.{name}`')
+        return super().find_class(module, name)
+
+
+def require_plain(file: str, path: str) -> None:
+    """Require that a pickled annotation file runs no code when mmengine reads it.
+
+    Args:
+        file: Its path.
+        path: Path of the config of the data set, for the message.
+    """
+    if file.endswith(('.pkl', '.pickle')) and osp.isfile(file):
+        with open(file, 'rb') as stream, phase(f'reading `{file}` ({path}.ann_file)', 'Take a file of lists, dicts, '
+                                               'numbers, texts and NumPy arrays'):
+            _PlainUnpickler(stream).load()
 
 
 def problems_of_folders(built: Any, entry: Dict[str, Any], path: str) -> Iterator[Problem]:
@@ -231,6 +261,21 @@ def check_normalization(name: str, transforms: Sequence[Any], model: Any) -> Non
     if len(places) > 1:
         raise ProblemError(f'images of {name}_dataloader would be normalized twice, by {" and ".join(places[:2])}',
                            'Leave out one of them')
+
+
+def check_scale(name: str, sample: Any, model: Any) -> None:
+    """Require that normalized values are not in the hundreds, as with mean and std of images from 0 to 1."""
+    inputs = sample.get('inputs') if isinstance(sample, dict) else None
+    preprocessor = getattr(model, 'data_preprocessor', None)
+    if not (isinstance(inputs, torch.Tensor) and inputs.dim() == 3 and inputs.numel() and _normalizes(preprocessor)):
+        return
+    mean, std = (getattr(preprocessor, key).cpu() for key in ('mean', 'std'))
+    fit = mean.shape[0] in (1, inputs.shape[0])  # of others the preprocessor says so itself
+    largest = ((inputs - mean) / std).abs().max() if fit else 0
+    if largest > 500:
+        raise ProblemError(f'images of {name}_dataloader, of values up to {inputs.max():g}, become {largest:g} with '
+                           f'std={[round(number, 3) for number in std.flatten().tolist()]} of model.data_preprocessor',
+                           'Give mean and std for values from 0 to 255')
 
 
 def _normalizes(step: Any) -> bool:

@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from torch.utils.data import DataLoader, SequentialSampler
 
 from mmrev.apis.entries import walk
-from mmrev.datasets.checks import problems_of_folders, problems_of_list
+from mmrev.datasets.checks import problems_of_folders, problems_of_list, require_plain
 from mmrev.datasets.coco import (NEEDED, category_names, have_nothing_in_common, image_apart, is_local,
                                  mislabelled, needed_keys, problems_of_file)
 from mmrev.datasets.download import problems_of_download
@@ -33,6 +33,7 @@ def files(plan: Plan) -> Iterator[Problem]:
             continue
         built = find(entry['type'], DATASETS, scope=entry.get('_scope_'))
         if isinstance(entry.get('ann_file'), str) and entry['ann_file']:
+            require_plain(_join(root, entry['ann_file']), path)
             yield from problems_of_list(built, entry, path, _join(root, entry['ann_file']))
             yield from problems_of_file(
                 _join(root, entry['ann_file']), path, f'{where}.data_root=FOLDER',

@@ -9,12 +9,13 @@ import torch
 from mmengine.dist import get_rank, get_world_size
 from mmengine.hooks import EMAHook, Hook
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import EpochBasedTrainLoop, LogProcessor, TestLoop, ValLoop, autocast
+from mmengine.runner import EpochBasedTrainLoop, LogProcessor, TestLoop, ValLoop, autocast, loops
 from mmengine.structures import InstanceData
 from torch.utils.data import SequentialSampler
 
 from mmrev.datasets.checks import (check_apart, check_boxes, check_classes, check_files, check_labels, check_mask,
-                                   check_normalization, check_normalized_alike, check_order, without_objects)
+                                   check_normalization, check_normalized_alike, check_order, check_scale,
+                                   without_objects)
 from mmrev.datasets.coco import renumber_zero
 from mmrev.problems import ProblemError, closest, phase
 from mmrev.registry import HOOKS
@@ -188,6 +189,7 @@ def _read(name: str, loader: Any, model: Any) -> List[str]:
     with phase(f'reading the first batch of {name}_dataloader'):
         samples = [dataset[index] for index in range(min(loader.batch_size or 1, len(dataset)))]
         check_fields(name, samples[0], model)
+        check_scale(name, samples[0], model)
         collate(samples)
         for index in np.linspace(0, len(dataset) - 1, min(64, len(dataset))).astype(int):
             if time.monotonic() - begin > _SECONDS:
@@ -253,6 +255,7 @@ def validate(runner, loop: ValLoop, samples: int = 2) -> Dict[str, Any]:
         runner.model.eval()
         with autocast(enabled=loop.fp16):
             outputs: List[Any] = runner.model.val_step(batch)
+        outputs, losses = loops._update_losses(outputs, {})
         for output in outputs:
             _invent_prediction(output)
         visualizer = runner.visualizer
@@ -274,7 +277,7 @@ def validate(runner, loop: ValLoop, samples: int = 2) -> Dict[str, Any]:
             for metric in loop.evaluator.metrics:
                 metric.results.clear()
             return {}
-        return loop.evaluator.evaluate(samples * get_world_size())
+        return {**loop.evaluator.evaluate(samples * get_world_size()), **loops._parse_losses(losses, 'val')}
 
 
 def _invent_prediction(sample: Any) -> None:
@@ -296,7 +299,7 @@ def check_monitored(runner, metrics: Dict[str, Any]) -> None:
     watching = [*runner.hooks, *(schedules if isinstance(schedules, list) else ())]
     for watcher in watching if metrics else ():
         saves, monitor = getattr(watcher, 'key_indicators', None) or (), getattr(watcher, 'monitor', None)
-        for name in [*saves, *([] if 'loss' in str(monitor) else [monitor])]:
+        for name in (*saves, monitor):
             if isinstance(name, str) and name != 'auto' and name not in metrics:
                 raise ProblemError(f'{type(watcher).__name__} monitors `{name}`, but val_evaluator has no such '
                                    'metric', f'{closest(name, metrics)}There are {", ".join(list(metrics)[:6])}')

@@ -45,7 +45,8 @@ def test_yaml_runs_nothing(tmp_path):
 @pytest.mark.parametrize('line, key', [
     ("optimizer = dict(type='SGD', lr=0.001)", 'optimizer'), ("lr_config = dict(policy='step')", 'lr_config'),
     ("evaluation = dict(metric='bbox')", 'evaluation'), ('total_epochs = 12', 'total_epochs'),
-    ('data = dict(samples_per_gpu=2)', 'data'), ('workers_per_gpu = 2', 'workers_per_gpu')])
+    ('data = dict(samples_per_gpu=2)', 'data'), ('workers_per_gpu = 2', 'workers_per_gpu'),
+    ("resume_from = 'x.pth'", 'resume_from'), ('seed = 1', 'seed'), ("fp16 = dict(loss_scale='dynamic')", 'fp16')])
 def test_what_only_mmcv_1_read_is_refused(line, key, tmp_path):
     (tmp_path / 'config.py').write_text(f"{line}\n_base_ = 'mmdet::_base_/default_runtime.py'\n")
     with pytest.raises(ProblemError, match=f'`{key}` in .* is read by nothing'):

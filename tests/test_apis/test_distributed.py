@@ -6,6 +6,7 @@ import torch
 from mmengine.config import Config
 
 from mmrev.apis import adopt_launcher, prepare_cpu_processes
+from mmrev.apis.distributed import _find_host
 
 VARIABLES = dict(slurm=('SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID'),
                  mpi=('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_SIZE', 'OMPI_COMM_WORLD_LOCAL_RANK'))
@@ -39,7 +40,7 @@ def test_processes_of_mpirun_on_one_machine_meet_there(local_size, monkeypatch):
     assert os.environ['MASTER_ADDR'] == '127.0.0.1'
 
 
-@pytest.mark.parametrize('address', [None, 'host1'])
+@pytest.mark.parametrize('address', [None, 'localhost'])
 def test_processes_of_mpirun_on_several_machines_are_told_where_to_meet(address, monkeypatch):
     for name, value in zip((*VARIABLES['mpi'], 'OMPI_COMM_WORLD_LOCAL_SIZE'), '5814'):
         monkeypatch.setenv(name, value)
@@ -72,6 +73,12 @@ def test_a_variable_of_a_launcher_that_is_no_number_is_named(name, value, monkey
     monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=f'{name}={value} is not a number'):
         adopt_launcher('pytorch')
+
+
+def test_a_host_that_is_not_known_is_named():
+    with pytest.raises(ValueError, match='MASTER_ADDR=no.such.host.invalid cannot be found for 0 s'):
+        _find_host('no.such.host.invalid', 0)
+    _find_host('127.0.0.1')
 
 
 def test_without_a_launcher_nothing_is_joined():

@@ -7,7 +7,7 @@ import pytest
 from mmengine.config import Config
 import torch
 
-from mmrev.apis.work_dir import choose_checkpoint, find_resumable, reserved, without_traces
+from mmrev.apis.work_dir import choose_checkpoint, choose_work_dir, find_resumable, reserved, without_traces
 from mmrev.problems import ProblemError
 from mmrev.side_effects import show_warnings
 
@@ -103,6 +103,16 @@ def test_where_nothing_can_be_resumed_a_training_starts_from_the_weights_that_th
     cfg = Config(dict(work_dir=str(tmp_path / 'new'), load_from='weights.pth'))
     choose_checkpoint(cfg, 'auto')
     assert (cfg.resume, cfg.load_from) == (False, 'weights.pth')
+
+
+def test_a_work_dir_may_lie_in_the_home_and_the_log_can_name_it(monkeypatch):
+    monkeypatch.setenv('HOME', '/home/someone')
+    cfg = Config(dict(work_dir='~/runs'))
+    choose_work_dir(cfg, 'config.py')
+    assert cfg.work_dir == '/home/someone/runs'
+    monkeypatch.setattr('locale.getpreferredencoding', lambda _: 'ascii')
+    with pytest.raises(ProblemError, match='written in ascii, which cannot name the work dir `läufe`'):
+        choose_work_dir(cfg, 'config.py', 'läufe')
 
 
 @pytest.mark.parametrize('begun', [False, True])

@@ -2,6 +2,8 @@
 import contextlib
 import copy
 import json
+import os
+import pickle
 from types import SimpleNamespace
 
 import cv2
@@ -13,7 +15,7 @@ from mmdet.evaluation import CocoMetric
 from PIL import Image
 
 from mmrev.datasets.checks import (check_apart, check_classes, check_files, check_normalization,
-                                   check_normalized_alike, check_order, why_unreadable)
+                                   check_normalized_alike, check_order, require_plain, why_unreadable)
 from mmrev.datasets.coco import renumber_zero
 from mmrev.problems import ProblemError
 from support import toy_detection
@@ -117,3 +119,20 @@ def test_a_decode_head_that_was_not_told_the_number_of_classes_is_named(auxiliar
     datasets = dict(train=SimpleNamespace(metainfo=dict(classes=['a', 'b', 'c'])))
     with pytest.raises(ProblemError, match='num_classes=150') if refused else contextlib.nullcontext():
         check_classes(datasets, model)
+
+
+class Command:
+    def __reduce__(self):
+        return os.mkdir, ('made', )
+
+
+def test_pickled_annotations_hold_plain_values_and_run_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    plain = dict(a=[1, 2.5, 'x', None, b'y', (1, ), {3}], boxes=np.eye(4, dtype=np.float32), label=np.int64(3))
+    for protocol in (0, 2, 4, 5):
+        (tmp_path / 'plain.pkl').write_bytes(pickle.dumps(plain, protocol=protocol))
+        require_plain('plain.pkl', 'train_dataloader.dataset')
+    (tmp_path / 'command.pkl').write_bytes(pickle.dumps([Command()]))
+    with pytest.raises(ProblemError, match=r'ann_file\): it would run `posix.mkdir`'):
+        require_plain('command.pkl', 'train_dataloader.dataset')
+    assert not (tmp_path / 'made').exists()

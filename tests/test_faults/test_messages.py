@@ -47,6 +47,20 @@ SAID = {
     'more anchors than levels': (DET, set_(STRIDES, [4, 8, 16, 32, 64, 128]), 'are of 6 levels', f'{STRIDES}=VALUE'),
     'anchors of other strides': (DET, set_(STRIDES, [8, 16, 32, 64, 128]), 'begin with 8, and the first level that '
                                  'model.neck gives has stride 4', f'{STRIDES}=VALUE'),
+    'boxes pooled from other levels': (DET, set_('model.roi_head.bbox_roi_extractor.featmap_strides', [8, 16, 32, 64]),
+                                       'featmap_strides` is [8, 16, 32, 64], and the levels that model.neck gives '
+                                       'have the strides [4, 8, 16, 32, 64]', 'featmap_strides=VALUE'),
+    'a loss of IoU on encoded boxes': (DET, set_('model.roi_head.bbox_head.loss_bbox', dict(type='GIoULoss')),
+                                       'GIoULoss, which compares boxes', 'reg_decoded_bbox=VALUE'),
+    'a loss of IoU on encoded anchors': (DET, set_('model.rpn_head.loss_bbox', dict(type='IoULoss')),
+                                         'IoULoss, which compares boxes', 'reg_decoded_bbox=VALUE'),
+    'masks of other classes': (MASK, set_('model.roi_head.mask_head.num_classes', 80), 'mask_head.num_classes` is 80, '
+                               'and that of bbox_head 2', 'num_classes=VALUE'),
+    'statistics of images from 0 to 1': (DET, set_('model.data_preprocessor', dict(
+        type='DetDataPreprocessor', mean=[.485, .456, .406], std=[.229, .224, .225])), 'std=[0.229, 0.224, 0.225] of '
+        'model.data_preprocessor', 'from 0 to 255'),
+    'a loss of training to stop by': (CLS, set_(HOOKS, [dict(type='EarlyStoppingHook', monitor='loss')]),
+                                      'EarlyStoppingHook monitors `loss`', 'accuracy/top1'),
     'three deviations': (DET, set_('model.rpn_head.bbox_coder.target_stds', [1., 1., 1.]),
                          '`model.rpn_head.bbox_coder.target_stds` has 3 numbers, and a box 4', 'target_stds=VALUE'),
     'weights of three of two classes': (CLS, set_('model.head.loss', weighted(1., 1., 1.)),
