@@ -37,10 +37,13 @@ class ProblemError(ValueError):
         if relayed:
             what, fix = relayed.group(2), relayed.group(3) or fix
         what = what if len(what) <= 1000 else what[:997] + '...'
-        super().__init__(f'{what}\n  {fix.strip()}' if fix else what)
+        super().__init__(what, fix, status)
         self.what = what
         self.fix = fix.strip()
         self.status = status
+
+    def __str__(self) -> str:
+        return f'{self.what}\n  {self.fix}' if self.fix else self.what
 
 
 class Terminated(KeyboardInterrupt):
@@ -116,5 +119,7 @@ def passed_by(error: BaseException, objects: Sequence[Any], base: type) -> Any:
 
 def closest(name: str, choices: Iterable[str], likeness: float = 0.6) -> str:
     """The choices closest to `name`, as the beginning of a fix; empty if none is similar."""
-    near = difflib.get_close_matches(name, sorted(set(choices)), n=3, cutoff=likeness)
+    choices = sorted(set(choices))
+    near = difflib.get_close_matches(name, choices, n=3, cutoff=likeness)
+    near = [choice for choice in choices if choice.lower() == name.lower() != choice] or near
     return f'Did you mean {" or ".join(f"`{choice}`" for choice in near)}? ' if near else ''

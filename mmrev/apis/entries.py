@@ -27,6 +27,8 @@ _FIXES = {
     'Expected more than 1 value per channel':
         'Batch norm needs several values: larger images or batches, or train_dataloader.drop_last=True where one '
         'sample is left for the last batch',
+    'address already in use': 'Set MASTER_PORT to a port that is free',
+    'EADDRINUSE': 'Set MASTER_PORT to a port that is free',
     'more than one parameter group':
         'Several parts of the model share a weight: set optim_wrapper.paramwise_cfg.bypass_duplicate=True',
 }
@@ -115,15 +117,16 @@ def naming_entries(cfg: Any, parts: Sequence[str] = ()) -> Iterator[None]:
                 and (not parts or key.split('_')[0] not in {'train', 'val', 'test'} - {*parts})}
         path = entry_passed(cause, read) or _section_of(cause, cfg) * bool(general)
         if not path:
+            error.fix = known_fix(error.what) or error.fix
             raise
         what = re.sub(r' in <\S+ object at \w+>$', '', error.what[general.end() if general else 0:])
         if what.startswith(_UNWRITABLE):
             what = 'its value cannot be written as Python, as mmengine does with each config'
         entry = next((entry for place, entry in walk(cfg._cfg_dict, '') if place == path), None)
         key = f'.{key_named(what, entry)}' * (isinstance(entry, (dict, list)) and what[:3] != 'its')
-        raise ProblemError(f'`{path}`: {what}' if general else what, f'{_meant(what, entry)}Fix '
-                           f'{"it" if general else f"`{path}`"} in {cfg.filename}, or override it with --cfg-options '
-                           f'{path}{key}=VALUE', error.status) from cause
+        fix = known_fix(what) or (f'{_meant(what, entry)}Fix {"it" if general else f"`{path}`"} in {cfg.filename}, or '
+                                  f'override it with --cfg-options {path}{key}=VALUE')
+        raise ProblemError(f'`{path}`: {what}' if general else what, fix, error.status) from cause
 
 
 def known_fix(words: str) -> str:

@@ -38,6 +38,8 @@ def load_config(file: str, options: Optional[Dict[str, Any]] = None) -> 'Config'
         ProblemError: If there is no such config, if it cannot be read, or if an option would change nothing.
     """
     _check_file(file)
+    if os.environ.get('MPLBACKEND', '').startswith('module://'):  # of the notebook that runs this command
+        del os.environ['MPLBACKEND']
     warnings.filterwarnings('ignore', message='pkg_resources is deprecated')  # mmengine needs it
     with phase('mmengine cannot be imported', '`mmrev doctor` says what is installed and how to fix it'):
         from mmengine.config import Config
@@ -80,6 +82,8 @@ def _without_mmseg(file: str) -> ProblemError:
 
 
 def _check_file(config: str) -> None:
+    if osp.isfile(config) and config.endswith(('.pth', '.pt', '.ckpt')):
+        raise ProblemError(f'`{config}` is a checkpoint, where a config is expected', 'Give the config before it')
     if '::' in config or osp.isfile(config):
         return
     is_folder = osp.isdir(config)

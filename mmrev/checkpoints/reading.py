@@ -63,7 +63,16 @@ def read(file: str, map_location: Any = None, trusted: Sequence[type] = (argpars
                                'It was not loaded. Take it from its publisher; if you trust it, name them to '
                                'torch.serialization.add_safe_globals in a module of custom_imports') from error
         raise ProblemError(f'checkpoint `{file}` ({path.stat().st_size:,} bytes) cannot be read: truncated, damaged '
-                           'or no checkpoint', 'Copy it again, or take another one') from error
+                           'or no checkpoint', _way_out(path)) from error
+
+
+def _way_out(path: Path) -> str:
+    """What to give in place of a file that is no checkpoint."""
+    if path.name == 'last_checkpoint':
+        return f'It names one, `{path.read_text(errors="replace").strip()[:200]}`: give that'
+    if path.suffix == '.safetensors':
+        return 'Convert it with torch.save(safetensors.torch.load_file(FILE), "weights.pth")'
+    return 'Copy it again, or take another one'
 
 
 def _saved_by_mmengine() -> list:

@@ -36,8 +36,7 @@ def train(args: argparse.Namespace, prog: str) -> None:
         scale_learning_rate(cfg)
     if args.memory_budget is not None:
         use_memory_budget(cfg, args.memory_budget)
-    skipped = choose_checkpoint(cfg, args.resume)
-    if skipped:
+    if skipped := choose_checkpoint(cfg, args.resume):
         print(f'{prog}: resuming from {cfg.load_from}; {", ".join(skipped)} cannot be read')
     Plan(cfg, ('train', 'val'), skip_wrong=args.skip_wrong_annotations).require_none()
     try:

@@ -145,7 +145,8 @@ def misused(plan: Plan, built: Callable, entry: dict, path: str, keys: bool = Tr
     for key in entry if keys and closed else ():
         if key not in known and key not in ('type', '_scope_', 'priority', *besides):
             yield Problem(f'`{path}.{key}`: {name} has no argument `{key}`',
-                          f'{closest(key, [*known, *besides])}Fix it in {plan.cfg.filename}')
+                          f'{closest(key, [*known, *besides])}Fix it in {plan.cfg.filename}; if a base sets it for '
+                          'another class, add _delete_=True')
     for key, hint in {**(hints(late) if late else {}), **hints(built)}.items():
         value, kinds = entry.get(key, ...), {*alternatives(hint)}
         no_text = isinstance(value, str) and not takes_text(hint, value, built)

@@ -108,6 +108,8 @@ SAID = {
     'no interval of drawing': (DET, set_('default_hooks.visualization', dict(type='DetVisualizationHook', draw=True,
                                                                             interval=0)),
                                '`interval` of DetVisualizationHook is 0', 'default_hooks.visualization'),
+    'a name in lower case': (CLS, set_('optim_wrapper.optimizer.type', 'adamw'), 'no optimizer `adamw`',
+                             'Did you mean `AdamW`? '),
     'an unknown priority': (CLS, set_(HOOKS, [dict(type='EMAHook', priority='HIGHER')]),
                             f"`{HOOKS}.0.priority` is 'HIGHER'", '`HIGH` or `HIGHEST`'),
     'a priority above all': (CLS, set_(HOOKS, [dict(type='EMAHook', priority=999)]), 'priority` is 999', '0 to 100'),
@@ -158,6 +160,19 @@ def test_it_names_the_entry_and_the_way_out(name, configs, tmp_path):
     base, change, what, fix = SAID[name]
     lines = refused(configs, tmp_path, base, change)
     assert what in lines[0] and fix in lines[1], lines
+
+
+@pytest.mark.parametrize('arguments, words, way_out', [
+    (('test', 'x.pth', 'config.py'), '`x.pth` is a checkpoint, where a config is expected', 'config before it'),
+    (('train', 'config.py', '--resume', 'last_checkpoint'), 'cannot be read', 'It names one, `runs/epoch_3.pth`: give that'),
+    (('train', 'config.py', '--resume', 'x.safetensors'), 'cannot be read', 'safetensors.torch.load_file')])
+def test_a_file_in_the_place_of_another_is_named(arguments, words, way_out, configs, tmp_path):
+    def files(folder):
+        for name in ('x.pth', 'x.safetensors', 'last_checkpoint'):
+            (folder / name).write_text('runs/epoch_3.pth')
+
+    said_first, said_second = refused(configs, tmp_path, CLS, arguments=arguments, files=files)
+    assert words in said_first and way_out in said_second
 
 
 @pytest.mark.parametrize('arguments', EMPTY, ids=' '.join)
