@@ -164,7 +164,7 @@ def test_it_names_the_entry_and_the_way_out(name, configs, tmp_path):
 
 @pytest.mark.parametrize('arguments, words, way_out', [
     (('test', 'x.pth', 'config.py'), '`x.pth` is a checkpoint, where a config is expected', 'config before it'),
-    (('train', 'config.py', '--resume', 'last_checkpoint'), 'cannot be read', 'It names one, `runs/epoch_3.pth`: give that'),
+    (('train', 'config.py', '--resume', 'last_checkpoint'), 'cannot be read', '`runs/epoch_3.pth`: give that'),
     (('train', 'config.py', '--resume', 'x.safetensors'), 'cannot be read', 'safetensors.torch.load_file')])
 def test_a_file_in_the_place_of_another_is_named(arguments, words, way_out, configs, tmp_path):
     def files(folder):

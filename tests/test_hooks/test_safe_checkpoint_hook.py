@@ -1,4 +1,5 @@
 """A run that is killed, terminated or out of disk space at any moment goes on from its newest complete checkpoint."""
+import errno
 import os
 import resource
 import signal
@@ -122,6 +123,20 @@ def test_a_full_disk_names_the_file_and_its_size_and_keeps_the_last_good_one(tmp
     assert in_child(run) == 0
     assert names(tmp_path) == ['epoch_1.pth']
     torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
+
+
+@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EDQUOT])
+def test_a_disk_or_a_quota_that_turns_out_full_at_the_end_of_a_file_is_named(number, tmp_path, monkeypatch):
+    def fill():
+        def fsync(_):
+            raise OSError(number, os.strerror(number))
+
+        monkeypatch.setattr(os, 'fsync', fsync)
+
+    with pytest.raises(ProblemError) as caught:
+        train(tmp_path, hooks=[At(3, fill)])
+    assert f'epoch_2.pth` (about 0 MB): {os.strerror(number)}' in caught.value.what and caught.value.status == 1
+    assert names(tmp_path) == ['epoch_1.pth'] and torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
 
 
 @pytest.mark.parametrize('iteration', [1, 2, 3, 5])

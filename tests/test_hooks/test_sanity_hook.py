@@ -14,6 +14,8 @@ from mmengine.structures import BaseDataElement, PixelData
 from mmpretrain.structures import DataSample
 from pycocotools.coco import COCO
 
+from mmrev.apis import data_check
+from mmrev.apis.run import load_config
 from mmrev.datasets.checks import check_classes, check_labels, check_mask
 from mmrev.datasets.coco import skip_wrong_annotations, wrong_entries
 from mmrev.hooks.sanity_hook import _read
@@ -236,6 +238,15 @@ def test_check_with_data_reads_every_image(data, tmp_path):
     assert status == 2 and '3 problems' in said(errors)[0]
     assert '2 of 4 samples of train_dataloader cannot be read, first: reading sample 1' in (
         tmp_path / 'out.txt').read_text()
+
+
+def test_check_with_data_shows_its_progress(data, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(data / 'detection', tmp_path / 'data')
+    (tmp_path / 'config.py').write_text(toy_detection.config_text('data').replace('(64, 64)', '(32, 32)'))
+    monkeypatch.setattr(data_check, '_SECONDS', 0)
+    assert not list(data_check.unreadable(load_config('config.py'), ('train', )))
+    assert 'train: 2 of 4 samples, 0 unreadable' in capsys.readouterr().err
 
 
 def test_an_image_of_another_size_than_its_annotation_says_is_named():
