@@ -3,7 +3,7 @@ import ast
 import json
 import os.path as osp
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any, Collection, Dict, List, Sequence, Set
 
 from mmrev.problems import ProblemError, closest, one_line
 
@@ -77,13 +77,39 @@ def _bases(path: str, shown: str, first: bool) -> Any:
     return content.get('_base_', ())
 
 
+def unread(file: str, known: Collection[str]) -> List[str]:
+    """Variables of a config in Python that neither it nor the runner reads, such as ``data_root`` of a child config.
+
+    Args:
+        file: Its path; for other files there are none.
+        known: The keys that something reads at the top of a config.
+    """
+    if not file.endswith('.py'):
+        return []
+    with open(file, encoding='utf-8') as stream:
+        tree = ast.parse(stream.read())
+    assigned = [target.id for node in tree.body if isinstance(node, ast.Assign) for target in node.targets
+                if isinstance(target, ast.Name) and not target.id.startswith('_')]
+    read = {*known, *_loaded_names(tree)}
+    return [] if _is_dumped(tree) else [key for key in dict.fromkeys(assigned) if key not in read]
+
+
+def _is_dumped(tree: ast.Module) -> bool:
+    """Whether mmengine wrote a config: it sorts keys, and keeps the variables of bases."""
+    assigned = [ast.unparse(node.targets[0]) for node in tree.body if isinstance(node, ast.Assign)]
+    return '_base_' not in assigned and assigned == sorted(assigned)
+
+
+def _loaded_names(tree: ast.Module) -> Set[str]:
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+
+
 def _refuse_mmcv_1(tree: ast.Module, assigned: Dict[str, ast.expr], shown: str) -> None:
     """Refuse keys that only MMCV 1 read, unless they are variables, also those of a config that mmengine wrote."""
-    if '_base_' not in assigned and list(assigned) == sorted(assigned):
-        return  # mmengine sorts keys, and keeps the variables of bases
-    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)}
+    if _is_dumped(tree):
+        return
     empty = {key for key, value in assigned.items() if isinstance(value, ast.Constant) and value.value is None}
-    for key in sorted({*assigned} & {*_OF_MMCV_1} - used - empty):
+    for key in sorted({*assigned} & {*_OF_MMCV_1} - _loaded_names(tree) - empty):
         raise ProblemError(f'`{key}` in `{shown}` is read by nothing: MMCV 1 did',
                            f'Set {_OF_MMCV_1[key]} instead, and leave it out')
 

@@ -1,8 +1,10 @@
 """mmdet's inferencer, extended by the detectors of mmrev."""
+import copy
 from typing import Any, Optional, Tuple
 
 from mmdet.apis import DetInferencer as MMDetInferencer
 from mmengine.config import Config
+from mmengine.registry import DATASETS
 
 from mmrev.checkpoints import mismatch
 from mmrev.checkpoints import published
@@ -49,3 +51,6 @@ class DetInferencer(MMDetInferencer):
         if other:
             raise ValueError(f'the weights are of another model: {other}; give those that were trained with it')
         super()._load_weights_to_model(model, checkpoint, cfg)
+        if checkpoint is not None and not {'dataset_meta', 'CLASSES'} & (checkpoint.get('meta') or {}).keys():
+            dataset = dict(copy.deepcopy(cfg.test_dataloader.dataset), lazy_init=True)
+            model.dataset_meta = DATASETS.build(dataset).metainfo  # mmdet would take the classes of COCO

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, Optional, Seque
 
 from mmrev.problems import LOST, ProblemError, chained, closest, one_line, phase
 
-from .config_file import parsed
+from .config_file import parsed, unread
 from .distributed import prepare_cpu_processes
 from .modes import pin_memory, require_open_files, require_priorities
 
@@ -131,7 +131,7 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
                              SanityHook)
     from mmrev.side_effects import log_outlives_reader
 
-    from .entries import naming_entries
+    from .entries import known_keys, naming_entries
     with _config_kept(cfg), log_outlives_reader(), naming_entries(cfg), phase(
             'building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
         prepare_cpu_processes(cfg)
@@ -141,6 +141,8 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
         cfg.load_from = cfg.get('load_from') or None  # mmengine would look for a file named ''
         _adopt_seed(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+        for key in unread(cfg.filename or '', known_keys()) if 'runner_type' not in cfg else ():
+            runner.logger.warning(f'`{key}` in {cfg.filename} is read by nothing')
         exact = ExactResumeHook()
         runner.build_dataloader = functools.partial(_build_dataloader, runner, runner.build_dataloader, exact)
         PhaseHook.name_preparation(runner)

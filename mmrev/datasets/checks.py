@@ -21,6 +21,9 @@ _GEOMETRY = re.compile('Resize|Crop|Flip|Rotate|Affine|Shear|Translate|^Expand$|
 
 def check_folders(name: str, dataset: Any) -> None:
     """Require that the folders of classes are visible, and that each with files, in training each, has an image."""
+    for inner in [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())]:
+        if inner is not None:
+            check_folders(name, inner)
     for folder in getattr(dataset, 'folder_to_idx', None) or ():
         if folder.startswith(_NO_CLASS):
             raise ProblemError(*_no_class(folder, dataset.img_prefix, f'{name}_dataloader'))
@@ -292,6 +295,17 @@ def check_normalized_alike(pipelines: Dict[str, Sequence[Any]]) -> None:
         raise ProblemError('images are normalized in different ways: ' + '; '.join(
             f'in {name}_dataloader by {", ".join(own) or "no step"}' for name, own in steps.items()),
             'Give all pipelines the same Normalize, or leave it to model.data_preprocessor')
+
+
+def shifted_labels(name: str, dataset: Any, labels: Set[int]) -> str:
+    """A warning where masks seem to number the background from 0 although their labels are shifted; or ''."""
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+    if (not getattr(dataset, 'reduce_zero_label', False) or not labels or len(classes) - 1 in labels
+            or str(classes[:1]).lower().strip("[(',)]") != 'background'
+            or getattr(dataset, 'METAINFO', {}).get('classes') == classes):
+        return ''
+    return (f'no mask of {name}_dataloader that was read has the class `{classes[-1]}`: with reduce_zero_label=True, '
+            'label 0 of the masks is ignored, and label 1 is the first class, `background`')
 
 
 def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:

@@ -61,9 +61,9 @@ _RANGES: Sequence[Tuple[str, Callable, str]] = (
     (r'optim_wrapper\.optimizer\.(lr|weight_decay|eps)|train_cfg\.val_begin|.*(_mult|drop(_path)?_rate|'
      r'loss_weight|num_convs|\.eps)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_m(in|ax)|power|begin|milestones\.\d+)',
      lambda number: 0 <= number < math.inf, 'finite number from 0'),
-    (r'optim_wrapper\.(.+\.)?optimizer\.(momentum|dampening|alpha|rho)', lambda number: 0 <= number < 1,
-     'number from 0, below 1'),
-    (r'(.*\.)?(pos_fraction|score_thr|\w*iou_thr\w*)', lambda number: 0 <= number <= 1, 'number from 0 to 1'),
+    (r'optim_wrapper\.(.+\.)?optimizer\.(momentum|dampening|alpha|rho)', lambda x: 0 <= x < 1, 'number from 0, '
+     'below 1'),
+    (r'.*(pos_fraction|score_thr|iou_thr\w*|r\.thresh|cat_max_ratio)', lambda x: 0 <= x <= 1, 'number from 0 to 1'),
     (r'train_cfg\.by_epoch', lambda number: number in (0, 1), 'flag, True or False'),
     (r'.*_scheduler\.(.*\.)?(step_size|milestones\.\d+)', lambda number: number % 1 == 0, 'whole number'))
 _SIMILAR = 0.85  # keys that are so near to one that is read are misspelt

@@ -33,11 +33,11 @@ def files(plan: Plan) -> Iterator[Problem]:
             continue
         built = find(entry['type'], DATASETS, scope=entry.get('_scope_'))
         if isinstance(entry.get('ann_file'), str) and entry['ann_file']:
-            require_plain(_join(root, entry['ann_file']), path)
-            yield from problems_of_list(built, entry, path, _join(root, entry['ann_file']))
+            file, most = _join(root, entry['ann_file']), math.inf if plan.whole else _QUICKLY_READ
+            require_plain(file, path)
+            yield from problems_of_list(built, entry, path, file)
             yield from problems_of_file(
-                _join(root, entry['ann_file']), path, f'{where}.data_root=FOLDER',
-                hasattr(built, 'COCOAPI') * (math.inf if plan.whole else _QUICKLY_READ), plan.skip_wrong,
+                file, path, f'{where}.data_root=FOLDER', hasattr(built, 'COCOAPI') * most, plan.skip_wrong,
                 needed_keys(built, entry, plan.cfg.get(path.split('_')[0] + '_evaluator')))
         yield from problems_of_folders(built, entry, path)
         prefixes = entry.get('data_prefix') or {}

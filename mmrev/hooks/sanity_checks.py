@@ -33,6 +33,10 @@ def check_sliding(model: Any) -> None:
             wrong = f'`{key}={config[key]!r}`, no pair' if key in config else f'no `{key}`'
             raise ProblemError(f"`model.test_cfg` has mode='slide' and {wrong}", 'Write crop_size=(512, 512) and '
                                "stride=(341, 341), in pixels, or mode='whole'")
+    if isinstance(config, dict) and config.get('mode') == 'slide' and any(
+            step > side for step, side in zip(config['stride'], config['crop_size'])):
+        raise ProblemError(f'`model.test_cfg` slides by stride={config["stride"]} a window of crop_size='
+                           f'{config["crop_size"]}, which would leave gaps', 'Choose a stride below the crop_size')
 
 
 def check_fields(name: str, sample: Any, model: Any) -> None:

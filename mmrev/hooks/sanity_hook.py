@@ -15,7 +15,7 @@ from torch.utils.data import SequentialSampler
 
 from mmrev.datasets.checks import (check_apart, check_boxes, check_classes, check_files, check_labels, check_mask,
                                    check_normalization, check_normalized_alike, check_order, check_scale,
-                                   without_objects)
+                                   shifted_labels, without_objects)
 from mmrev.datasets.coco import renumber_zero
 from mmrev.problems import ProblemError, closest, phase
 from mmrev.registry import HOOKS
@@ -206,7 +206,7 @@ def _read(name: str, loader: Any, model: Any) -> List[str]:
     useless = without_objects(name, labels, model)
     if 'ignored' in useless and len(read) == len(dataset):
         raise ProblemError(useless, 'Write the numbers of the classes into the masks')
-    return list(filter(None, (other, useless)))
+    return list(filter(None, (other, useless, shifted_labels(name, dataset, labels))))
 
 
 def _pixels(sample: Any) -> int:

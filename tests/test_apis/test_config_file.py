@@ -5,7 +5,7 @@ import pytest
 from mmengine.config import Config
 
 import mmrev
-from mmrev.apis.config_file import parsed
+from mmrev.apis.config_file import parsed, unread
 from mmrev.problems import ProblemError
 
 
@@ -51,6 +51,14 @@ def test_what_only_mmcv_1_read_is_refused(line, key, tmp_path):
     (tmp_path / 'config.py').write_text(f"{line}\n_base_ = 'mmdet::_base_/default_runtime.py'\n")
     with pytest.raises(ProblemError, match=f'`{key}` in .* is read by nothing'):
         parsed(str(tmp_path / 'config.py'))
+
+
+def test_variables_that_nothing_reads_are_found(tmp_path):
+    file = tmp_path / 'config.py'
+    file.write_text("_base_ = 'base.py'\nwidth = 3\nmodel = dict(width=width)\nimg_norm_cfg = dict(mean=1)\n_own = 1\n")
+    assert unread(str(file), {'model'}) == ['img_norm_cfg']
+    Config(dict(model=dict(), unused=1)).dump(str(file))
+    assert unread(str(file), {'model'}) == []
 
 
 def test_variables_of_such_names_are_used_or_are_of_a_config_that_mmengine_wrote(tmp_path):

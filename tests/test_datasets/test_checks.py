@@ -14,8 +14,9 @@ from mmcv.transforms import LoadAnnotations, Normalize, Resize
 from mmdet.evaluation import CocoMetric
 from PIL import Image
 
-from mmrev.datasets.checks import (check_apart, check_classes, check_files, check_normalization,
-                                   check_normalized_alike, check_order, require_plain, why_unreadable)
+from mmrev.datasets.checks import (check_apart, check_classes, check_files, check_folders, check_normalization,
+                                   check_normalized_alike, check_order, require_plain, shifted_labels,
+                                   why_unreadable)
 from mmrev.datasets.coco import renumber_zero
 from mmrev.problems import ProblemError
 from support import toy_detection
@@ -136,3 +137,21 @@ def test_pickled_annotations_hold_plain_values_and_run_nothing(tmp_path, monkeyp
     with pytest.raises(ProblemError, match=r'ann_file\): it would run `posix.mkdir`'):
         require_plain('command.pkl', 'train_dataloader.dataset')
     assert not (tmp_path / 'made').exists()
+
+
+def test_a_class_without_an_image_is_found_within_other_data_sets(tmp_path):
+    (tmp_path / '3').mkdir()
+    (tmp_path / '3/1.HEIC').touch()
+    folders = SimpleNamespace(folder_to_idx={'3': 0}, img_prefix=str(tmp_path), extensions=('.png', ),
+                              is_valid_file=lambda name: '.png' in name)
+    for dataset in (folders, SimpleNamespace(dataset=folders), SimpleNamespace(datasets=[folders])):
+        with pytest.raises(ProblemError, match='the class `3` of train_dataloader has files, such as'):
+            check_folders('train', dataset)
+
+
+def test_labels_that_are_shifted_by_a_background_are_warned_of():
+    dataset = SimpleNamespace(metainfo=dict(classes=('background', 'a', 'b')), reduce_zero_label=True)
+    assert 'has the class `b`' in shifted_labels('train', dataset, {0, 1, 255})
+    assert not shifted_labels('train', dataset, {0, 2})
+    dataset.reduce_zero_label = False
+    assert not shifted_labels('train', dataset, {0, 1})

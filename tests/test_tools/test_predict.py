@@ -65,6 +65,15 @@ def test_a_detector_draws_what_it_finds(toy, detected):
         assert drawn.shape == original.shape and (drawn != original).any()
 
 
+def test_weights_without_meta_take_the_classes_of_the_config(toy, detected, tmp_path):
+    weights = torch.load(toy.run / 'epoch_2.pth', weights_only=False)['state_dict']
+    torch.save(dict(state_dict=weights), tmp_path / 'weights.pth')
+    printed('predict', toy.config, 'weights.pth', toy.folder / 'data/images', '--out-dir', 'drawn', '--score', '0.001',
+            cwd=tmp_path)
+    found = [json.loads((folder / 'predictions.json').read_text()) for folder in (detected[0], tmp_path / 'drawn')]
+    assert [values['classes'] for values in found[0].values()] == [values['classes'] for values in found[1].values()]
+
+
 def test_a_detector_finds_what_mmrev_test_finds(toy, detected, tmp_path):
     printed('test', toy.config, toy.run / 'epoch_2.pth', '--out', 'out.pkl', cwd=tmp_path)
     tested = pickle.loads((tmp_path / 'out.pkl').read_bytes())
