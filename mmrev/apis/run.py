@@ -131,7 +131,7 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
                              SanityHook)
     from mmrev.side_effects import log_outlives_reader
 
-    from .entries import known_keys, naming_entries
+    from .entries import naming_entries
     with _config_kept(cfg), log_outlives_reader(), naming_entries(cfg), phase(
             'building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
         prepare_cpu_processes(cfg)
@@ -141,8 +141,8 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
         cfg.load_from = cfg.get('load_from') or None  # mmengine would look for a file named ''
         _adopt_seed(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        for key in unread(cfg.filename or '', known_keys()) if 'runner_type' not in cfg else ():
-            runner.logger.warning(f'`{key}` in {cfg.filename} is read by nothing')
+        for line in _unread(cfg) if 'runner_type' not in cfg else ():
+            runner.logger.warning(line)
         exact = ExactResumeHook()
         runner.build_dataloader = functools.partial(_build_dataloader, runner, runner.build_dataloader, exact)
         PhaseHook.name_preparation(runner)
@@ -151,6 +151,18 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
         for hook in (PhaseHook(), exact, SanityHook(), SafeCheckpointHook(outdated), *own, *hooks):
             runner.register_hook(hook)
     return runner
+
+
+def _unread(cfg: 'Config') -> Iterator[str]:
+    """Name variables and keys that nothing reads, with the keys of the same name that the run reads."""
+    from .entries import known_keys, walk
+    for key in unread(cfg.filename or '', known_keys()):
+        read = [path for path, _ in walk(cfg._cfg_dict, '') if path.endswith(f'.{key}')][:3]
+        yield f'`{key}` in {cfg.filename} is read by nothing' + f'; the run reads {", ".join(read)}' * bool(read)
+    loop = cfg.get('test_cfg')
+    for key in loop if isinstance(loop, dict) and loop.get('type', 'TestLoop') == 'TestLoop' else ():
+        if key not in ('type', 'fp16', '_scope_'):
+            yield f'`test_cfg.{key}` is read by nothing; a model reads its own model.test_cfg'
 
 
 @contextlib.contextmanager

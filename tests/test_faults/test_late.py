@@ -58,6 +58,14 @@ def test_a_resumed_run_says_which_values_of_the_config_its_checkpoint_replaces(c
     assert 'Epoch(val) [2]' in log
 
 
+def test_what_nothing_reads_is_named_in_the_log(configs, tmp_path):
+    lay_out(configs, tmp_path, campaign.CLS, campaign.set_('test_cfg', dict(rcnn=dict(score_thr=0.05))))
+    (tmp_path / 'child.py').write_text("_base_ = 'config.py'\ndata_root = 'x'\nwidth = 1\n")
+    log = printed('train', 'child.py', cwd=tmp_path)
+    assert '`data_root` in child.py is read by nothing; the run reads train_dataloader.dataset.data_root' in log
+    assert '`width` in child.py is read by nothing\n' in log and '`test_cfg.rcnn` is read by nothing' in log
+
+
 def test_a_refused_resume_leaves_the_config_of_the_run_as_it_was(configs, tmp_path):
     lay_out(configs, tmp_path, campaign.CLS)
     assert forked('train', 'config.py', cwd=tmp_path) == (0, '')
