@@ -59,10 +59,12 @@ def test_a_resumed_run_says_which_values_of_the_config_its_checkpoint_replaces(c
 
 
 def test_what_nothing_reads_is_named_in_the_log(configs, tmp_path):
-    lay_out(configs, tmp_path, campaign.CLS, campaign.set_('test_cfg', dict(rcnn=dict(score_thr=0.05))))
-    (tmp_path / 'child.py').write_text("_base_ = 'config.py'\ndata_root = 'x'\nwidth = 1\n")
+    tested = [campaign.set_(f'test_{part}', configs[campaign.CLS][f'val_{part}'])
+              for part in ('dataloader', 'evaluator')]
+    lay_out(configs, tmp_path, campaign.CLS, *tested, campaign.set_('test_cfg', dict(rcnn=dict(score_thr=0.05))))
+    (tmp_path / 'child.py').write_text("_base_ = 'config.py'\nbatch_size = 2\nwidth = 1\n")
     log = printed('train', 'child.py', cwd=tmp_path)
-    assert '`data_root` in child.py is read by nothing; the run reads train_dataloader.dataset.data_root' in log
+    assert '`batch_size` in child.py is read by nothing; the run reads train_dataloader.batch_size' in log
     assert '`width` in child.py is read by nothing\n' in log and '`test_cfg.rcnn` is read by nothing' in log
 
 
