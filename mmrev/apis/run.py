@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mmengine.config import Config
     from mmengine.hooks import Hook
     from mmengine.runner import Runner
+    from torch.nn import Module
 
     from mmrev.hooks import ExactResumeHook
 
@@ -141,7 +142,7 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
         cfg.load_from = cfg.get('load_from') or None  # mmengine would look for a file named ''
         _adopt_seed(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        for line in _unread(cfg) if 'runner_type' not in cfg else ():
+        for line in _unread(cfg, runner.model) if 'runner_type' not in cfg else ():
             runner.logger.warning(line)
         exact = ExactResumeHook()
         runner.build_dataloader = functools.partial(_build_dataloader, runner, runner.build_dataloader, exact)
@@ -153,7 +154,7 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
     return runner
 
 
-def _unread(cfg: 'Config') -> Iterator[str]:
+def _unread(cfg: 'Config', model: 'Module') -> Iterator[str]:
     """Name variables and keys that nothing reads, with the keys of the same name that the run reads."""
     from .entries import known_keys, walk
     for key in unread(cfg.filename or '', known_keys()):
@@ -163,6 +164,12 @@ def _unread(cfg: 'Config') -> Iterator[str]:
     for key in loop if isinstance(loop, dict) and loop.get('type', 'TestLoop') == 'TestLoop' else ():
         if key not in ('type', 'fp16', '_scope_'):
             yield f'`test_cfg.{key}` is read by nothing; a model reads its own model.test_cfg'
+    own = cfg.model.get('data_preprocessor') if isinstance(cfg.get('model'), dict) else None
+    if own and cfg.get('data_preprocessor') not in (None, own):
+        yield '`data_preprocessor` is read by nothing, for there is another one, model.data_preprocessor'
+    for key in ((cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}).get('custom_keys') or ():
+        if not any(key in name for name, _ in model.named_parameters()):
+            yield f'`optim_wrapper.paramwise_cfg.custom_keys` has `{key}`, which is in the name of no weight'
 
 
 @contextlib.contextmanager

@@ -62,10 +62,14 @@ def test_what_nothing_reads_is_named_in_the_log(configs, tmp_path):
     tested = [campaign.set_(f'test_{part}', configs[campaign.CLS][f'val_{part}'])
               for part in ('dataloader', 'evaluator')]
     lay_out(configs, tmp_path, campaign.CLS, *tested, campaign.set_('test_cfg', dict(rcnn=dict(score_thr=0.05))))
-    (tmp_path / 'child.py').write_text("_base_ = 'config.py'\nbatch_size = 2\nwidth = 1\n")
+    (tmp_path / 'child.py').write_text("_base_ = 'config.py'\nbatch_size = 2\nwidth = 1\n"
+                                       "data_preprocessor = dict(mean=[1.])\n"
+                                       "optim_wrapper = dict(paramwise_cfg=dict(custom_keys=dict(pos_embedding={})))\n")
     log = printed('train', 'child.py', cwd=tmp_path)
     assert '`batch_size` in child.py is read by nothing; the run reads train_dataloader.batch_size' in log
     assert '`width` in child.py is read by nothing\n' in log and '`test_cfg.rcnn` is read by nothing' in log
+    assert 'custom_keys` has `pos_embedding`, which is in the name of no weight' in log
+    assert '`data_preprocessor` is read by nothing, for there is another one' in log
 
 
 def test_a_refused_resume_leaves_the_config_of_the_run_as_it_was(configs, tmp_path):
