@@ -27,8 +27,7 @@ _FIXES = {
     'Expected more than 1 value per channel':
         'Batch norm needs several values: larger images or batches, or train_dataloader.drop_last=True where one '
         'sample is left for the last batch',
-    'address already in use': 'Set MASTER_PORT to a port that is free',
-    'EADDRINUSE': 'Set MASTER_PORT to a port that is free',
+    'ddress already in use': 'Set MASTER_PORT to a port that is free',
     'more than one parameter group':
         'Several parts of the model share a weight: set optim_wrapper.paramwise_cfg.bypass_duplicate=True',
 }
