@@ -19,6 +19,7 @@ from .training import Batch
 Choices = Dict[str, str]
 _CLOSE = 0.02  # of the budget: within it, no better plan is searched for
 _MOVED = 3  # bytes that a device reads and writes for each byte that an operator outputs
+_ALIKE = 0.003  # of the time of a step: of plans that are so near to the fastest, the one with the lowest peak is taken
 
 
 class Speed(NamedTuple):
@@ -117,12 +118,15 @@ class Planner:
         self._work, self._speed = self._forward_work(), speed
 
     def __call__(self, budget: int) -> Optional[Plan]:
-        """Return the fastest plan found that fits the budget; ``None`` if none fits."""
+        """Return the fastest plan found that fits, of those as fast the smallest; ``None`` if none fits."""
         if self.plain.peak > budget:
             self._try_uniform()
             self._approach(budget)
         fitting = [choices for choices, forecast in self._tried if forecast.peak <= budget]
-        return self._plan(min(fitting, key=self.cost))._replace(budget=budget) if fitting else None
+        most = min(map(self.cost, fitting), default=0.) + _ALIKE * self._step_seconds()
+        alike = [choices for choices in fitting if self.cost(choices) <= most]
+        chosen = min(alike, key=lambda choices: self.forecast(choices).peak, default=None)
+        return None if chosen is None else self._plan(chosen)._replace(budget=budget)
 
     @property
     def least(self) -> Plan:
@@ -192,7 +196,15 @@ class Planner:
         if saved <= 0:
             return 0.
         made, macs = (saved, 0) if level == 1 else self._work[name]
+        return self._expected(made, macs)
+
+    def _expected(self, made: int, macs: int) -> float:
+        """Expected seconds of operators that output so many bytes."""
         return _MOVED * made / self._speed.bytes + macs / self._speed.macs
+
+    def _step_seconds(self) -> float:
+        """Expected time of a plain step, whose backward takes twice as long as its forward."""
+        return 3 * sum(self._expected(*work) for work in self._work.values())
 
     def _forward_work(self) -> Dict[str, List[int]]:
         """Bytes that the forward of each part allocates, and its multiply-accumulates."""

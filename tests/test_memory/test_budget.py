@@ -113,6 +113,14 @@ def test_a_real_step_needs_what_the_plan_predicts_and_no_more_than_the_budget(na
     assert 0 < seconds[0] < seconds[1]
 
 
+def test_of_plans_that_are_equally_fast_the_one_with_the_lowest_peak_is_taken():
+    file, options, batch = CASES['reversible']
+    planner = Planner(Forecaster(load_config(str(file), options)), batch, Speed(SPEED.macs, 1e30))  # cheap is free
+    planner(0)
+    cheap = planner.forecast(planner.uniform(1)).peak
+    assert planner((cheap + planner.plain.peak) // 2).peak == cheap < planner.plain.peak
+
+
 def test_multi_scale_counts_with_its_largest_size():
     yolox = load_config('mmdet::yolox/yolox_tiny_8xb8-300e_coco.py')
     assert default_batch(yolox)[1:3] == (640, 640)
