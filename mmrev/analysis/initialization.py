@@ -1,5 +1,5 @@
-"""Check what the ``init_cfg`` of a model's modules name."""
-from typing import Iterator
+"""Check what the ``init_cfg`` of a model's modules name, and which weights stay as they are initialized."""
+from typing import Iterator, List
 
 from torch import nn
 
@@ -24,6 +24,16 @@ def check_layers(model: nn.Module) -> None:
                 if layer not in known:
                     raise ValueError(f'init_cfg of {f"`{name}`" if name else type(model).__name__}: there is no layer '
                                      f'`{layer}`. {closest(str(layer), known)}'.rstrip())
+
+
+def frozen_layers(model: nn.Module) -> List[str]:
+    """Names of the layers (convolutions, linear layers, norms) that have weights, none of which is trained."""
+    found = []
+    for name, module in model.named_modules():
+        weight = getattr(module, 'weight', None)
+        if isinstance(weight, nn.Parameter) and not any(p.requires_grad for p in module.parameters()):
+            found.append(name)
+    return found
 
 
 def _subclasses(kind: type) -> Iterator[type]:

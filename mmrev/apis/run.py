@@ -142,7 +142,7 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
         cfg.load_from = cfg.get('load_from') or None  # mmengine would look for a file named ''
         _adopt_seed(cfg)
         runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-        for line in _unread(cfg, runner.model) if 'runner_type' not in cfg else ():
+        for line in _remarks(cfg, runner.model) if 'runner_type' not in cfg else ():
             runner.logger.warning(line)
         exact = ExactResumeHook()
         runner.build_dataloader = functools.partial(_build_dataloader, runner, runner.build_dataloader, exact)
@@ -154,8 +154,10 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
     return runner
 
 
-def _unread(cfg: 'Config', model: 'Module') -> Iterator[str]:
-    """Name variables and keys that nothing reads, with the keys of the same name that the run reads."""
+def _remarks(cfg: 'Config', model: 'Module') -> Iterator[str]:
+    """Name what nothing reads, with the keys of the same name that are read, and frozen weights that are random."""
+    from mmrev.analysis.initialization import frozen_layers
+
     from .entries import known_keys, walk
     for key in unread(cfg.filename or '', known_keys()):
         read = [path for path, _ in walk(cfg._cfg_dict, '') if path.endswith(f'.{key}')][:3]
@@ -170,6 +172,12 @@ def _unread(cfg: 'Config', model: 'Module') -> Iterator[str]:
     for key in ((cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}).get('custom_keys') or ():
         if not any(key in name for name, _ in model.named_parameters()):
             yield f'`optim_wrapper.paramwise_cfg.custom_keys` has `{key}`, which is in the name of no weight'
+    loaded = [cfg.get('load_from'), cfg.get('resume'), *(value for path, value in walk(cfg.model, 'model')
+                                                         if path.endswith('.checkpoint'))]
+    frozen = frozen_layers(model) if not any(loaded) else []
+    if frozen:
+        yield (f'{len(frozen)} layers are frozen, from `{frozen[0]}` on, and their weights are random: there is no '
+               'load_from, nor a checkpoint in an init_cfg')
 
 
 @contextlib.contextmanager

@@ -91,14 +91,14 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 def require_plain(file: str, path: str) -> None:
-    """Require that a pickled annotation file runs no code when mmengine reads it.
+    """Require that a pickled file of annotations or proposals runs no code when mmengine reads it.
 
     Args:
         file: Its path.
-        path: Path of the config of the data set, for the message.
+        path: Where the config names it, for the message.
     """
     if file.endswith(('.pkl', '.pickle')) and osp.isfile(file):
-        with open(file, 'rb') as stream, phase(f'reading `{file}` ({path}.ann_file)', 'Take a file of lists, dicts, '
+        with open(file, 'rb') as stream, phase(f'reading `{file}` ({path})', 'Take a file of lists, dicts, '
                                                'numbers, texts and NumPy arrays'):
             _PlainUnpickler(stream).load()
 
@@ -311,7 +311,7 @@ def shifted_labels(name: str, dataset: Any, labels: Set[int]) -> str:
 def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:
     """Require that all data sets have the same unique classes in the same order, as many as a classifier's head.
 
-    The head of a segmentor may have more: its other classes just never occur.
+    The head of a segmentor may have more, see :func:`unusual`.
     """
     model = getattr(model, 'module', model)
     wanted = getattr(getattr(model, 'head', None), 'num_classes', None)
@@ -355,6 +355,20 @@ def check_classes(datasets: Dict[str, Any], model: Any = None) -> None:
             raise ProblemError(f'model.decode_head has num_classes={most}; {name}_dataloader and model.auxiliary_head '
                                f'have {len(classes)} classes', f'Set model.decode_head.num_classes={len(classes)}')
         first = (name, classes)
+
+
+def unusual(name: str, dataset: Any, model: Any) -> Iterator[str]:
+    """What works, but is rarely meant: classes that never occur, training without the filters of the data set."""
+    if name != 'train' or not hasattr(dataset, 'test_mode'):
+        return
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+    most = _most_classes(getattr(model, 'decode_head', None))
+    if classes and most is not None and most > len(classes):
+        yield (f'model.decode_head has num_classes={most}, and train_dataloader has {len(classes)} classes: the others '
+               'never occur')
+    if dataset.test_mode:
+        yield ('train_dataloader.dataset has test_mode=True: images without objects are not filtered, and samples that '
+               'fail are not replaced')
 
 
 def _most_classes(head: Any) -> Optional[int]:

@@ -32,9 +32,10 @@ def files(plan: Plan) -> Iterator[Problem]:
             yield Problem(f'`{path}.data_root` is {root!r}, not a folder', f'Fix it in {plan.cfg.filename}')
             continue
         built = find(entry['type'], DATASETS, scope=entry.get('_scope_'))
+        for key in ('ann_file', 'proposal_file'):
+            require_plain(_join(root, str(entry.get(key))), f'{path}.{key}')
         if isinstance(entry.get('ann_file'), str) and entry['ann_file']:
             file, most = _join(root, entry['ann_file']), math.inf if plan.whole else _QUICKLY_READ
-            require_plain(file, path)
             yield from problems_of_list(built, entry, path, file)
             yield from problems_of_file(
                 file, path, f'{where}.data_root=FOLDER', hasattr(built, 'COCOAPI') * most, plan.skip_wrong,

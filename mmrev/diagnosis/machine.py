@@ -93,8 +93,7 @@ def _probe(left: list[str]) -> dict:
         left = [name for name in left if name not in found]
         if left:
             last_words = (ended.stderr.strip().splitlines() or ['no message'])[-1]
-            found[left.pop(0)] = {'error': f'the process ended with status {ended.returncode} while importing it: '
-                                           f'{last_words}'}
+            found[left.pop(0)] = {'error': f'its import ended the process with status {ended.returncode}: {last_words}'}
     return found
 
 

@@ -15,13 +15,13 @@ from torch.utils.data import SequentialSampler
 
 from mmrev.datasets.checks import (check_apart, check_boxes, check_classes, check_files, check_labels, check_mask,
                                    check_normalization, check_normalized_alike, check_order, check_scale,
-                                   shifted_labels, without_objects)
+                                   shifted_labels, unusual, without_objects)
 from mmrev.datasets.coco import renumber_zero
 from mmrev.problems import ProblemError, closest, phase
 from mmrev.registry import HOOKS
 from mmrev.side_effects import random_states_kept, try_writing, try_writing_to, unnoticed
 
-from .sanity_checks import check_fields, check_metrics, check_sliding, of_another_host
+from .sanity_checks import check_fields, check_metrics, check_sliding, contrary_rules, of_another_host
 
 _SECONDS = 1.  # for which samples of a data set are read
 
@@ -63,6 +63,7 @@ class SanityHook(Hook):
             check_normalized_alike({name: [step for _, steps in _pipelines(dataset) for step in steps]
                                     for name, dataset in datasets.items()})
             warnings = [line for name, loop in _loops(runner) for line in _read(name, loop.dataloader, runner.model)]
+            warnings += contrary_rules(runner.hooks)
             if isinstance(runner._val_loop, ValLoop):
                 check_metrics(runner.val_loop.evaluator, runner.model)
                 metrics = validate(runner, runner._val_loop)
@@ -171,7 +172,7 @@ def _read(name: str, loader: Any, model: Any) -> List[str]:
 
     Returns:
         Warnings: which image has another size than its annotation says, such as one that was resized without its
-        boxes; that masks hold no class.
+        boxes; that masks hold no class; what is unusual.
     """
     dataset, collate, model = loader.dataset, loader.collate_fn, getattr(model, 'module', model)
     if name != 'test' and hasattr(dataset, 'get_data_info') and all(
@@ -206,7 +207,8 @@ def _read(name: str, loader: Any, model: Any) -> List[str]:
     useless = without_objects(name, labels, model)
     if 'ignored' in useless and len(read) == len(dataset):
         raise ProblemError(useless, 'Write the numbers of the classes into the masks')
-    return list(filter(None, (other, useless, shifted_labels(name, dataset, labels))))
+    return [*filter(None, (other, useless, shifted_labels(name, dataset, labels))),
+            *(line for inner, _ in _pipelines(dataset) for line in unusual(name, inner, model))]
 
 
 def _pixels(sample: Any) -> int:

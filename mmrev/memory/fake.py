@@ -9,7 +9,6 @@ import contextlib
 import importlib
 import itertools
 import math
-import warnings
 import weakref
 from dataclasses import dataclass
 from functools import partial
@@ -111,9 +110,7 @@ class FakeStep(Timeline):
     @contextlib.contextmanager
     def following(self) -> Iterator['Timeline']:
         """See :meth:`Timeline.following`; NumPy and mmcv's compiled operators get values as well."""
-        with _compiled_by_mmcv(self.value), _ForNumPy(self.value), super().following(), warnings.catch_warnings():
-            # The engine asks where gradients lie; those of fake tensors lie nowhere, at 0.
-            warnings.filterwarnings('ignore', 'Accessing the data pointer of FakeTensor')
+        with _compiled_by_mmcv(self.value), _ForNumPy(self.value), super().following():
             yield self
 
     # ------------------------------------------------------------------------------------------------ operators

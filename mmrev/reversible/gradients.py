@@ -9,7 +9,7 @@ from torch import Tensor
 
 from mmrev import compat
 
-from .streams import holders
+from .streams import holders, shares_memory
 
 WeightGradients = Dict[int, Optional[Tensor]]  # by the weight's `id`
 
@@ -51,14 +51,12 @@ def add_weight_gradients(weights: Sequence[Tensor], found: Sequence[Optional[Ten
     if holders(gradient) == 1 and id(gradient) not in map(id, found) and total.keys().isdisjoint(ids):
         total.update(zip(ids, found))
         return
-    start = gradient.data_ptr()
-    end = start + gradient.untyped_storage().nbytes() if start else start
     for i, g in zip(ids, found):
         if g is None:
             continue
         earlier = total.get(i)
         if earlier is not None:
             g = earlier + g
-        elif g.layout is not torch.strided or start <= g.data_ptr() < end:
+        elif g.layout is not torch.strided or shares_memory(g, gradient):
             g = g.clone()  # a view of the stream's gradient, which is overwritten later
         total[i] = g

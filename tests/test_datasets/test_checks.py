@@ -132,10 +132,10 @@ def test_pickled_annotations_hold_plain_values_and_run_nothing(tmp_path, monkeyp
     plain = dict(a=[1, 2.5, 'x', None, b'y', (1, ), {3}], boxes=np.eye(4, dtype=np.float32), label=np.int64(3))
     for protocol in (0, 2, 4, 5):
         (tmp_path / 'plain.pkl').write_bytes(pickle.dumps(plain, protocol=protocol))
-        require_plain('plain.pkl', 'train_dataloader.dataset')
+        require_plain('plain.pkl', 'train_dataloader.dataset.ann_file')
     (tmp_path / 'command.pkl').write_bytes(pickle.dumps([Command()]))
     with pytest.raises(ProblemError, match=r'ann_file\): it would run `posix.mkdir`'):
-        require_plain('command.pkl', 'train_dataloader.dataset')
+        require_plain('command.pkl', 'train_dataloader.dataset.ann_file')
     assert not (tmp_path / 'made').exists()
 
 

@@ -136,7 +136,7 @@ BROKEN = {
     'missing_part': ({'mmpretrain': absent('mmpretrain')}, 'mmpretrain is not installed',
                      f'install {packages_distributions()["mmpretrain"][0]}'),
     'torch_missing': ({'torch': absent('torch')}, 'torch is not installed', 'install torch'),
-    'crash_on_import': ({'mmpretrain': 'import os; os.abort()'}, 'the process ended with status', 'mmpretrain'),
+    'crash_on_import': ({'mmpretrain': 'import os; os.abort()'}, 'ended the process with status', 'mmpretrain'),
     'exit_on_import': ({'mmpretrain': 'raise SystemExit(3)'}, 'mmpretrain cannot be imported', 'mmpretrain'),
     'broken_option': ({'inplace_abn': 'raise OSError("libcudart.so.10")'}, 'inplace_abn cannot be imported',
                       'uninstall -y inplace-abn'),

@@ -1,9 +1,12 @@
 """Which entry of the config a message names, and the way out, where the hosts' own messages do not say it."""
+import os
+import pickle
+
 import pytest
 import torch
 
 from mmrev.apis.entries import entry_passed, key_named
-from support.commands import forked, said
+from support.commands import forked, printed, said
 
 pytest.importorskip('mmseg')
 
@@ -30,8 +33,20 @@ SAID = {
                         'norm_type=NUMBER'),
     'no proposals': (DET, set_('model.train_cfg.rpn_proposal.max_per_img', 0), 'rpn_proposal.max_per_img` is 0',
                      'max_per_img=NUMBER'),
-    'a momentum that diverges': (DET, set_('optim_wrapper.optimizer.momentum', 2), 'a number from 0, below 1',
+    'a momentum that diverges': (DET, set_('optim_wrapper.optimizer.momentum', 2), 'a number from 0 below 1',
                                  'momentum=NUMBER'),
+    'a threshold in percent': (MASK, set_('model.test_cfg.rcnn.mask_thr_binary', 50), 'mask_thr_binary` is 50',
+                               'mask_thr_binary=NUMBER'),
+    'no weight of any class': (SEG, set_('model.decode_head.loss_decode', weighted(0., 0., 0.)),
+                               '`loss` is 0 in the first iteration (`data/', 'class_weight'),
+    'no weight of any loss': (CLS, set_('model.head.loss', dict(type='CrossEntropyLoss', loss_weight=0.)), '`loss` is 0',
+                              'loss_weight'),
+    'a negative weight of a class': (SEG, set_('model.decode_head.loss_decode', weighted(1., -1., 1.)),
+                                     'class_weight.1` is -1', 'class_weight.1=NUMBER'),
+    'no interval of checkpoints': (CLS, set_('default_hooks.checkpoint.interval', 0), 'interval` is 0, which must be a '
+                                   'number from 1, or -1', 'interval=NUMBER'),
+    'no checkpoint to keep': (CLS, set_('default_hooks.checkpoint.max_keep_ckpts', 0), 'max_keep_ckpts` is 0',
+                              'max_keep_ckpts=NUMBER'),
     'no repetition': (CLS, repeated, '`train_dataloader.dataset.times` is 0', 'times=NUMBER'),
     'a work dir as a list': (CLS, set_('work_dir', []), '`work_dir` is []', '--work-dir'),
     'a number as a generator': (CLS, set_('train_dataloader.generator', 3), '`train_dataloader.generator` is 3',
@@ -110,8 +125,8 @@ SAID = {
     'a misspelt metric': (SEG, set_('val_evaluator.iou_metrics', ['mIou']), 'mIou', 'Did you mean `mIoU`? Fix '
                           '`val_evaluator`'),
     'no interval of drawing': (DET, set_('default_hooks.visualization', dict(type='DetVisualizationHook', draw=True,
-                                                                            interval=0)),
-                               '`interval` of DetVisualizationHook is 0', 'default_hooks.visualization'),
+                                                                            interval=-1)),
+                               '`interval` of DetVisualizationHook is -1', 'default_hooks.visualization'),
     'a name in lower case': (CLS, set_('optim_wrapper.optimizer.type', 'adamw'), 'no optimizer `adamw`',
                              'Did you mean `AdamW`? '),
     'an unknown priority': (CLS, set_(HOOKS, [dict(type='EMAHook', priority='HIGHER')]),
@@ -154,6 +169,28 @@ def refused(configs, folder, base, change=lambda cfg: None, arguments=TRAIN, fil
     status, errors = forked(*arguments, cwd=folder)
     assert not campaign.verdict(status, errors, before, campaign.contents(folder), False), errors
     return said(errors)
+
+
+# What is changed, and what the log says.
+WARNED = {
+    'the lowest accuracy as the best': (CLS, set_('default_hooks.checkpoint', dict(
+        type='CheckpointHook', save_best='accuracy/top1', rule='less')), "CheckpointHook has rule='less' for "
+        '`accuracy/top1`, of which a greater value is better'),
+    'training as in a test': (DET, set_('train_dataloader.dataset.test_mode', True), 'test_mode=True: images without '
+                              'objects are not filtered'),
+    'classes that never occur': (SEG, set_('model.decode_head.num_classes', 19), 'num_classes=19, and train_dataloader '
+                                 'has 3 classes'),
+    'frozen weights that are random': (DET, set_('model.backbone.frozen_stages', 1), 'layers are frozen, from '
+                                       '`backbone.'),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', WARNED)
+def test_what_is_rarely_meant_is_named_in_the_log(name, configs, tmp_path):
+    base, change, words = WARNED[name]
+    campaign.lay_out(campaign.Fault('', base, change), configs, tmp_path)
+    assert words in printed(*TRAIN, cwd=tmp_path)
 
 
 # Every third one in `make test`, a second each.
@@ -203,6 +240,20 @@ def test_a_folder_in_place_of_a_checkpoint_says_what_is_in_it(configs, tmp_path)
 
     lines = refused(configs, tmp_path, CLS, set_('load_from', 'x.pth'), files=files)
     assert 'checkpoint `x.pth` is a folder' in lines[0] and 'epoch_3.pth' in lines[1]
+
+
+class Command:
+    def __reduce__(self):
+        return os.mkdir, ('made', )
+
+
+def test_pickled_proposals_run_nothing(configs, tmp_path):
+    def files(folder):
+        (folder / 'data/proposals.pkl').write_bytes(pickle.dumps(Command()))
+
+    change = set_('train_dataloader.dataset.proposal_file', 'proposals.pkl')
+    lines = refused(configs, tmp_path, DET, change, files=files)
+    assert '(train_dataloader.dataset.proposal_file): it would run `posix.mkdir`' in lines[0]
 
 
 SHARED = """
