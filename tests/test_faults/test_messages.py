@@ -39,8 +39,8 @@ SAID = {
                                'mask_thr_binary=NUMBER'),
     'no weight of any class': (SEG, set_('model.decode_head.loss_decode', weighted(0., 0., 0.)),
                                '`loss` is 0 in the first iteration (`data/', 'class_weight'),
-    'no weight of any loss': (CLS, set_('model.head.loss', dict(type='CrossEntropyLoss', loss_weight=0.)), '`loss` is 0',
-                              'loss_weight'),
+    'no weight of any loss': (CLS, set_('model.head.loss', dict(type='CrossEntropyLoss', loss_weight=0.)),
+                              '`loss` is 0', 'loss_weight'),
     'a negative weight of a class': (SEG, set_('model.decode_head.loss_decode', weighted(1., -1., 1.)),
                                      'class_weight.1` is -1', 'class_weight.1=NUMBER'),
     'no interval of checkpoints': (CLS, set_('default_hooks.checkpoint.interval', 0), 'interval` is 0, which must be a '
