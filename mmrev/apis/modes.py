@@ -65,18 +65,22 @@ def pin_memory(cfg: 'Config') -> None:
             cfg[f'{part}_dataloader'].setdefault('pin_memory', True)
 
 
-def require_open_files(cfg: 'Config') -> None:
+def require_workers(cfg: 'Config') -> None:
     """Raise the limit of open files as far as is allowed; workers of dataloaders hang where it is too low.
 
     Raises:
-        ProblemError: If it is too low for the workers.
+        ProblemError: If it is too low for the workers, or if these are far more than the processors.
     """
+    loaders = [cfg.get(f'{part}_dataloader') or {} for part in ('train', 'val', 'test')]
+    workers, processors = max(loader.get('num_workers', 0) for loader in loaders), os.cpu_count() or 1
+    if workers > 64 + 8 * processors:
+        raise ProblemError(f'a dataloader would start {workers} workers, and there are {processors} processors',
+                           f'Set num_workers of the dataloaders to {processors} or less')
     try:
         import resource
     except ImportError:  # on Windows
         return
-    loaders = [cfg.get(f'{part}_dataloader') or {} for part in ('train', 'val', 'test')]
-    needed = 64 + 8 * max(loader.get('num_workers', 0) for loader in loaders)
+    needed = 64 + 8 * workers
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     unlimited = resource.RLIM_INFINITY
     if soft != unlimited and soft < 4096:

@@ -14,7 +14,7 @@ from mmrev.problems import LOST, ProblemError, chained, closest, one_line, phase
 
 from .config_file import parsed, unread
 from .distributed import prepare_cpu_processes
-from .modes import pin_memory, require_open_files, require_priorities
+from .modes import pin_memory, require_workers, require_priorities
 
 if TYPE_CHECKING:
     from mmengine.config import Config
@@ -137,7 +137,7 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
             'building the runner', f'Fix it in {cfg.filename}, or override it with --cfg-options KEY=VALUE'):
         prepare_cpu_processes(cfg)
         pin_memory(cfg)
-        require_open_files(cfg)
+        require_workers(cfg)
         require_priorities(cfg)
         cfg.load_from = cfg.get('load_from') or None  # mmengine would look for a file named ''
         _adopt_seed(cfg)

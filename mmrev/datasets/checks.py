@@ -366,6 +366,9 @@ def unusual(name: str, dataset: Any, model: Any) -> Iterator[str]:
     if classes and most is not None and most > len(classes):
         yield (f'model.decode_head has num_classes={most}, and train_dataloader has {len(classes)} classes: the others '
                'never occur')
+    ignored = getattr(getattr(model, 'decode_head', None), 'ignore_index', None)
+    if most is not None and ignored in range(most):
+        yield f'model.decode_head has ignore_index={ignored}, which is the number of a class: it is not trained'
     if dataset.test_mode:
         yield ('train_dataloader.dataset has test_mode=True: images without objects are not filtered, and samples that '
                'fail are not replaced')

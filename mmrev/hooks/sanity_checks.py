@@ -1,5 +1,5 @@
 """What samples, metrics and the test of a model must have, for models of mmdet, mmpretrain and mmseg."""
-from typing import Any, Iterable, Iterator
+from typing import Any
 
 from mmengine.structures import BaseDataElement
 
@@ -23,19 +23,6 @@ def check_metrics(evaluator: Any, model: Any) -> None:
         if larger:
             raise ProblemError(f'evaluating with {type(metric).__name__}: its `topk` holds {larger[0]}, and model.head '
                                f'has {most} classes', f'Set topk of val_evaluator to numbers from 1 to {most}')
-
-
-def contrary_rules(watchers: Iterable[Any]) -> Iterator[str]:
-    """Rules of hooks that contradict the name of the metric, such as the lowest mAP."""
-    for watcher in watchers:
-        names = getattr(watcher, 'key_indicators', None) or [getattr(watcher, 'monitor', None)]
-        rules = getattr(watcher, 'rules', None) or [getattr(watcher, 'rule', None)]
-        usual = {rule: getattr(watcher, f'_default_{rule}_keys', None) or () for rule in ('greater', 'less')}
-        for name, rule in zip(names, rules):
-            other = next((one for one, keys in usual.items() if any(key.lower() in str(name).lower() for key in keys)),
-                         rule)
-            if rule in usual and other != rule:
-                yield f'{type(watcher).__name__} has rule={rule!r} for `{name}`, of which a {other} value is better'
 
 
 def check_sliding(model: Any) -> None:

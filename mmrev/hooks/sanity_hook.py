@@ -21,9 +21,11 @@ from mmrev.problems import ProblemError, closest, phase
 from mmrev.registry import HOOKS
 from mmrev.side_effects import random_states_kept, try_writing, try_writing_to, unnoticed
 
-from .sanity_checks import check_fields, check_metrics, check_sliding, contrary_rules, of_another_host
+from .remarks import of_data, remarks
+from .sanity_checks import check_fields, check_metrics, check_sliding, of_another_host
 
 _SECONDS = 1.  # for which samples of a data set are read
+_TINY = 8  # pixels; smaller images have no content
 
 
 @HOOKS.register_module()
@@ -63,7 +65,7 @@ class SanityHook(Hook):
             check_normalized_alike({name: [step for _, steps in _pipelines(dataset) for step in steps]
                                     for name, dataset in datasets.items()})
             warnings = [line for name, loop in _loops(runner) for line in _read(name, loop.dataloader, runner.model)]
-            warnings += contrary_rules(runner.hooks)
+            warnings += [*remarks(runner), *of_data(datasets)]
             if isinstance(runner._val_loop, ValLoop):
                 check_metrics(runner.val_loop.evaluator, runner.model)
                 metrics = validate(runner, runner._val_loop)
@@ -186,7 +188,7 @@ def _read(name: str, loader: Any, model: Any) -> List[str]:
         check_normalization(name, steps, model)
     if any(hasattr(step, 'results_cache') for _, steps in _pipelines(dataset) for step in steps):
         return []  # a transform would cache these samples
-    begin, other, labels, read, smallest = time.monotonic(), '', set(), set(), None
+    begin, other, labels, read, smallest, plain = time.monotonic(), '', set(), set(), None, True
     with phase(f'reading the first batch of {name}_dataloader'):
         samples = [dataset[index] for index in range(min(loader.batch_size or 1, len(dataset)))]
         check_fields(name, samples[0], model)
@@ -202,12 +204,18 @@ def _read(name: str, loader: Any, model: Any) -> List[str]:
             info = dataset.get_data_info(int(index)) if hasattr(dataset, 'get_data_info') else {}
             other = other or check_boxes(info, sample)
             smallest = sample if smallest is None or _pixels(sample) < _pixels(smallest) else smallest
+            image = sample.get('inputs') if isinstance(sample, dict) else None
+            plain = plain and torch.is_tensor(image) and image.numel() > 0 and bool((image == image.flatten()[0]).all())
     if name == 'train' and smallest is not None and hasattr(model, 'data_preprocessor'):
         check_last_batch(loader, smallest, model)
     useless = without_objects(name, labels, model)
     if 'ignored' in useless and len(read) == len(dataset):
         raise ProblemError(useless, 'Write the numbers of the classes into the masks')
+    image = smallest.get('inputs') if isinstance(smallest, dict) else None
+    side = min(getattr(image, 'shape', ())[1:], default=_TINY)
     return [*filter(None, (other, useless, shifted_labels(name, dataset, labels))),
+            *[f'all {len(read)} images of {name}_dataloader that were read are of a single color'] * plain,
+            *[f'an image of {name}_dataloader has a side of {side} pixels after its transforms'] * (side < _TINY),
             *(line for inner, _ in _pipelines(dataset) for line in unusual(name, inner, model))]
 
 

@@ -1,7 +1,10 @@
 """Which entry of the config a message names, and the way out, where the hosts' own messages do not say it."""
+import json
 import os
 import pickle
 
+import cv2
+import numpy as np
 import pytest
 import torch
 
@@ -47,6 +50,13 @@ SAID = {
                                    'number from 1, or -1', 'interval=NUMBER'),
     'no checkpoint to keep': (CLS, set_('default_hooks.checkpoint.max_keep_ckpts', 0), 'max_keep_ckpts` is 0',
                               'max_keep_ckpts=NUMBER'),
+    'far more workers than processors': (CLS, set_('train_dataloader.num_workers', 100000), 'start 100000 workers',
+                                         'num_workers'),
+    'digits of numbers in the log': (CLS, set_('log_processor', dict(type='LogProcessor', num_digits=-1)),
+                                     '`log_processor.num_digits` is -1', 'num_digits=NUMBER'),
+    'nothing left of the features': (SEG, set_('model.decode_head.dropout_ratio', 1.), 'dropout_ratio` is 1.0',
+                                     'dropout_ratio=NUMBER'),
+    'no detection at all': (DET, set_('model.test_cfg.rcnn.score_thr', 1.), 'score_thr` is 1.0', 'score_thr=NUMBER'),
     'no repetition': (CLS, repeated, '`train_dataloader.dataset.times` is 0', 'times=NUMBER'),
     'a work dir as a list': (CLS, set_('work_dir', []), '`work_dir` is []', '--work-dir'),
     'a number as a generator': (CLS, set_('train_dataloader.generator', 3), '`train_dataloader.generator` is 3',
@@ -180,16 +190,50 @@ WARNED = {
                               'objects are not filtered'),
     'classes that never occur': (SEG, set_('model.decode_head.num_classes', 19), 'num_classes=19, and train_dataloader '
                                  'has 3 classes'),
+    'a validation after the end': (CLS, set_('train_cfg.val_begin', 9), 'nothing is validated: train_cfg.val_begin is '
+                                   '9, and the training ends at epoch 1'),
+    'no learning rate': (CLS, set_('optim_wrapper.optimizer.lr', 0.), 'the learning rate of every weight is 0'),
+    'the same order in every epoch': (CLS, set_('train_dataloader.sampler.shuffle', False), 'has shuffle=False: every '
+                                      'epoch has the same order'),
+    'a warmup longer than the training': (CLS, set_('param_scheduler', [dict(
+        type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=500)]), 'LinearLR ends at iteration 500, and '),
+    'a milestone after the end': (CLS, set_('param_scheduler', [dict(type='MultiStepLR', milestones=[8, 11])]),
+                                  'MultiStepLR has a milestone at epoch 8, and the training ends at 1'),
+    'a schedule after the end': (CLS, set_('param_scheduler', [dict(type='CosineAnnealingLR', T_max=5, begin=5,
+                                                                    end=9)]), 'CosineAnnealingLR begins at epoch 5'),
+    'no checkpoint': (CLS, set_('default_hooks.checkpoint', dict(type='CheckpointHook', interval=5, save_last=False)),
+                      'CheckpointHook writes no checkpoint'),
+    'images that are validated as well': (DET, set_('val_dataloader.dataset.data_prefix.img', 'images/'),
+                                          'images of train_dataloader are in val_dataloader as well'),
+    'a class without an object': (DET, set_('train_dataloader.dataset.ann_file', 'one.json'),
+                                  '1 of 2 classes have no object in train_dataloader: bright'),
+    'images of one color': (DET, set_('train_dataloader.dataset.data_prefix.img', 'gray/'), 'images of '
+                            'train_dataloader that were read are of a single color'),
+    'an ignored class': (SEG, set_('model.decode_head.ignore_index', 0), 'ignore_index=0, which is the number of a '
+                         'class'),
+    'tiny images': (DET, set_(f'{PIPELINE}.2.scale', (4, 4)), 'has a side of 4 pixels'),
     'frozen weights that are random': (DET, set_('model.backbone.frozen_stages', 1), 'layers are frozen, from '
                                        '`backbone.'),
 }
+
+
+def spoilt(folder):
+    """Further annotations, of one class, and gray images."""
+    held = json.loads((folder / 'data/annotations.json').read_text())
+    held['annotations'] = [entry for entry in held['annotations'] if entry['category_id'] == 1]
+    (folder / 'data/one.json').write_text(json.dumps(held))
+    (folder / 'data/gray').mkdir()
+    for image in held['images']:
+        size = image['height'], image['width'], 3
+        cv2.imwrite(str(folder / 'data/gray' / image['file_name']), np.full(size, 128, np.uint8))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', WARNED)
 def test_what_is_rarely_meant_is_named_in_the_log(name, configs, tmp_path):
     base, change, words = WARNED[name]
-    campaign.lay_out(campaign.Fault('', base, change), configs, tmp_path)
+    files = spoilt if base == DET else lambda folder: None
+    campaign.lay_out(campaign.Fault('', base, change, files), configs, tmp_path)
     assert words in printed(*TRAIN, cwd=tmp_path)
 
 

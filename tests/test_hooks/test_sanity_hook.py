@@ -126,8 +126,8 @@ def test_a_mask_of_colors_or_of_another_size_is_named(shape):
 def test_masks_that_hold_no_class_are_refused_or_get_a_warning_where_not_all_are_read():
     def sample(*labels):
         truth = BaseDataElement(metainfo=dict(seg_map_path='mask.png'), gt_sem_seg=PixelData(
-            data=torch.tensor([[labels]])))
-        return dict(inputs=torch.zeros(3, 1, len(labels)), data_samples=truth)
+            data=torch.tensor(labels).repeat(32).view(1, 8, 8)))
+        return dict(inputs=torch.rand(3, 8, 8), data_samples=truth)
 
     model = SimpleNamespace(decode_head=Head(2, ignore_index=255))
     loader = partial(SimpleNamespace, batch_size=1, collate_fn=pseudo_collate)
