@@ -38,7 +38,7 @@ class PhaseHook(Hook):
     @staticmethod
     def name_samples(dataset: Any) -> None:
         """Name a sample that cannot be read. Must be called before the workers of a dataloader start."""
-        for inner in _innermost(dataset):
+        for inner in innermost(dataset):
             inner.prepare_data = functools.partial(_read_sample, inner)
 
     def before_run(self, runner) -> None:
@@ -68,14 +68,14 @@ def _name(owner: Any, method: str, name: Callable[..., str], status: int = 1, fi
     setattr(owner, method, in_phase)
 
 
-def _innermost(dataset: Any) -> Iterator[BaseDataset]:
+def innermost(dataset: Any) -> Iterator[BaseDataset]:
     """The data sets inside any wrappers."""
     if isinstance(dataset, BaseDataset):
         yield dataset
         return
     for inner in [getattr(dataset, 'dataset', None), *(getattr(dataset, 'datasets', None) or ())]:
         if inner is not None:
-            yield from _innermost(inner)
+            yield from innermost(inner)
 
 
 def _read_sample(dataset: BaseDataset, index: int) -> Any:

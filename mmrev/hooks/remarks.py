@@ -1,8 +1,11 @@
 """What works in a training, but is rarely meant: warnings for its log."""
+import os
 import time
 from typing import Any, Dict, Iterable, Iterator
 
 from mmengine.runner import EpochBasedTrainLoop
+
+from .phase_hook import innermost
 
 _SECONDS = 1.  # for which the annotations of a data set are read
 _MOST = 1000  # samples of a data set that are compared with those of another
@@ -18,6 +21,10 @@ def remarks(runner) -> Iterator[str]:
     groups = getattr(runner.optim_wrapper, 'param_groups', None) or ()
     if isinstance(groups, list) and not any(group.get('initial_lr', group.get('lr')) for group in groups):
         yield 'the learning rate of every weight is 0: nothing is trained'
+    accumulated = getattr(runner.optim_wrapper, '_accumulative_counts', 1)
+    if accumulated > runner.max_iters:
+        yield (f'optim_wrapper.accumulative_counts is {accumulated}, and the training has {runner.max_iters} '
+               'iterations: the weights change once')
     if getattr(getattr(loop.dataloader, 'sampler', None), 'shuffle', True) is False:
         yield 'train_dataloader.sampler has shuffle=False: every epoch has the same order of samples'
     yield from _unfinished_schedules(runner)
@@ -39,6 +46,8 @@ def _unfinished_schedules(runner) -> Iterator[str]:
             yield f'{name} has a milestone at {unit} {min(late)}, and the training ends at {last}'
         elif last < end < 10**9:  # which stands for infinity in mmengine
             yield f'{name} ends at {unit} {end}, and the training at {last}'
+        elif getattr(schedule, 'T_max', 0) > last - begin:
+            yield f'{name} takes {schedule.T_max} {unit}s (T_max), and the training ends {last - begin} after its begin'
 
 
 def _no_checkpoint(runner) -> Iterator[str]:
@@ -63,8 +72,26 @@ def contrary_rules(watchers: Iterable[Any]) -> Iterator[str]:
                 yield f'{type(watcher).__name__} has rule={rule!r} for `{name}`, of which a {other} value is better'
 
 
+def _broken_links(dataset: Any) -> Iterator[str]:
+    """Symbolic links to nothing in the folders of a data set that lists them itself; as many as a second finds."""
+    begin, prefixes = time.monotonic(), getattr(dataset, 'data_prefix', None)
+    folders = {value for value in prefixes.values() if isinstance(value, str) and value} if isinstance(
+        prefixes, dict) and not getattr(dataset, 'ann_file', '') else ()
+    for folder in sorted(folders):
+        for root, _, files in os.walk(folder):
+            for file in (os.path.join(root, name) for name in files):
+                if time.monotonic() - begin > _SECONDS:
+                    return
+                if not os.path.exists(file):
+                    yield file
+
+
 def of_data(datasets: Dict[str, Any]) -> Iterator[str]:
-    """Classes of which a detector sees no object, and images that are validated as well as trained."""
+    """Links to nothing, images that are validated as well as trained, classes of which a detector sees no object."""
+    for name, dataset in datasets.items():
+        broken = [file for one in innermost(dataset) for file in _broken_links(one)]
+        if broken:
+            yield f'{len(broken)} files of {name}_dataloader are links to nothing, and left out, such as `{broken[0]}`'
     images = {name: {dataset.get_data_info(index).get('img_path') for index in range(min(len(dataset), _MOST))} - {None}
               for name, dataset in datasets.items() if hasattr(dataset, 'get_data_info')}
     both = images.get('train', set()) & images.get('val', set())

@@ -26,6 +26,8 @@ def run(cfg: Config, args: argparse.Namespace, use_mixed_precision: Callable[[Co
     logging.getLogger('torch._subclasses.fake_tensor').setLevel(logging.CRITICAL)  # the exception says the same
     memory = None if args.gpu_memory is None else parse_bytes(args.gpu_memory)
     margin = parse_bytes(args.margin)
+    if memory is not None and margin >= memory:
+        raise ProblemError(f'--margin {args.margin} leaves nothing of --gpu-memory {args.gpu_memory}', 'Lower it')
     for key in ('model', 'optim_wrapper'):
         if cfg.get(key) is None:
             raise ProblemError(f'{cfg.filename} has no `{key}`', 'Give a config that trains')

@@ -201,6 +201,11 @@ WARNED = {
                                   'MultiStepLR has a milestone at epoch 8, and the training ends at 1'),
     'a schedule after the end': (CLS, set_('param_scheduler', [dict(type='CosineAnnealingLR', T_max=5, begin=5,
                                                                     end=9)]), 'CosineAnnealingLR begins at epoch 5'),
+    'half a wave': (CLS, set_('param_scheduler', [dict(type='CosineAnnealingLR', T_max=100)]),
+                    'CosineAnnealingLR takes 100 epochs (T_max), and the training ends 1 after its begin'),
+    'more accumulated than there is': (CLS, set_('optim_wrapper.accumulative_counts', 1000), 'the weights change once'),
+    'links to nothing': (CLS, lambda cfg: None, '1 files of train_dataloader are links to nothing, and left out, '
+                         'such as `data/0/lost.png`'),
     'no checkpoint': (CLS, set_('default_hooks.checkpoint', dict(type='CheckpointHook', interval=5, save_last=False)),
                       'CheckpointHook writes no checkpoint'),
     'images that are validated as well': (DET, set_('val_dataloader.dataset.data_prefix.img', 'images/'),
@@ -217,7 +222,7 @@ WARNED = {
 }
 
 
-def spoilt(folder):
+def spoil_detection(folder):
     """Further annotations, of one class, and gray images."""
     held = json.loads((folder / 'data/annotations.json').read_text())
     held['annotations'] = [entry for entry in held['annotations'] if entry['category_id'] == 1]
@@ -228,12 +233,19 @@ def spoilt(folder):
         cv2.imwrite(str(folder / 'data/gray' / image['file_name']), np.full(size, 128, np.uint8))
 
 
+def spoil_classes(folder):
+    """A link to nothing among the images of a class."""
+    (folder / 'data/0/lost.png').symlink_to('nothing.png')
+
+
+SPOILT = {DET: spoil_detection, CLS: spoil_classes, SEG: lambda folder: None}
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize('name', WARNED)
 def test_what_is_rarely_meant_is_named_in_the_log(name, configs, tmp_path):
     base, change, words = WARNED[name]
-    files = spoilt if base == DET else lambda folder: None
-    campaign.lay_out(campaign.Fault('', base, change, files), configs, tmp_path)
+    campaign.lay_out(campaign.Fault('', base, change, SPOILT[base]), configs, tmp_path)
     assert words in printed(*TRAIN, cwd=tmp_path)
 
 

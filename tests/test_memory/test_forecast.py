@@ -270,7 +270,9 @@ def test_the_command_prints_writes_and_draws(tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.parametrize('arguments, words', [
-    (['--gpu-memory', '12 parsecs'], '12 parsecs'), (['--image', '0', '3'], 'above 0'),
+    (['--gpu-memory', '12 parsecs'], '12 parsecs'),
+    (['--gpu-memory', '2GB', '--margin', '3GB'], 'leaves nothing of --gpu-memory 2GB'),
+    (['--image', '0', '3'], 'above 0'),
     (['--objects', '-1'], '--objects'),
     (['--cfg-options', 'model.head.in_channels=3'], 'a training step with 4 images of 32x32'),
     (['--cfg-options', 'model.backbone.type=mmrev.RevBat'], 'RevBat')])
