@@ -23,6 +23,8 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 
+from mmrev.problems import ProblemError
+
 from .timeline import Timeline
 
 aten = torch.ops.aten
@@ -160,6 +162,9 @@ class FakeStep(Timeline):
     # ------------------------------------------------------------------------------------------------ values
 
     def _number(self, x: Tensor) -> int:
+        if x.layout is not torch.strided:
+            raise ProblemError('the model makes sparse tensors, whose bytes depend on their values: its step cannot be '
+                               'predicted', 'Train without `mmrev memory` and --memory-budget')
         storage = x.untyped_storage()
         if storage not in self._numbers:
             self._numbers[storage] = next(self._next_number)
@@ -260,7 +265,23 @@ class _ForNumPy(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+def _columns(image: Tensor, out: Tensor, area: int, images: int = 1) -> Tensor:
+    """The patches of some images that a deformable convolution with kernels of this area multiplies at once."""
+    return image.new_zeros(image.shape[1] * area, images * out.shape[2] * out.shape[3])
+
+
 _GIVE_VALUES = ('nms', 'softnms', 'nms_match', 'nms_rotated')  # the others write to tensors that they are given
+# What the others allocate while they run.
+_TEMPORARY: Dict[str, Callable[..., Any]] = dict(
+    deform_conv_forward=lambda x, weight, offset, out, *_, kW, kH, im2col_step, **__: (
+        _columns(x, out, kW * kH, im2col_step), torch.zeros_like(out)),
+    deform_conv_backward_input=lambda x, offset, grad, *_, kW, kH, im2col_step, **__: _columns(
+        x, grad, kW * kH, im2col_step),
+    deform_conv_backward_parameters=lambda x, offset, grad, *_, kW, kH, im2col_step, **__: (
+        _columns(x, grad, kW * kH, im2col_step), torch.zeros_like(grad), torch.zeros_like(grad)),
+    modulated_deform_conv_forward=lambda x, weight, bias, ones, offset, mask, out, *_, kernel_h, kernel_w, **__: (
+        _columns(x, out, kernel_h * kernel_w)),
+    modulated_deform_conv_backward=lambda x, *args, kernel_h, kernel_w, **_: _columns(x, args[11], kernel_h * kernel_w))
 
 
 @contextlib.contextmanager
@@ -277,6 +298,8 @@ def _compiled_by_mmcv(value: Callable[[Any], Any]) -> Iterator[None]:
             return function(*args, **kwargs)
         if name in _GIVE_VALUES:
             return function(*map(value, args), **{key: value(x) for key, x in kwargs.items()})
+        if name in _TEMPORARY:
+            _TEMPORARY[name](*args, **kwargs)
         return None
 
     compiled.update({name: partial(wrapped, name, function) for name, function in functions.items()})

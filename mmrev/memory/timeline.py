@@ -148,6 +148,10 @@ class Timeline(TorchDispatchMode):
         return func(*args, **kwargs)
 
     def _count(self, func: Any, path: str, x: Tensor) -> Tensor:
+        if x.layout is torch.sparse_coo:
+            self._count(func, path, x._indices())
+            self._count(func, path, x._values())
+            return x
         storage = x.untyped_storage()
         key = storage._cdata
         with self._lock:

@@ -46,6 +46,8 @@ CASES = {  # config, options, batch
         'model.backbone.depth': 18, 'model.neck.in_channels': [64, 128, 256, 512],
         'model.rpn_head.num_proposals': 10, 'model.roi_head.num_stages': 2,
         'model.roi_head.stage_loss_weights': [1, 1]}, Batch(2, 64, 96, 3)),
+    'deformable convolutions': ('mmdet::vfnet/vfnet_r50_fpn_1x_coco.py', {
+        'model.backbone.depth': 18, 'model.neck.in_channels': [64, 128, 256, 512]}, Batch(2, 224, 256, 0)),
     'no objects': ('mmdet::retinanet/retinanet_r18_fpn_1x_coco.py', {}, Batch(2, 64, 96, 0)),
     'Hungarian assignment': ('mmdet::detr/detr_r18_8xb2-500e_coco.py', {'model.num_queries': 10}, Batch(2, 64, 96, 3)),
 }
@@ -76,6 +78,16 @@ def test_a_forecast_is_what_is_counted_in_a_real_step(name):
     assert predicted.activations == pytest.approx(counted.activations, rel=0.01)
     assert predicted.peak == pytest.approx(counted.peak, rel=0.01)
     assert sum(predicted.kept(2).values()) == pytest.approx(sum(counted.kept(2).values()), rel=0.01)
+
+
+@pytest.mark.slow
+def test_a_step_with_sparse_tensors_is_counted_and_not_predicted():
+    file = 'mmdet::free_anchor/freeanchor_r50_fpn_1x_coco.py'
+    cfg = config(file, {'model.backbone.depth': 18, 'model.neck.in_channels': [64, 128, 256, 512]})
+    batch = Batch(1, 64, 64)
+    assert Counter(cfg)(batch).activations > 0
+    with pytest.raises(ProblemError, match='the model makes sparse tensors'):
+        Forecaster(cfg)(batch)
 
 
 @pytest.mark.slow
