@@ -1,6 +1,7 @@
-"""Check what the ``init_cfg`` of a model's modules name, and which weights stay as they are initialized."""
+"""Check what the ``init_cfg`` of a model's modules name, and which layers are frozen."""
 from typing import Iterator, List
 
+from mmengine.model import BaseAveragedModel
 from torch import nn
 
 from mmrev.problems import closest
@@ -27,11 +28,13 @@ def check_layers(model: nn.Module) -> None:
 
 
 def frozen_layers(model: nn.Module) -> List[str]:
-    """Names of the layers (convolutions, linear layers, norms) that have weights, none of which is trained."""
+    """Names of the layers whose weights are all frozen, but those of averages of other weights."""
     found = []
+    averages = tuple(f'{name}.' for name, module in model.named_modules() if isinstance(module, BaseAveragedModel))
     for name, module in model.named_modules():
         weight = getattr(module, 'weight', None)
-        if isinstance(weight, nn.Parameter) and not any(p.requires_grad for p in module.parameters()):
+        trained = any(p.requires_grad for p in module.parameters())
+        if isinstance(weight, nn.Parameter) and not trained and not name.startswith(averages):
             found.append(name)
     return found
 

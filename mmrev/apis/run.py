@@ -172,8 +172,9 @@ def _remarks(cfg: 'Config', model: 'Module') -> Iterator[str]:
     for key in ((cfg.get('optim_wrapper') or {}).get('paramwise_cfg') or {}).get('custom_keys') or ():
         if not any(key in name for name, _ in model.named_parameters()):
             yield f'`optim_wrapper.paramwise_cfg.custom_keys` has `{key}`, which is in the name of no weight'
+    places = re.compile(r'.*\.(checkpoint|pretrained|\w+_(ckpt|path))')
     loaded = [cfg.get('load_from'), cfg.get('resume'), *(value for path, value in walk(cfg.model, 'model')
-                                                         if path.endswith('.checkpoint'))]
+                                                         if places.fullmatch(path))]
     frozen = frozen_layers(model) if not any(loaded) else []
     if frozen:
         yield (f'{len(frozen)} layers are frozen, from `{frozen[0]}` on, and their weights are random: there is no '

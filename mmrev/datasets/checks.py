@@ -80,12 +80,15 @@ _OF_PYTHON = ('collections.OrderedDict', 'collections.defaultdict', '_codecs.enc
     f'builtins.{name}' for name in ('set', 'frozenset', 'list', 'dict', 'int', 'bytearray')))
 
 
+_OF_PROPOSALS = ('mmengine.structures.instance_data.InstanceData', )  # with arrays; of mmdet's DumpProposals
+
+
 class _PlainUnpickler(pickle.Unpickler):
     """Reads values of Python and NumPy's arrays; runs nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         known = f'{module.replace("__builtin__", "builtins")}.{name}'  # as protocol 2 calls it
-        if not (module.split('.')[0] == 'numpy' and name in _OF_NUMPY or known in _OF_PYTHON):
+        if not (module.split('.')[0] == 'numpy' and name in _OF_NUMPY or known in _OF_PYTHON + _OF_PROPOSALS):
             raise pickle.UnpicklingError(f'it would run `{module}.{name}`')
         return super().find_class(module, name)
 

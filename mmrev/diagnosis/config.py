@@ -59,11 +59,11 @@ _RANGES: Sequence[Tuple[str, Callable, str]] = (
      r'(in|out|feat)_channels|pad_size_divisor|sampler\.num|(rpn\w*|test_cfg)\.max_per_img)(\.\d+)*',
      lambda number: number > 0, 'finite number above 0'),
     (r'optim_wrapper\.optimizer\.(lr|weight_decay|eps)|train_cfg\.val_begin|.*(_mult|drop(_path)?_rate|num_(convs|digits)|'
-     r'(loss|class)_weight(\.\d+)?|\.eps)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_m\w+|power|begin|milestones\.\d+)',
+     r'(loss_weight|class_weight\.\d+)|\.eps)|.*_scheduler\.(.*\.)?(\w+_factor|gamma|eta_m\w+|power|begin|milestones\.\d+)',
      lambda number: 0 <= number < math.inf, 'finite number from 0'),
-    (r'.*(r\.(momentum|dampening|alpha|rho)|drop\w*_ratio|score_thr)', lambda x: 0 <= x < 1, 'number from 0 below 1'),
-    (r'.*(pos_fraction|(iou_thr|min_pos_iou)\w*|r\.thresh|cat_max_ratio)', lambda x: 0 <= x <= 1, 'number from 0 to 1'),
-    (r'.*mask_thr_binary', lambda x: x <= 1, 'number up to 1'),
+    (r'optim_wrapper\.(.+\.)?optimizer\.(momentum|dampening|alpha|rho)', lambda x: 0 <= x < 1, 'number from 0 below 1'),
+    (r'.*(pos_fraction|\.score_thr|iou_thr\w*|r\.thresh|cat_max_ratio)', lambda x: 0 <= x <= 1, 'number from 0 to 1'),
+    (r'.*(mask_thr_binary|dropout_ratio)', lambda x: x <= 1, 'number up to 1'),
     (r'\w+_hooks\.\w+\.(interval|max_keep_ckpts)', lambda x: x == -1 or x > 0, 'number from 1, or -1'),
     (r'train_cfg\.by_epoch', lambda number: number in (0, 1), 'flag, True or False'),
     (r'.*_scheduler\.(.*\.)?(step_size|milestones\.\d+)', lambda number: number % 1 == 0, 'whole number'))

@@ -1,4 +1,4 @@
-"""Stop a training whose loss is not finite before useless weights replace its checkpoints, or whose loss is 0."""
+"""Stop a training whose loss is not finite before useless weights replace its checkpoints."""
 import math
 from typing import Any, Dict, Optional
 
@@ -12,7 +12,7 @@ from mmrev.registry import HOOKS
 class FiniteLossHook(Hook):
     """Stop after several consecutive iterations without a finite loss, and write no checkpoint in the meantime.
 
-    A loss that is 0 in the first iteration, from which nothing would be learned, ends the run as well.
+    A loss that is 0 in the first iteration, from which nothing is learned, is a warning in the log.
 
     `mmrev train` adds this hook. It reads the losses that mmengine has already logged, so it causes no synchronization
     with the device.
@@ -22,7 +22,6 @@ class FiniteLossHook(Hook):
 
     Raises:
         ProblemError: If the run is stopped; the message names the first loss that was not finite, and the iteration.
-            If the loss of the first iteration is 0.
             If `patience` is below 1.
     """
 
@@ -39,8 +38,8 @@ class FiniteLossHook(Hook):
         losses = {name: runner.message_hub.get_scalar(f'train/{name}').current()
                   for name in outputs or {} if 'loss' in name}
         if runner.iter == 0 and losses.get('loss') == 0:
-            raise ProblemError(f'`loss` is 0 in the first iteration{_images(data_batch)}: nothing would be learned',
-                               'Look at class_weight, loss_weight, ignore_index of the heads, and at the annotations')
+            runner.logger.warning(f'`loss` is 0 in the first iteration{_images(data_batch)}: look at class_weight, '
+                                  'loss_weight and ignore_index of the heads, and at the annotations')
         if all(map(math.isfinite, losses.values())):
             self._in_a_row = 0
             return

@@ -1,5 +1,6 @@
 """What works in a training, but is rarely meant: warnings for its log."""
 import os
+import re
 import time
 from typing import Any, Dict, Iterable, Iterator
 
@@ -38,7 +39,7 @@ def _unfinished_schedules(runner) -> Iterator[str]:
         unit, last = ('epoch', runner.max_epochs) if getattr(schedule, 'by_epoch', True) else (
             'iteration', runner.max_iters)
         begin, end = getattr(schedule, 'begin', 0), getattr(schedule, 'end', 0)
-        late = [step for step in getattr(schedule, 'milestones', ()) if step >= last]
+        late = [begin + step for step in getattr(schedule, 'milestones', ()) if begin + step >= last]
         name = type(schedule).__name__
         if begin >= last:
             yield f'{name} begins at {unit} {begin}, and the training ends at {last}'
@@ -64,11 +65,12 @@ def contrary_rules(watchers: Iterable[Any]) -> Iterator[str]:
     for watcher in watchers:
         names = getattr(watcher, 'key_indicators', None) or [getattr(watcher, 'monitor', None)]
         rules = getattr(watcher, 'rules', None) or [getattr(watcher, 'rule', None)]
-        usual = {rule: getattr(watcher, f'_default_{rule}_keys', None) or () for rule in ('greater', 'less')}
+        usual = {rule: getattr(watcher, f'{rule}_keys', None) or getattr(watcher, f'_default_{rule}_keys', None) or ()
+                 for rule in ('greater', 'less')}
         for name, rule in zip(names, rules):
             other = next((one for one, keys in usual.items() if any(key.lower() in str(name).lower() for key in keys)),
                          rule)
-            if rule in usual and other != rule:
+            if rule in usual and other != rule and not re.search('err|mape', str(name).lower()):
                 yield f'{type(watcher).__name__} has rule={rule!r} for `{name}`, of which a {other} value is better'
 
 
@@ -92,14 +94,16 @@ def of_data(datasets: Dict[str, Any]) -> Iterator[str]:
         broken = [file for one in innermost(dataset) for file in _broken_links(one)]
         if broken:
             yield f'{len(broken)} files of {name}_dataloader are links to nothing, and left out, such as `{broken[0]}`'
-    images = {name: {dataset.get_data_info(index).get('img_path') for index in range(min(len(dataset), _MOST))} - {None}
+    images = {name: {path for path in (dataset.get_data_info(index).get('img_path')
+                                       for index in range(min(len(dataset), _MOST))) if isinstance(path, str)}
               for name, dataset in datasets.items() if hasattr(dataset, 'get_data_info')}
     both = images.get('train', set()) & images.get('val', set())
     if both:
         yield (f'{len(both)} images of train_dataloader are in val_dataloader as well, such as `{min(both)}`: the '
                'metrics do not show how the model generalizes')
     train = datasets.get('train')
-    classes = (getattr(train, 'metainfo', None) or {}).get('classes') or ()
+    known = getattr(train, 'metainfo', None) or {}
+    classes = () if 'stuff_classes' in known else known.get('classes') or ()  # stuff has no boxes
     missing, begin = dict(enumerate(classes)), time.monotonic()
     for index in range(len(train)) if 'train' in images and missing else ():
         info = train.get_data_info(index)
@@ -109,6 +113,6 @@ def of_data(datasets: Dict[str, Any]) -> Iterator[str]:
             missing.pop(instance.get('bbox_label'), None)
         if not missing:
             return
-    if missing and 'train' in images:
+    if 'train' in images and 0 < len(missing) < len(classes):
         yield (f'{len(missing)} of {len(classes)} classes have no object in train_dataloader: '
                f'{", ".join(map(str, list(missing.values())[:3]))}{", ..." * (len(missing) > 3)}')

@@ -212,11 +212,12 @@ def _read(name: str, loader: Any, model: Any) -> List[str]:
     if 'ignored' in useless and len(read) == len(dataset):
         raise ProblemError(useless, 'Write the numbers of the classes into the masks')
     image = smallest.get('inputs') if isinstance(smallest, dict) else None
-    side = min(getattr(image, 'shape', ())[1:], default=_TINY)
+    side = min(getattr(image, 'shape', ())[-2:], default=_TINY) if getattr(image, 'ndim', 0) > 2 else _TINY
     return [*filter(None, (other, useless, shifted_labels(name, dataset, labels))),
-            *[f'all {len(read)} images of {name}_dataloader that were read are of a single color'] * plain,
+            *[f'all {len(read)} images of {name}_dataloader that were read are of a single color'
+              ] * (plain and len(read) > 1),
             *[f'an image of {name}_dataloader has a side of {side} pixels after its transforms'] * (side < _TINY),
-            *(line for inner, _ in _pipelines(dataset) for line in unusual(name, inner, model))]
+            *dict.fromkeys(line for inner, _ in _pipelines(dataset) for line in unusual(name, inner, model))]
 
 
 def _pixels(sample: Any) -> int:
