@@ -1,7 +1,6 @@
 """Check what the ``init_cfg`` of a model's modules name, and which layers are frozen."""
-from typing import Iterator, List
+from typing import Iterator, List, Tuple
 
-from mmengine.model import BaseAveragedModel
 from torch import nn
 
 from mmrev.problems import closest
@@ -27,14 +26,14 @@ def check_layers(model: nn.Module) -> None:
                                      f'`{layer}`. {closest(str(layer), known)}'.rstrip())
 
 
-def frozen_layers(model: nn.Module) -> List[str]:
-    """Names of the layers whose weights are all frozen, but those of averages of other weights."""
+def frozen_layers(model: nn.Module, besides: Tuple[type, ...] = ()) -> List[str]:
+    """Names of the layers whose weights are all frozen, outside modules of the types `besides`."""
     found = []
-    averages = tuple(f'{name}.' for name, module in model.named_modules() if isinstance(module, BaseAveragedModel))
+    left_out = tuple(f'{name}.' for name, module in model.named_modules() if isinstance(module, besides))
     for name, module in model.named_modules():
         weight = getattr(module, 'weight', None)
         trained = any(p.requires_grad for p in module.parameters())
-        if isinstance(weight, nn.Parameter) and not trained and not name.startswith(averages):
+        if isinstance(weight, nn.Parameter) and not trained and not name.startswith(left_out):
             found.append(name)
     return found
 

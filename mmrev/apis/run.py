@@ -156,6 +156,8 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
 
 def _remarks(cfg: 'Config', model: 'Module') -> Iterator[str]:
     """Name what nothing reads, with the keys of the same name that are read, and frozen weights that are random."""
+    from mmengine.model import BaseAveragedModel
+
     from mmrev.analysis.initialization import frozen_layers
 
     from .entries import known_keys, walk
@@ -175,7 +177,7 @@ def _remarks(cfg: 'Config', model: 'Module') -> Iterator[str]:
     places = re.compile(r'.*\.(checkpoint|pretrained|\w+_(ckpt|path))')
     loaded = [cfg.get('load_from'), cfg.get('resume'), *(value for path, value in walk(cfg.model, 'model')
                                                          if places.fullmatch(path))]
-    frozen = frozen_layers(model) if not any(loaded) else []
+    frozen = frozen_layers(model, (BaseAveragedModel, )) if not any(loaded) else []
     if frozen:
         yield (f'{len(frozen)} layers are frozen, from `{frozen[0]}` on, and their weights are random: there is no '
                'load_from, nor a checkpoint in an init_cfg')

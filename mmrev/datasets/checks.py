@@ -10,6 +10,7 @@ from typing import Any, Dict, Iterable, Iterator, Optional, Sequence, Set, Tuple
 
 import mmcv
 import torch
+from mmengine.structures import InstanceData
 from PIL import Image
 
 from mmrev.problems import Problem, ProblemError, phase
@@ -80,7 +81,7 @@ _OF_PYTHON = ('collections.OrderedDict', 'collections.defaultdict', '_codecs.enc
     f'builtins.{name}' for name in ('set', 'frozenset', 'list', 'dict', 'int', 'bytearray')))
 
 
-_OF_PROPOSALS = ('mmengine.structures.instance_data.InstanceData', )  # with arrays; of mmdet's DumpProposals
+_OF_PROPOSALS = (f'{InstanceData.__module__}.InstanceData', )  # with arrays; of mmdet's DumpProposals
 
 
 class _PlainUnpickler(pickle.Unpickler):
