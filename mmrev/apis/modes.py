@@ -66,10 +66,10 @@ def pin_memory(cfg: 'Config') -> None:
 
 
 def require_workers(cfg: 'Config') -> None:
-    """Raise the limit of open files as far as is allowed; workers of dataloaders hang where it is too low.
+    """Require that the workers of the dataloaders can start; raise the limit of open files as far as is allowed.
 
     Raises:
-        ProblemError: If it is too low for the workers, or if these are far more than the processors.
+        ProblemError: If the limit is too low, with which workers hang, or if they are far more than the processors.
     """
     loaders = [cfg.get(f'{part}_dataloader') or {} for part in ('train', 'val', 'test')]
     workers, processors = max(loader.get('num_workers', 0) for loader in loaders), os.cpu_count() or 1

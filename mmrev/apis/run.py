@@ -14,7 +14,7 @@ from mmrev.problems import LOST, ProblemError, chained, closest, one_line, phase
 
 from .config_file import parsed, unread
 from .distributed import prepare_cpu_processes
-from .modes import pin_memory, require_workers, require_priorities
+from .modes import pin_memory, require_priorities, require_workers
 
 if TYPE_CHECKING:
     from mmengine.config import Config

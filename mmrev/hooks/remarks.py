@@ -8,12 +8,12 @@ from mmengine.runner import EpochBasedTrainLoop
 
 from .phase_hook import innermost
 
-_SECONDS = 1.  # for which the annotations of a data set are read
+_SECONDS = 1.  # for which annotations are read, and folders searched
 _MOST = 1000  # samples of a data set that are compared with those of another
 
 
 def remarks(runner) -> Iterator[str]:
-    """What the loops, schedules and hooks of a training do not do."""
+    """What is rarely meant in the loops, schedules, optimizer and hooks of a training."""
     loop = runner.train_loop
     unit, last = ('epoch', runner.max_epochs) if isinstance(loop, EpochBasedTrainLoop) else (
         'iteration', runner.max_iters)

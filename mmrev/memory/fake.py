@@ -164,7 +164,7 @@ class FakeStep(Timeline):
     def _number(self, x: Tensor) -> int:
         if x.layout is not torch.strided:
             raise ProblemError('the model makes sparse tensors, whose bytes depend on their values: its step cannot be '
-                               'predicted', 'Train without `mmrev memory` and --memory-budget')
+                               'predicted', 'Train it without --memory-budget')
         storage = x.untyped_storage()
         if storage not in self._numbers:
             self._numbers[storage] = next(self._next_number)
