@@ -134,6 +134,8 @@ def saved_tensor_hooks() -> Any:
 
 
 _EDGES = _VERSION >= (2, 5)  # torch.autograd.grad accepts a GradientEdge as an output
+_run_backward: Any = torch.autograd.Variable._execution_engine.run_backward
+_PythonNode = torch._C._FunctionBase
 
 
 class _WithoutStorage(torch.autograd.Function):
@@ -158,10 +160,11 @@ def output_edge(out: Tensor) -> Any:
         A ``GradientEdge``. Before PyTorch 2.5, a tensor of the same shape that stores one element.
     """
     if _EDGES:
-        node = out.grad_fn
-        if node is not None and not isinstance(node, torch._C._FunctionBase):  # what get_gradient_edge does, but faster
-            return torch.autograd.graph.GradientEdge(node, out.output_nr)
-        return torch.autograd.graph.get_gradient_edge(out)
+        if out.grad_fn is None or not torch.is_grad_enabled():
+            return torch.autograd.graph.get_gradient_edge(out)
+        if isinstance(out.grad_fn, _PythonNode):  # written in Python: only the next node keeps it alive
+            out = out.view_as(out)
+        return torch.autograd.graph.GradientEdge(out.grad_fn, out.output_nr)
     with torch.enable_grad():
         return _WithoutStorage.apply(out)
 
@@ -180,8 +183,7 @@ def differentiate(edge: Any, inputs: Sequence[Tensor], gradient: Tensor, retain_
     """
     if not inputs:
         return ()
-    run: Any = torch.autograd.Variable._execution_engine.run_backward
-    return run((edge, ), (gradient, ), retain_graph, False, tuple(inputs), True, accumulate_grad=False)
+    return _run_backward((edge, ), (gradient, ), retain_graph, False, tuple(inputs), True, accumulate_grad=False)
 
 
 def edge_node(edge: Any) -> Any:

@@ -27,5 +27,5 @@ class AutocastSnapshot:
             yield
 
     def matters(self) -> bool:
-        """Whether autocast is enabled now, or was enabled when this was taken."""
+        """Whether autocast is enabled now in this thread, or was enabled when this was taken."""
         return True in self._enabled or True in map(compat.is_autocast_enabled, self._types)

@@ -1,13 +1,14 @@
 """One forward through the steps of a sequence: without a graph, in place on buffers of its own."""
+from contextlib import nullcontext
 from functools import partial
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence
 
 import torch
 from torch import Tensor
 
 from .autocast import AutocastSnapshot
 from .check import ReconstructionReport, active_report
-from .function import NOTHING, Weights
+from .function import Weights, share_written
 from .generators import Drawn, Draws, rewound
 from .inference import run_without_graph
 from .observe import Observer
@@ -16,6 +17,8 @@ from .overlap import collectives, is_distributed
 from .plan import GRAPH, STATE, Plan
 from .record import Evaluated, Record
 from .replay import Replay
+from .segment import Gathered, Segment
+from .states import States
 from .streams import StreamBuffers, versions
 
 
@@ -30,7 +33,7 @@ class Call:
     def __init__(self, plan: Plan, overlap: bool = False):
         self.plan = plan
         self.records: List[Record] = []
-        self.states: Dict[int, List[Tuple[Optional[Tensor], int]]] = {}  # with versions
+        self.states = States()
         self.report: Optional[ReconstructionReport] = active_report()
         self.streams: Optional[StreamBuffers] = None
         self.communicates: Optional[str] = None  # the first step that does; detected only with `overlap`
@@ -41,19 +44,18 @@ class Call:
         self.undo: Any = None  # the running backward
         self.inputs: Optional[Tensor] = None  # an empty tensor whose graph leads to the streams
         self.input_gradients: List[Optional[Tensor]] = []  # gradients of the streams, after the backward has ended
-        self._weights: List[Weights] = []
+        self.gathered: List[Gathered] = []  # of each segment
+        self._weights: List[Weights] = []  # of each function
         self._observes = not plan.forward_observed
         # Processes that communicate must evaluate each function equally often.
         self._tracks_draws = plan.tracks_draws or is_distributed()
 
-    def gather(self, start: int, stop: int) -> Dict[int, Tensor]:
-        """Collect the weights of the next steps, ``[start, stop)``, that require grad, by ``id``."""
-        found: Dict[int, Tensor] = {}
-        for function in self.plan.functions[start:stop]:
-            weights = function.weights()
-            self._weights.append(weights)
-            found.update(weights.trained)
-        return found
+    def gather(self, segment: Segment) -> Dict[int, Tensor]:
+        """Collect the weights of the next segment that require grad, by ``id``."""
+        gathered = Gathered(segment)
+        self.gathered.append(gathered)
+        self._weights += gathered.of_functions
+        return gathered.weights.trained
 
     def origins(self) -> List[Optional[Tensor]]:
         """Tensors whose graphs lead to all that the outputs depend on."""
@@ -64,16 +66,22 @@ class Call:
         self.needs_grad = [x.requires_grad for x in streams]
         self.device = streams[0].device if streams else torch.device('cpu')
         self.link = torch.empty(0, device=self.device)
-        self._autocast = AutocastSnapshot(sorted({'cpu', *(x.device.type for x in streams if not x.is_meta)}))
-        self._casts = self._autocast.matters()
+        self.autocast = AutocastSnapshot(sorted({'cpu', *(x.device.type for x in streams if not x.is_meta)}))
+        self._casts = self.autocast.matters()
         self._draws = Draws(streams)
         self._inputs = streams
 
     def forward(self, start: int, stop: int) -> None:
         """Run steps ``[start, stop)``."""
-        with self._autocast.active() if self._casts else NOTHING:
-            for index in range(start, stop):
-                self._step(index)
+        if self._casts:
+            with self.autocast.active():
+                self._run(start, stop)
+        else:
+            self._run(start, stop)
+
+    def _run(self, start: int, stop: int) -> None:
+        for index in range(start, stop):
+            self._step(index)
 
     def _step(self, index: int) -> None:
         step, plan = self.plan.steps[index], self.plan
@@ -81,15 +89,19 @@ class Call:
         assert streams is not None
         keep = plan.keep[index]
         if keep == STATE:
-            self._keep_state(index, streams)
-        sources = [streams.get(part) for part in step.sources]
+            wanted = plan.needed[index] | {part.stream for part in step.sources}
+            self.states.keep(index, streams, None if self.report else wanted)
+        sources: List[Tensor] = []
+        needs: List[bool] = []
+        for part in step.sources:
+            sources.append(streams.get(part))
+            needs.append(self.needs_grad[part.stream])
         before = versions(sources)
-        needs = [self.needs_grad[part.stream] for part in step.sources]
         function = plan.functions[index]
         with function.running():
-            record = Record(Replay(function, self._weights[index], self._autocast, self._observes), needs)
+            record = Record(Replay(function, self._weights[index], self.autocast, self._observes), needs)
             with_graph = keep == GRAPH and record.trains and self.report is None
-            inputs = [x.detach() for x in sources]
+            inputs = list(map(Tensor.detach, sources))
             observer = Observer() if self._observes or with_graph and index not in plan.observed else None
             if with_graph:
                 for x, needed in zip(inputs, needs):
@@ -101,7 +113,7 @@ class Call:
             f = step.f if notes is None else partial(notes.write, step.f)
             # If nothing known needs a gradient, a graph costs nothing, and reveals a captured tensor that does.
             if with_graph or not record.trains or observer:
-                with torch.set_grad_enabled(with_graph or not record.trains), observer or NOTHING:
+                with torch.set_grad_enabled(with_graph or not record.trains), observer or nullcontext():
                     out = f(*inputs)
             else:
                 out = f(*inputs)
@@ -119,17 +131,11 @@ class Call:
         del sources, inputs
         streams.share_if_held(plan.read[index])
 
-    def _keep_state(self, index: int, streams: StreamBuffers) -> None:
-        wanted = self.plan.needed[index] | {part.stream for part in self.plan.steps[index].sources}
-        self.states[index] = [(x, x._version) if x is not None and (self.report or i in wanted) else (None, 0)
-                              for i, x in enumerate(streams.tensors)]
-        streams.disown()
-
     def _keep_graph(self, index: int, record: Record, out: Tensor, inputs: List[Tensor],
                     observer: Optional[Observer]) -> Tensor:
         step, streams = self.plan.steps[index], self.streams
         assert streams is not None
-        likes = [None if part.whole else streams.tensors[part.stream] for part in step.sources]
+        likes = [streams.tensors[part.stream] for part in step.sources]
         record.kept = Evaluated(out, inputs, likes, observer, replayed=False)
         for part in step.sources:  # the graph holds them
             streams.share(part.stream)
@@ -167,7 +173,7 @@ class Call:
         if self._observes:
             for record in self.records:
                 record.replay.settle()
-            self._share_written()
+            share_written(self.plan.functions)
             self.plan.forward_observed = True
             self.plan.tracks_draws = any(function.draws for function in self.plan.functions)
         return outputs
@@ -179,17 +185,10 @@ class Call:
 
         def evaluate(index: int, sources: List[Tensor]) -> Tensor:
             replay, describe = self.records[index].replay, partial(plan.describe, index)
-            out = replay.run(plan.steps[index].f, sources, describe)
+            out = replay.run(plan.steps[index].f, sources, self.autocast.matters(), False, describe)
             replay.finish(again.used(), None, describe)
             return out
 
         with rewound(draws):
             again = Draws(self._inputs)
             run_without_graph(plan.steps, [x.detach() for x in self._inputs], evaluate)
-
-    def _share_written(self) -> None:
-        """Mark a buffer that one function writes as written in all functions that share it."""
-        functions = self.plan.functions
-        written = {id(owner[name]) for f in functions for i, (owner, name) in enumerate(f.buffers) if i in f.written}
-        for f in functions:
-            f.written |= {i for i, (owner, name) in enumerate(f.buffers) if id(owner.get(name)) in written}

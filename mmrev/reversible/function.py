@@ -1,5 +1,6 @@
 """A step's function: its modules, and facts about them that hold until a flag, a hook or a module changes."""
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from itertools import chain
 from operator import attrgetter, is_
 from typing import Any, ContextManager, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from mmrev import compat
 
+WeightState = Tuple[List[int], List[torch.UntypedStorage]]
 Place = Tuple[Dict[str, Any], str]  # a module's dictionary of parameters or buffers, and a name in it
 
 # In training their output does not depend on their running statistics, and with `track_running_stats` off they do not
@@ -16,8 +18,6 @@ _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 requires_grad, is_training = attrgetter('requires_grad'), attrgetter('training')
 _version, _storage = attrgetter('_version'), Tensor.untyped_storage
-
-NOTHING = nullcontext()
 
 
 def walk(root: nn.Module) -> List[nn.Module]:
@@ -32,32 +32,36 @@ def walk(root: nn.Module) -> List[nn.Module]:
 
 
 class Weights:
-    """The parameters of a function at one evaluation.
+    """Parameters of functions at one evaluation.
 
     Args:
-        places: Where parameters may be.
+        tables: The modules' dictionaries of parameters.
     """
 
-    def __init__(self, places: Sequence[Place]):
-        self.places = places
-        self._owners, self._names = [owner for owner, _ in places], [name for _, name in places]
-        self.found: List[Optional[Tensor]] = [owner.get(name) for owner, name in places]
+    def __init__(self, tables: Sequence[Dict[str, Any]]):
+        self._tables = tables
+        self.places: List[Place] = [(table, name) for table in tables for name in table]
+        self.found: List[Optional[Tensor]] = self._now()
         self._present = [p for p in self.found if p is not None]
         self._versioned = [p for p in self._present if not p.is_inference()]
         self._flags = [p.requires_grad for p in self._present]
         self.trained = {id(p): p for p in self._present if p.requires_grad}
 
-    # `map` with functions written in C, because these run twice per step for every weight.
+    # `map` with functions written in C, because these run twice per training step for every weight.
+
+    def _now(self) -> List[Optional[Tensor]]:
+        return list(chain.from_iterable(map(dict.values, self._tables)))
 
     def are_installed(self) -> bool:
-        """Whether these tensors are the function's parameters now."""
-        return all(map(is_, map(dict.get, self._owners, self._names), self.found))
+        """Whether these tensors are the parameters now."""
+        now = self._now()
+        return len(now) == len(self.found) and all(map(is_, now, self.found))
 
     def is_current(self) -> bool:
         """Whether the parameters, and which of them require grad, are unchanged."""
         return self.are_installed() and list(map(requires_grad, self._present)) == self._flags
 
-    def state(self) -> Tuple[List[int], List[torch.UntypedStorage]]:
+    def state(self) -> WeightState:
         """Versions and storages; they change when a value is written or a tensor's ``data`` is replaced.
 
         Storages are returned, not their ids, because an id may be reused. Their memory may be freed and refilled, as
@@ -65,15 +69,15 @@ class Weights:
         """
         return list(map(_version, self._versioned)), list(map(_storage, self._present))
 
-    def changed(self, before: Tuple[List[int], List[torch.UntypedStorage]]) -> Optional[Tuple[str, Tensor]]:
-        """Name and value of the first parameter whose :meth:`state` has changed, or None."""
+    def changed(self, before: WeightState) -> List[Tuple[str, Tensor]]:
+        """Names and values of the parameters whose :meth:`state` has changed."""
         if before == self.state():
-            return None
+            return []
         kept = dict(zip(map(id, self._present), before[1]))
         versions = dict(zip(map(id, self._versioned), before[0]))
         # Before PyTorch 2.2 one storage has many objects.
-        return next(((name, p) for (_, name), p in zip(self.places, self.found) if p is not None and (
-            p._version != versions.get(id(p), p._version) or p.untyped_storage()._cdata != kept[id(p)]._cdata)), None)
+        return [(name, p) for (_, name), p in zip(self.places, self.found) if p is not None and (
+            p._version != versions.get(id(p), p._version) or p.untyped_storage()._cdata != kept[id(p)]._cdata)]
 
 
 class Function:
@@ -100,8 +104,7 @@ class Function:
         self.takes_notes = bool(self.untracked)  # on the statistics of its batch norms
         self.draws = False  # random numbers; compiled code draws different ones with and without a graph
         self.enables_grad = False  # its output requires grad even under no_grad
-        self.parameters: List[Place] = [(m._parameters, name) for m in self.modules for name in m._parameters]
-        self._weights: Optional[Weights] = None
+        self.parameters: List[Dict[str, Any]] = [m._parameters for m in self.modules]
 
     def own_generators(self) -> List[torch.Generator]:
         """Generators that were passed to operators, and those that are attributes of modules."""
@@ -134,12 +137,12 @@ class Function:
     def is_compiled(self) -> bool:
         return any(m._compiled_call_impl is not None for m in self.modules)
 
-    def weights(self) -> Weights:
-        """The current parameters; returns the same object until they change."""
-        weights = self._weights
-        if weights is None or not weights.is_current():
-            weights = self._weights = Weights(self.parameters)
-        return weights
+
+def share_written(functions: Sequence[Function]) -> None:
+    """Mark a buffer that one function writes as written in all functions that share it."""
+    written = {id(owner[name]) for f in functions for i, (owner, name) in enumerate(f.buffers) if i in f.written}
+    for f in functions:
+        f.written |= {i for i, (owner, name) in enumerate(f.buffers) if id(owner.get(name)) in written}
 
 
 def _skips_untracked_statistics(m: nn.Module) -> bool:

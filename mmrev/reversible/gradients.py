@@ -1,8 +1,7 @@
 """The gradients of one evaluation of a function, taken within a backward."""
 from collections import OrderedDict, deque
-from contextlib import contextmanager
 from operator import attrgetter
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import torch
 from torch import Tensor
@@ -13,33 +12,19 @@ from .streams import holders, shares_memory
 
 WeightGradients = Dict[int, Optional[Tensor]]  # by the weight's `id`
 
-_hooks = attrgetter('_backward_hooks')
+hooks = attrgetter('_backward_hooks')  # of a weight; None or a dictionary
 
 
-def hooks_on(weights: Sequence[Tensor]) -> List[Dict[int, Any]]:
-    """The hooks of each weight that has any."""
-    return list(filter(None, map(_hooks, weights)))
-
-
-def differentiate(edge: Any, sources: List[Tensor], weights: List[Tensor], gradient: Tensor, retain_graph: bool,
-                  hooked: Sequence[Dict[int, Any]]) -> Sequence[Optional[Tensor]]:
-    """The gradients of sources and weights. The weight hooks ``hooked`` do not run here.
+def differentiate_without(hooked: Sequence[Dict[int, Any]], *args: Any) -> Sequence[Optional[Tensor]]:
+    """``compat.differentiate(*args)`` without the weight hooks ``hooked``.
 
     They run once, on the gradient that the node returns.
     """
-    if not hooked:
-        return compat.differentiate(edge, sources + weights, gradient, retain_graph)
-    with _without(hooked):
-        return compat.differentiate(edge, sources + weights, gradient, retain_graph)
-
-
-@contextmanager
-def _without(hooked: Sequence[Dict[int, Any]]) -> Iterator[None]:
     entries = [OrderedDict(hooks) for hooks in hooked]
     removal, restoral = map(OrderedDict.clear, hooked), map(OrderedDict.update, hooked, entries)
     try:
         deque(removal, maxlen=0)  # a single C call, which Ctrl-C cannot interrupt
-        yield
+        return compat.differentiate(*args)
     finally:
         deque(restoral, maxlen=0)
 

@@ -15,8 +15,8 @@ from mmrev import compat
 from .call import Call
 from .coupling import surrounded
 from .errors import ReversibilityError
-from .function import NOTHING
 from .gradients import WeightGradients
+from .segment import Segment
 from .undo import Undo
 
 
@@ -45,9 +45,9 @@ class ReversibleNode(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Optional[Tensor]) -> Tuple[Any, ...]:
         # Otherwise a compiler that is active where `backward` was called would trace the engine.
         run = torch.compiler.disable(_backward) if compat.is_compiler_active() else _backward
-        # In inference mode the functions would record no graph.
-        with torch.inference_mode(False) if torch.is_inference_mode_enabled() else NOTHING:
-            found = run(ctx, gradients)
+        if torch.is_inference_mode_enabled():  # in which the functions would record no graph
+            run = torch.inference_mode(False)(run)
+        found = run(ctx, gradients)
         if torch.is_grad_enabled():  # create_graph=True
             call, start, stop, *_ = ctx.segment
             # All gradients depend on all inputs; the link's gradient passes this on from the last node to the first.
@@ -105,16 +105,16 @@ def run_reversible(call: Call, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
     end = len(call.plan.steps)
     num_streams, tensors = len(streams), streams
     call.inputs = _Once.apply(torch.empty(0), *streams)
-    for coupling, start, stop in call.plan.segments:
-        run = partial(_run_segment, call, start, stop, num_streams)
-        tensors = (surrounded(coupling, run, *tensors) if call.plan.is_sharded else run(*tensors)),
+    for segment in call.plan.segments:
+        run = partial(_run_segment, call, segment, num_streams)
+        tensors = (surrounded(segment.coupling, run, *tensors) if call.plan.is_sharded else run(*tensors)),
         num_streams = 0
     return _apply(call, end, end, (), num_streams, *tensors)
 
 
-def _run_segment(call: Call, start: int, stop: int, num_streams: int, *tensors: Tensor) -> Tensor:
-    weights = call.gather(start, stop)
-    return _apply(call, start, stop, list(weights), num_streams, *tensors, *weights.values())
+def _run_segment(call: Call, segment: Segment, num_streams: int, *tensors: Tensor) -> Tensor:
+    weights = call.gather(segment)
+    return _apply(call, segment.start, segment.stop, list(weights), num_streams, *tensors, *weights.values())
 
 
 # Skips `Function.apply`'s handling of torch.func transforms, under which a sequence takes the plain path anyway.

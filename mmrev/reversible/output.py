@@ -1,5 +1,5 @@
 """What a function must not change, and what it must return."""
-from typing import Any, Callable, List, Optional
+from typing import Any, Callable, List, Optional, Sequence
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ from .errors import ReversibilityError, captured
 from .function import Function, Weights
 from .observe import Observer, refuse_captured
 from .step import AdditiveStep
-from .streams import shares_memory, versions
+from .streams import shares_memory, version, versions
 
 
 def check_output(step: AdditiveStep, describe: Callable[[], str], function: Function, weights: Weights,
@@ -56,6 +56,16 @@ def check_output(step: AdditiveStep, describe: Callable[[], str], function: Func
             f'{describe()} returned shape {tuple(out.shape)}, but the stream that it is added to (stream '
             f'{step.target.stream}) has shape {tuple(target.shape)}')
     return out
+
+
+def check_unmodified(outputs: Sequence[Optional[Tensor]], expected: Sequence[int]) -> None:
+    """Raise an error if an output of the sequence has another than its ``expected`` version."""
+    for i, (x, of_forward) in enumerate(zip(outputs, expected)):
+        if x is not None and version(x) != of_forward:
+            raise ReversibilityError(
+                f'output {i} of the reversible sequence, shape {tuple(x.shape)}, was modified in place after the '
+                f'forward (version {version(x)}, expected {of_forward}); the steps cannot be undone from it. Use an '
+                f'out-of-place operation or clone the output first')
 
 
 def _refuse_lost(out: Tensor, weights: Weights, observer: Optional[Observer], describe: Callable[[], str]) -> None:

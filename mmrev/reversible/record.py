@@ -18,7 +18,7 @@ class Evaluated:
         self.edge = compat.output_edge(out) if out.requires_grad else None
         self.dtype = out.dtype
         self.sources = sources
-        self.likes = likes  # the streams that the sources are parts of
+        self.likes = likes  # the whole streams that the sources are parts of
         self.observer = observer
         self.replayed = replayed
 

@@ -105,7 +105,7 @@ class StreamBuffers:
         if self._owned[part.stream]:
             (x if part.start is None else part.of(x)).add_(value, alpha=alpha)
             return
-        if part.whole:
+        if part.start is None:
             self._replace(part.stream, torch.add(x, value, alpha=alpha).to(x.dtype))
         else:
             copied = x.clone()

@@ -1,21 +1,22 @@
 """A backward: undoes steps one by one; the evaluation of ``f`` that the undo needs also gives the gradient."""
-import weakref
 from functools import partial
-from typing import List, Optional, Sequence, Union
+from typing import Any, List, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
 
+from mmrev import compat
+
 from .call import Call
-from .errors import ReversibilityError
-from .function import NOTHING, requires_grad
-from .gradients import WeightGradients, add_weight_gradients, differentiate, hooks_on
+from .function import requires_grad
+from .gradients import WeightGradients, add_weight_gradients, differentiate_without, hooks
 from .observe import Observer, refuse_captured, refuse_survivors
+from .output import check_unmodified
 from .overlap import AheadOnStreams, AheadOnThread, run_ahead
 from .plan import GRAPH
 from .record import Evaluated
 from .running import Backward
-from .streams import StreamBuffers, version
+from .streams import StreamBuffers
 
 
 class Undo:
@@ -36,15 +37,12 @@ class Undo:
             raise RuntimeError(
                 'Trying to backward through a reversible sequence a second time after its final streams were released; '
                 'specify retain_graph=True in the first backward')
-        for i, (x, expected) in enumerate(zip(call.final, call.output_versions)):
-            if x is not None and version(x) != expected:
-                raise ReversibilityError(
-                    f'output {i} of the reversible sequence, shape {tuple(x.shape)}, was modified in place after the '
-                    f'forward (version {version(x)}, expected {expected}); the steps cannot be undone from it. Use an '
-                    f'out-of-place operation or clone the output first')
-        self._call = weakref.proxy(call)  # a proxy, because the call holds this object
-        self._plan = call.plan
+        check_unmodified(call.final, call.output_versions)
+        # Parts of the call; not the call itself, which holds this object.
+        self._plan, self._records, self._gathered, self._states = call.plan, call.records, call.gathered, call.states
+        self._autocast, self._report, self._first_trained = call.autocast, call.report, call.first_trained
         self._retain_graph = retain_graph
+        self._grad_enabled = torch.enable_grad()
         self.running = Backward(call.plan.backwards)
         self.streams = StreamBuffers(call.final)
         if not retain_graph:
@@ -61,21 +59,23 @@ class Undo:
     def backward(self, start: int, stop: int) -> WeightGradients:
         """Undo steps ``[start, stop)``; returns the gradients of their weights by ``id``."""
         weight_gradients: WeightGradients = {}
-        with torch.enable_grad():  # for the functions; streams and their gradients require none
-            for index in range(stop - 1, max(start, self._call.first_trained) - 1, -1):
+        self._casts, self._others = self._autocast.matters(), self.running.others()
+        self._compared: Optional[int] = None  # segment of `_difference`; new for each node: hooks may change weights
+        with self._grad_enabled:  # for the functions; streams and their gradients require none
+            for index in range(stop - 1, max(start, self._first_trained) - 1, -1):
                 self._step(index, weight_gradients)
         return weight_gradients
 
     def _step(self, index: int, weight_gradients: WeightGradients) -> None:
         ahead = self._ahead
         evaluated = ahead.take(index, self._evaluate) if ahead else self._evaluate(index)
-        if ahead is not None and index > self._call.first_trained:
+        if ahead is not None and index > self._first_trained:
             ahead.start(index - 1, self._evaluate)
         self._differentiate(index, evaluated, weight_gradients)
         observer, evaluated = evaluated.observer if evaluated else None, None  # released before the next are made
         if ahead is None:  # with overlap, every undo makes a copy, and another thread uses the streams
             self.streams.share_if_held(self._plan.read[index])
-        if observer is not None and not (self._retain_graph and self._call.records[index].kept):
+        if observer is not None and not (self._retain_graph and self._records[index].kept):
             refuse_survivors(observer, self._plan.describe(index))
             self._plan.observed.add(index)
 
@@ -85,17 +85,20 @@ class Undo:
         With ``overlap`` this runs beside :meth:`_differentiate` of the step after it. So it touches none of the
         gradients, and overwrites no source that the other's graph holds.
         """
-        step, record, plan = self._plan.steps[index], self._call.records[index], self._plan
+        step, record, plan = self._plan.steps[index], self._records[index], self._plan
         if step.creates:
             self.streams.pop(step.target)
-        everything = self._call.report is not None
+        everything = self._report is not None
         undo = not step.creates and (everything or plan.undone[index])
-        if not everything and self._call.states:
+        if not everything and self._states:
             self._restore_state(index)
+        if self._compared != plan.segment_of[index]:
+            self._compared = plan.segment_of[index]
+            self._difference = self._gathered[self._compared].difference()
         if record.kept is not None:
             evaluated: Optional[Evaluated] = self._take_kept(index, undo)
         else:
-            has_gradient = self._ahead is not None or self.gradients.read(step.target) is not None
+            has_gradient = self._ahead is not None or self.gradients.tensors[step.target.stream] is not None
             needs_graph = has_gradient and record.trains
             evaluated = self._evaluate_again(index, needs_graph, undo) if needs_graph or undo else None
         if everything:
@@ -106,24 +109,15 @@ class Undo:
         return evaluated
 
     def _restore_state(self, index: int) -> None:
-        state = self._call.states.get(index)
-        if state is None:
-            return
-        for stream, (x, expected) in enumerate(state):
-            if x is not None:
-                if x._version != expected:
-                    raise ReversibilityError(
-                        f'stream {stream}, kept as it was before {self._plan.describe(index)}, shape {tuple(x.shape)}, '
-                        f'was modified in place after the forward; use an out-of-place operation, or clone it first')
-                self.streams.put(stream, x)
-        if not self._retain_graph:
-            del self._call.states[index]
+        self._states.restore(index, self.streams, not self._retain_graph, self._plan.describe)
 
     def _take_kept(self, index: int, undo: bool) -> Evaluated:
-        step, record = self._plan.steps[index], self._call.records[index]
+        step, record = self._plan.steps[index], self._records[index]
         kept = record.kept
         assert kept is not None
-        record.replay.check(partial(self._plan.describe, index))
+        describe = partial(self._plan.describe, index)
+        self._difference.refuse(record.replay.weights, describe)
+        record.replay.check(describe)
         if undo:
             assert record.out is not None
             if self._ahead is not None:
@@ -132,44 +126,51 @@ class Undo:
             if self.streams.replaced is not None:
                 self.streams.replaced.append(record.out)
         for part, x in zip(step.sources, kept.sources):
-            if part.whole:
+            if part.start is None:
                 self.streams.put(part.stream, x.detach())
         if not self._retain_graph:
             record.kept = record.out = None
         return kept
 
     def _evaluate_again(self, index: int, needs_graph: bool, undo: bool) -> Evaluated:
-        step, record = self._plan.steps[index], self._call.records[index]
-        # A detached tensor shares its version counter with the buffer that the undo writes to; `.data` does not.
-        sources = [self.streams.get(part).data for part in step.sources]
-        likes = [None if part.whole else self.streams.tensors[part.stream] for part in step.sources]
+        step, record = self._plan.steps[index], self._records[index]
+        sources: List[Tensor] = []
+        likes: List[Optional[Tensor]] = []
+        for part, needed in zip(step.sources, record.source_needs_grad):
+            # A detached tensor shares its version counter with the buffer that the undo writes to; `.data` does not.
+            sources.append(self.streams.get(part).data.requires_grad_(needs_graph and needed))
+            likes.append(self.streams.tensors[part.stream])
         describe = partial(self._plan.describe, index)
-        observer = Observer() if needs_graph and index not in self._plan.observed else None
-        if needs_graph:
-            for x, needed in zip(sources, record.source_needs_grad):
-                x.requires_grad_(needed)
-            if observer is not None:
-                observer.watch(sources)
-        with observer or (NOTHING if needs_graph else torch.no_grad()):
-            out = record.replay.run(step.f, sources, describe)
+        observer = None
+        if needs_graph and index not in self._plan.observed:
+            observer = Observer()
+            observer.watch(sources)
+        if self._difference.changed:
+            self._difference.refuse(record.replay.weights, describe)
+        given = step.f, sources, self._casts, self._difference.installed, describe
+        if needs_graph and observer is None:
+            out = record.replay.run(*given)
+        else:
+            with observer or torch.no_grad():
+                out = record.replay.run(*given)
         if observer is not None and observer.packs:
             self._plan.functions[index].recomputes = True
         if undo:
             if self._ahead is not None:
                 self.streams.disown()
             self.streams.add(step.target, out.detach(), alpha=-1)
-            if record.before is not None and self._call.report is not None:
-                self._call.report.add(index, self._plan.describe(index), record.before, self.streams.get(step.target))
+            if record.before is not None and self._report is not None:
+                self._report.add(index, self._plan.describe(index), record.before, self.streams.get(step.target))
         return Evaluated(out if needs_graph else out.detach(), sources, likes, observer, replayed=True)
 
     def _differentiate(self, index: int, evaluated: Optional[Evaluated], weight_gradients: WeightGradients) -> None:
-        step, record = self._plan.steps[index], self._call.records[index]
+        step, record = self._plan.steps[index], self._records[index]
         gradient = self.gradients.read(step.target)
         if step.creates:
             self.gradients.pop(step.target)
         if evaluated is None or evaluated.edge is None or gradient is None:
             return
-        needed = [found for found in zip(step.sources, evaluated.sources, evaluated.likes) if found[1].requires_grad]
+        sources = list(filter(requires_grad, evaluated.sources))
         weights = list(filter(requires_grad, record.replay.weights.trained.values()))
         if gradient.dtype is not evaluated.dtype:
             gradient = gradient.to(evaluated.dtype)
@@ -177,20 +178,20 @@ class Undo:
             known = [p for p in (*record.replay.weights.found, *evaluated.sources) if p is not None]
             known += evaluated.observer.leaves()
             refuse_captured(evaluated.edge, known, partial(self._plan.describe, index))
-        others = self.running.others()
-        hooked = hooks_on(weights)
+        hooked = list(filter(None, map(hooks, weights)))
         if hooked:
             self.running.saw_hooks()
-        if others:
-            self.running.refuse(others, partial(self._plan.describe, index))
-        retain = self._retain_graph and self._plan.keep[index] == GRAPH
-        given = evaluated.edge, [x for _, x, _ in needed], weights, gradient, retain, hooked
+        if self._others:
+            self.running.refuse(self._others, partial(self._plan.describe, index))
+        given = evaluated.edge, sources + weights, gradient, self._retain_graph and self._plan.keep[index] == GRAPH
+        differentiate: Any = partial(differentiate_without, hooked) if hooked else compat.differentiate
         surrounds = evaluated.replayed and self._plan.functions[index].recomputes
-        found = record.replay.surround(differentiate, *given) if surrounds else differentiate(*given)
-        for (part, _, like), g in zip(needed, found):
-            if g is not None:
+        found = record.replay.surround(False, differentiate, *given) if surrounds else differentiate(*given)
+        of_sources = iter(found)
+        for part, x, like in zip(step.sources, evaluated.sources, evaluated.likes):
+            if x.requires_grad and (g := next(of_sources)) is not None:
                 self.gradients.add_gradient(part, g, like, gradient)
-        add_weight_gradients(weights, found[len(needed):], gradient, weight_gradients)
+        add_weight_gradients(weights, found[len(sources):], gradient, weight_gradients)
 
     def finish(self) -> List[Optional[Tensor]]:
         """The gradients of the inputs."""
