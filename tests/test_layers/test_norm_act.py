@@ -8,7 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmrev.layers import InPlaceABN, norm_act
-from mmrev.layers.fused.norm_act import _NormAct
+from mmrev.layers.fused.norm_act import _ACTIVATIONS, _NormAct
 from mmrev.testing import PeakMemory
 
 MODES = ['train', 'eval', 'no_affine', 'no_statistics', 'average']
@@ -43,7 +43,7 @@ def results(function, norm, x, dz):
             **dict(norm.named_buffers())}
 
 
-@pytest.mark.parametrize('act', [nn.Hardswish(), nn.SiLU()], ids=['hardswish', 'silu'])
+@pytest.mark.parametrize('act', [kind() for kind in _ACTIVATIONS], ids=lambda act: type(act).__name__)
 @pytest.mark.parametrize('shape', SHAPES, ids=str)
 @pytest.mark.parametrize('mode', MODES)
 def test_equals_the_two_modules(mode, shape, act):
@@ -73,7 +73,7 @@ def test_keeps_one_tensor():
     assert kept == [pytest.approx(2, rel=0.05), pytest.approx(3, rel=0.05)]  # the output among them
 
 
-@pytest.mark.parametrize('act', [nn.Hardswish(), nn.SiLU()], ids=['hardswish', 'silu'])
+@pytest.mark.parametrize('act', [kind() for kind in _ACTIVATIONS], ids=lambda act: type(act).__name__)
 def test_backward_copies_no_tensor(act):
     """``hardswish_backward.out`` would compute a new tensor, too, and copy it."""
     x = torch.randn(2, 4, 3, 3, requires_grad=True)
