@@ -1,10 +1,20 @@
 """The autocast state of a forward."""
 from contextlib import ExitStack, contextmanager
-from typing import Iterator, Sequence
+from typing import Any, Callable, Iterator, Sequence
 
 import torch
 
 from mmrev import compat
+
+
+def without_cache(run: Callable[..., Any], *args: Any) -> Any:
+    """``run(*args)`` without autocast's cache, which would keep the leaves that it casts."""
+    enabled = torch.is_autocast_cache_enabled()
+    torch.set_autocast_cache_enabled(False)
+    try:
+        return run(*args)
+    finally:
+        torch.set_autocast_cache_enabled(enabled)
 
 
 class AutocastSnapshot:

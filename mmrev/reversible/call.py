@@ -11,13 +11,12 @@ from .check import ReconstructionReport, active_report
 from .function import Weights, share_written
 from .generators import Drawn, Draws, rewound
 from .inference import run_without_graph
-from .observe import Observer
+from .observe import Observer, refuse_dependent
 from .output import check_output
 from .overlap import collectives, is_distributed
 from .plan import GRAPH, STATE, Plan
 from .record import Evaluated, Record
 from .replay import Replay
-from .segment import Gathered, Segment
 from .states import States
 from .streams import StreamBuffers, versions
 
@@ -44,18 +43,21 @@ class Call:
         self.undo: Any = None  # the running backward
         self.inputs: Optional[Tensor] = None  # an empty tensor whose graph leads to the streams
         self.input_gradients: List[Optional[Tensor]] = []  # gradients of the streams, after the backward has ended
-        self.gathered: List[Gathered] = []  # of each segment
         self._weights: List[Weights] = []  # of each function
         self._observes = not plan.forward_observed
         # Processes that communicate must evaluate each function equally often.
         self._tracks_draws = plan.tracks_draws or is_distributed()
 
-    def gather(self, segment: Segment) -> Dict[int, Tensor]:
-        """Collect the weights of the next segment that require grad, by ``id``."""
-        gathered = Gathered(segment)
-        self.gathered.append(gathered)
-        self._weights += gathered.of_functions
-        return gathered.weights.trained
+    def gather(self, start: int, stop: int) -> Dict[int, Tensor]:
+        """Collect the weights of the next steps, ``[start, stop)``, that require grad, by ``id``."""
+        found: Dict[int, Tensor] = {}
+        for index in range(start, stop):
+            weights = self.plan.functions[index].weights()
+            if weights.computed:
+                refuse_dependent(weights.computed, weights.trained, partial(self.plan.describe, index))
+            self._weights.append(weights)
+            found.update(weights.trained)
+        return found
 
     def origins(self) -> List[Optional[Tensor]]:
         """Tensors whose graphs lead to all that the outputs depend on."""
@@ -185,7 +187,7 @@ class Call:
 
         def evaluate(index: int, sources: List[Tensor]) -> Tensor:
             replay, describe = self.records[index].replay, partial(plan.describe, index)
-            out = replay.run(plan.steps[index].f, sources, self.autocast.matters(), False, describe)
+            out = replay.run(plan.steps[index].f, sources, self.autocast.matters(), describe)
             replay.finish(again.used(), None, describe)
             return out
 

@@ -1,6 +1,5 @@
 """A step's function: its modules, and facts about them that hold until a flag, a hook or a module changes."""
 from contextlib import contextmanager
-from itertools import chain
 from operator import attrgetter, is_
 from typing import Any, ContextManager, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
@@ -9,7 +8,6 @@ from torch import Tensor, nn
 
 from mmrev import compat
 
-WeightState = Tuple[List[int], List[torch.UntypedStorage]]
 Place = Tuple[Dict[str, Any], str]  # a module's dictionary of parameters or buffers, and a name in it
 
 # In training their output does not depend on their running statistics, and with `track_running_stats` off they do not
@@ -32,36 +30,33 @@ def walk(root: nn.Module) -> List[nn.Module]:
 
 
 class Weights:
-    """Parameters of functions at one evaluation.
+    """The parameters of a function at one evaluation.
 
     Args:
-        tables: The modules' dictionaries of parameters.
+        places: Where parameters may be.
     """
 
-    def __init__(self, tables: Sequence[Dict[str, Any]]):
-        self._tables = tables
-        self.places: List[Place] = [(table, name) for table in tables for name in table]
-        self.found: List[Optional[Tensor]] = self._now()
+    def __init__(self, places: Sequence[Place]):
+        self.places = places
+        self._owners, self._names = [owner for owner, _ in places], [name for _, name in places]
+        self.found: List[Optional[Tensor]] = [owner.get(name) for owner, name in places]
         self._present = [p for p in self.found if p is not None]
         self._versioned = [p for p in self._present if not p.is_inference()]
         self._flags = [p.requires_grad for p in self._present]
+        self.computed = [p for p in self._present if p.grad_fn is not None]  # as `functional_call` may pass them
         self.trained = {id(p): p for p in self._present if p.requires_grad}
 
-    # `map` with functions written in C, because these run twice per training step for every weight.
-
-    def _now(self) -> List[Optional[Tensor]]:
-        return list(chain.from_iterable(map(dict.values, self._tables)))
+    # `map` with functions written in C, because these run twice per step for every weight.
 
     def are_installed(self) -> bool:
-        """Whether these tensors are the parameters now."""
-        now = self._now()
-        return len(now) == len(self.found) and all(map(is_, now, self.found))
+        """Whether these tensors are the function's parameters now."""
+        return all(map(is_, map(dict.get, self._owners, self._names), self.found))
 
     def is_current(self) -> bool:
         """Whether the parameters, and which of them require grad, are unchanged."""
         return self.are_installed() and list(map(requires_grad, self._present)) == self._flags
 
-    def state(self) -> WeightState:
+    def state(self) -> Tuple[List[int], List[torch.UntypedStorage]]:
         """Versions and storages; they change when a value is written or a tensor's ``data`` is replaced.
 
         Storages are returned, not their ids, because an id may be reused. Their memory may be freed and refilled, as
@@ -69,15 +64,15 @@ class Weights:
         """
         return list(map(_version, self._versioned)), list(map(_storage, self._present))
 
-    def changed(self, before: WeightState) -> List[Tuple[str, Tensor]]:
-        """Names and values of the parameters whose :meth:`state` has changed."""
+    def changed(self, before: Tuple[List[int], List[torch.UntypedStorage]]) -> Optional[Tuple[str, Tensor]]:
+        """Name and value of the first parameter whose :meth:`state` has changed, or None."""
         if before == self.state():
-            return []
+            return None
         kept = dict(zip(map(id, self._present), before[1]))
         versions = dict(zip(map(id, self._versioned), before[0]))
         # Before PyTorch 2.2 one storage has many objects.
-        return [(name, p) for (_, name), p in zip(self.places, self.found) if p is not None and (
-            p._version != versions.get(id(p), p._version) or p.untyped_storage()._cdata != kept[id(p)]._cdata)]
+        return next(((name, p) for (_, name), p in zip(self.places, self.found) if p is not None and (
+            p._version != versions.get(id(p), p._version) or p.untyped_storage()._cdata != kept[id(p)]._cdata)), None)
 
 
 class Function:
@@ -104,7 +99,8 @@ class Function:
         self.takes_notes = bool(self.untracked)  # on the statistics of its batch norms
         self.draws = False  # random numbers; compiled code draws different ones with and without a graph
         self.enables_grad = False  # its output requires grad even under no_grad
-        self.parameters: List[Dict[str, Any]] = [m._parameters for m in self.modules]
+        self.parameters: List[Place] = [(m._parameters, name) for m in self.modules for name in m._parameters]
+        self._weights: Optional[Weights] = None
 
     def own_generators(self) -> List[torch.Generator]:
         """Generators that were passed to operators, and those that are attributes of modules."""
@@ -136,6 +132,13 @@ class Function:
 
     def is_compiled(self) -> bool:
         return any(m._compiled_call_impl is not None for m in self.modules)
+
+    def weights(self) -> Weights:
+        """The current parameters; returns the same object until they change."""
+        weights = self._weights
+        if weights is None or not weights.is_current():
+            weights = self._weights = Weights(self.parameters)
+        return weights
 
 
 def share_written(functions: Sequence[Function]) -> None:

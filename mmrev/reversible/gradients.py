@@ -15,6 +15,11 @@ WeightGradients = Dict[int, Optional[Tensor]]  # by the weight's `id`
 hooks = attrgetter('_backward_hooks')  # of a weight; None or a dictionary
 
 
+def has_hooks(weight: Tensor) -> bool:
+    """Whether hooks run when the weight's gradient is computed, or accumulated."""
+    return bool(hooks(weight) or getattr(weight, '_post_accumulate_grad_hooks', None))
+
+
 def differentiate_without(hooked: Sequence[Dict[int, Any]], *args: Any) -> Sequence[Optional[Tensor]]:
     """``compat.differentiate(*args)`` without the weight hooks ``hooked``.
 

@@ -16,7 +16,6 @@ from .call import Call
 from .coupling import surrounded
 from .errors import ReversibilityError
 from .gradients import WeightGradients
-from .segment import Segment
 from .undo import Undo
 
 
@@ -105,16 +104,16 @@ def run_reversible(call: Call, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
     end = len(call.plan.steps)
     num_streams, tensors = len(streams), streams
     call.inputs = _Once.apply(torch.empty(0), *streams)
-    for segment in call.plan.segments:
-        run = partial(_run_segment, call, segment, num_streams)
-        tensors = (surrounded(segment.coupling, run, *tensors) if call.plan.is_sharded else run(*tensors)),
+    for coupling, start, stop in call.plan.segments:
+        run = partial(_run_segment, call, start, stop, num_streams)
+        tensors = (surrounded(coupling, run, *tensors) if call.plan.is_sharded else run(*tensors)),
         num_streams = 0
     return _apply(call, end, end, (), num_streams, *tensors)
 
 
-def _run_segment(call: Call, segment: Segment, num_streams: int, *tensors: Tensor) -> Tensor:
-    weights = call.gather(segment)
-    return _apply(call, segment.start, segment.stop, list(weights), num_streams, *tensors, *weights.values())
+def _run_segment(call: Call, start: int, stop: int, num_streams: int, *tensors: Tensor) -> Tensor:
+    weights = call.gather(start, stop)
+    return _apply(call, start, stop, list(weights), num_streams, *tensors, *weights.values())
 
 
 # Skips `Function.apply`'s handling of torch.func transforms, under which a sequence takes the plain path anyway.

@@ -148,3 +148,27 @@ def refuse_captured(edge: Any, known: Sequence[Tensor], step: Callable[[], str])
             if following[0] is not None and following not in seen:
                 seen.add(following)
                 todo.append(following)
+
+
+def refuse_dependent(computed: Sequence[Tensor], weights: Dict[int, Tensor], step: Callable[[], str]) -> None:
+    """Refuse weights of one function that are computed from others of them: those would get part of a gradient twice.
+
+    Args:
+        computed: Weights that have a graph.
+        weights: All weights of the function that require grad, by ``id``.
+        step: Describes the step.
+    """
+    ends = {(p.grad_fn, p.output_nr) for p in computed}
+    todo = [following for p in computed for following in p.grad_fn.next_functions]  # type: ignore[union-attr]
+    seen = set(todo)
+    while todo:
+        node, output = todo.pop()
+        if node is None:
+            continue
+        if (node, output) in ends or isinstance(node, _AccumulateGrad) and id(node.variable) in weights:
+            raise ReversibilityError(
+                f'a weight of {step()} is computed from another weight of the same function, as by `functional_call` '
+                f'with weights that depend on each other; set `reversible=False` for that')
+        new = set(node.next_functions) - seen
+        seen |= new
+        todo += new

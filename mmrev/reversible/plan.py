@@ -14,7 +14,6 @@ from .coupling import Coupling
 from .errors import FSDP, ReversibilityError
 from .function import Function, is_training, walk
 from .running import Running
-from .segment import Segment
 from .step import AdditiveStep
 
 Keep = Union[None, str, Sequence[str], Callable[[AdditiveStep], str]]
@@ -48,7 +47,8 @@ class Plan:
                  calls: 'Calls'):
         self.settings = (keep, cache_every)
         self.steps: List[AdditiveStep] = []
-        segments, states = [], []
+        self.segments: List[Tuple[nn.Module, int, int]] = []  # a coupling's steps: one node of autograd's graph
+        states = []
         for i, coupling in enumerate(couplings):
             start = len(self.steps)
             if cache_every and i and i % cache_every == 0:
@@ -61,7 +61,7 @@ class Plan:
                     f'`fully_shard` was applied to coupling {i}, a {type(coupling).__name__}, which is supported '
                     f'only if the class derives from `mmrev.reversible.Coupling`')
             if len(self.steps) > start:
-                segments.append((coupling, start, len(self.steps)))
+                self.segments.append((coupling, start, len(self.steps)))
         self.names = _names(root, self.steps)
         for i, step in enumerate(self.steps):
             if not isinstance(step.f, nn.Module) or isinstance(step.f, torch.jit.ScriptModule):
@@ -70,8 +70,6 @@ class Plan:
         self.functions = [Function(step.f, calls.lock) for step in self.steps]
         for i, function in enumerate(self.functions):
             _refuse_modules(function, self.describe(i))
-        self.segments = [Segment(coupling, start, self.functions[start:stop]) for coupling, start, stop in segments]
-        self.segment_of = [i for i, segment in enumerate(self.segments) for _ in range(segment.start, segment.stop)]
         self.keep = _resolve(keep, self.steps)
         for i in states:
             if i < len(self.steps) and self.keep[i] == UNDO:
@@ -127,13 +125,13 @@ def steps_of(coupling: Any) -> List[AdditiveStep]:
 
 
 class _Signature:
-    """The flags, children and hooks of modules, and how many buffers they have; :class:`Segment` has the parameters."""
+    """The flags, children and hooks of modules, and how many parameters and buffers they have."""
 
     def __init__(self, modules: Sequence[nn.Module]):
         self._modules = modules
         self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-        self._children = [m._modules for m in modules]
-        self._tables: List[Any] = [table for m in modules for table in (m._modules, m._buffers)]
+        self._tables: List[Any] = [table for m in modules for table in (m._modules, m._parameters, m._buffers)]
+        self._children = [m._modules for m in modules if m._modules]
         self._before = self._now()
 
     def holds(self) -> bool:
@@ -171,8 +169,8 @@ def _is_wrapped(module: nn.Module) -> bool:
 
 
 def _refuse_modules(function: Function, step: str) -> None:
-    for name, p in chain.from_iterable(map(dict.items, function.parameters)):
-        if isinstance(p, UninitializedParameter):
+    for owner, name in function.parameters:
+        if isinstance(owner[name], UninitializedParameter):
             raise ReversibilityError(f'the parameter `{name}` of {step} is not initialized yet; run the network once '
                                      f'under `torch.no_grad()` first, so that lazy modules learn their shapes')
     if any(map(_is_wrapped, function.modules)):

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from .autocast import AutocastSnapshot
 from .errors import ReversibilityError
-from .function import Function, Place, Weights
+from .function import Function, Place, Weights, is_training
 from .generators import Drawn, rewound
 from .notes import Notes
 from .observe import Observer
 from .streams import version
+
+_ABSENT = object()
 
 
 class Replay:
@@ -34,7 +36,7 @@ class Replay:
         self._function = function
         self._autocast = autocast
         self.weights = weights
-        self._state = weights.state() if keep_all else None
+        self._state = weights.state()
         self.notes = Notes() if function.takes_notes else None
         own = function.own_generators()
         self._draws: Drawn = [(g, None, g.get_state()) for g in own] if own else []
@@ -69,9 +71,9 @@ class Replay:
             function.generators += [g for g in observer.generators if id(g) not in known]
             self._draws += [(g, None, state) for g, state in observer.generators.items() if id(g) not in known]
         self._draws += draws
-        changed = self.weights.changed(self._state) if self._state is not None else []
-        if changed:
-            raise ReversibilityError(f'{step()} changes its parameter `{changed[0][0]}` itself, so it cannot be '
+        changed = self.weights.changed(self._state) if observer is not None else None
+        if changed is not None:
+            raise ReversibilityError(f'{step()} changes its parameter `{changed[0]}` itself, so it cannot be '
                                      f'evaluated again in the same way; change it outside of the function')
         if self._draws and observer is None and not function.draws and function.is_compiled():
             raise ReversibilityError(f'{step()} is compiled and drew random numbers, which it had not done before; '
@@ -122,65 +124,69 @@ class Replay:
                         for b in [self._found[i]]
                         if i in self._function.written or b is not None and version(b) != self._versions[i]}
 
-    def run(self, f: Callable[..., Tensor], sources: Sequence[Tensor], casts: bool, unchanged: bool,
-            step: Callable[[], str]) -> Tensor:
+    def run(self, f: Callable[..., Tensor], sources: Sequence[Tensor], casts: bool, step: Callable[[], str]) -> Tensor:
         """Evaluate ``f(*sources)`` in the recorded state, and restore the current state afterwards.
 
         Args:
             casts: Whether the recorded autocast state matters.
-            unchanged: Whether weights and training flags are known to be the recorded ones.
             step: Describes the step in messages.
 
         Raises:
-            ReversibilityError: If a buffer was changed in place in the meantime.
+            ReversibilityError: If a weight or a buffer was changed in place in the meantime.
         """
-        function = self._function
-        if unchanged and not (casts or self._draws or function.buffers or function.untracked or function.draws):
-            with function.lock:  # nothing to install
-                return f(*sources)
         self.check(step)
         if self.notes is not None:
             f = partial(self.notes.read, f)
         if casts or self._draws:
-            return self.surround(unchanged, self._run_rewound, f, sources)
-        return self.surround(unchanged, f, *sources)
+            return self.surround(self._run_rewound, f, sources)
+        return self.surround(f, *sources)
 
     def _run_rewound(self, f: Callable[..., Tensor], sources: Sequence[Tensor]) -> Tensor:
         with rewound(self._draws), self._autocast.active():
             return f(*sources)
 
-    def surround(self, unchanged: bool, run: Callable[..., Any], *args: Any) -> Any:
+    def surround(self, run: Callable[..., Any], *args: Any) -> Any:
         """Call ``run(*args)`` with the recorded flags, weights and buffers."""
         with self._function.running():
-            changes = self._changes(unchanged)
+            changes = self._changes()
             if not changes:
                 return run(*args)
-            before = [(owner, name, owner.get(name)) for owner, name, _ in changes]
+            before = [(owner, name, owner.get(name, _ABSENT)) for owner, name, _ in changes]
             try:
                 for owner, name, value in changes:
                     owner[name] = value
                 return run(*args)
             finally:
                 for owner, name, value in before:
-                    owner[name] = value
+                    if value is _ABSENT:
+                        owner.pop(name, None)
+                    else:
+                        owner[name] = value
 
     def check(self, step: Callable[[], str]) -> None:
-        """Raise an error if a buffer was changed in place since this was constructed."""
+        """Raise an error if a weight or a buffer was changed in place since this was constructed."""
+        changed = self.weights.changed(self._state)
+        if changed is not None:
+            name, p = changed
+            raise ReversibilityError(
+                f'the parameter `{name}` of {step()}, shape {tuple(p.shape)}, was modified in place, or its `data` '
+                f'replaced, between forward and backward; run the backward before the optimizer steps')
         for i, b in enumerate(self._found):
             if b is not None and i not in self._before and version(b) != self._versions[i]:
                 raise ReversibilityError(
                     f'the buffer `{self._function.buffers[i][1]}` of {step()}, shape {tuple(b.shape)}, was modified in '
                     f'place between forward and backward; run the backward first, or replace the buffer')
 
-    def _changes(self, unchanged: bool) -> List[Tuple[Dict[str, Any], str, Any]]:
+    def _changes(self) -> List[Tuple[Dict[str, Any], str, Any]]:
         """The differences from the recorded state: ``(owner, name, recorded value)``."""
         function, weights = self._function, self.weights
         changes: List[Tuple[Dict[str, Any], str, Any]] = []
-        if not unchanged:
+        if list(map(is_training, function.modules)) != function.training:
             changes += [(m.__dict__, 'training', training) for m, training in zip(function.modules, function.training)]
-            changes += [(owner, name, p) for (owner, name), p in zip(weights.places, weights.found)]
         if function.untracked:
             changes += [(m.__dict__, 'track_running_stats', False) for m in function.untracked]
+        if not weights.are_installed():
+            changes += [(owner, name, p) for (owner, name), p in zip(weights.places, weights.found)]
         if not function.buffers:
             return changes
         copies: Dict[int, Tensor] = {}

@@ -22,6 +22,15 @@ class Backward:
         self._has_hooks = False  # until a weight with hooks is seen
         running[id(self)] = self
 
+    @classmethod
+    def begin(cls, running: 'Running[int, Any]') -> 'Backward':
+        """A backward that autograd keeps until its task has ended, also by an error or before the last node."""
+        backward = cls(running)
+        if backward._task < 0:
+            return backward
+        torch.autograd.Variable._execution_engine.queue_callback(backward.end)
+        return weakref.proxy(backward)
+
     def others(self) -> List['Backward']:
         """The running backwards of other threads."""
         if len(self._running) == 1:
@@ -46,9 +55,7 @@ class Backward:
 
     def saw_hooks(self) -> None:
         """Note that weights have hooks: they run after the last node, so this counts as running until its task ends."""
-        if not self._has_hooks:
-            self._has_hooks = True
-            torch.autograd.Variable._execution_engine.queue_callback(self.end)
+        self._has_hooks = True
 
     def leave(self) -> None:
         """End here, when the last node returns, unless weights have hooks."""

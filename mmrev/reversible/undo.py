@@ -7,9 +7,10 @@ from torch import Tensor
 
 from mmrev import compat
 
+from .autocast import without_cache
 from .call import Call
 from .function import requires_grad
-from .gradients import WeightGradients, add_weight_gradients, differentiate_without, hooks
+from .gradients import WeightGradients, add_weight_gradients, differentiate_without, has_hooks, hooks
 from .observe import Observer, refuse_captured, refuse_survivors
 from .output import check_unmodified
 from .overlap import AheadOnStreams, AheadOnThread, run_ahead
@@ -39,11 +40,11 @@ class Undo:
                 'specify retain_graph=True in the first backward')
         check_unmodified(call.final, call.output_versions)
         # Parts of the call; not the call itself, which holds this object.
-        self._plan, self._records, self._gathered, self._states = call.plan, call.records, call.gathered, call.states
+        self._plan, self._records, self._states = call.plan, call.records, call.states
         self._autocast, self._report, self._first_trained = call.autocast, call.report, call.first_trained
         self._retain_graph = retain_graph
         self._grad_enabled = torch.enable_grad()
-        self.running = Backward(call.plan.backwards)
+        self.running = Backward.begin(call.plan.backwards)
         self.streams = StreamBuffers(call.final)
         if not retain_graph:
             call.final = None
@@ -60,7 +61,9 @@ class Undo:
         """Undo steps ``[start, stop)``; returns the gradients of their weights by ``id``."""
         weight_gradients: WeightGradients = {}
         self._casts, self._others = self._autocast.matters(), self.running.others()
-        self._compared: Optional[int] = None  # segment of `_difference`; new for each node: hooks may change weights
+        if self._ahead is not None:  # the next node's steps are not for the hooks that run between
+            weights = [p for record in self._records[start:stop] for p in record.replay.weights.trained.values()]
+            self._ahead_until = start if any(map(has_hooks, weights)) else self._first_trained
         with self._grad_enabled:  # for the functions; streams and their gradients require none
             for index in range(stop - 1, max(start, self._first_trained) - 1, -1):
                 self._step(index, weight_gradients)
@@ -69,7 +72,7 @@ class Undo:
     def _step(self, index: int, weight_gradients: WeightGradients) -> None:
         ahead = self._ahead
         evaluated = ahead.take(index, self._evaluate) if ahead else self._evaluate(index)
-        if ahead is not None and index > self._first_trained:
+        if ahead is not None and index > self._ahead_until:
             ahead.start(index - 1, self._evaluate)
         self._differentiate(index, evaluated, weight_gradients)
         observer, evaluated = evaluated.observer if evaluated else None, None  # released before the next are made
@@ -92,9 +95,6 @@ class Undo:
         undo = not step.creates and (everything or plan.undone[index])
         if not everything and self._states:
             self._restore_state(index)
-        if self._compared != plan.segment_of[index]:
-            self._compared = plan.segment_of[index]
-            self._difference = self._gathered[self._compared].difference()
         if record.kept is not None:
             evaluated: Optional[Evaluated] = self._take_kept(index, undo)
         else:
@@ -115,9 +115,7 @@ class Undo:
         step, record = self._plan.steps[index], self._records[index]
         kept = record.kept
         assert kept is not None
-        describe = partial(self._plan.describe, index)
-        self._difference.refuse(record.replay.weights, describe)
-        record.replay.check(describe)
+        record.replay.check(partial(self._plan.describe, index))
         if undo:
             assert record.out is not None
             if self._ahead is not None:
@@ -145,9 +143,7 @@ class Undo:
         if needs_graph and index not in self._plan.observed:
             observer = Observer()
             observer.watch(sources)
-        if self._difference.changed:
-            self._difference.refuse(record.replay.weights, describe)
-        given = step.f, sources, self._casts, self._difference.installed, describe
+        given = step.f, sources, self._casts, describe
         if needs_graph and observer is None:
             out = record.replay.run(*given)
         else:
@@ -178,6 +174,7 @@ class Undo:
             known = [p for p in (*record.replay.weights.found, *evaluated.sources) if p is not None]
             known += evaluated.observer.leaves()
             refuse_captured(evaluated.edge, known, partial(self._plan.describe, index))
+            del known  # otherwise they would seem to be left behind by a sequence within the function
         hooked = list(filter(None, map(hooks, weights)))
         if hooked:
             self.running.saw_hooks()
@@ -185,8 +182,10 @@ class Undo:
             self.running.refuse(self._others, partial(self._plan.describe, index))
         given = evaluated.edge, sources + weights, gradient, self._retain_graph and self._plan.keep[index] == GRAPH
         differentiate: Any = partial(differentiate_without, hooked) if hooked else compat.differentiate
+        if self._casts:
+            differentiate = partial(without_cache, differentiate)
         surrounds = evaluated.replayed and self._plan.functions[index].recomputes
-        found = record.replay.surround(False, differentiate, *given) if surrounds else differentiate(*given)
+        found = record.replay.surround(differentiate, *given) if surrounds else differentiate(*given)
         of_sources = iter(found)
         for part, x, like in zip(step.sources, evaluated.sources, evaluated.likes):
             if x.requires_grad and (g := next(of_sources)) is not None:
