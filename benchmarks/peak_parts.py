@@ -81,7 +81,7 @@ def _roles(running: ModuleStack) -> Dict[int, Part]:
     for call in [x for x in gc.get_objects() if type(x) is Call]:
         path = running.path_of(call.plan.segments[0][0]).rsplit('.couplings', 1)[0]
         held = {'output kept for backward': call.final or [],
-                'kept state': [x for state in call.states.values() for x, _ in state]}
+                'kept state': call.states.tensors()}
         holder = call.undo or call
         held['value of a stream'] = holder.streams.tensors if holder.streams else []
         held['gradient of a stream'] = call.undo.gradients.tensors if call.undo else []

@@ -16,6 +16,10 @@ class States:
     def __bool__(self) -> bool:
         return bool(self._kept)
 
+    def tensors(self) -> List[Optional[Tensor]]:
+        """All kept streams; None where one is not needed."""
+        return [x for kept in self._kept.values() for x, _ in kept]
+
     def keep(self, index: int, streams: StreamBuffers, wanted: Optional[FrozenSet[int]]) -> None:
         """Keep the ``wanted`` streams, or all if None, as they are before step ``index``."""
         self._kept[index] = [(x, x._version) if x is not None and (wanted is None or i in wanted) else (None, 0)
