@@ -38,8 +38,7 @@ class Replay:
         self.weights = weights
         self._state = weights.state()
         self.notes = Notes() if function.takes_notes else None
-        own = function.own_generators()
-        self._draws: Drawn = [(g, None, g.get_state()) for g in own] if own else []
+        self._draws: Drawn = [(g, None, g.get_state()) for g in function.own_generators()]
         self._found: Sequence[Optional[Tensor]] = []
         self._before: Dict[int, Tensor] = {}
         if keep_all:
@@ -187,8 +186,6 @@ class Replay:
             changes += [(m.__dict__, 'track_running_stats', False) for m in function.untracked]
         if not weights.are_installed():
             changes += [(owner, name, p) for (owner, name), p in zip(weights.places, weights.found)]
-        if not function.buffers:
-            return changes
         copies: Dict[int, Tensor] = {}
         for i, ((owner, name), found) in enumerate(zip(function.buffers, self._found)):
             before = self._before.get(i)
