@@ -136,6 +136,7 @@ def saved_tensor_hooks() -> Any:
 _EDGES = _VERSION >= (2, 5)  # torch.autograd.grad accepts a GradientEdge as an output
 _run_backward: Any = torch.autograd.Variable._execution_engine.run_backward
 _PythonNode = torch._C._FunctionBase
+_GradientEdge: Any = getattr(torch.autograd.graph, 'GradientEdge', None)
 
 
 class _WithoutStorage(torch.autograd.Function):
@@ -160,11 +161,13 @@ def output_edge(out: Tensor) -> Any:
         A ``GradientEdge``. Before PyTorch 2.5, a tensor of the same shape that stores one element.
     """
     if _EDGES:
-        if out.grad_fn is None or not torch.is_grad_enabled():
+        node = out.grad_fn
+        if node is None or not torch.is_grad_enabled():
             return torch.autograd.graph.get_gradient_edge(out)
-        if isinstance(out.grad_fn, _PythonNode):  # written in Python: only the next node keeps it alive
+        if isinstance(node, _PythonNode):  # written in Python: only the next node keeps it alive
             out = out.view_as(out)
-        return torch.autograd.graph.GradientEdge(out.grad_fn, out.output_nr)
+            node = out.grad_fn
+        return _GradientEdge(node, out.output_nr)
     with torch.enable_grad():
         return _WithoutStorage.apply(out)
 

@@ -12,7 +12,7 @@ from .function import Weights, share_written
 from .generators import Drawn, Draws, rewound
 from .inference import run_without_graph
 from .observe import Observer, refuse_dependent
-from .output import check_output
+from .output import check_output, refuse_alias
 from .overlap import collectives, is_distributed
 from .plan import GRAPH, STATE, Plan
 from .record import Evaluated, Record
@@ -54,7 +54,7 @@ class Call:
         for index in range(start, stop):
             weights = self.plan.functions[index].weights()
             if weights.computed:
-                refuse_dependent(weights.computed, weights.trained, partial(self.plan.describe, index))
+                refuse_dependent(weights.computed, weights.trained, self.plan.descriptions[index])
             self._weights.append(weights)
             found.update(weights.trained)
         return found
@@ -123,15 +123,19 @@ class Call:
                 self.overlap, self.communicates = False, plan.describe(index)
             draws = self._draws.used() if self._tracks_draws else []
             if draws or observer or function.buffers:
-                record.replay.finish(draws, observer, lambda: plan.describe(index))
+                record.replay.finish(draws, observer, plan.descriptions[index])
         target = None if step.creates else streams.get(step.target)
-        out = check_output(step, partial(plan.describe, index), function, self._weights[index], observer, sources,
+        out = check_output(step, plan.descriptions[index], function, self._weights[index], observer, sources,
                            before, out, target, with_graph)
-        if keep == GRAPH and self.report is None:
+        keeps_graph = keep == GRAPH and self.report is None
+        if not keeps_graph:
+            inputs.clear()
+        del sources
+        if streams.share_if_held(plan.read[index]):
+            refuse_alias(out, [streams.tensors[i] for i in plan.read[index]], plan.descriptions[index])
+        if keeps_graph:
             out = self._keep_graph(index, record, out, inputs, observer)
         self._apply(index, record, out)
-        del sources, inputs
-        streams.share_if_held(plan.read[index])
 
     def _keep_graph(self, index: int, record: Record, out: Tensor, inputs: List[Tensor],
                     observer: Optional[Observer]) -> Tensor:
@@ -139,8 +143,6 @@ class Call:
         assert streams is not None
         likes = [streams.tensors[part.stream] for part in step.sources]
         record.kept = Evaluated(out, inputs, likes, observer, replayed=False)
-        for part in step.sources:  # the graph holds them
-            streams.share(part.stream)
         out = out.detach()
         if self.plan.undone[index]:
             record.out = out
@@ -157,8 +159,8 @@ class Call:
                 record.before = streams.get(step.target).clone()
             streams.add(step.target, out)
             self.needs_grad[step.target.stream] |= record.trains
-        if record.trains:
-            self.first_trained = min(self.first_trained, index)
+        if record.trains and index < self.first_trained:
+            self.first_trained = index
         self.records.append(record)
 
     def finish(self) -> List[Tensor]:
@@ -186,7 +188,7 @@ class Call:
         plan.tracks_draws = True
 
         def evaluate(index: int, sources: List[Tensor]) -> Tensor:
-            replay, describe = self.records[index].replay, partial(plan.describe, index)
+            replay, describe = self.records[index].replay, plan.descriptions[index]
             out = replay.run(plan.steps[index].f, sources, self.autocast.matters(), describe)
             replay.finish(again.used(), None, describe)
             return out

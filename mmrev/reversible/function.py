@@ -1,7 +1,8 @@
 """A step's function: its modules, and facts about them that hold until a flag, a hook or a module changes."""
 from contextlib import contextmanager
+from itertools import chain
 from operator import attrgetter, is_
-from typing import Any, ContextManager, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, ContextManager, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -29,28 +30,36 @@ def walk(root: nn.Module) -> List[nn.Module]:
     return modules
 
 
+_END = object()
+
+
 class Weights:
     """The parameters of a function at one evaluation.
 
     Args:
-        places: Where parameters may be.
+        modules: Modules of the function.
     """
 
-    def __init__(self, places: Sequence[Place]):
-        self.places = places
-        self._owners, self._names = [owner for owner, _ in places], [name for _, name in places]
-        self.found: List[Optional[Tensor]] = [owner.get(name) for owner, name in places]
+    # The methods run twice per step for every weight, each time after a function has filled the processor's caches:
+    # few objects, and functions written in C.
+    __slots__ = 'places', 'found', 'computed', 'trained', '_values', '_expected', '_present', '_versioned', '_flags'
+
+    def __init__(self, modules: Sequence[nn.Module]):
+        self.places: List[Place] = [(m._parameters, name) for m in modules for name in m._parameters]
+        self.found: List[Optional[Tensor]] = [owner[name] for owner, name in self.places]
+        self._values: List[Iterable[Any]] = [m._parameters.values() for m in modules if m._parameters]  # live views
+        self._values.append((_END, ))  # out of place when a module has more or fewer parameters
+        self._expected = [*self.found, _END]
         self._present = [p for p in self.found if p is not None]
-        self._versioned = [p for p in self._present if not p.is_inference()]
+        versioned = [p for p in self._present if not p.is_inference()]
+        self._versioned = self._present if len(versioned) == len(self._present) else versioned
         self._flags = [p.requires_grad for p in self._present]
         self.computed = [p for p in self._present if p.grad_fn is not None]  # as `functional_call` may pass them
         self.trained = {id(p): p for p in self._present if p.requires_grad}
 
-    # `map` with functions written in C, because these run twice per step for every weight.
-
     def are_installed(self) -> bool:
         """Whether these tensors are the function's parameters now."""
-        return all(map(is_, map(dict.get, self._owners, self._names), self.found))
+        return all(map(is_, chain.from_iterable(self._values), self._expected))
 
     def is_current(self) -> bool:
         """Whether the parameters, and which of them require grad, are unchanged."""
@@ -83,6 +92,9 @@ class Function:
         lock: Lock of the sequence, held while one of its functions runs, because a replay temporarily changes flags.
     """
 
+    __slots__ = ('lock', 'modules', 'training', 'untracked', 'buffers', 'written', 'generators', 'recomputes',
+                 'takes_notes', 'draws', 'enables_grad', '_generator_places', '_weights')
+
     def __init__(self, f: nn.Module, lock: Any):
         self.lock = lock
         self.modules = walk(f)
@@ -99,7 +111,6 @@ class Function:
         self.takes_notes = bool(self.untracked)  # on the statistics of its batch norms
         self.draws = False  # random numbers; compiled code draws different ones with and without a graph
         self.enables_grad = False  # its output requires grad even under no_grad
-        self.parameters: List[Place] = [(m._parameters, name) for m in self.modules for name in m._parameters]
         self._weights: Optional[Weights] = None
 
     def own_generators(self) -> List[torch.Generator]:
@@ -137,7 +148,7 @@ class Function:
         """The current parameters; returns the same object until they change."""
         weights = self._weights
         if weights is None or not weights.is_current():
-            weights = self._weights = Weights(self.parameters)
+            weights = self._weights = Weights(self.modules)
         return weights
 
 

@@ -1,5 +1,5 @@
 """What a function must not change, and what it must return."""
-from typing import Any, Callable, List, Optional, Sequence
+from typing import Any, Callable, Iterable, List, Optional, Sequence
 
 from torch import Tensor
 
@@ -46,16 +46,22 @@ def check_output(step: AdditiveStep, describe: Callable[[], str], function: Func
             _refuse_lost(out, weights, observer, describe)
             function.enables_grad = True
         out = out.detach().clone() if step.creates else out.detach()
-    for x in sources:
-        if shares_memory(out, x):
-            raise ReversibilityError(
-                f'{describe()} returned its input or a view of it (shape {tuple(out.shape)}); return a new tensor, for '
-                f'example `x.clone()`')
     if target is not None and target.shape != out.shape:
         raise ReversibilityError(
             f'{describe()} returned shape {tuple(out.shape)}, but the stream that it is added to (stream '
             f'{step.target.stream}) has shape {tuple(target.shape)}')
     return out
+
+
+def refuse_alias(out: Tensor, sources: Iterable[Optional[Tensor]], describe: Callable[[], str]) -> None:
+    """Refuse the output of a function if it shares memory with one of its ``sources``.
+
+    Raises:
+        ReversibilityError: Naming the step and the shape.
+    """
+    if any(x is not None and shares_memory(out, x) for x in sources):
+        raise ReversibilityError(f'{describe()} returned its input or a view of it (shape {tuple(out.shape)}); return '
+                                 f'a new tensor, for example `x.clone()`')
 
 
 def check_unmodified(outputs: Sequence[Optional[Tensor]], expected: Sequence[int]) -> None:

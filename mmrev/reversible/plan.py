@@ -1,6 +1,7 @@
 """The steps of a sequence, planned once: segments, what each step keeps, and which streams the undo must restore."""
 import sys
 import threading
+from functools import partial
 from itertools import chain
 from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple, Union
 
@@ -62,7 +63,8 @@ class Plan:
                     f'only if the class derives from `mmrev.reversible.Coupling`')
             if len(self.steps) > start:
                 self.segments.append((coupling, start, len(self.steps)))
-        self.names = _names(root, self.steps)
+        self.descriptions = [partial(_describe, i, name, type(step.f).__name__)
+                             for i, (name, step) in enumerate(zip(_names(root, self.steps), self.steps))]
         for i, step in enumerate(self.steps):
             if not isinstance(step.f, nn.Module) or isinstance(step.f, torch.jit.ScriptModule):
                 raise ReversibilityError(f'the function of {self.describe(i)} must be a Python module, so that it '
@@ -89,7 +91,7 @@ class Plan:
 
     def describe(self, index: int) -> str:
         """Describe a step in messages, by index, name and class."""
-        return f'step {index} (`{self.names[index]}`, {type(self.steps[index].f).__name__})'
+        return self.descriptions[index]()
 
     def _work_out_undo(self) -> None:
         """Determine which targets must be undone, and for each step the streams whose values before it are needed.
@@ -130,8 +132,9 @@ class _Signature:
     def __init__(self, modules: Sequence[nn.Module]):
         self._modules = modules
         self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-        self._tables: List[Any] = [table for m in modules for table in (m._modules, m._parameters, m._buffers)]
-        self._children = [m._modules for m in modules if m._modules]
+        self._tables: List[Any] = [m._buffers for m in modules]
+        self._tables += [m._parameters for m in modules if not m._parameters]  # the others are compared at each step
+        self._children = [m._modules.values() for m in modules]
         self._before = self._now()
 
     def holds(self) -> bool:
@@ -139,7 +142,11 @@ class _Signature:
 
     def _now(self) -> Tuple[Any, ...]:
         return (compat.global_hooks(), list(map(is_training, self._modules)), list(map(len, self._tables)),
-                list(map(list, filter(None, self._hooks))), list(chain.from_iterable(map(dict.values, self._children))))
+                list(map(list, filter(None, self._hooks))), list(chain.from_iterable(self._children)))
+
+
+def _describe(index: int, name: str, kind: str) -> str:
+    return f'step {index} (`{name}`, {kind})'
 
 
 def _names(root: nn.Module, steps: Sequence[AdditiveStep]) -> List[str]:
@@ -169,8 +176,8 @@ def _is_wrapped(module: nn.Module) -> bool:
 
 
 def _refuse_modules(function: Function, step: str) -> None:
-    for owner, name in function.parameters:
-        if isinstance(owner[name], UninitializedParameter):
+    for name, p in chain.from_iterable(m._parameters.items() for m in function.modules):
+        if isinstance(p, UninitializedParameter):
             raise ReversibilityError(f'the parameter `{name}` of {step} is not initialized yet; run the network once '
                                      f'under `torch.no_grad()` first, so that lazy modules learn their shapes')
     if any(map(_is_wrapped, function.modules)):

@@ -38,7 +38,8 @@ class Replay:
         self.weights = weights
         self._state = weights.state()
         self.notes = Notes() if function.takes_notes else None
-        self._draws: Drawn = [(g, None, g.get_state()) for g in function.own_generators()]
+        own = function.own_generators()
+        self._draws: Drawn = [(g, None, g.get_state()) for g in own] if own else []
         self._found: Sequence[Optional[Tensor]] = []
         self._before: Dict[int, Tensor] = {}
         if keep_all:

@@ -1,11 +1,12 @@
 """Streams, parts of them, and the buffers that hold them while steps run."""
 from operator import attrgetter
-from typing import Iterable, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, Union
 
 import torch
 from torch import Tensor
 
 _version = attrgetter('_version')
+_use_count: Any = torch._C._storage_Use_Count
 
 
 class StreamPart(NamedTuple):
@@ -113,12 +114,18 @@ class StreamBuffers:
             self._replace(part.stream, copied)
         self._owned[part.stream] = True
 
-    def share_if_held(self, streams: Iterable[int]) -> None:
-        """Like :meth:`share`, for those of these streams that a function, or a hook on it, has kept."""
+    def share_if_held(self, streams: Iterable[int]) -> bool:
+        """Like :meth:`disown`, for those of these streams that a function, or a hook on it, has kept.
+
+        Returns:
+            Whether others hold any of the streams now.
+        """
+        shared = False
         for stream in streams:
             x = self.tensors[stream] if stream < len(self.tensors) else None
-            if x is not None and self._owned[stream] and holders(x) > 1:
-                self._owned[stream] = False
+            if x is not None and (not self._owned[stream] or holders(x) > 1):
+                self._owned[stream], shared = False, True
+        return shared
 
     def _replace(self, stream: int, value: Optional[Tensor]) -> None:
         x = self.tensors[stream]
@@ -155,10 +162,6 @@ class StreamBuffers:
         """Declare that others also hold all tensors: the next write to each makes a copy."""
         self._owned = [False] * len(self.tensors)
 
-    def share(self, stream: int) -> None:
-        """Like :meth:`disown`, for one stream."""
-        self._owned[stream] = False
-
 
 def _dense(x: Tensor) -> Tensor:
     """``x``, or a copy if its elements overlap or leave gaps."""
@@ -173,7 +176,7 @@ def _dense(x: Tensor) -> Tensor:
 def holders(x: Tensor) -> int:
     """How many tensors share the storage of ``x``."""
     storage = x.untyped_storage()
-    return torch._C._storage_Use_Count(storage._cdata) - 1  # `storage` is itself a holder
+    return _use_count(storage._cdata) - 1  # `storage` is itself a holder
 
 
 def shares_memory(a: Tensor, b: Optional[Tensor]) -> bool:

@@ -115,7 +115,7 @@ class Undo:
         step, record = self._plan.steps[index], self._records[index]
         kept = record.kept
         assert kept is not None
-        record.replay.check(partial(self._plan.describe, index))
+        record.replay.check(self._plan.descriptions[index])
         if undo:
             assert record.out is not None
             if self._ahead is not None:
@@ -138,7 +138,7 @@ class Undo:
             # A detached tensor shares its version counter with the buffer that the undo writes to; `.data` does not.
             sources.append(self.streams.get(part).data.requires_grad_(needs_graph and needed))
             likes.append(self.streams.tensors[part.stream])
-        describe = partial(self._plan.describe, index)
+        describe = self._plan.descriptions[index]
         observer = None
         if needs_graph and index not in self._plan.observed:
             observer = Observer()
@@ -173,13 +173,13 @@ class Undo:
         if evaluated.observer is not None:
             known = [p for p in (*record.replay.weights.found, *evaluated.sources) if p is not None]
             known += evaluated.observer.leaves()
-            refuse_captured(evaluated.edge, known, partial(self._plan.describe, index))
+            refuse_captured(evaluated.edge, known, self._plan.descriptions[index])
             del known  # otherwise they would seem to be left behind by a sequence within the function
         hooked = list(filter(None, map(hooks, weights)))
         if hooked:
             self.running.saw_hooks()
         if self._others:
-            self.running.refuse(self._others, partial(self._plan.describe, index))
+            self.running.refuse(self._others, self._plan.descriptions[index])
         given = evaluated.edge, sources + weights, gradient, self._retain_graph and self._plan.keep[index] == GRAPH
         differentiate: Any = partial(differentiate_without, hooked) if hooked else compat.differentiate
         if self._casts:
