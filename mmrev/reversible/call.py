@@ -177,7 +177,7 @@ class Call:
         if self._observes:
             for record in self.records:
                 record.replay.settle()
-            share_written(self.plan.functions)
+            share_written(self.plan.functions, self.plan.descriptions)
             self.plan.forward_observed = True
             self.plan.tracks_draws = any(function.draws for function in self.plan.functions)
         return outputs

@@ -1,4 +1,6 @@
 """The one error of the engine."""
+import re
+
 from torch import Tensor
 
 
@@ -12,6 +14,16 @@ class ReversibilityError(RuntimeError):
 
 FSDP = ('FullyShardedDataParallel, which hides its parameters from the reversible backward; apply '
         '`torch.distributed.fsdp.fully_shard` to the couplings and to the whole network, or set `reversible=False`')
+
+_NEEDS_GRAPH = re.compile(r'requires? grad|requires_grad=False')
+
+
+def refuse_missing_graph(error: RuntimeError, step: str) -> None:
+    """Explain an error of PyTorch in a function that hooks or differentiates a tensor already in the forward."""
+    if not isinstance(error, ReversibilityError) and _NEEDS_GRAPH.search(str(error)):
+        raise ReversibilityError(
+            f'{step} needs a graph, and its first evaluation runs under `no_grad` ({error}); do this only `if '
+            f'x.requires_grad`, set `keep` to "graph" for this step, or set `reversible=False`') from error
 
 
 def captured(step: str, x: Tensor) -> str:

@@ -2,12 +2,14 @@
 from contextlib import contextmanager
 from itertools import chain
 from operator import attrgetter, is_
-from typing import Any, ContextManager, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, ContextManager, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from mmrev import compat
+
+from .errors import ReversibilityError
 
 Place = Tuple[Dict[str, Any], str]  # a module's dictionary of parameters or buffers, and a name in it
 
@@ -152,11 +154,25 @@ class Function:
         return weights
 
 
-def share_written(functions: Sequence[Function]) -> None:
-    """Mark a buffer that one function writes as written in all functions that share it."""
+def share_written(functions: Sequence[Function], descriptions: Sequence[Callable[[], str]]) -> None:
+    """Mark a buffer that one function writes as written in all functions that share it.
+
+    Raises:
+        ReversibilityError: If a written buffer is a view of another, which a replay would restore as two tensors.
+    """
     written = {id(owner[name]) for f in functions for i, (owner, name) in enumerate(f.buffers) if i in f.written}
     for f in functions:
         f.written |= {i for i, (owner, name) in enumerate(f.buffers) if id(owner.get(name)) in written}
+    for f, describe in zip(functions, descriptions):
+        by_storage: Dict[int, Tuple[Tensor, str]] = {}
+        for owner, name in [f.buffers[i] for i in sorted(f.written)]:
+            b = owner.get(name)
+            if b is None or b.layout is not torch.strided:
+                continue
+            other, other_name = by_storage.setdefault(b.untyped_storage()._cdata, (b, name))
+            if other is not b:
+                raise ReversibilityError(f'the buffers `{other_name}` and `{name}` of {describe()}, which writes them, '
+                                         f'share memory; register one of them, and take the other from it in `forward`')
 
 
 def _skips_untracked_statistics(m: nn.Module) -> bool:

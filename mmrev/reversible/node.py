@@ -14,7 +14,7 @@ from mmrev import compat
 
 from .call import Call
 from .coupling import surrounded
-from .errors import ReversibilityError
+from .errors import ReversibilityError, refuse_missing_graph
 from .gradients import WeightGradients
 from .undo import Undo
 
@@ -34,7 +34,11 @@ class ReversibleNode(torch.autograd.Function):
         if num_streams:
             call.begin(tensors[:num_streams])
         if start < stop:
-            call.forward(start, stop)
+            try:
+                call.forward(start, stop)
+            except RuntimeError as error:
+                refuse_missing_graph(error, call.plan.describe(len(call.records)))
+                raise
             return call.link.detach()
         outputs = call.finish()
         ctx.mark_non_differentiable(*[x for x, needed in zip(outputs, call.needs_grad) if not needed])

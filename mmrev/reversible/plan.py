@@ -66,9 +66,10 @@ class Plan:
         self.descriptions = [partial(_describe, i, name, type(step.f).__name__)
                              for i, (name, step) in enumerate(zip(_names(root, self.steps), self.steps))]
         for i, step in enumerate(self.steps):
-            if not isinstance(step.f, nn.Module) or isinstance(step.f, torch.jit.ScriptModule):
+            if not isinstance(step.f, nn.Module) or any(map(_is_scripted, step.f.modules())):
                 raise ReversibilityError(f'the function of {self.describe(i)} must be a Python module, so that it '
-                                         f'can be replayed; wrap it in an `nn.Module`, and do not script it')
+                                         f'can be replayed, and contain no other; wrap it in an `nn.Module`, and do '
+                                         f'not script or trace it')
         self.functions = [Function(step.f, calls.lock) for step in self.steps]
         for i, function in enumerate(self.functions):
             _refuse_modules(function, self.describe(i))
@@ -168,6 +169,10 @@ def _resolve(keep: Keep, steps: Sequence[AdditiveStep]) -> List[str]:
     if unknown:
         raise ValueError(f"`keep` must be 'undo', 'state' or 'graph' for each step, got {unknown[0]!r}")
     return found
+
+
+def _is_scripted(module: nn.Module) -> bool:
+    return isinstance(module, torch.jit.ScriptModule)
 
 
 def _is_wrapped(module: nn.Module) -> bool:

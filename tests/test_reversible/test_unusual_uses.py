@@ -1,5 +1,6 @@
 """What few networks do: hooks that change modules, backwards that end early, weights computed from weights."""
 import threading
+from functools import partial
 
 import pytest
 import torch
@@ -205,3 +206,52 @@ def test_a_forward_does_not_see_the_flags_of_a_replay_in_another_thread():
     step_of_plain = loss_of(plain(*inputs()))
     step_of_plain.backward()
     assert_equal([p.grad for p in module.parameters()], [p.grad for p in plain.parameters()])
+
+
+class HooksItsResult(nn.Module):
+
+    def __init__(self, asks):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.asks = asks
+
+    def forward(self, x):
+        h = self.linear(x)
+        if not self.asks or h.requires_grad:
+            h.register_hook(lambda g: g.clamp(-.1, .1))
+        return h.tanh()
+
+
+@pytest.mark.parametrize('asks, keep', [(True, 'undo'), (False, 'graph')])
+def test_a_function_may_hook_its_own_tensors_where_there_is_a_graph(asks, keep):
+    make = partial(HooksItsResult, asks)
+    assert_equal(step(build(make, keep=keep)), step(build(make, reversible=False)))
+
+
+def test_a_function_that_needs_a_graph_in_the_forward_is_refused_by_name():
+    with pytest.raises(ReversibilityError, match=r'step 0 \(`couplings.0.f`, HooksItsResult\) needs a graph'):
+        step(build(partial(HooksItsResult, False)))
+
+
+class WritesAView(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer('statistics', torch.zeros(2, 4, dtype=torch.float64))
+        self.register_buffer('mean', self.statistics[0])
+
+    def forward(self, x):
+        y = self.linear(x)
+        self.statistics.mul_(0.9).add_(0.1 * y.detach().mean(0))
+        return (y - self.mean.clone()).tanh()
+
+
+def test_buffers_that_share_memory_are_refused_by_name():
+    with pytest.raises(ReversibilityError, match='`statistics` and `mean` of step 0'):
+        step(build(WritesAView))
+
+
+def test_scripted_modules_within_a_function_are_refused_by_name():
+    with pytest.raises(ReversibilityError, match=r'step 0 \(`couplings.0.f`, Sequential\) must be a Python module'):
+        step(build(lambda: nn.Sequential(torch.jit.script(function()), nn.Tanh())))
