@@ -137,6 +137,7 @@ _EDGES = _VERSION >= (2, 5)  # torch.autograd.grad accepts a GradientEdge as an 
 _run_backward: Any = torch.autograd.Variable._execution_engine.run_backward
 _PythonNode = torch._C._FunctionBase
 _GradientEdge: Any = getattr(torch.autograd.graph, 'GradientEdge', None)
+_EDGES_OWN = 'ownership_token' in getattr(_GradientEdge, '_fields', ())  # an edge can keep another node alive
 
 
 class _WithoutStorage(torch.autograd.Function):
@@ -164,10 +165,10 @@ def output_edge(out: Tensor) -> Any:
         node = out.grad_fn
         if node is None or not torch.is_grad_enabled():
             return torch.autograd.graph.get_gradient_edge(out)
-        if isinstance(node, _PythonNode):  # written in Python: only the next node keeps it alive
-            out = out.view_as(out)
-            node = out.grad_fn
-        return _GradientEdge(node, out.output_nr)
+        if not isinstance(node, _PythonNode):
+            return _GradientEdge(node, out.output_nr)
+        following = out.view_as(out).grad_fn  # a node that is written in Python is kept alive only by the next one
+        return _GradientEdge(node, out.output_nr, following) if _EDGES_OWN else _GradientEdge(following, 0)
     with torch.enable_grad():
         return _WithoutStorage.apply(out)
 

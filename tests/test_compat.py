@@ -52,10 +52,22 @@ def test_an_edge_needs_no_grad_mode_and_accepts_a_leaf():
     assert got.tolist() == [2., 3.]
 
 
-def test_an_edge_does_not_keep_the_memory_of_the_output():
+class Twice(torch.autograd.Function):
+
+    @staticmethod
+    def forward(ctx, x):
+        return x * 2
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * 2
+
+
+@pytest.mark.parametrize('twice', [lambda x: x * 2, Twice.apply], ids=['in C++', 'in Python'])
+def test_an_edge_does_not_keep_the_memory_of_the_output(twice):
     x = torch.zeros(1000, requires_grad=True)
     with PeakMemory() as memory:
-        edge = compat.output_edge(x * 2)
+        edge = compat.output_edge(twice(x))
         assert memory.current < 1000
     assert torch.autograd.grad(edge, x, torch.ones(1000))[0].sum() == 2000
 
