@@ -143,6 +143,7 @@ class Call:
         assert streams is not None
         likes = [streams.tensors[part.stream] for part in step.sources]
         record.kept = Evaluated(out, inputs, likes, observer, replayed=False)
+        record.kept.refuse_other_gradients(self.plan.descriptions[index])
         out = out.detach()
         if self.plan.undone[index]:
             record.out = out

@@ -15,6 +15,10 @@ class ReversibilityError(RuntimeError):
 FSDP = ('FullyShardedDataParallel, which hides its parameters from the reversible backward; apply '
         '`torch.distributed.fsdp.fully_shard` to the couplings and to the whole network, or set `reversible=False`')
 
+LEFT_BEHIND = ('stored on a module, by a forward hook, or for another step. Only what a function returns takes part in '
+               'the backward, so its gradient would be lost. Return it as a stream, detach it, or set '
+               '`reversible=False`')
+
 _NEEDS_GRAPH = re.compile(r'requires? grad|requires_grad=False')
 
 

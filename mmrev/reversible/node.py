@@ -78,6 +78,7 @@ class _Once(torch.autograd.Function):
 def _backward(ctx: Any, gradients: Sequence[Optional[Tensor]]) -> Tuple[Optional[Tensor], ...]:
     call, start, stop, weight_ids, num_streams = ctx.segment
     if start == stop:
+        call.plan.refuse_removed_hooks()
         with torch.no_grad():  # create_graph=True
             call.undo = Undo(call, gradients, _retains_graph())
     weight_gradients: WeightGradients = {}

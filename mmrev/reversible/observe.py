@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_flatten
 
 from mmrev import compat
 
-from .errors import ReversibilityError, captured
+from .errors import LEFT_BEHIND, ReversibilityError, captured
 from .generators import drawn_by_default
 
 _AccumulateGrad: Any = vars(torch._C._functions)['AccumulateGrad']
@@ -115,9 +115,7 @@ def refuse_survivors(observer: Observer, step: str) -> None:
     found = observer.survivors()
     if found:
         raise ReversibilityError(
-            f'{step} leaves a tensor behind that needs a gradient (shape {tuple(found[-1].shape)}): stored on a '
-            f'module, by a forward hook, or for another step. Only what a function returns takes part in the backward, '
-            f'so its gradient would be lost. Return it as a stream, detach it, or set `reversible=False`')
+            f'{step} leaves a tensor behind that needs a gradient (shape {tuple(found[-1].shape)}): {LEFT_BEHIND}')
 
 
 def refuse_captured(edge: Any, known: Sequence[Tensor], step: Callable[[], str]) -> None:

@@ -13,8 +13,9 @@ from mmrev import compat
 
 from .coupling import Coupling
 from .errors import FSDP, ReversibilityError
-from .function import Function, is_training, walk
+from .function import Function, walk
 from .running import Running
+from .signature import Signature
 from .step import AdditiveStep
 
 Keep = Union[None, str, Sequence[str], Callable[[AdditiveStep], str]]
@@ -84,11 +85,22 @@ class Plan:
         self.observed: Set[int] = set()  # steps that have been observed in a backward
         self.is_sharded = any(map(compat.is_fully_sharded, root.modules()))
         of_functions = chain.from_iterable(function.modules for function in self.functions)  # some are in plain lists
-        self._signature = _Signature(list(dict.fromkeys([*walk(root)[1:], *of_functions])))
+        self._signature = Signature(list(dict.fromkeys([*walk(root)[1:], *of_functions])))
 
     def is_current(self) -> bool:
         """Whether the modules are unchanged, except for the values of parameters and buffers."""
         return self._signature.holds()
+
+    def refuse_removed_hooks(self) -> None:
+        """Refuse that a forward hook is gone before the backward could examine what it left behind.
+
+        Raises:
+            ReversibilityError: If some step has not been observed in a backward since the hooks were set.
+        """
+        if len(self.observed) < len(self.steps) and self._signature.lost_hooks():
+            raise ReversibilityError('a forward hook was removed between the forward and the first backward; the '
+                                     'gradient of what it took would be lost. Remove it after the backward, or set '
+                                     '`reversible=False`')
 
     def describe(self, index: int) -> str:
         """Describe a step in messages, by index, name and class."""
@@ -125,25 +137,6 @@ class Plan:
 def steps_of(coupling: Any) -> List[AdditiveStep]:
     """The steps of a coupling."""
     return list(coupling.steps())
-
-
-class _Signature:
-    """The flags, children and hooks of modules, and how many parameters and buffers they have."""
-
-    def __init__(self, modules: Sequence[nn.Module]):
-        self._modules = modules
-        self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
-        self._tables: List[Any] = [m._buffers for m in modules]
-        self._tables += [m._parameters for m in modules if not m._parameters]  # the others are compared at each step
-        self._children = [m._modules.values() for m in modules]
-        self._before = self._now()
-
-    def holds(self) -> bool:
-        return self._now() == self._before
-
-    def _now(self) -> Tuple[Any, ...]:
-        return (compat.global_hooks(), list(map(is_training, self._modules)), list(map(len, self._tables)),
-                list(map(list, filter(None, self._hooks))), list(chain.from_iterable(self._children)))
 
 
 def _describe(index: int, name: str, kind: str) -> str:

@@ -1,10 +1,12 @@
 """What a call records of each step for the backward."""
-from typing import List, Optional
+from functools import partial
+from typing import Callable, List, Optional
 
 from torch import Tensor
 
 from mmrev import compat
 
+from .errors import LEFT_BEHIND, ReversibilityError
 from .observe import Observer
 from .replay import Replay
 
@@ -21,6 +23,18 @@ class Evaluated:
         self.likes = likes  # the whole streams that the sources are parts of
         self.observer = observer
         self.replayed = replayed
+
+    def refuse_other_gradients(self, step: Callable[[], str]) -> None:
+        """Refuse that a gradient reaches the sources past the step, from a tensor that a function or a hook stored."""
+        for x in self.sources:
+            if x.requires_grad:
+                x.register_post_accumulate_grad_hook(partial(_refuse_other_gradient, step))
+
+
+def _refuse_other_gradient(step: Callable[[], str], x: Tensor) -> None:
+    x.grad = None
+    raise ReversibilityError(f'{step()} leaves a tensor behind whose gradient arrives at its input (shape '
+                             f'{tuple(x.shape)}), past its output: {LEFT_BEHIND}')
 
 
 class Record:

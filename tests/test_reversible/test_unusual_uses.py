@@ -255,3 +255,34 @@ def test_buffers_that_share_memory_are_refused_by_name():
 def test_scripted_modules_within_a_function_are_refused_by_name():
     with pytest.raises(ReversibilityError, match=r'step 0 \(`couplings.0.f`, Sequential\) must be a Python module'):
         step(build(lambda: nn.Sequential(torch.jit.script(function()), nn.Tanh())))
+
+
+class Stores(nn.Module):
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x):
+        self.stored = self.linear(x)
+        return self.stored.tanh()
+
+
+@pytest.mark.parametrize('order', ['together', 'before', 'after'])
+def test_a_loss_past_a_kept_graph_is_refused_if_the_graph_is_retained(order):
+    module = build(Stores, keep='graph')
+    loss = loss_of(module(*inputs()))
+    aux = module.couplings[1].g.stored.pow(2).sum()
+    losses = {'together': [loss + aux], 'before': [aux, loss], 'after': [loss, aux]}[order]
+    with pytest.raises(ReversibilityError, match=r'step 3 \(`couplings.1.g`, Stores\) leaves a tensor behind'):
+        for x in losses:
+            x.backward(retain_graph=True)
+
+
+def test_a_hook_that_is_removed_before_the_first_backward_is_refused():
+    module, kept = build(), []
+    handle = module.couplings[0].f[0].register_forward_hook(lambda m, args, out: kept.append(out))
+    loss = loss_of(module(*inputs())) + kept[0].sum()
+    handle.remove()
+    with pytest.raises(ReversibilityError, match='a forward hook was removed'):
+        loss.backward()
