@@ -133,6 +133,8 @@ def saved_tensor_hooks() -> Any:
     return torch._C._autograd._top_saved_tensors_default_hooks(True) if can_save_memory else None
 
 
+GENERATORS_HAVE_OFFSETS = hasattr(torch.Generator, 'get_offset')  # on a GPU
+
 _EDGES = _VERSION >= (2, 5)  # torch.autograd.grad accepts a GradientEdge as an output
 _run_backward: Any = torch.autograd.Variable._execution_engine.run_backward
 _PythonNode = torch._C._FunctionBase
@@ -188,6 +190,12 @@ def differentiate(edge: Any, inputs: Sequence[Tensor], gradient: Tensor, retain_
     if not inputs:
         return ()
     return _run_backward((edge, ), (gradient, ), retain_graph, False, tuple(inputs), True, accumulate_grad=False)
+
+
+def is_graph_retained() -> bool:
+    """Whether the running backward was asked to retain the graph; True where PyTorch, before 2.5, cannot tell."""
+    ask = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', None)
+    return True if ask is None else bool(ask())
 
 
 def edge_node(edge: Any) -> Any:

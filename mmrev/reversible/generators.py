@@ -14,7 +14,6 @@ from .errors import ReversibilityError
 
 Drawn = List[Tuple[torch.Generator, Any, Any]]  # a generator, and its state and position before it was drawn from
 
-_OFFSETS = hasattr(torch.Generator, 'get_offset')
 _compare = ctypes.CDLL('msvcrt' if os.name == 'nt' else None).memcmp
 _compare.argtypes = ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t
 
@@ -37,7 +36,7 @@ def _is_capturing(device: torch.device) -> bool:
 
 def _place(generator: torch.Generator) -> Any:
     """Position of a generator: its offset on a GPU, elsewhere its state."""
-    if _OFFSETS and generator.device.type == 'cuda':
+    if compat.GENERATORS_HAVE_OFFSETS and generator.device.type == 'cuda':
         return generator.get_offset()
     return generator.get_state()
 

@@ -80,7 +80,7 @@ def _backward(ctx: Any, gradients: Sequence[Optional[Tensor]]) -> Tuple[Optional
     if start == stop:
         call.plan.refuse_removed_hooks()
         with torch.no_grad():  # create_graph=True
-            call.undo = Undo(call, gradients, _retains_graph())
+            call.undo = Undo(call, gradients, compat.is_graph_retained())
     weight_gradients: WeightGradients = {}
     if call.undo is not None:
         try:
@@ -96,12 +96,6 @@ def _backward(ctx: Any, gradients: Sequence[Optional[Tensor]]) -> Tuple[Optional
         return (call.link, *found)  # not None, for `create_graph`
     stream_gradients, call.input_gradients = call.input_gradients[:num_streams], []
     return (*stream_gradients, *found)
-
-
-def _retains_graph() -> bool:
-    """Whether the running backward was asked to retain the graph; PyTorch has no public API for this."""
-    ask = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', None)
-    return True if ask is None else bool(ask())
 
 
 def run_reversible(call: Call, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
