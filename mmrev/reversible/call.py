@@ -130,7 +130,7 @@ class Call:
         keeps_graph = keep == GRAPH and self.report is None
         if not keeps_graph:
             inputs.clear()
-        del sources
+        del sources, target
         if streams.share_if_held(plan.read[index]):
             refuse_alias(out, [streams.tensors[i] for i in plan.read[index]], plan.descriptions[index])
         if keeps_graph:

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 from torch.func import functional_call
 
-from mmrev.reversible import ReversibilityError, ReversibleSequence, TwoStreamCoupling
+from mmrev.reversible import ReversibilityError, ReversibleSequence, StreamPart, TwoStreamCoupling
+from mmrev.reversible.streams import StreamBuffers
 from test_reversible.test_side_effects import assert_equal, build, function, inputs, step
 
 
@@ -286,3 +287,13 @@ def test_a_hook_that_is_removed_before_the_first_backward_is_refused():
     handle.remove()
     with pytest.raises(ReversibilityError, match='a forward hook was removed'):
         loss.backward()
+
+
+def test_only_the_first_write_to_a_stream_in_two_halves_copies_it(monkeypatch):
+    copies, add = [], StreamBuffers.add
+    monkeypatch.setattr(StreamBuffers, 'add', lambda self, part, *args: copies.append(not self._owned[0]) or
+                        add(self, part, *args))
+    halves = StreamPart(0, 0, 2), StreamPart(0, 2, 4)
+    make = partial(nn.Linear, 2, 2)
+    ReversibleSequence([TwoStreamCoupling(make(), make(), halves) for _ in range(3)])(torch.randn(3, 4))
+    assert copies == [True] + 5 * [False]
