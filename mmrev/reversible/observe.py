@@ -155,6 +155,9 @@ def refuse_dependent(computed: Sequence[Tensor], weights: Dict[int, Tensor], ste
         computed: Weights that have a graph.
         weights: All weights of the function that require grad, by ``id``.
         step: Describes the step.
+
+    Raises:
+        ReversibilityError: Naming the step.
     """
     ends = {(p.grad_fn, p.output_nr) for p in computed}
     todo = [following for p in computed for following in p.grad_fn.next_functions]  # type: ignore[union-attr]

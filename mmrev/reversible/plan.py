@@ -68,8 +68,8 @@ class Plan:
                              for i, (name, step) in enumerate(zip(_names(root, self.steps), self.steps))]
         for i, step in enumerate(self.steps):
             if not isinstance(step.f, nn.Module) or any(map(_is_scripted, step.f.modules())):
-                raise ReversibilityError(f'the function of {self.describe(i)} must be a Python module, so that it '
-                                         f'can be replayed, and contain no other; wrap it in an `nn.Module`, and do '
+                raise ReversibilityError(f'the function of {self.describe(i)} must be a Python module, as all modules '
+                                         f'within it, so that it can be replayed; wrap it in an `nn.Module`, and do '
                                          f'not script or trace it')
         self.functions = [Function(step.f, calls.lock) for step in self.steps]
         for i, function in enumerate(self.functions):

@@ -32,7 +32,6 @@ class Evaluated:
 
 
 def _refuse_other_gradient(step: Callable[[], str], x: Tensor) -> None:
-    x.grad = None
     raise ReversibilityError(f'{step()} leaves a tensor behind whose gradient arrives at its input (shape '
                              f'{tuple(x.shape)}), past its output: {LEFT_BEHIND}')
 
