@@ -30,6 +30,17 @@ PARTS = (
     ('doctor', ),
 )
 WITHIN = {  # the same within a folder that has parts of its own
+    'reversible': (
+        ('autocast', 'errors', 'notes', 'overlap', 'streams'),
+        ('check', 'function', 'generators', 'gradients', 'running', 'states', 'step'),
+        ('coupling', 'observe', 'plain', 'signature'),
+        ('inference', 'output', 'plan', 'replay'),
+        ('record', ),
+        ('call', ),
+        ('undo', ),
+        ('node', ),
+        ('sequence', ),
+    ),
     'models': (('pretrained', ), ('backbone', ), ('blocks', ),
                ('backbones', 'necks', 'heads', 'decode_heads', 'segmentors', 'tta')),
     'layers': (('fused', ), ('inplace_abn', )),  # below the files

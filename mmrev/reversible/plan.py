@@ -148,19 +148,33 @@ def _names(root: nn.Module, steps: Sequence[AdditiveStep]) -> List[str]:
     return [paths.get(step.f, type(step.f).__name__) for step in steps]
 
 
-def _resolve(keep: Keep, steps: Sequence[AdditiveStep]) -> List[str]:
-    if keep is None or isinstance(keep, str):
-        found = [keep or UNDO] * len(steps)
-    elif not callable(keep) and not isinstance(keep, (list, tuple)):
+def check_keep(keep: Keep) -> None:
+    """Refuse what no network can keep; what a function returns and the length of a list are checked by the plan.
+
+    Raises:
+        TypeError: If it is no name, list or function.
+        ValueError: If a name is unknown.
+    """
+    if callable(keep):
+        return
+    if keep is not None and not isinstance(keep, (str, list, tuple)):
         raise TypeError("`keep` must be 'undo', 'state' or 'graph', a list of these, or a function of a step; got "
                         f'{keep!r}')
+    names = [keep or UNDO] if keep is None or isinstance(keep, str) else keep
+    unknown = [name for name in names if name not in (UNDO, STATE, GRAPH)]
+    if unknown:
+        raise ValueError(f"`keep` must be 'undo', 'state' or 'graph' for each step, got {unknown[0]!r}")
+
+
+def _resolve(keep: Keep, steps: Sequence[AdditiveStep]) -> List[str]:
+    check_keep(keep)
+    if keep is None or isinstance(keep, str):
+        found = [keep or UNDO] * len(steps)
     else:
         found = [keep(step) for step in steps] if callable(keep) else list(keep)
     if len(found) != len(steps):
         raise ValueError(f'`keep` must have an entry for each of the {len(steps)} steps, got {len(found)}')
-    unknown = [k for k in found if k not in (UNDO, STATE, GRAPH)]
-    if unknown:
-        raise ValueError(f"`keep` must be 'undo', 'state' or 'graph' for each step, got {unknown[0]!r}")
+    check_keep(found)
     return found
 
 

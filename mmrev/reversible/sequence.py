@@ -20,7 +20,7 @@ from .inference import infer
 from .node import run_reversible
 from .overlap import obstacle, settle
 from .plain import run_plain
-from .plan import Calls, Keep, Plan, steps_of
+from .plan import Calls, Keep, Plan, check_keep, steps_of
 from .step import AdditiveStep
 
 _calls_lock = threading.Lock()
@@ -53,6 +53,7 @@ class ReversibleSequence(nn.Module):
     Raises:
         ReversibilityError: Where a function cannot be inverted or replayed as it was written, or would lose a
             gradient.
+        TypeError, ValueError: If ``keep`` or ``cache_every`` is none of the above.
     """
 
     def __init__(self, couplings: Sequence[nn.Module], reversible: bool = True, cache_every: Optional[int] = None,
@@ -60,6 +61,7 @@ class ReversibleSequence(nn.Module):
         super().__init__()
         if cache_every is not None and cache_every < 1:
             raise ValueError(f'`cache_every` must be None or at least 1, got {cache_every}')
+        check_keep(keep)
         self.couplings = nn.ModuleList(couplings)
         self.reversible = reversible
         self.cache_every = cache_every

@@ -273,11 +273,19 @@ def test_a_partial_backward_and_a_deleted_network_leave_nothing_to_the_cycle_col
         gc.enable()
 
 
-def test_scripted_functions_and_a_policy_that_is_none_are_refused():
+def test_scripted_functions_are_refused():
     with pytest.raises(ReversibilityError, match='must be a Python module'):
         ReversibleSequence([NewStream(torch.jit.script(nn.Tanh()), 2, (0, ))])(*inputs())
-    with pytest.raises(TypeError, match='`keep` must be'):
-        build(keep=5)(*inputs())
+
+
+@pytest.mark.parametrize('keep, error', [(5, TypeError), ('grahp', ValueError), (['undo', None], ValueError)])
+def test_a_policy_that_is_none_is_refused_by_the_constructor_and_when_set_later(keep, error):
+    with pytest.raises(error, match='`keep` must be'):
+        build(keep=keep)
+    module = build()
+    module.keep = keep
+    with pytest.raises(error, match='`keep` must be'):
+        module(*inputs())
 
 
 class ReturnsWeight(nn.Module):
