@@ -5,14 +5,14 @@ long as a step's target is none of its sources, ``x[target] -= f(x[sources])`` i
 list of steps is inverted by undoing them in reverse order.
 """
 from dataclasses import dataclass
-from typing import Iterable, List, Sequence, Tuple
+from typing import Iterable, List, Sequence, Tuple, Union
 
 from torch import nn
 
 from .streams import StreamPart, as_part
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)
 class AdditiveStep:
     """``x[target] += f(x[sources])``.
 
@@ -29,11 +29,14 @@ class AdditiveStep:
     f: nn.Module
     target: StreamPart
     sources: Tuple[StreamPart, ...]
-    creates: bool = False
+    creates: bool
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, 'target', as_part(self.target))
-        object.__setattr__(self, 'sources', tuple(as_part(s) for s in self.sources))
+    def __init__(self, f: nn.Module, target: Union[int, StreamPart], sources: Iterable[Union[int, StreamPart]],
+                 creates: bool = False):
+        object.__setattr__(self, 'f', f)
+        object.__setattr__(self, 'target', as_part(target))
+        object.__setattr__(self, 'sources', tuple(map(as_part, sources)))
+        object.__setattr__(self, 'creates', creates)
         if any(self.target.overlaps(source) for source in self.sources):
             raise ValueError(f'the target of an additive step must not be among its sources, got target {self.target} '
                              f'and sources {self.sources}')
