@@ -31,7 +31,7 @@ PARTS = (
 )
 WITHIN = {  # the same within a folder that has parts of its own
     'reversible': (
-        ('autocast', 'errors', 'notes', 'overlap', 'streams'),
+        ('errors', 'modes', 'notes', 'overlap', 'streams'),
         ('check', 'function', 'generators', 'gradients', 'running', 'states', 'step'),
         ('coupling', 'observe', 'plain', 'signature'),
         ('inference', 'output', 'plan', 'replay'),

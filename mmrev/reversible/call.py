@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import torch
 from torch import Tensor
 
-from .autocast import AutocastSnapshot
+from .modes import Modes
 from .check import ReconstructionReport, active_report
 from .function import Weights, share_written
 from .generators import Drawn, Draws, rewound
@@ -15,7 +15,7 @@ from .observe import Observer, refuse_dependent
 from .output import check_output, refuse_alias
 from .overlap import collectives, is_distributed
 from .plan import GRAPH, STATE, Plan
-from .record import Evaluated, Record
+from .record import Evaluated, Record, refuse_other_gradients
 from .replay import Replay
 from .states import States
 from .streams import StreamBuffers, versions
@@ -68,22 +68,16 @@ class Call:
         self.needs_grad = [x.requires_grad for x in streams]
         self.device = streams[0].device if streams else torch.device('cpu')
         self.link = torch.empty(0, device=self.device)
-        self.autocast = AutocastSnapshot(sorted({'cpu', *(x.device.type for x in streams if not x.is_meta)}))
-        self._casts = self.autocast.matters()
+        self.modes = Modes(sorted({'cpu', *(x.device.type for x in streams if not x.is_meta)}))
+        self._has_modes = self.modes.matters()
         self._draws = Draws(streams)
         self._inputs = streams
 
     def forward(self, start: int, stop: int) -> None:
         """Run steps ``[start, stop)``."""
-        if self._casts:
-            with self.autocast.active():
-                self._run(start, stop)
-        else:
-            self._run(start, stop)
-
-    def _run(self, start: int, stop: int) -> None:
-        for index in range(start, stop):
-            self._step(index)
+        with self.modes.active() if self._has_modes else nullcontext():
+            for index in range(start, stop):
+                self._step(index)
 
     def _step(self, index: int) -> None:
         step, plan = self.plan.steps[index], self.plan
@@ -101,11 +95,13 @@ class Call:
         before = versions(sources)
         function = plan.functions[index]
         with function.running():
-            record = Record(Replay(function, self._weights[index], self.autocast, self._observes), needs)
+            record = Record(Replay(function, self._weights[index], self.modes, self._observes), needs)
             with_graph = keep == GRAPH and record.trains and self.report is None
             inputs = list(map(Tensor.detach, sources))
             observer = Observer() if self._observes or with_graph and index not in plan.observed else None
-            if with_graph:
+            # What a forward hook takes has a graph at least once, so that the backward finds it.
+            watched = observer is not None and record.trains and not with_graph and function.has_hooks()
+            if with_graph or watched:
                 for x, needed in zip(inputs, needs):
                     x.requires_grad_(needed)
                 if observer:
@@ -115,7 +111,7 @@ class Call:
             f = step.f if notes is None else partial(notes.write, step.f)
             # If nothing known needs a gradient, a graph costs nothing, and reveals a captured tensor that does.
             if with_graph or not record.trains or observer:
-                with torch.set_grad_enabled(with_graph or not record.trains), observer or nullcontext():
+                with torch.set_grad_enabled(with_graph or watched or not record.trains), observer or nullcontext():
                     out = f(*inputs)
             else:
                 out = f(*inputs)
@@ -125,9 +121,12 @@ class Call:
             if draws or observer or function.buffers:
                 record.replay.finish(draws, observer, plan.descriptions[index])
         target = None if step.creates else streams.get(step.target)
-        out = check_output(step, plan.descriptions[index], function, self._weights[index], observer, sources,
-                           before, out, target, with_graph)
+        out = check_output(step, plan.descriptions[index], function, self._weights[index], observer, inputs, before,
+                           out, target, with_graph, watched)
         keeps_graph = keep == GRAPH and self.report is None
+        if watched:
+            record.watched = observer
+            refuse_other_gradients(inputs, plan.descriptions[index])
         if not keeps_graph:
             inputs.clear()
         del sources, target
@@ -143,7 +142,7 @@ class Call:
         assert streams is not None
         likes = [streams.tensors[part.stream] for part in step.sources]
         record.kept = Evaluated(out, inputs, likes, observer, replayed=False)
-        record.kept.refuse_other_gradients(self.plan.descriptions[index])
+        refuse_other_gradients(inputs, self.plan.descriptions[index])
         out = out.detach()
         if self.plan.undone[index]:
             record.out = out
@@ -190,7 +189,7 @@ class Call:
 
         def evaluate(index: int, sources: List[Tensor]) -> Tensor:
             replay, describe = self.records[index].replay, plan.descriptions[index]
-            out = replay.run(plan.steps[index].f, sources, self.autocast.matters(), describe)
+            out = replay.run(plan.steps[index].f, sources, self.modes.matters(), describe)
             replay.finish(again.used(), None, describe)
             return out
 

@@ -143,6 +143,10 @@ class Function:
         with self.lock, compat.eagerly():
             yield
 
+    def has_hooks(self) -> bool:
+        """Whether forward hooks see tensors of the function."""
+        return compat.has_global_hooks() or any(m._forward_hooks or m._forward_pre_hooks for m in self.modules)
+
     def is_compiled(self) -> bool:
         return any(m._compiled_call_impl is not None for m in self.modules)
 

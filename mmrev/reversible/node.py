@@ -78,7 +78,6 @@ class _Once(torch.autograd.Function):
 def _backward(ctx: Any, gradients: Sequence[Optional[Tensor]]) -> Tuple[Optional[Tensor], ...]:
     call, start, stop, weight_ids, num_streams = ctx.segment
     if start == stop:
-        call.plan.refuse_removed_hooks()
         with torch.no_grad():  # create_graph=True
             call.undo = Undo(call, gradients, compat.is_graph_retained())
     weight_gradients: WeightGradients = {}

@@ -8,7 +8,10 @@ import weakref
 from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
@@ -18,6 +21,9 @@ from .errors import LEFT_BEHIND, ReversibilityError, captured
 from .generators import drawn_by_default
 
 _AccumulateGrad: Any = vars(torch._C._functions)['AccumulateGrad']
+
+# Before every call, these hooks of `torch.nn.utils` compute a weight, and set it as an attribute of the module.
+_SETS_WEIGHT = (WeightNorm, SpectralNorm, BasePruningMethod)
 
 # A thread of a process group briefly holds the tensors of a collective after it has ended.
 _RELEASE_SECONDS = 0.5
@@ -106,12 +112,22 @@ def _read(func: Any, args: Tuple, kwargs: Dict[str, Any]) -> List[Any]:
     return [x for name, x in given.items() if name not in written]
 
 
-def refuse_survivors(observer: Observer, step: str) -> None:
+def refuse_survivors(observer: Observer, modules: Sequence[nn.Module], step: str) -> None:
     """Refuse a function that leaves a tensor with a graph behind: a gradient through it would be lost.
+
+    Args:
+        observer: Observer of the function's evaluation.
+        modules: Modules of the function.
+        step: Describes the step.
 
     Raises:
         ReversibilityError: Naming the step and the tensor's shape.
     """
+    for m in modules:
+        for hook in m._forward_pre_hooks.values():
+            if isinstance(hook, _SETS_WEIGHT):
+                name = hook.name if hasattr(hook, 'name') else hook._tensor_name
+                vars(m)[name] = vars(m)[name].detach()
     found = observer.survivors()
     if found:
         raise ReversibilityError(

@@ -14,7 +14,7 @@ from .streams import shares_memory, version, versions
 
 def check_output(step: AdditiveStep, describe: Callable[[], str], function: Function, weights: Weights,
                  observer: Optional[Observer], sources: List[Tensor], before: List[int], out: Any,
-                 target: Optional[Tensor], with_graph: bool) -> Tensor:
+                 target: Optional[Tensor], with_graph: bool, watched: bool) -> Tensor:
     """Check the output of a step's function.
 
     Args:
@@ -23,11 +23,12 @@ def check_output(step: AdditiveStep, describe: Callable[[], str], function: Func
         function: Its function.
         weights: Weights of the function.
         observer: Observer of the evaluation, if any.
-        sources: Inputs of the function.
+        sources: Inputs of the function, as tensors of its own.
         before: Versions of the inputs before the evaluation.
         out: Output of the function.
         target: The stream that the output is added to; None if the step creates it.
         with_graph: Whether the output should have a graph.
+        watched: Whether it has one, but should not.
 
     Returns:
         The output, detached unless ``with_graph``.
@@ -42,11 +43,11 @@ def check_output(step: AdditiveStep, describe: Callable[[], str], function: Func
             f'{describe()} modified its input in place, so the step cannot be undone; use `inplace=False` in its first '
             f'layer, or clone the input (shape {tuple(sources[0].shape)})')
     if out.requires_grad and not with_graph:  # a weight, or the function enables gradients
-        if observer is not None or not function.enables_grad:
-            _refuse_lost(out, weights, observer, describe)
+        if not watched and (observer is not None or not function.enables_grad):
+            _refuse_lost(out, weights, sources, observer, describe)
             function.enables_grad = True
         out = out.detach().clone() if step.creates else out.detach()
-    if target is not None and target.shape != out.shape:
+    if target is not None and target.shape != out.shape and not _broadcasts(out, target):
         raise ReversibilityError(
             f'{describe()} returned shape {tuple(out.shape)}, but the stream that it is added to (stream '
             f'{step.target.stream}) has shape {tuple(target.shape)}')
@@ -74,8 +75,15 @@ def check_unmodified(outputs: Sequence[Optional[Tensor]], expected: Sequence[int
                 f'out-of-place operation or clone the output first')
 
 
-def _refuse_lost(out: Tensor, weights: Weights, observer: Optional[Observer], describe: Callable[[], str]) -> None:
-    known = [p for p in weights.found if p is not None]
+def _broadcasts(out: Tensor, target: Tensor) -> bool:
+    """Whether ``out`` can be added to ``target``."""
+    return out.ndim <= target.ndim and all(size in (1, of_target) for size, of_target in
+                                           zip(reversed(out.shape), reversed(target.shape)))
+
+
+def _refuse_lost(out: Tensor, weights: Weights, sources: Sequence[Tensor], observer: Optional[Observer],
+                 describe: Callable[[], str]) -> None:
+    known = [p for p in (*weights.found, *sources) if p is not None]
     if observer is not None:
         known += observer.leaves()
     if not out.is_leaf:

@@ -6,6 +6,7 @@ operator on the stream that it ran on, so gradient and next recomputation share 
 import os
 import threading
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextvars import copy_context
 from typing import Any, Callable, Dict, List, Optional, Tuple, Union
 
 import torch
@@ -75,7 +76,10 @@ def collectives() -> int:
 
 
 def run_ahead(device: torch.device) -> 'Union[AheadOnThread, AheadOnStreams]':
-    return AheadOnThread() if device.type in ('cpu', 'meta') else AheadOnStreams(device)
+    """For the running backward, which settles it when it ends, even early."""
+    ahead = AheadOnThread() if device.type in ('cpu', 'meta') else AheadOnStreams(device)
+    torch.autograd.Variable._execution_engine.queue_callback(ahead.settle)
+    return ahead
 
 
 class AheadOnThread:
@@ -89,7 +93,8 @@ class AheadOnThread:
     def start(self, index: int, function: Callable[[int], Any]) -> None:
         """Start ``function(index)``, unless called from a function that runs ahead, which would wait for itself."""
         if not _is_thread():
-            future = _thread().submit(_with_modes, _get_current_dispatch_mode_stack(), function, index)
+            run = copy_context().run  # with the context variables of the waiting thread
+            future = _thread().submit(run, _with_modes, _get_current_dispatch_mode_stack(), function, index)
             self._future, _begun[os.getpid()] = (index, future), future
 
     def take(self, index: int, function: Callable[[int], Any]) -> Any:

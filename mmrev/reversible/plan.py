@@ -85,22 +85,11 @@ class Plan:
         self.observed: Set[int] = set()  # steps that have been observed in a backward
         self.is_sharded = any(map(compat.is_fully_sharded, root.modules()))
         of_functions = chain.from_iterable(function.modules for function in self.functions)  # some are in plain lists
-        self._signature = Signature(list(dict.fromkeys([*walk(root)[1:], *of_functions])))
+        self._signature = Signature(root, list(dict.fromkeys([*walk(root)[1:], *of_functions])))
 
     def is_current(self) -> bool:
         """Whether the modules are unchanged, except for the values of parameters and buffers."""
         return self._signature.holds()
-
-    def refuse_removed_hooks(self) -> None:
-        """Refuse that a forward hook is gone before the backward could examine what it left behind.
-
-        Raises:
-            ReversibilityError: If some step has not been observed in a backward since the hooks were set.
-        """
-        if len(self.observed) < len(self.steps) and self._signature.lost_hooks():
-            raise ReversibilityError('a forward hook was removed between the forward and the first backward; the '
-                                     'gradient of what it took would be lost. Remove it after the backward, or set '
-                                     '`reversible=False`')
 
     def describe(self, index: int) -> str:
         """Describe a step in messages, by index, name and class."""

@@ -1,6 +1,6 @@
 """What a call records of each step for the backward."""
 from functools import partial
-from typing import Callable, List, Optional
+from typing import Callable, List, Optional, Sequence
 
 from torch import Tensor
 
@@ -24,11 +24,12 @@ class Evaluated:
         self.observer = observer
         self.replayed = replayed
 
-    def refuse_other_gradients(self, step: Callable[[], str]) -> None:
-        """Refuse that a gradient reaches the sources past the step, from a tensor that a function or a hook stored."""
-        for x in self.sources:
-            if x.requires_grad:
-                x.register_post_accumulate_grad_hook(partial(_refuse_other_gradient, step))
+
+def refuse_other_gradients(sources: Sequence[Tensor], step: Callable[[], str]) -> None:
+    """Refuse that a gradient reaches the sources past the step, from a tensor that a function or a hook stored."""
+    for x in sources:
+        if x.requires_grad:
+            x.register_post_accumulate_grad_hook(partial(_refuse_other_gradient, step))
 
 
 def _refuse_other_gradient(step: Callable[[], str], x: Tensor) -> None:
@@ -38,7 +39,7 @@ def _refuse_other_gradient(step: Callable[[], str], x: Tensor) -> None:
 
 class Record:
     """What the backward must know of one step's forward."""
-    __slots__ = ('replay', 'source_needs_grad', 'trains', 'before', 'kept', 'out')
+    __slots__ = ('replay', 'source_needs_grad', 'trains', 'before', 'kept', 'out', 'watched')
 
     def __init__(self, replay: Replay, source_needs_grad: List[bool]):
         self.replay = replay
@@ -47,3 +48,4 @@ class Record:
         self.before: Optional[Tensor] = None  # the target before the step, where reconstruction is checked
         self.kept: Optional[Evaluated] = None  # where the step keeps its graph
         self.out: Optional[Tensor] = None  # of a kept graph, where the undo needs it
+        self.watched: Optional[Observer] = None  # of the forward, if its hooks may have taken tensors with a graph

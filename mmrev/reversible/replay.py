@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from .autocast import AutocastSnapshot
+from .modes import Modes
 from .errors import ReversibilityError
 from .function import Function, Place, Weights, is_training
 from .generators import Drawn, rewound
@@ -26,15 +26,15 @@ class Replay:
     Args:
         function: The function to be evaluated.
         weights: The function's parameters.
-        autocast: Autocast state of this forward.
+        modes: Modes of this forward.
         keep_all: Copy all buffers, because it is not yet known which ones the function writes.
     """
 
-    __slots__ = ('weights', 'notes', '_function', '_autocast', '_state', '_draws', '_found', '_before', '_versions')
+    __slots__ = ('weights', 'notes', '_function', '_modes', '_state', '_draws', '_found', '_before', '_versions')
 
-    def __init__(self, function: Function, weights: Weights, autocast: AutocastSnapshot, keep_all: bool):
+    def __init__(self, function: Function, weights: Weights, modes: Modes, keep_all: bool):
         self._function = function
-        self._autocast = autocast
+        self._modes = modes
         self.weights = weights
         self._state = weights.state()
         self.notes = Notes() if function.takes_notes else None
@@ -71,10 +71,10 @@ class Replay:
             function.generators += [g for g in observer.generators if id(g) not in known]
             self._draws += [(g, None, state) for g, state in observer.generators.items() if id(g) not in known]
         self._draws += draws
-        changed = self.weights.changed(self._state) if observer is not None else None
-        if changed is not None:
+        if observer is not None and (changed := self.weights.changed(self._state)) is not None:
             raise ReversibilityError(f'{step()} changes its parameter `{changed[0]}` itself, so it cannot be '
-                                     f'evaluated again in the same way; change it outside of the function')
+                                     f'evaluated again in the same way; change it outside of the function, or, if '
+                                     f'this happens only once, run the network first under `torch.no_grad()`')
         if self._draws and observer is None and not function.draws and function.is_compiled():
             raise ReversibilityError(f'{step()} is compiled and drew random numbers, which it had not done before; '
                                      f'call `train()` on the network when the behavior of its functions changes')
@@ -88,7 +88,8 @@ class Replay:
                 continue
             owner, name = function.buffers[i]
             updated = observer is not None and (b.untyped_storage()._cdata in observer.updated or self._differs(i))
-            replaced = owner.get(name) is not b
+            # The former value of one that is replaced can be put back without a copy.
+            replaced = owner.get(name) is not b and i in self._before
             if not (updated or replaced or version(b) != self._versions[i]):
                 continue
             if i not in self._before:
@@ -124,11 +125,12 @@ class Replay:
                         for b in [self._found[i]]
                         if i in self._function.written or b is not None and version(b) != self._versions[i]}
 
-    def run(self, f: Callable[..., Tensor], sources: Sequence[Tensor], casts: bool, step: Callable[[], str]) -> Tensor:
+    def run(self, f: Callable[..., Tensor], sources: Sequence[Tensor], has_modes: bool,
+            step: Callable[[], str]) -> Tensor:
         """Evaluate ``f(*sources)`` in the recorded state, and restore the current state afterwards.
 
         Args:
-            casts: Whether the recorded autocast state matters.
+            has_modes: Whether the recorded modes matter.
             step: Describes the step in messages.
 
         Raises:
@@ -137,12 +139,12 @@ class Replay:
         self.check(step)
         if self.notes is not None:
             f = partial(self.notes.read, f)
-        if casts or self._draws:
+        if has_modes or self._draws:
             return self.surround(self._run_rewound, f, sources)
         return self.surround(f, *sources)
 
     def _run_rewound(self, f: Callable[..., Tensor], sources: Sequence[Tensor]) -> Tensor:
-        with rewound(self._draws), self._autocast.active():
+        with rewound(self._draws), self._modes.active():
             return f(*sources)
 
     def surround(self, run: Callable[..., Any], *args: Any) -> Any:

@@ -119,7 +119,7 @@ class ReversibleSequence(nn.Module):
     def _run_reversible(self, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         if compat.is_exporting():
             return self._run(run_plain, streams)
-        if torch.nn.utils.parametrize._cache_enabled:
+        if nn.utils.parametrize._cache_enabled and any(map(nn.utils.parametrize.is_parametrized, self.modules())):
             raise ReversibilityError('a reversible sequence cannot be trained within `parametrize.cached()`, whose '
                                      'weights of the forward carry no graph for the backward')
         settle()

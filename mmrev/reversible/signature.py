@@ -10,22 +10,23 @@ from .function import is_training
 
 
 class Signature:
-    """The flags, children and hooks of modules, and how many parameters and buffers they have."""
+    """The flags, children and hooks of modules, and how many parameters and buffers they have.
 
-    def __init__(self, modules: Sequence[nn.Module]):
+    Args:
+        root: The sequence; of it, the children alone.
+        modules: All others.
+    """
+
+    def __init__(self, root: nn.Module, modules: Sequence[nn.Module]):
         self._modules = modules
         self._hooks = [hooks for m in modules for hooks in (m._forward_hooks, m._forward_pre_hooks)]
         self._tables: List[Any] = [m._buffers for m in modules]
         self._tables += [m._parameters for m in modules if not m._parameters]  # the others are compared at each step
-        self._children = [m._modules.values() for m in modules]
+        self._children = [m._modules.values() for m in (root, *modules)]
         self._before = self._now()
 
     def holds(self) -> bool:
         return self._now() == self._before
-
-    def lost_hooks(self) -> bool:
-        """Whether a module has fewer forward hooks than it had."""
-        return not set(chain.from_iterable(self._before[-1])) <= set(chain.from_iterable(self._hooks))
 
     def _now(self) -> Tuple[Any, ...]:
         return (compat.global_hooks(), list(map(is_training, self._modules)), list(map(len, self._tables)),

@@ -158,9 +158,10 @@ class StreamBuffers:
         """New tensor objects that share the memory, because an input must not be returned as the same object."""
         return [x.detach() for x in self.tensors if x is not None]
 
-    def disown(self) -> None:
-        """Declare that others also hold all tensors: the next write to each makes a copy."""
-        self._owned = [False] * len(self.tensors)
+    def disown(self, streams: Optional[Iterable[int]] = None) -> None:
+        """Declare that others also hold these tensors, by default all: the next write to each makes a copy."""
+        for stream in range(len(self.tensors)) if streams is None else streams:
+            self._owned[stream] = False
 
 
 def _dense(x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """A backward: undoes steps one by one; the evaluation of ``f`` that the undo needs also gives the gradient."""
 from functools import partial
+from sys import getrefcount
 from typing import Any, List, Optional, Sequence, Union
 
 import torch
@@ -7,7 +8,7 @@ from torch import Tensor
 
 from mmrev import compat
 
-from .autocast import without_cache
+from .modes import without_cache
 from .call import Call
 from .function import requires_grad
 from .gradients import WeightGradients, add_weight_gradients, differentiate_without, has_hooks, hooks
@@ -17,7 +18,7 @@ from .overlap import AheadOnStreams, AheadOnThread, run_ahead
 from .plan import GRAPH
 from .record import Evaluated
 from .running import Backward
-from .streams import StreamBuffers
+from .streams import StreamBuffers, holders
 
 
 class Undo:
@@ -41,7 +42,7 @@ class Undo:
         check_unmodified(call.final, call.output_versions)
         # Parts of the call; not the call itself, which holds this object.
         self._plan, self._records, self._states = call.plan, call.records, call.states
-        self._autocast, self._report, self._first_trained = call.autocast, call.report, call.first_trained
+        self._modes, self._report, self._first_trained = call.modes, call.report, call.first_trained
         self._retain_graph = retain_graph
         self._grad_enabled = torch.enable_grad()
         self.running = Backward.begin(call.plan.backwards)
@@ -54,13 +55,11 @@ class Undo:
         if call.overlap:
             self._ahead = run_ahead(call.device)
             self.streams.replaced = self._ahead.replaced
-            # when this backward ends, even early
-            torch.autograd.Variable._execution_engine.queue_callback(self._ahead.settle)
 
     def backward(self, start: int, stop: int) -> WeightGradients:
         """Undo steps ``[start, stop)``; returns the gradients of their weights by ``id``."""
         weight_gradients: WeightGradients = {}
-        self._casts, self._others = self._autocast.matters(), self.running.others()
+        self._has_modes, self._others = self._modes.matters(), self.running.others()
         if self._ahead is not None:  # the next node's steps are not for the hooks that run between
             weights = [p for record in self._records[start:stop] for p in record.replay.weights.trained.values()]
             self._ahead_until = start if any(map(has_hooks, weights)) else self._first_trained
@@ -70,7 +69,9 @@ class Undo:
         return weight_gradients
 
     def _step(self, index: int, weight_gradients: WeightGradients) -> None:
-        ahead = self._ahead
+        ahead, record, modules = self._ahead, self._records[index], self._plan.functions[index].modules
+        if record.watched is not None:
+            refuse_survivors(record.watched, modules, self._plan.describe(index))
         evaluated = ahead.take(index, self._evaluate) if ahead else self._evaluate(index)
         if ahead is not None and index > self._ahead_until:
             ahead.start(index - 1, self._evaluate)
@@ -78,8 +79,8 @@ class Undo:
         observer, evaluated = evaluated.observer if evaluated else None, None  # released before the next are made
         if ahead is None:  # with overlap, every undo makes a copy, and another thread uses the streams
             self.streams.share_if_held(self._plan.read[index])
-        if observer is not None and not (self._retain_graph and self._records[index].kept):
-            refuse_survivors(observer, self._plan.describe(index))
+        if observer is not None and not (self._retain_graph and record.kept):
+            refuse_survivors(observer, modules, self._plan.describe(index))
             self._plan.observed.add(index)
 
     def _evaluate(self, index: int) -> Optional[Evaluated]:
@@ -94,7 +95,7 @@ class Undo:
         everything = self._report is not None
         undo = not step.creates and (everything or plan.undone[index])
         if not everything and self._states:
-            self._restore_state(index)
+            self._states.restore(index, self.streams, not self._retain_graph, plan.describe)
         if record.kept is not None:
             evaluated: Optional[Evaluated] = self._take_kept(index, undo)
         else:
@@ -102,14 +103,11 @@ class Undo:
             needs_graph = has_gradient and record.trains
             evaluated = self._evaluate_again(index, needs_graph, undo) if needs_graph or undo else None
         if everything:
-            self._restore_state(index)
+            self._states.restore(index, self.streams, not self._retain_graph, plan.describe)
         else:
             for stream in plan.released[index]:
                 self.streams.release(stream)
         return evaluated
-
-    def _restore_state(self, index: int) -> None:
-        self._states.restore(index, self.streams, not self._retain_graph, self._plan.describe)
 
     def _take_kept(self, index: int, undo: bool) -> Evaluated:
         step, record = self._plan.steps[index], self._records[index]
@@ -143,7 +141,7 @@ class Undo:
         if needs_graph and index not in self._plan.observed:
             observer = Observer()
             observer.watch(sources)
-        given = step.f, sources, self._casts, describe
+        given = step.f, sources, self._has_modes, describe
         if needs_graph and observer is None:
             out = record.replay.run(*given)
         else:
@@ -171,18 +169,19 @@ class Undo:
         if gradient.dtype is not evaluated.dtype:
             gradient = gradient.to(evaluated.dtype)
         if evaluated.observer is not None:
-            known = [p for p in (*record.replay.weights.found, *evaluated.sources) if p is not None]
-            known += evaluated.observer.leaves()
+            leaves = evaluated.observer.leaves()
+            known = [p for p in (*record.replay.weights.found, *evaluated.sources, *leaves) if p is not None]
             refuse_captured(evaluated.edge, known, self._plan.descriptions[index])
-            del known  # otherwise they would seem to be left behind by a sequence within the function
+            del known, leaves  # otherwise they would seem to be left behind by a sequence within the function
         hooked = list(filter(None, map(hooks, weights)))
         if hooked:
             self.running.saw_hooks()
         if self._others:
             self.running.refuse(self._others, self._plan.descriptions[index])
         given = evaluated.edge, sources + weights, gradient, self._retain_graph and self._plan.keep[index] == GRAPH
+        references, expected = getrefcount(gradient), 1 + (step.target.start is not None)
         differentiate: Any = partial(differentiate_without, hooked) if hooked else compat.differentiate
-        if self._casts:
+        if self._has_modes:
             differentiate = partial(without_cache, differentiate)
         surrounds = evaluated.replayed and self._plan.functions[index].recomputes
         found = record.replay.surround(differentiate, *given) if surrounds else differentiate(*given)
@@ -191,6 +190,8 @@ class Undo:
             if x.requires_grad and (g := next(of_sources)) is not None:
                 self.gradients.add_gradient(part, g, like, gradient)
         add_weight_gradients(weights, found[len(sources):], gradient, weight_gradients)
+        if not step.creates and (getrefcount(gradient) > references or holders(gradient) > expected):
+            self.gradients.disown([step.target.stream])  # a hook keeps it
 
     def finish(self) -> List[Optional[Tensor]]:
         """The gradients of the inputs."""

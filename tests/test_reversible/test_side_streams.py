@@ -1,4 +1,6 @@
 """On an accelerator, overlapped steps use two side streams; no operator reads memory that another may overwrite."""
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -6,7 +8,6 @@ from torch import nn
 import mmrev.reversible.gradients as gradients_of_a_step
 import mmrev.reversible.overlap as overlapping
 import mmrev.reversible.record as recording
-import mmrev.reversible.undo as undoing
 from mmrev import compat
 from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
 from mmrev.reversible.streams import StreamBuffers
@@ -19,7 +20,7 @@ from support.overlap import Energy, assert_same_bits, build, dropping, gradients
 def accelerator(monkeypatch):
     """The CPU's tensors are treated as those of a device with streams."""
     fake = Accelerator()
-    monkeypatch.setattr(undoing, 'run_ahead', overlapping.AheadOnStreams)
+    monkeypatch.setattr(overlapping, 'AheadOnThread', partial(overlapping.AheadOnStreams, torch.device('cpu')))
     monkeypatch.setattr(overlapping, '_sides', {})
     monkeypatch.setattr(overlapping, 'compat', _With(compat, get_device_module=lambda device: fake))
     monkeypatch.setattr(gradients_of_a_step, 'compat', _With(compat, differentiate=fake.differentiate))
