@@ -6,11 +6,11 @@ from typing import Any, Dict, List, Optional, Sequence
 import torch
 from torch import Tensor
 
-from .modes import Modes
 from .check import ReconstructionReport, active_report
 from .function import Weights, share_written
 from .generators import Drawn, Draws, rewound
 from .inference import run_without_graph
+from .modes import Modes
 from .observe import Observer, refuse_dependent
 from .output import check_output, refuse_alias
 from .overlap import collectives, is_distributed
@@ -98,9 +98,10 @@ class Call:
             record = Record(Replay(function, self._weights[index], self.modes, self._observes), needs)
             with_graph = keep == GRAPH and record.trains and self.report is None
             inputs = list(map(Tensor.detach, sources))
-            observer = Observer() if self._observes or with_graph and index not in plan.observed else None
-            # What a forward hook takes has a graph at least once, so that the backward finds it.
-            watched = observer is not None and record.trains and not with_graph and function.has_hooks()
+            unknown = record.trains and index not in plan.observed
+            # Until the first backward, what forward hooks take has a graph, so that the backward finds it.
+            watched = unknown and not with_graph and function.has_hooks()
+            observer = Observer(function) if self._observes or unknown and with_graph or watched else None
             if with_graph or watched:
                 for x, needed in zip(inputs, needs):
                     x.requires_grad_(needed)
@@ -122,7 +123,7 @@ class Call:
                 record.replay.finish(draws, observer, plan.descriptions[index])
         target = None if step.creates else streams.get(step.target)
         out = check_output(step, plan.descriptions[index], function, self._weights[index], observer, inputs, before,
-                           out, target, with_graph, watched)
+                           out, target, with_graph)
         keeps_graph = keep == GRAPH and self.report is None
         if watched:
             record.watched = observer

@@ -24,7 +24,13 @@ _NEEDS_GRAPH = re.compile(r'requires? grad|requires_grad=False')
 
 def refuse_missing_graph(error: RuntimeError, step: str) -> None:
     """Explain an error of PyTorch in a function that hooks or differentiates a tensor already in the forward."""
-    if not isinstance(error, ReversibilityError) and _NEEDS_GRAPH.search(str(error)):
+    if isinstance(error, ReversibilityError):
+        return
+    if 'in-place operation' in str(error):
+        raise ReversibilityError(
+            f'{step} modifies its input, or a parameter, in place ({error}), so the step cannot be undone; use '
+            f'`inplace=False` in its first layer, or clone the input') from error
+    if _NEEDS_GRAPH.search(str(error)):
         raise ReversibilityError(
             f'{step} needs a graph, and its first evaluation runs under `no_grad` ({error}); do this only `if '
             f'x.requires_grad`, set `keep` to "graph" for this step, or set `reversible=False`') from error

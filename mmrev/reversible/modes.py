@@ -21,7 +21,7 @@ def without_cache(run: Callable[..., Any], *args: Any) -> Any:
 class Modes:
     """The current modes, with autocast for the given device types.
 
-    PyTorch suspends function modes (``with torch.device(...)``, ``torch.set_default_device``) during a backward.
+    ``Tensor.backward`` suspends function modes (``with torch.device(...)``, ``torch.set_default_device``).
 
     A weight that autocast casts without a graph must not be kept in its cache (a later use with a graph would find it
     there and lose its gradient), so everything here runs with ``cache_enabled=False``.

@@ -18,12 +18,10 @@ from torch.utils._pytree import tree_flatten
 from mmrev import compat
 
 from .errors import LEFT_BEHIND, ReversibilityError, captured
+from .function import Function
 from .generators import drawn_by_default
 
 _AccumulateGrad: Any = vars(torch._C._functions)['AccumulateGrad']
-
-# Before every call, these hooks of `torch.nn.utils` compute a weight, and set it as an attribute of the module.
-_SETS_WEIGHT = (WeightNorm, SpectralNorm, BasePruningMethod)
 
 # A thread of a process group briefly holds the tensors of a collective after it has ended.
 _RELEASE_SECONDS = 0.5
@@ -33,10 +31,14 @@ class Observer(TorchDispatchMode):
     """Records generators drawn from, storages read, storages that batch norms update, and all new tensors.
 
     Batch norms update running statistics without increasing their versions.
+
+    Args:
+        function: The function that is evaluated.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, function: Function) -> None:
         super().__init__()
+        self._function = function
         self.generators: Dict[torch.Generator, Tensor] = {}  # with their state before
         self.updated: Set[int] = set()  # storages
         self.read: Set[int] = set()  # storages, except those that an operator only updates
@@ -52,6 +54,9 @@ class Observer(TorchDispatchMode):
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)
         self._eagerly.__exit__(*exception)
+        with self._function.lock:  # no other thread is between a hook and the layer that reads its weight
+            for m in self._function.modules:
+                _detach_computed_weights(m)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -91,6 +96,15 @@ class Observer(TorchDispatchMode):
         return [x for x in (ref() for ref in self._made) if x is not None and x.requires_grad]
 
 
+def _detach_computed_weights(m: nn.Module) -> None:
+    """Release the graphs of weights that hooks of ``torch.nn.utils`` set as attributes, anew before every call."""
+    for hook in m._forward_pre_hooks.values():
+        if isinstance(hook, (BasePruningMethod, SpectralNorm, WeightNorm)):
+            name = hook._tensor_name if isinstance(hook, BasePruningMethod) else hook.name
+            if isinstance(vars(m).get(name), Tensor):
+                vars(m)[name] = vars(m)[name].detach()
+
+
 def _storages(values: Any) -> Set[int]:
     return {x.untyped_storage()._cdata for x in tree_flatten(values)[0]
             if isinstance(x, Tensor) and x.layout is torch.strided}
@@ -112,22 +126,12 @@ def _read(func: Any, args: Tuple, kwargs: Dict[str, Any]) -> List[Any]:
     return [x for name, x in given.items() if name not in written]
 
 
-def refuse_survivors(observer: Observer, modules: Sequence[nn.Module], step: str) -> None:
+def refuse_survivors(observer: Observer, step: str) -> None:
     """Refuse a function that leaves a tensor with a graph behind: a gradient through it would be lost.
-
-    Args:
-        observer: Observer of the function's evaluation.
-        modules: Modules of the function.
-        step: Describes the step.
 
     Raises:
         ReversibilityError: Naming the step and the tensor's shape.
     """
-    for m in modules:
-        for hook in m._forward_pre_hooks.values():
-            if isinstance(hook, _SETS_WEIGHT):
-                name = hook.name if hasattr(hook, 'name') else hook._tensor_name
-                vars(m)[name] = vars(m)[name].detach()
     found = observer.survivors()
     if found:
         raise ReversibilityError(

@@ -14,7 +14,7 @@ from .streams import shares_memory, version, versions
 
 def check_output(step: AdditiveStep, describe: Callable[[], str], function: Function, weights: Weights,
                  observer: Optional[Observer], sources: List[Tensor], before: List[int], out: Any,
-                 target: Optional[Tensor], with_graph: bool, watched: bool) -> Tensor:
+                 target: Optional[Tensor], with_graph: bool) -> Tensor:
     """Check the output of a step's function.
 
     Args:
@@ -23,12 +23,11 @@ def check_output(step: AdditiveStep, describe: Callable[[], str], function: Func
         function: Its function.
         weights: Weights of the function.
         observer: Observer of the evaluation, if any.
-        sources: Inputs of the function, as tensors of its own.
+        sources: The tensors that the function was given.
         before: Versions of the inputs before the evaluation.
         out: Output of the function.
         target: The stream that the output is added to; None if the step creates it.
-        with_graph: Whether the output should have a graph.
-        watched: Whether it has one, but should not.
+        with_graph: Whether the step keeps the output's graph.
 
     Returns:
         The output, detached unless ``with_graph``.
@@ -42,8 +41,8 @@ def check_output(step: AdditiveStep, describe: Callable[[], str], function: Func
         raise ReversibilityError(
             f'{describe()} modified its input in place, so the step cannot be undone; use `inplace=False` in its first '
             f'layer, or clone the input (shape {tuple(sources[0].shape)})')
-    if out.requires_grad and not with_graph:  # a weight, or the function enables gradients
-        if not watched and (observer is not None or not function.enables_grad):
+    if out.requires_grad and not with_graph:  # a weight, or gradients were enabled, by the function or to observe it
+        if observer is not None or not function.enables_grad:
             _refuse_lost(out, weights, sources, observer, describe)
             function.enables_grad = True
         out = out.detach().clone() if step.creates else out.detach()

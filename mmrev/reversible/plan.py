@@ -8,6 +8,7 @@ from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Sequence,
 import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
+from torch.nn.utils import parametrize
 
 from mmrev import compat
 
@@ -90,6 +91,13 @@ class Plan:
     def is_current(self) -> bool:
         """Whether the modules are unchanged, except for the values of parameters and buffers."""
         return self._signature.holds()
+
+    def refuse_cached_weights(self) -> None:
+        """Raise an error within ``parametrize.cached()``, if a function has weights that it caches."""
+        modules = chain.from_iterable(function.modules for function in self.functions)
+        if parametrize._cache_enabled and any(map(parametrize.is_parametrized, modules)):
+            raise ReversibilityError('a reversible sequence cannot be trained within `parametrize.cached()`, whose '
+                                     'weights of the forward carry no graph for the backward')
 
     def describe(self, index: int) -> str:
         """Describe a step in messages, by index, name and class."""

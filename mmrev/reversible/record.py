@@ -7,8 +7,11 @@ from torch import Tensor
 from mmrev import compat
 
 from .errors import LEFT_BEHIND, ReversibilityError
+from .gradients import WeightGradients, add_weight_gradients
 from .observe import Observer
 from .replay import Replay
+from .step import AdditiveStep
+from .streams import StreamBuffers
 
 
 class Evaluated:
@@ -23,6 +26,25 @@ class Evaluated:
         self.likes = likes  # the whole streams that the sources are parts of
         self.observer = observer
         self.replayed = replayed
+
+
+    def add_gradients(self, found: Sequence[Optional[Tensor]], step: AdditiveStep, weights: Sequence[Tensor],
+                      gradient: Tensor, streams: StreamBuffers, total: WeightGradients) -> None:
+        """Add up the gradients of an evaluation.
+
+        Args:
+            found: Of the sources that require grad, then of the weights.
+            step: The step.
+            weights: Its weights that require grad.
+            gradient: Of the output; it may share memory with those found.
+            streams: Receives the gradients of the sources.
+            total: Receives those of the weights.
+        """
+        remaining = iter(found)
+        for part, x, like in zip(step.sources, self.sources, self.likes):
+            if x.requires_grad and (g := next(remaining)) is not None:
+                streams.add_gradient(part, g, like, gradient)
+        add_weight_gradients(weights, list(remaining), gradient, total)
 
 
 def refuse_other_gradients(sources: Sequence[Tensor], step: Callable[[], str]) -> None:

@@ -1,6 +1,6 @@
 """Running a function a second time exactly as it ran the first time.
 
-A replay temporarily restores the weights, training flags, buffers, random state and autocast of the forward. Because it
+A replay temporarily restores the weights, training flags, buffers, random state and modes of the forward. Because it
 changes flags, the functions of a sequence run in one thread at a time.
 """
 from functools import partial
@@ -9,10 +9,10 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
 import torch
 from torch import Tensor
 
-from .modes import Modes
 from .errors import ReversibilityError
 from .function import Function, Place, Weights, is_training
 from .generators import Drawn, rewound
+from .modes import Modes
 from .notes import Notes
 from .observe import Observer
 from .streams import version
@@ -88,7 +88,7 @@ class Replay:
                 continue
             owner, name = function.buffers[i]
             updated = observer is not None and (b.untyped_storage()._cdata in observer.updated or self._differs(i))
-            # The former value of one that is replaced can be put back without a copy.
+            # One that is replaced needs no copy: the replay puts the former tensor back.
             replaced = owner.get(name) is not b and i in self._before
             if not (updated or replaced or version(b) != self._versions[i]):
                 continue

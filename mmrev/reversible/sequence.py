@@ -119,11 +119,9 @@ class ReversibleSequence(nn.Module):
     def _run_reversible(self, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         if compat.is_exporting():
             return self._run(run_plain, streams)
-        if nn.utils.parametrize._cache_enabled and any(map(nn.utils.parametrize.is_parametrized, self.modules())):
-            raise ReversibilityError('a reversible sequence cannot be trained within `parametrize.cached()`, whose '
-                                     'weights of the forward carry no graph for the backward')
         settle()
         plan = self._current_plan()
+        plan.refuse_cached_weights()
         reason = self._obstacle(plan, streams[0]) if self.overlap else None
         call = Call(plan, self.overlap and reason is None)
         with refusing_captured_draws(streams):

@@ -13,8 +13,8 @@ class Signature:
     """The flags, children and hooks of modules, and how many parameters and buffers they have.
 
     Args:
-        root: The sequence; of it, the children alone.
-        modules: All others.
+        root: The sequence, of which only the children matter.
+        modules: The modules below it.
     """
 
     def __init__(self, root: nn.Module, modules: Sequence[nn.Module]):

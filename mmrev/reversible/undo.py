@@ -8,10 +8,10 @@ from torch import Tensor
 
 from mmrev import compat
 
-from .modes import without_cache
 from .call import Call
 from .function import requires_grad
-from .gradients import WeightGradients, add_weight_gradients, differentiate_without, has_hooks, hooks
+from .gradients import WeightGradients, differentiate_without, has_hooks, hooks
+from .modes import without_cache
 from .observe import Observer, refuse_captured, refuse_survivors
 from .output import check_unmodified
 from .overlap import AheadOnStreams, AheadOnThread, run_ahead
@@ -69,9 +69,9 @@ class Undo:
         return weight_gradients
 
     def _step(self, index: int, weight_gradients: WeightGradients) -> None:
-        ahead, record, modules = self._ahead, self._records[index], self._plan.functions[index].modules
+        ahead, record = self._ahead, self._records[index]
         if record.watched is not None:
-            refuse_survivors(record.watched, modules, self._plan.describe(index))
+            refuse_survivors(record.watched, self._plan.describe(index))
         evaluated = ahead.take(index, self._evaluate) if ahead else self._evaluate(index)
         if ahead is not None and index > self._ahead_until:
             ahead.start(index - 1, self._evaluate)
@@ -80,7 +80,7 @@ class Undo:
         if ahead is None:  # with overlap, every undo makes a copy, and another thread uses the streams
             self.streams.share_if_held(self._plan.read[index])
         if observer is not None and not (self._retain_graph and record.kept):
-            refuse_survivors(observer, modules, self._plan.describe(index))
+            refuse_survivors(observer, self._plan.describe(index))
             self._plan.observed.add(index)
 
     def _evaluate(self, index: int) -> Optional[Evaluated]:
@@ -139,7 +139,7 @@ class Undo:
         describe = self._plan.descriptions[index]
         observer = None
         if needs_graph and index not in self._plan.observed:
-            observer = Observer()
+            observer = Observer(self._plan.functions[index])
             observer.watch(sources)
         given = step.f, sources, self._has_modes, describe
         if needs_graph and observer is None:
@@ -179,18 +179,16 @@ class Undo:
         if self._others:
             self.running.refuse(self._others, self._plan.descriptions[index])
         given = evaluated.edge, sources + weights, gradient, self._retain_graph and self._plan.keep[index] == GRAPH
-        references, expected = getrefcount(gradient), 1 + (step.target.start is not None)
+        references = getrefcount(gradient)
         differentiate: Any = partial(differentiate_without, hooked) if hooked else compat.differentiate
         if self._has_modes:
             differentiate = partial(without_cache, differentiate)
         surrounds = evaluated.replayed and self._plan.functions[index].recomputes
-        found = record.replay.surround(differentiate, *given) if surrounds else differentiate(*given)
-        of_sources = iter(found)
-        for part, x, like in zip(step.sources, evaluated.sources, evaluated.likes):
-            if x.requires_grad and (g := next(of_sources)) is not None:
-                self.gradients.add_gradient(part, g, like, gradient)
-        add_weight_gradients(weights, found[len(sources):], gradient, weight_gradients)
-        if not step.creates and (getrefcount(gradient) > references or holders(gradient) > expected):
+        evaluated.add_gradients(  # no name for what is found: it may hold `gradient`, whose holders are counted below
+            record.replay.surround(differentiate, *given) if surrounds else differentiate(*given),
+            step, weights, gradient, self.gradients, weight_gradients)
+        aliases = 1 if step.target.whole else 2  # of the gradient's memory: a part is a view of the stream's gradient
+        if not step.creates and (getrefcount(gradient) > references or holders(gradient) > aliases):
             self.gradients.disown([step.target.stream])  # a hook keeps it
 
     def finish(self) -> List[Optional[Tensor]]:

@@ -1,4 +1,5 @@
 """What users put around and into their networks every day gives plain autograd's numbers."""
+import time
 from contextvars import ContextVar
 
 import pytest
@@ -6,9 +7,12 @@ import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
+from torch.nn.utils.prune import BasePruningMethod
 from torch.overrides import TorchFunctionMode
 
-from mmrev.reversible import NewStream, ReversibilityError, ReversibleSequence, StreamPart, TwoStreamCoupling
+from mmrev.reversible import (AdditiveStep, NewStream, ReversibilityError, ReversibleSequence, StreamPart,
+                              TwoStreamCoupling)
+from mmrev.reversible.streams import StreamBuffers
 
 KEEPS = ('undo', 'state', 'graph')
 HALVES = StreamPart(0, 0, 4), StreamPart(0, 4, 8)
@@ -145,17 +149,86 @@ def test_what_a_hook_takes_in_the_first_forward_alone_is_refused(hook, used, kee
         loss.backward()
 
 
-def pruned():
+@pytest.mark.parametrize('keep', KEEPS)
+def test_what_a_hook_takes_in_the_second_of_two_forwards_is_refused(keep):
+    module, taken = build(keep=keep), {}
+    handle = module.couplings[1].f.register_forward_hook(lambda m, args, out: taken.update(last=out))
+    loss = loss_of(module) + loss_of(module)
+    handle.remove()
+    with pytest.raises(ReversibilityError, match=r'step 2 \(`couplings.1.f`, Sequential\) leaves a tensor behind'):
+        (loss + taken['last'].pow(2).sum()).backward()
+
+
+class OwnLeaf(nn.Module):
+    """Differentiates with respect to a leaf of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear = nn.Linear(8, 8)
+
+    def forward(self, x):
+        with torch.enable_grad():
+            y = x.detach().requires_grad_()
+            return torch.autograd.grad(self.linear(y).tanh().sum(), y, create_graph=True)[0]
+
+
+def test_a_hook_on_a_function_with_a_leaf_of_its_own():
+    def case(module):
+        module.couplings[1].f.register_forward_hook(lambda *_: None)
+        for _ in range(3):
+            loss_of(module).backward()
+        return gradients(module)
+
+    assert_as_plain(case, OwnLeaf)
+
+
+@pytest.mark.parametrize('keep', KEEPS)
+def test_an_input_changed_in_place_is_named_although_a_hook_watches(keep):
+    module = build(lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(8, 8)), keep=keep)
+    module.couplings[1].f.register_forward_hook(lambda *_: None)
+    with pytest.raises(ReversibilityError, match='inplace=False'):
+        module(*[x.requires_grad_() for x in streams()])
+
+
+class Shifted(nn.Module):
+    """The gradient of its weight is that of its output."""
+
+    def __init__(self):
+        super().__init__()
+        self.linear, self.shift = nn.Linear(8, 8), nn.Parameter(torch.zeros(4, 8))
+
+    def forward(self, x):
+        return self.linear(x) + self.shift
+
+
+@pytest.mark.parametrize('make', [function, Shifted])
+def test_gradients_that_no_hook_keeps_are_not_copied(make, monkeypatch):
+    disowned, disown = [], StreamBuffers.disown
+    monkeypatch.setattr(StreamBuffers, 'disown', lambda self, *args: disowned.append(args) or disown(self, *args))
+    loss_of(build(make)).backward()
+    assert disowned == []
+
+
+class Early(BasePruningMethod):
+    """A pruning method with another attribute that hooks of torch have."""
+    name, PRUNING_TYPE = 'early', 'global'
+
+    def compute_mask(self, t, default_mask):
+        return default_mask.clone().index_fill_(0, torch.tensor([1]), 0)
+
+
+def pruned(prunes, *amount):
     f = function()
-    prune.l1_unstructured(f[1], 'weight', .5)
+    prunes.apply(f[1], 'weight', *amount)
     return f
 
 
 @pytest.mark.filterwarnings('ignore:.*weight_norm:FutureWarning')
 @pytest.mark.parametrize('make', [
-    pruned, lambda: nn.Sequential(weight_norm(nn.Linear(8, 8)), nn.GELU()),
+    lambda: pruned(prune.L1Unstructured, .5), lambda: pruned(Early),
+    lambda: nn.Sequential(weight_norm(nn.Linear(8, 8)), nn.GELU()),
     lambda: nn.Sequential(spectral_norm(nn.Linear(8, 8)), nn.GELU(), spectral_norm(nn.Linear(8, 8)))
-], ids=['pruning', 'weight_norm', 'spectral_norm'])
+], ids=['pruning', 'own pruning', 'weight_norm', 'spectral_norm'])
 def test_hooks_of_torch_that_set_a_weight(make):
     def case(module):
         optimizer = torch.optim.SGD(module.parameters(), .1)
@@ -166,6 +239,28 @@ def test_hooks_of_torch_that_set_a_weight(make):
         return [*gradients(module), *module.state_dict().values()]
 
     assert_as_plain(case, make)
+
+
+class Slow(nn.Linear):
+
+    def forward(self, x):
+        time.sleep(.02)
+        return super().forward(x)
+
+
+@pytest.mark.filterwarnings('ignore:.*weight_norm:FutureWarning')
+@pytest.mark.parametrize('keep', ['undo', 'state'])
+def test_a_weight_that_a_hook_sets_is_not_replaced_while_another_thread_uses_it(keep):
+    def run(**kwargs):
+        f = weight_norm(Slow(8, 8))
+        module = build(lambda: f, **kwargs)
+        loss_of(module).backward()
+        return gradients(module)
+
+    torch.manual_seed(0)
+    expected = run(reversible=False)
+    torch.manual_seed(0)
+    torch.testing.assert_close(run(keep=keep, overlap=True), expected, rtol=1e-9, atol=1e-12)
 
 
 class Rotary(nn.Module):
@@ -313,6 +408,22 @@ class Headed(nn.Module):
 
     def forward(self, *xs):
         return [self.head(x) for x in self.body(*xs)]
+
+
+class Listed(TwoStreamCoupling):
+    """Its functions are children of no module."""
+
+    def __init__(self):
+        nn.Module.__init__(self)
+        self.functions = [parametrizations.weight_norm(nn.Linear(8, 8)) for _ in range(2)]
+
+    def steps(self):
+        return [AdditiveStep(f, i, (1 - i, )) for i, f in enumerate(self.functions)]
+
+
+def test_weights_cached_in_a_function_that_is_no_child_are_refused():
+    with parametrize.cached(), pytest.raises(ReversibilityError, match='parametrize.cached'):
+        ReversibleSequence([Listed()])(*[torch.ones(4, 8, requires_grad=True) for _ in range(2)])
 
 
 def test_weights_cached_elsewhere():
