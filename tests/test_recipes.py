@@ -13,6 +13,8 @@ from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 
 from mmrev.cli import main  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parents[1] / 'configs'
 # What minREV's README says for its three commands, in millions, and what main.py makes of the arguments.
 MINREV = {

@@ -18,6 +18,8 @@ from support import toy_detection
 from support.commands import forked
 from support.runs import train_regression
 
+pytestmark = pytest.mark.slow
+
 FLIPS = """
 train_dataloader['dataset']['pipeline'].insert(3, dict(type='RandomFlip', prob=0.5))
 train_dataloader['dataset']['pipeline'].insert(3, dict(type='PhotoMetricDistortion'))

@@ -24,6 +24,8 @@ from mmrev.side_effects import random_states_kept, unnoticed
 from support import toy_classification, toy_detection
 from support.commands import forked, said
 
+pytestmark = pytest.mark.slow
+
 LATE = {  # lines of a config, and what is said of them
     'a metric of masks without masks': (
         "val_evaluator = dict(ann_file=DATA_ROOT + 'annotations.json', metric='segm')\n",

@@ -29,6 +29,8 @@ from mmrev.reversible import ReversibleSequence, TwoStreamCoupling  # noqa: E402
 from support import toy_classification  # noqa: E402
 from support.commands import said  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 MIB = 2**20
 SPEED = Speed(3e10, 4e9)
 CASES = {  # config, options, batch

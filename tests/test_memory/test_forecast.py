@@ -26,6 +26,8 @@ from mmrev.memory.what_if import what_if  # noqa: E402
 from mmrev.problems import ProblemError  # noqa: E402
 from mmrev.testing import PeakMemory  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CONFIGS = Path(__file__).parents[2] / 'configs'
 MIB = 2**20
 SMALL_ROI = {'model.train_cfg.rpn_proposal.max_per_img': 50, 'model.train_cfg.rcnn.sampler.num': 32}

@@ -8,6 +8,8 @@ from torch import nn
 
 from support.backbones import BACKBONES, build
 
+pytestmark = pytest.mark.slow
+
 TEXT = (Path(__file__).parents[2] / 'docs/export.md').read_text(encoding='utf-8')
 TABLE = [[cell.strip() for cell in line.split('|')[1:-1]] for line in TEXT.splitlines() if line.startswith('|')]
 ROWS = {name: cells for name, *cells in TABLE[2:]}

@@ -15,6 +15,8 @@ from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
 from support.backbones import BACKBONES, HEIGHT, WIDTH, build
 from support.images import image
 
+pytestmark = pytest.mark.slow
+
 REVBIFPN_IABN = dict(norm_cfg=dict(type='mmrev.InPlaceABN', activation='leaky_relu'))
 NETWORKS = [(name, {}) for name in BACKBONES] + [('RevBiFPN', REVBIFPN_IABN)]
 READING = ('equal', '_local_scalar_dense', 'is_nonzero', 'nonzero', 'masked_select', '_unique2', 'unique_dim',

@@ -23,6 +23,8 @@ from mmrev.memory.training import Batch  # noqa: E402
 from mmrev.problems import ProblemError  # noqa: E402
 from support.commands import forked  # noqa: E402
 
+pytestmark = pytest.mark.slow
+
 CONFIG = Path(__file__).parents[2] / 'configs' / 'revbifpn' / 'fpn_revbifpn-s0_digits.py'
 SMALL = ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False', 'train_dataloader.batch_size=2',
          'val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False', 'test_dataloader.num_workers=0',

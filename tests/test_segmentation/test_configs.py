@@ -14,6 +14,8 @@ from mmrev.layers import InPlaceABNSync
 from mmrev.memory.training import Training
 from mmrev.registry import find
 
+pytestmark = pytest.mark.slow
+
 pytest.importorskip('mmseg')
 
 CONFIGS = Path(__file__).parents[2] / 'configs'
