@@ -23,7 +23,11 @@ _NEEDS_GRAPH = re.compile(r'requires? grad|requires_grad=False')
 
 
 def refuse_missing_graph(error: RuntimeError, step: str) -> None:
-    """Explain an error of PyTorch in a function that hooks or differentiates a tensor already in the forward."""
+    """Explain an error of PyTorch in a function that needs a graph in the forward, or changes a leaf in place.
+
+    Raises:
+        ReversibilityError: Naming the step, if ``error`` is such an error.
+    """
     if isinstance(error, ReversibilityError):
         return
     if 'in-place operation' in str(error):
