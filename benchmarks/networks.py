@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable, NamedTuple, Sequence, Tuple, Union
 from unittest.mock import patch
 
+import bare
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -47,17 +48,26 @@ def build_backbone(arch: str, mode: str) -> nn.Module:
 
 
 def in_mode(model: nn.Module, mode: str) -> nn.Module:
-    """The model in one of ``MODES``.
+    """The model in one of ``MODES``, or ``'bare'``: reversible without any safety.
 
     ``checkpoint`` recomputes the same blocks that reversibility recomputes: RevBiFPN's MBConvs, the others' couplings.
     """
     set_reversible(model, mode == 'reversible')
-    for module in model.modules() if mode == 'checkpoint' else ():
-        if isinstance(module, MBConv):
+    for module in model.modules():
+        if mode == 'bare' and isinstance(module, ReversibleSequence):
+            module.forward = partial(chained, [bare.run_steps(c.steps()) for c in module.couplings])
+        elif mode == 'checkpoint' and isinstance(module, MBConv):
             module.forward = partial(checkpoint, module.forward, use_reentrant=False)
-        elif isinstance(module, ReversibleSequence) and not isinstance(model, RevBiFPN):
+        elif mode == 'checkpoint' and isinstance(module, ReversibleSequence) and not isinstance(model, RevBiFPN):
             module.forward = partial(checkpointed, [ReversibleSequence([c], False) for c in module.couplings])
     return model
+
+
+def chained(blocks: Sequence[Callable], *streams: torch.Tensor) -> Tuple[torch.Tensor, ...]:
+    """One block after another."""
+    for block in blocks:
+        streams = block(*streams)
+    return streams
 
 
 def checkpointed(blocks: Sequence[nn.Module], *streams: torch.Tensor) -> Tuple[torch.Tensor, ...]:

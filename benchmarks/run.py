@@ -14,6 +14,7 @@ except by `detectors` and `depth`. Every figure in the README comes from one of 
 """
 import argparse
 import json
+import random
 import statistics
 import time
 from functools import partial
@@ -21,6 +22,7 @@ from pathlib import Path
 from typing import Callable, Dict, List
 
 import networks
+import numpy as np
 import torch
 from networks import MODES, build_backbone, bytes_per_image, train_step
 from torch import nn
@@ -37,10 +39,14 @@ def seconds(function: Callable[[], None]) -> float:
     return time.perf_counter() - start
 
 
-def measure_time(arch: str, size: List[int], batch: int, rounds: int) -> Dict[str, float]:
-    """Median seconds of a training step in each mode and of a forward without graph, taken in turn, round by round."""
+def measure_time(arch: str, size: List[int], batch: int, rounds: int) -> Dict[str, List[float]]:
+    """Seconds of a training step in each mode and of a forward without graph, of every round.
+
+    Each round runs all of them in an order of its own, so that neither drift of the machine nor what ran before favors
+    one of them.
+    """
     images = torch.randn(batch, 3, *size)
-    models = {mode: build_backbone(arch, mode) for mode in MODES}
+    models = {mode: build_backbone(arch, mode) for mode in (*MODES, 'bare')}
 
     def forward():
         with torch.no_grad():
@@ -49,24 +55,28 @@ def measure_time(arch: str, size: List[int], batch: int, rounds: int) -> Dict[st
     runs = {mode: partial(train_step, model, images) for mode, model in models.items()}
     runs['forward without graph'] = forward
     taken = {name: [] for name in runs}
+    shuffle = random.Random(0)
     for i in range(rounds + 2):
-        for name, run in runs.items():
-            taken[name].append(seconds(run))
+        for name in shuffle.sample(list(runs), len(runs)):
+            taken[name].append(seconds(runs[name]))
         print(f'\r  round {i + 1} of {rounds + 2}', end='', flush=True)
     print('\r', end='')
-    return {name: statistics.median(values[2:]) for name, values in taken.items()}
+    return {name: values[2:] for name, values in taken.items()}
 
 
 def report_time(args) -> dict:
-    figures = measure_time(args.arch, args.time_size, args.time_batch, args.rounds)
-    plain = figures['plain']
-    floor = plain + figures['forward without graph']
-    print(f'Time of a training step: {networks.title(args.arch)}, {args.time_batch} images of '
-          f'{args.time_size[0]}x{args.time_size[1]}, {torch.get_num_threads()} threads, median of {args.rounds}')
-    for name, value in figures.items():
-        print(f'  {name:24s} {1e3 * value:8.1f} ms   {value / plain:5.3f} of plain   {value / floor:5.3f} of the floor')
-    print(f'  {"floor":24s} {1e3 * floor:8.1f} ms   {floor / plain:5.3f} of plain   (plain + forward without graph)')
-    return dict(figures, floor=floor)
+    taken = measure_time(args.arch, args.time_size, args.time_batch, args.rounds)
+    taken['floor'] = [plain + forward for plain, forward in zip(taken['plain'], taken['forward without graph'])]
+    size = 'x'.join(map(str, args.time_size))
+    print(f'Time of a training step: {networks.title(args.arch)}, {args.time_batch} images of {size}, '
+          f'{torch.get_num_threads()} threads; medians of {args.rounds} rounds (range of their middle half)\n'
+          '  floor: plain + forward without graph; bare: reversible without any safety')
+    for name, values in taken.items():
+        of_plain, of_floor = ([a / b for a, b in zip(values, taken[unit])] for unit in ('plain', 'floor'))
+        low, middle, high = np.quantile(of_floor, (0.25, 0.5, 0.75))
+        print(f'  {name:24s} {1e3 * statistics.median(values):8.1f} ms   {statistics.median(of_plain):5.3f} of plain   '
+              f'{middle:5.3f} of the floor ({low:.3f} to {high:.3f})')
+    return taken
 
 
 def report_memory(args) -> dict:

@@ -52,15 +52,22 @@ def test_every_network_has_a_name(arch):
     assert networks.title(arch).rpartition('-')[2].lower() == arch.rpartition('-')[2]
 
 
+def gradients(arch, mode):
+    model = networks.build_backbone(arch, mode).double()
+    torch.manual_seed(1)
+    networks.total(tuple(y.square() for y in model(torch.randn(1, 3, *SMALL, dtype=torch.float64)))).backward()
+    return [p.grad for p in model.parameters()]
+
+
 @pytest.mark.parametrize('arch', ['revvit-s', 'revswin-t', 'revmvit-t'])
 def test_checkpointing_computes_what_plain_autograd_computes(arch):
-    found = []
-    for mode in ('plain', 'checkpoint'):
-        model = networks.build_backbone(arch, mode)
-        torch.manual_seed(1)
-        model(torch.randn(1, 3, *SMALL))[0].square().sum().backward()
-        found.append([p.grad for p in model.parameters()])
-    assert all(torch.equal(plain, checkpointed) for plain, checkpointed in zip(*found))
+    assert all(map(torch.equal, gradients(arch, 'plain'), gradients(arch, 'checkpoint')))
+
+
+@pytest.mark.parametrize('arch', ['s0', 'revvit-s'])
+def test_the_bare_functions_compute_what_plain_autograd_computes(arch):
+    for plain, bare in zip(gradients(arch, 'plain'), gradients(arch, 'bare')):
+        torch.testing.assert_close(bare, plain)
 
 
 def test_dropout_and_drop_path_count_the_same_on_the_meta_device():

@@ -1,9 +1,25 @@
-"""What the benchmarks feed to detectors, and draw."""
+"""What the benchmarks feed to detectors, print, and draw."""
+import json
+
 import detectors
 import memory_picture
+import run
 import torch
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
+
+
+def test_the_floor_is_plain_and_a_forward_of_the_same_round(tmp_path, monkeypatch, capsys):
+    out = tmp_path / 'figures.json'
+    monkeypatch.setattr('sys.argv', [
+        'run.py', 'time', '--time-size', '32', '32', '--time-batch', '2', '--rounds', '2', '--out', str(out)])
+    run.main()
+    taken = json.loads(out.read_text())['time']
+    floor = [sum(pair) for pair in zip(taken['plain'], taken['forward without graph'])]
+    assert taken['floor'] == floor
+    ratio = sum(value / whole for value, whole in zip(taken['reversible'], floor)) / 2
+    assert any(line.startswith('  reversible ') and f'{ratio:.3f} of the floor' in line
+               for line in capsys.readouterr().out.splitlines())
 
 
 class NoRpn:
