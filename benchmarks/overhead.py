@@ -2,6 +2,7 @@
 
 ``python benchmarks/run.py overhead`` measures processor time of one thread, so that other jobs matter little.
 """
+import random
 import statistics
 import time
 from functools import partial
@@ -97,12 +98,13 @@ def _measure(name: str, rounds: int) -> Dict[str, float]:
     couplings, *others = NETWORKS[name]()
     runs = _runs(couplings, *others)
     taken: Dict[str, List[float]] = {kind: [] for kind in runs}
+    shuffle = random.Random(0)
     for _ in range(rounds + 2):
-        for kind, run in runs.items():
+        for kind in shuffle.sample(list(runs), len(runs)):
             start = time.process_time()
-            run()
+            runs[kind]()
             taken[kind].append(time.process_time() - start)
-    seconds = {kind: statistics.median(values[2:]) for kind, values in taken.items()}
+    plain, forward = taken.pop('plain'), taken.pop('forward')
     steps = sum(len(coupling.steps()) for coupling in couplings)
-    floor = seconds['plain'] + seconds['forward']
-    return {kind: 1e6 * (seconds[kind] - floor) / steps for kind in runs if kind not in ('plain', 'forward')}
+    return {kind: 1e6 / steps * statistics.median(t - p - f for t, p, f in zip(values[2:], plain[2:], forward[2:]))
+            for kind, values in taken.items()}
