@@ -2,7 +2,6 @@
 
 ``python benchmarks/run.py overhead`` measures processor time of one thread, so that other jobs matter little.
 """
-import random
 import statistics
 import time
 from functools import partial
@@ -98,13 +97,12 @@ def _measure(name: str, rounds: int) -> Dict[str, float]:
     couplings, *others = NETWORKS[name]()
     runs = _runs(couplings, *others)
     taken: Dict[str, List[float]] = {kind: [] for kind in runs}
-    shuffle = random.Random(0)
     for _ in range(rounds + 2):
-        for kind in shuffle.sample(list(runs), len(runs)):
+        for kind, run in runs.items():
             start = time.process_time()
-            runs[kind]()
+            run()
             taken[kind].append(time.process_time() - start)
-    plain, forward = taken.pop('plain'), taken.pop('forward')
+    seconds = {kind: statistics.median(values[2:]) for kind, values in taken.items()}
     steps = sum(len(coupling.steps()) for coupling in couplings)
-    return {kind: 1e6 / steps * statistics.median(t - p - f for t, p, f in zip(values[2:], plain[2:], forward[2:]))
-            for kind, values in taken.items()}
+    floor = seconds['plain'] + seconds['forward']
+    return {kind: 1e6 * (seconds[kind] - floor) / steps for kind in runs if kind not in ('plain', 'forward')}
