@@ -59,7 +59,8 @@ def in_mode(model: nn.Module, mode: str) -> nn.Module:
         elif mode == 'checkpoint' and isinstance(module, MBConv):
             module.forward = partial(checkpoint, module.forward, use_reentrant=False)
         elif mode == 'checkpoint' and isinstance(module, ReversibleSequence) and not isinstance(model, RevBiFPN):
-            module.forward = partial(checkpointed, [ReversibleSequence([c], False) for c in module.couplings])
+            blocks = [ReversibleSequence([c], False) for c in module.couplings]
+            module.forward = partial(chained, [partial(checkpoint, block, use_reentrant=False) for block in blocks])
     return model
 
 
@@ -67,13 +68,6 @@ def chained(blocks: Sequence[Callable], *streams: torch.Tensor) -> Tuple[torch.T
     """One block after another."""
     for block in blocks:
         streams = block(*streams)
-    return streams
-
-
-def checkpointed(blocks: Sequence[nn.Module], *streams: torch.Tensor) -> Tuple[torch.Tensor, ...]:
-    """One block after another, storing only the streams between them."""
-    for block in blocks:
-        streams = checkpoint(block, *streams, use_reentrant=False)
     return streams
 
 
