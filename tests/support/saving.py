@@ -112,7 +112,7 @@ NETWORKS = {
         layers=nn.ModuleList(conv(8 + 4 * i, 4) for i in range(3))),
     'windows': lambda: Calls(window, stem=conv(), norm=nn.LayerNorm(8), hidden=nn.Linear(8, 32), out=nn.Linear(32, 8)),
     'squeeze and excitation': lambda: Calls(
-        gate, first=nn.Sequential(conv(), nn.BatchNorm2d(8)), squeeze=nn.Conv2d(8, 8, 1), last=conv()),
+        gate, first=nn.Sequential(conv(bias=False), nn.BatchNorm2d(8)), squeeze=nn.Conv2d(8, 8, 1), last=conv()),
     'views of one tensor': lambda: Calls(
         chunks, first=nn.Sequential(conv(), nn.BatchNorm2d(8)), part=conv(4, 4), last=conv(16, 8)),
     'attention by one function': lambda: Calls(

@@ -43,7 +43,7 @@ def test_autocast_to_bfloat16_is_the_same(name):
     plain = NETWORKS[name]()
     saving = copy.deepcopy(plain)
     report = mmrev.save_memory(saving)
-    tolerance = 0.05 if name == 'squeeze and excitation' else 0
+    tolerance = 0.03 if name == 'squeeze and excitation' else 0
     x = images(torch.float32, 32)
     assert_same(train_once(plain, x, True), train_once(saving, x, True), tolerance)
     assert report.kept < report.plain
@@ -58,7 +58,7 @@ def test_blocks_that_are_computed_again_have_the_same_gradients(name, autocast):
     saving, cheap = copy.deepcopy(plain), copy.deepcopy(plain)
     report, other = mmrev.save_memory(saving, 'blocks', ['2']), mmrev.save_memory(cheap)
     x = images(dtype, 32)
-    assert_same(train_once(plain, x, autocast), train_once(saving, x, autocast), 0.05 if autocast else 1e-12)
+    assert_same(train_once(plain, x, autocast), train_once(saving, x, autocast), 0.03 if autocast else 1e-12)
     train_once(cheap, x, autocast)
     assert report.kept < other.kept
 
