@@ -10,12 +10,13 @@ else may run on the machine while it times.
 import argparse
 import json
 import statistics
-import time
+from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, NamedTuple, Optional, Tuple
 
 import torch
 from networks import MANY, total
+from timing import time_rounds
 from torch import nn
 
 import mmrev.models  # noqa: F401
@@ -89,8 +90,9 @@ def cases():
 
 
 def step(model: nn.Module, images: torch.Tensor) -> None:
-    """Forward, and backward of the outputs' sum."""
+    """Forward, backward of the outputs' sum, and no gradients left."""
     total(model(images)).backward()
+    model.zero_grad()
 
 
 def measure_memory(build: Callable[[], nn.Module], size: Tuple[int, int]) -> Tuple[float, float]:
@@ -112,20 +114,11 @@ def measure_memory(build: Callable[[], nn.Module], size: Tuple[int, int]) -> Tup
 
 
 def measure_time(forms: Dict[str, Callable[[], nn.Module]], size: Tuple[int, int], batch: int, rounds: int):
-    """Median seconds of a training step of each form, taken in turn, round by round."""
+    """Median seconds of a training step of each form."""
     torch.manual_seed(0)
     images = torch.randn(batch, 3, *size)
-    models = {name: build() for name, build in forms.items()}
-    taken = {name: [] for name in models}
-    for i in range(rounds + 2):
-        for name, model in models.items():
-            begin = time.perf_counter()
-            step(model, images)
-            taken[name].append(time.perf_counter() - begin)
-            model.zero_grad()
-        print(f'\r  round {i + 1} of {rounds + 2}', end='', flush=True)
-    print('\r', end='')
-    return {name: statistics.median(values[2:]) for name, values in taken.items()}
+    taken = time_rounds({name: partial(step, build(), images) for name, build in forms.items()}, rounds)
+    return {name: statistics.median(values) for name, values in taken.items()}
 
 
 def main(argv=None):

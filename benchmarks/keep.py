@@ -1,6 +1,6 @@
 """Memory against time: a reversible network that keeps the graphs of some of its steps.
 
-``python benchmarks/run.py keep`` measures processor time of one thread, in turns, so that other jobs matter little.
+``python benchmarks/run.py keep`` measures processor time of one thread.
 The graphs of the last steps are kept: they are freed before the first step is undone.
 """
 import statistics
@@ -10,6 +10,7 @@ from typing import Any, Callable, Dict, List, Tuple
 
 import torch
 from networks import Network, bytes_per_image, images, train_step
+from timing import time_rounds
 from torch import nn
 
 from mmrev.models.backbones import RevViT
@@ -34,8 +35,10 @@ def report(rounds: int, build: Callable[..., nn.Module] = partial(RevViT, 'deit-
     networks = {name: Network(name, partial(build, **option), shape) for name, option in options.items()}
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    taken = _times({name: network.build() for name, network in networks.items()},
-                   images(networks['plain autograd'], batch, 'cpu'), rounds)
+    x = images(networks['plain autograd'], batch, 'cpu')
+    runs = {name: partial(train_step, network.build(), x) for name, network in networks.items()}
+    seconds = time_rounds(runs, rounds, time.process_time)
+    taken = {name: statistics.median(values) for name, values in seconds.items()}
     torch.set_num_threads(threads)
     print(f'Training step of {batch} images of {shape[0]}x{shape[1]}, {steps} steps, one thread, median of {rounds}')
     figures = {}
@@ -44,13 +47,3 @@ def report(rounds: int, build: Callable[..., nn.Module] = partial(RevViT, 'deit-
         print(f'  {name:16s} {figures[name]["ms"]:8.1f} ms, {taken[name] / taken["plain autograd"]:5.2f} of plain'
               f'   {figures[name]["mib"]:7.2f} MiB an image')
     return figures
-
-
-def _times(models: Dict[str, nn.Module], x: torch.Tensor, rounds: int) -> Dict[str, float]:
-    taken: Dict[str, List[float]] = {name: [] for name in models}
-    for _ in range(rounds + 2):
-        for name, model in models.items():
-            start = time.process_time()
-            train_step(model, x)
-            taken[name].append(time.process_time() - start)
-    return {name: statistics.median(values[2:]) for name, values in taken.items()}

@@ -1,6 +1,8 @@
 """Overhead of a step of a reversible network: ours, a bare reversible function, checkpointing.
 
-``python benchmarks/run.py overhead`` measures processor time of one thread, so that other jobs matter little.
+``python benchmarks/run.py overhead`` measures processor time of one thread. The overhead is a small difference of large
+times, to which a processor that is shared with others only adds, even to processor time. So it is a difference of lower
+quartiles: of 60 rounds, it varies a fifth as much between processes as that of medians of 15 rounds.
 """
 import statistics
 import time
@@ -9,8 +11,10 @@ from multiprocessing import get_context
 from typing import Callable, Dict, List, Sequence, Tuple
 
 import bare
+import numpy as np
 import torch
 from networks import chained
+from timing import time_rounds
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -47,6 +51,7 @@ def revbifpn() -> Tuple[List[nn.Module], List[Block], List[Block], List[Tensor]]
 
 
 NETWORKS = {'RevViT': revvit, 'RevBiFPN-S0': revbifpn}
+MORE_ROUNDS = {'RevViT': 4}  # times as many, each of which takes a fifth of the time
 
 
 def _plain_steps(steps: Sequence[AdditiveStep], *streams: Tensor) -> Tuple[Tensor, ...]:
@@ -80,10 +85,11 @@ def report(rounds: int, processes: int) -> Dict[str, Dict[str, float]]:
     """
     figures = {}
     for name in NETWORKS:
+        count = rounds * MORE_ROUNDS.get(name, 1)
         with get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
-            measured = pool.starmap(_measure, [(name, rounds)] * processes, chunksize=1)
-        print(f'Beside its function a step costs: {name}, one thread, median of {rounds} rounds in each of {processes} '
-              f'processes')
+            measured = pool.starmap(_measure, [(name, count)] * processes, chunksize=1)
+        print(f'Beside its function a step costs: {name}, one thread, lower quartile of {count} rounds in each of '
+              f'{processes} processes')
         figures[name] = {kind: statistics.median(m[kind] for m in measured) for kind in measured[0]}
         for kind, value in figures[name].items():
             ratios = sorted(m[kind] / m['bare'] for m in measured)
@@ -96,13 +102,7 @@ def _measure(name: str, rounds: int) -> Dict[str, float]:
     torch.set_num_threads(1)
     couplings, *others = NETWORKS[name]()
     runs = _runs(couplings, *others)
-    taken: Dict[str, List[float]] = {kind: [] for kind in runs}
-    for _ in range(rounds + 2):
-        for kind, run in runs.items():
-            start = time.process_time()
-            run()
-            taken[kind].append(time.process_time() - start)
-    seconds = {kind: statistics.median(values[2:]) for kind, values in taken.items()}
+    seconds = {kind: np.quantile(values, 0.25) for kind, values in time_rounds(runs, rounds, time.process_time).items()}
     steps = sum(len(coupling.steps()) for coupling in couplings)
     floor = seconds['plain'] + seconds['forward']
     return {kind: 1e6 * (seconds[kind] - floor) / steps for kind in runs if kind not in ('plain', 'forward')}

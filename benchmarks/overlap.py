@@ -9,10 +9,11 @@ may run on the machine at the same time.
 import argparse
 import json
 import statistics
-import time
+from functools import partial
 from pathlib import Path
 
 import torch
+from timing import time_rounds
 
 from mmrev.models.backbones import RevViT
 from mmrev.testing import PeakMemory
@@ -32,23 +33,16 @@ def step(model: RevViT, images: torch.Tensor) -> None:
 
 
 def measure(args, threads: int):
-    """Median seconds with and without, in turn, and peak MiB."""
+    """Median seconds with and without, and peak MiB."""
     torch.set_num_threads(threads)
     images = torch.randn(args.batch, 3, 32, 32)
     models = {name: build(args, name == 'overlap') for name in ('one by one', 'overlap')}
-    taken = {name: [] for name in models}
-    for i in range(args.rounds + 3):
-        for name, model in models.items():
-            begin = time.perf_counter()
-            step(model, images)
-            taken[name].append(time.perf_counter() - begin)
-        print(f'\r  round {i + 1} of {args.rounds + 3}', end='', flush=True)
-    print('\r', end='')
+    taken = time_rounds({name: partial(step, model, images) for name, model in models.items()}, args.rounds)
     figures = {}
     for name, model in models.items():
         with PeakMemory() as memory:
             step(model, images)
-        figures[name] = dict(seconds=statistics.median(taken[name][3:]), peak=memory.peak / 2**20)
+        figures[name] = dict(seconds=statistics.median(taken[name]), peak=memory.peak / 2**20)
     return figures
 
 
@@ -60,7 +54,7 @@ def main(argv=None):
     parser.add_argument('--width', type=int, default=256)
     parser.add_argument('--depth', type=int, default=8)
     parser.add_argument('--batch', type=int, default=16)
-    parser.add_argument('--rounds', type=int, default=25, help='timed rounds, after three that are not')
+    parser.add_argument('--rounds', type=int, default=25, help='timed rounds, after two that are not')
     parser.add_argument('--out', type=Path, default='work_dirs/benchmark_overlap.json')
     args = parser.parse_args(argv)
     figures = {threads: measure(args, threads) for threads in args.threads}

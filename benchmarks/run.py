@@ -2,6 +2,7 @@
 
     python benchmarks/run.py                  # time, memory (of transformers too), depth and peak, in eight minutes
     python benchmarks/run.py time --arch s0   # one part
+    python benchmarks/run.py time --one-thread --rounds 40    # on a machine with other jobs
     python benchmarks/run.py time --arch revvit-s --time-size 224 224 --time-batch 4
     python benchmarks/run.py overhead         # overhead of a step besides its function
     python benchmarks/run.py keep             # memory against time, by the share of steps that keep their graphs
@@ -14,17 +15,17 @@ except by `detectors` and `depth`. Every figure in the README comes from one of 
 """
 import argparse
 import json
-import random
 import statistics
 import time
 from functools import partial
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Dict, List
 
 import networks
 import numpy as np
 import torch
 from networks import MODES, build_backbone, bytes_per_image, train_step
+from timing import time_rounds
 from torch import nn
 
 from mmrev.reversible import ReversibleSequence, StreamPart, TwoStreamCoupling
@@ -33,20 +34,10 @@ from mmrev.testing import PeakMemory
 MIB = 2**20
 
 
-def seconds(function: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    function()
-    return time.perf_counter() - start
-
-
-def measure_time(arch: str, size: List[int], batch: int, rounds: int) -> Dict[str, List[float]]:
-    """Seconds of a training step in each mode and of a forward without graph, of every round.
-
-    Each round runs all of them in an order of its own, so that neither drift of the machine nor what ran before favors
-    one of them.
-    """
-    images = torch.randn(batch, 3, *size)
-    models = {mode: build_backbone(arch, mode) for mode in (*MODES, 'bare')}
+def measure_time(args) -> Dict[str, List[float]]:
+    """Seconds of a training step in each mode and of a forward without graph, of every round."""
+    images = torch.randn(args.time_batch, 3, *args.time_size)
+    models = {mode: build_backbone(args.arch, mode) for mode in (*MODES, 'bare')}
 
     def forward():
         with torch.no_grad():
@@ -54,25 +45,23 @@ def measure_time(arch: str, size: List[int], batch: int, rounds: int) -> Dict[st
 
     runs = {mode: partial(train_step, model, images) for mode, model in models.items()}
     runs['forward without graph'] = forward
-    taken = {name: [] for name in runs}
-    shuffle = random.Random(0)
-    for i in range(rounds + 2):
-        for name in shuffle.sample(list(runs), len(runs)):
-            taken[name].append(seconds(runs[name]))
-        print(f'\r  round {i + 1} of {rounds + 2}', end='', flush=True)
-    print('\r', end='')
-    return {name: values[2:] for name, values in taken.items()}
+    return time_rounds(runs, args.rounds, time.process_time if args.one_thread else time.perf_counter)
 
 
 def report_time(args) -> dict:
-    taken = measure_time(args.arch, args.time_size, args.time_batch, args.rounds)
+    threads = torch.get_num_threads()
+    if args.one_thread:
+        torch.set_num_threads(1)
+    taken = measure_time(args)
+    unit = 'processor time of one thread' if args.one_thread else f'{threads} threads'
+    torch.set_num_threads(threads)
     taken['floor'] = [plain + forward for plain, forward in zip(taken['plain'], taken['forward without graph'])]
     size = 'x'.join(map(str, args.time_size))
     print(f'Time of a training step: {networks.title(args.arch)}, {args.time_batch} images of {size}, '
-          f'{torch.get_num_threads()} threads; medians of {args.rounds} rounds (range of their middle half)\n'
+          f'{unit}; medians of {args.rounds} rounds (range of their middle half)\n'
           '  floor: plain + forward without graph; bare: reversible without any safety')
     for name, values in taken.items():
-        of_plain, of_floor = ([a / b for a, b in zip(values, taken[unit])] for unit in ('plain', 'floor'))
+        of_plain, of_floor = ([a / b for a, b in zip(values, taken[other])] for other in ('plain', 'floor'))
         low, middle, high = np.quantile(of_floor, (0.25, 0.5, 0.75))
         print(f'  {name:24s} {1e3 * statistics.median(values):8.1f} ms   {statistics.median(of_plain):5.3f} of plain   '
               f'{middle:5.3f} of the floor ({low:.3f} to {high:.3f})')
@@ -162,6 +151,8 @@ def main() -> None:
     parser.add_argument('--arch', default='s0', help=f'to time: s0 ... s6, {", ".join(networks.TRANSFORMERS)}')
     parser.add_argument('--time-size', type=int, nargs=2, default=[160, 160], metavar=('H', 'W'))
     parser.add_argument('--time-batch', type=int, default=8)
+    parser.add_argument('--one-thread', action='store_true',
+                        help='processor time of one thread, which leaves out the time of other jobs')
     parser.add_argument('--rounds', type=int, default=15, help='timed rounds, after two that are not')
     parser.add_argument('--processes', type=int, default=5, help='new processes that measure the overhead, in turn')
     parser.add_argument('--memory', nargs=3, action='append', metavar=('ARCH', 'H', 'W'),

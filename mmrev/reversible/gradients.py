@@ -8,7 +8,7 @@ from torch import Tensor
 
 from mmrev import compat
 
-from .streams import holders, shares_memory
+from .streams import StreamPart, holders, shares_memory
 
 WeightGradients = Dict[int, Optional[Tensor]]  # by the weight's `id`
 
@@ -35,10 +35,11 @@ def differentiate_without(hooked: Sequence[Dict[int, Any]], *args: Any) -> Seque
 
 
 def add_weight_gradients(weights: Sequence[Tensor], found: Sequence[Optional[Tensor]], gradient: Tensor,
-                         total: WeightGradients) -> None:
-    """Add gradients of weights to ``total``, by ``id``; they may be views of the output's ``gradient``."""
+                         target: StreamPart, total: WeightGradients) -> None:
+    """Add gradients of weights to ``total``, by ``id``; they may be views of the ``gradient`` of ``target``."""
     ids = list(map(id, weights))
-    if holders(gradient) == 1 and id(gradient) not in map(id, found) and total.keys().isdisjoint(ids):
+    expected = 1 if target.whole else 2  # a part is a view of the stream's gradient
+    if holders(gradient) == expected and id(gradient) not in map(id, found) and total.keys().isdisjoint(ids):
         total.update(zip(ids, found))
         return
     for i, g in zip(ids, found):

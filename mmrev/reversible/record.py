@@ -44,7 +44,7 @@ class Evaluated:
         for part, x, like in zip(step.sources, self.sources, self.likes):
             if x.requires_grad and (g := next(remaining)) is not None:
                 streams.add_gradient(part, g, like, gradient)
-        add_weight_gradients(weights, list(remaining), gradient, total)
+        add_weight_gradients(weights, list(remaining), gradient, step.target, total)
 
 
 def refuse_other_gradients(sources: Sequence[Tensor], step: Callable[[], str]) -> None:

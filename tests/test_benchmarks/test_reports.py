@@ -1,25 +1,49 @@
 """What the benchmarks feed to detectors, print, and draw."""
 import json
+from functools import partial
 
 import detectors
 import memory_picture
+import pytest
 import run
 import torch
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
+from timing import time_rounds
 
 
-def test_the_floor_is_plain_and_a_forward_of_the_same_round(tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize('options, unit', [([], '2 threads'), (['--one-thread'], 'processor time of one thread')])
+def test_the_floor_is_plain_and_a_forward_of_the_same_round(options, unit, tmp_path, monkeypatch, capsys):
     out = tmp_path / 'figures.json'
-    monkeypatch.setattr('sys.argv', [
-        'run.py', 'time', '--time-size', '32', '32', '--time-batch', '2', '--rounds', '2', '--out', str(out)])
-    run.main()
+    monkeypatch.setattr('sys.argv', ['run.py', 'time', '--time-size', '32', '32', '--time-batch', '2', '--rounds', '2',
+                                     '--out', str(out), *options])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        run.main()
+        assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(threads)
     taken = json.loads(out.read_text())['time']
     floor = [sum(pair) for pair in zip(taken['plain'], taken['forward without graph'])]
     assert taken['floor'] == floor
     ratio = sum(value / whole for value, whole in zip(taken['reversible'], floor)) / 2
-    assert any(line.startswith('  reversible ') and f'{ratio:.3f} of the floor' in line
-               for line in capsys.readouterr().out.splitlines())
+    lines = capsys.readouterr().out.splitlines()
+    assert any(line.startswith('  reversible ') and f'{ratio:.3f} of the floor' in line for line in lines)
+    assert any(f'2 images of 32x32, {unit}; medians of 2 rounds' in line for line in lines)
+
+
+def test_rounds_are_timed_in_orders_of_their_own_after_two_that_are_not_counted():
+    now, order = [0], []
+
+    def run_for(name, seconds):
+        order.append(name)
+        now[0] += seconds if len(order) > 6 else 1000
+
+    runs = {name: partial(run_for, name, seconds) for name, seconds in (('a', 1), ('b', 2), ('c', 3))}
+    assert time_rounds(runs, 5, lambda: now[0]) == dict(a=[1] * 5, b=[2] * 5, c=[3] * 5)
+    rounds = [tuple(order[i:i + 3]) for i in range(0, 21, 3)]
+    assert all(sorted(names) == ['a', 'b', 'c'] for names in rounds) and len(set(rounds)) > 1
 
 
 class NoRpn:

@@ -212,7 +212,11 @@ def test_weight_shared_by_two_functions_gets_the_sum():
     assert_same_gradients(module, *inputs('two_stream'))
 
 
-def test_gradient_that_shares_memory_with_the_streams_gradient_is_not_overwritten():
+PARTS = (StreamPart(0, 5, 10), StreamPart(0, 0, 5))
+
+
+@pytest.mark.parametrize('streams', [(0, 1), PARTS])
+def test_gradient_that_shares_memory_with_the_streams_gradient_is_not_overwritten(streams):
 
     class AddBias(nn.Module):  # the gradient of a bias as large as the stream is the stream's gradient itself
 
@@ -223,9 +227,15 @@ def test_gradient_that_shares_memory_with_the_streams_gradient_is_not_overwritte
         def forward(self, x):
             return x.sin() + self.bias
 
+    class AddFlatBias(AddBias):  # and of one of another shape, a view of it
+
+        def forward(self, x):
+            return x.sin() + self.bias.flatten().view(3, 5, 6)
+
     torch.manual_seed(0)
-    module = ReversibleSequence([TwoStreamCoupling(AddBias(), AddBias()) for _ in range(3)])
-    assert_same_gradients(module, *inputs('two_stream'))
+    couplings = [TwoStreamCoupling(AddBias(), AddFlatBias(), streams) for _ in range(3)]
+    given = inputs('two_stream')
+    assert_same_gradients(ReversibleSequence(couplings), *(given if streams == (0, 1) else [torch.cat(given, 1)]))
 
 
 class AddPosition(nn.Module):
