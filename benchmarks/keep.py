@@ -1,7 +1,7 @@
 """Memory against time: a reversible network that keeps the graphs of some of its steps.
 
-``python benchmarks/run.py keep`` measures processor time of one thread.
-The graphs of the last steps are kept: they are freed before the first step is undone.
+``python benchmarks/run.py keep`` measures processor time of one thread. The graphs of the last steps are kept: they are
+freed before the first step is undone.
 """
 import statistics
 import time

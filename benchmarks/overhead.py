@@ -2,7 +2,7 @@
 
 ``python benchmarks/run.py overhead`` measures processor time of one thread. The overhead is a small difference of large
 times, to which a processor that is shared with others only adds, even to processor time. So it is a difference of lower
-quartiles: of 60 rounds, it varies a fifth as much between processes as that of medians of 15 rounds.
+quartiles.
 """
 import statistics
 import time

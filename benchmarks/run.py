@@ -2,7 +2,7 @@
 
     python benchmarks/run.py                  # time, memory (of transformers too), depth and peak, in eight minutes
     python benchmarks/run.py time --arch s0   # one part
-    python benchmarks/run.py time --one-thread --rounds 40    # on a machine with other jobs
+    python benchmarks/run.py time --one-thread --rounds 40    # where the processor is shared
     python benchmarks/run.py time --arch revvit-s --time-size 224 224 --time-batch 4
     python benchmarks/run.py overhead         # overhead of a step besides its function
     python benchmarks/run.py keep             # memory against time, by the share of steps that keep their graphs
@@ -10,7 +10,7 @@
     python benchmarks/run.py picture          # MACs against memory, with EfficientNet (needs timm)
     python benchmarks/run.py detectors        # whole detectors; needs 10 GB of memory and ten minutes
 
-Nothing else may run on the machine while it times. Memory is counted on the meta device, where nothing is computed,
+Nothing else should run on the machine while it times. Memory is counted on the meta device, where nothing is computed,
 except by `detectors` and `depth`. Every figure in the README comes from one of these commands.
 """
 import argparse

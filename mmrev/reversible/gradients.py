@@ -34,12 +34,17 @@ def differentiate_without(hooked: Sequence[Dict[int, Any]], *args: Any) -> Seque
         deque(restoral, maxlen=0)
 
 
+def is_held_elsewhere(gradient: Tensor, target: StreamPart) -> bool:
+    """Whether a tensor shares the memory of ``gradient``, other than the stream's gradient that it is a part of."""
+    return holders(gradient) > (1 if target.start is None else 2)
+
+
 def add_weight_gradients(weights: Sequence[Tensor], found: Sequence[Optional[Tensor]], gradient: Tensor,
                          target: StreamPart, total: WeightGradients) -> None:
     """Add gradients of weights to ``total``, by ``id``; they may be views of the ``gradient`` of ``target``."""
     ids = list(map(id, weights))
-    expected = 1 if target.whole else 2  # a part is a view of the stream's gradient
-    if holders(gradient) == expected and id(gradient) not in map(id, found) and total.keys().isdisjoint(ids):
+    held = is_held_elsewhere(gradient, target) or id(gradient) in map(id, found)
+    if not held and total.keys().isdisjoint(ids):
         total.update(zip(ids, found))
         return
     for i, g in zip(ids, found):

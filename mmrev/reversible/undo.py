@@ -10,7 +10,7 @@ from mmrev import compat
 
 from .call import Call
 from .function import requires_grad
-from .gradients import WeightGradients, differentiate_without, has_hooks, hooks
+from .gradients import WeightGradients, differentiate_without, has_hooks, hooks, is_held_elsewhere
 from .modes import without_cache
 from .observe import Observer, refuse_captured, refuse_survivors
 from .output import check_unmodified
@@ -18,7 +18,7 @@ from .overlap import AheadOnStreams, AheadOnThread, run_ahead
 from .plan import GRAPH
 from .record import Evaluated
 from .running import Backward
-from .streams import StreamBuffers, holders
+from .streams import StreamBuffers
 
 
 class Undo:
@@ -187,8 +187,7 @@ class Undo:
         evaluated.add_gradients(  # no name for what is found: it may hold `gradient`, whose holders are counted below
             record.replay.surround(differentiate, *given) if surrounds else differentiate(*given),
             step, weights, gradient, self.gradients, weight_gradients)
-        aliases = 1 if step.target.whole else 2  # of the gradient's memory: a part is a view of the stream's gradient
-        if not step.creates and (getrefcount(gradient) > references or holders(gradient) > aliases):
+        if not step.creates and (getrefcount(gradient) > references or is_held_elsewhere(gradient, step.target)):
             self.gradients.disown([step.target.stream])  # a hook keeps it
 
     def finish(self) -> List[Optional[Tensor]]:

@@ -227,13 +227,17 @@ def test_gradient_that_shares_memory_with_the_streams_gradient_is_not_overwritte
         def forward(self, x):
             return x.sin() + self.bias
 
-    class AddFlatBias(AddBias):  # and of one of another shape, a view of it
+    class AddTransposedBias(AddBias):  # here it is a view of that, also where the stream's gradient is not contiguous
+
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.randn(5, 3, 6, dtype=torch.float64))
 
         def forward(self, x):
-            return x.sin() + self.bias.flatten().view(3, 5, 6)
+            return x.sin() + self.bias.transpose(0, 1)
 
     torch.manual_seed(0)
-    couplings = [TwoStreamCoupling(AddBias(), AddFlatBias(), streams) for _ in range(3)]
+    couplings = [TwoStreamCoupling(AddBias(), AddTransposedBias(), streams) for _ in range(3)]
     given = inputs('two_stream')
     assert_same_gradients(ReversibleSequence(couplings), *(given if streams == (0, 1) else [torch.cat(given, 1)]))
 
