@@ -1,23 +1,25 @@
 """Overhead of a step of a reversible network: ours, a bare reversible function, checkpointing.
 
-``python benchmarks/run.py overhead`` measures processor time of one thread. The overhead is a small difference of large
-times, to which a processor that is shared with others only adds, even to processor time. So it is a difference of lower
-quartiles.
+``python benchmarks/run.py overhead`` measures processor time of one thread, by a clock that stands still while the
+network's own functions run. A difference of whole steps would be a small difference of large times: on a processor that
+is shared with others it spreads by half of its value.
 """
 import statistics
 import time
+from contextlib import ExitStack
 from functools import partial
 from multiprocessing import get_context
-from typing import Callable, Dict, List, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Tuple
+from unittest.mock import patch
 
 import bare
-import numpy as np
 import torch
 from networks import chained
 from timing import time_rounds
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from mmrev import compat
 from mmrev.models.backbones import RevBiFPN, RevViT
 from mmrev.reversible import AdditiveStep, ReversibleSequence, TwoStreamCoupling
 from mmrev.reversible.plain import run_plain
@@ -52,18 +54,50 @@ def revbifpn() -> Tuple[List[nn.Module], List[Block], List[Block], List[Tensor]]
 
 NETWORKS = {'RevViT': revvit, 'RevBiFPN-S0': revbifpn}
 MORE_ROUNDS = {'RevViT': 4}  # times as many, each of which takes a fifth of the time
+REENTRANT, NOT_REENTRANT = 'checkpoint, reentrant', 'checkpoint, not reentrant'
+
+
+class _Clock:
+    """Processor time, without that of the functions and of their gradients.
+
+    The gradients of a function are the backwards within a backward. Where there are none, as in plain autograd, the
+    gradients are the backward itself, which :meth:`without` leaves out.
+    """
+
+    def __init__(self) -> None:
+        self._left_out = 0.
+        self._in_backward = False
+
+    def __call__(self) -> float:
+        return time.process_time() - self._left_out
+
+    def without(self, run: Callable, *args: Any, **options: Any) -> Any:
+        begin, before = time.process_time(), self._left_out
+        try:
+            return run(*args, **options)
+        finally:
+            self._left_out = before + time.process_time() - begin
+
+    def backward(self, run: Callable, *args: Any, **options: Any) -> Any:
+        if self._in_backward:
+            return self.without(run, *args, **options)
+        self._in_backward = True
+        try:
+            return run(*args, **options)
+        finally:
+            self._in_backward = False
 
 
 def _plain_steps(steps: Sequence[AdditiveStep], *streams: Tensor) -> Tuple[Tensor, ...]:
     return run_plain(steps, streams)
 
 
-def _runs(couplings: Sequence[nn.Module], plain: Sequence[Block], unsafe: Sequence[Block],
+def _runs(clock: _Clock, couplings: Sequence[nn.Module], plain: Sequence[Block], unsafe: Sequence[Block],
           streams: Sequence[Tensor]) -> Dict[str, Callable[[], None]]:
     weights = [p for coupling in couplings for p in coupling.parameters()]
 
-    def step(network: Callable) -> None:
-        sum(x.sum() for x in network(*[x.detach().requires_grad_() for x in streams])).backward()
+    def step(network: Callable, backward: Callable = Tensor.backward) -> None:
+        backward(sum(x.sum() for x in network(*[x.detach().requires_grad_() for x in streams])))
         for p in weights:
             p.grad = None
 
@@ -73,22 +107,24 @@ def _runs(couplings: Sequence[nn.Module], plain: Sequence[Block], unsafe: Sequen
 
     ways: Dict[str, Callable] = {'plain': partial(chained, plain), 'bare': partial(chained, unsafe),
                                  'reversible': ReversibleSequence(couplings)}
-    for name, reentrant in (('checkpoint, reentrant', True), ('checkpoint, not reentrant', False)):
+    for name, reentrant in ((REENTRANT, True), (NOT_REENTRANT, False)):
         ways[name] = partial(chained, [partial(checkpoint, block, use_reentrant=reentrant) for block in plain])
-    return {**{name: partial(step, network) for name, network in ways.items()}, 'forward': forward}
+    runs = {name: partial(step, network) for name, network in ways.items()}
+    without = partial(step, ways['plain'], partial(clock.without, Tensor.backward))
+    return {**runs, 'plain without backward': without, 'forward': forward}
 
 
 def report(rounds: int, processes: int) -> Dict[str, Dict[str, float]]:
     """Overhead per step in microseconds: a training step, minus a plain one, minus a forward without a graph.
 
-    The median of new processes, by the ratio to the bare one: where memory lies shifts that by 0.2 between processes.
+    The median of new processes, because where memory lies shifts it.
     """
     figures = {}
     for name in NETWORKS:
         count = rounds * MORE_ROUNDS.get(name, 1)
         with get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
             measured = pool.starmap(_measure, [(name, count)] * processes, chunksize=1)
-        print(f'Beside its function a step costs: {name}, one thread, lower quartile of {count} rounds in each of '
+        print(f'Beside its function a step costs: {name}, one thread, median of {count} rounds in each of '
               f'{processes} processes')
         figures[name] = {kind: statistics.median(m[kind] for m in measured) for kind in measured[0]}
         for kind, value in figures[name].items():
@@ -98,11 +134,19 @@ def report(rounds: int, processes: int) -> Dict[str, Dict[str, float]]:
     return figures
 
 
-def _measure(name: str, rounds: int) -> Dict[str, float]:
+def _measure(network: str, rounds: int) -> Dict[str, float]:
     torch.set_num_threads(1)
-    couplings, *others = NETWORKS[name]()
-    runs = _runs(couplings, *others)
-    seconds = {kind: np.quantile(values, 0.25) for kind, values in time_rounds(runs, rounds, time.process_time).items()}
-    steps = sum(len(coupling.steps()) for coupling in couplings)
-    floor = seconds['plain'] + seconds['forward']
-    return {kind: 1e6 * (seconds[kind] - floor) / steps for kind in runs if kind not in ('plain', 'forward')}
+    couplings, *others = NETWORKS[network]()
+    steps = [step for coupling in couplings for step in coupling.steps()]
+    clock = _Clock()
+    with ExitStack() as stack:
+        for f in {id(step.f): step.f for step in steps}.values():
+            stack.enter_context(patch.object(f, 'forward', partial(clock.without, f.forward)))
+        for owner, name in ((compat, '_run_backward'), (torch.autograd, '_engine_run_backward')):
+            stack.enter_context(patch.object(owner, name, partial(clock.backward, getattr(owner, name))))
+        taken = time_rounds(_runs(clock, couplings, *others), rounds, clock)
+    seconds = {kind: statistics.median(values) for kind, values in taken.items()}
+    plain, without_backward, forward = map(seconds.pop, ('plain', 'plain without backward', 'forward'))
+    # Its gradients are computed by the backward itself, as in plain autograd.
+    return {kind: 1e6 * (value - forward - (plain if kind == NOT_REENTRANT else without_backward)) / len(steps)
+            for kind, value in seconds.items()}

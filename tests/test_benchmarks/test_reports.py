@@ -4,12 +4,15 @@ from functools import partial
 
 import detectors
 import memory_picture
+import overhead
 import pytest
 import run
 import torch
 from mmdet.structures.bbox import bbox_overlaps
 from mmengine.structures import InstanceData
 from timing import time_rounds
+
+from mmrev.reversible import TwoStreamCoupling
 
 
 @pytest.mark.parametrize('options, unit', [([], '2 threads'), (['--one-thread'], 'processor time of one thread')])
@@ -44,6 +47,47 @@ def test_rounds_are_timed_in_orders_of_their_own_after_two_that_are_not_counted(
     assert time_rounds(runs, 5, lambda: now[0]) == dict(a=[1] * 5, b=[2] * 5, c=[3] * 5)
     rounds = [tuple(order[i:i + 3]) for i in range(0, 21, 3)]
     assert all(sorted(names) == ['a', 'b', 'c'] for names in rounds) and len(set(rounds)) > 1
+
+
+class Slow(torch.autograd.Function):
+    """Takes a second more each time, and five in the backward, by the clock ``now``."""
+    now, seconds = 0, 0
+
+    @staticmethod
+    def forward(ctx, x):
+        Slow.seconds += 1
+        Slow.now += Slow.seconds
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        Slow.now += 5
+        return gradient
+
+
+class SlowLinear(torch.nn.Linear):
+
+    def forward(self, x):
+        return Slow.apply(super().forward(x))
+
+
+def test_the_overhead_is_what_the_functions_and_their_gradients_do_not_take(monkeypatch):
+    pairs = [(SlowLinear(4, 4), SlowLinear(4, 4)) for _ in range(3)]
+
+    def unsafe(pair, a, b):
+        Slow.now += 8  # beside the two functions of a block
+        return overhead.bare.two_streams(*pair)(a, b)
+
+    monkeypatch.setitem(overhead.NETWORKS, 'slow', lambda: (
+        [TwoStreamCoupling(*pair) for pair in pairs], [partial(overhead._two_streams, *pair) for pair in pairs],
+        [partial(unsafe, pair) for pair in pairs], [torch.randn(2, 4) for _ in range(2)]))
+    monkeypatch.setattr('time.process_time', lambda: Slow.now)
+    threads = torch.get_num_threads()
+    try:
+        found = overhead._measure('slow', 2)
+    finally:
+        torch.set_num_threads(threads)
+    assert found == {'bare': 4e6, 'reversible': 0, overhead.REENTRANT: 0, overhead.NOT_REENTRANT: 0}
 
 
 class NoRpn:
