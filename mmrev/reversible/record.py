@@ -27,7 +27,6 @@ class Evaluated:
         self.observer = observer
         self.replayed = replayed
 
-
     def add_gradients(self, found: Sequence[Optional[Tensor]], step: AdditiveStep, weights: Sequence[Tensor],
                       gradient: Tensor, streams: StreamBuffers, total: WeightGradients) -> None:
         """Add up the gradients of an evaluation.
