@@ -198,6 +198,11 @@ def is_graph_retained() -> bool:
     return True if ask is None else bool(ask())
 
 
+def is_transformed() -> bool:
+    """Whether a transform of ``torch.func`` or forward-mode AD is active; both need a graph that they can transform."""
+    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
 def edge_node(edge: Any) -> Any:
     """The node of autograd's graph that an :func:`output_edge` starts from; keep the edge while the node is used."""
     return edge.grad_fn if isinstance(edge, Tensor) else edge.node

@@ -18,7 +18,7 @@ from .plan import GRAPH, STATE, Plan
 from .record import Evaluated, Record, refuse_other_gradients
 from .replay import Replay
 from .states import States
-from .streams import StreamBuffers, versions
+from .streams import StreamBuffers, version, versions
 
 
 class Call:
@@ -143,6 +143,7 @@ class Call:
         assert streams is not None
         likes = [streams.tensors[part.stream] for part in step.sources]
         record.kept = Evaluated(out, inputs, likes, observer, replayed=False)
+        record.versions = list(map(version, (*inputs, out)))
         refuse_other_gradients(inputs, self.plan.descriptions[index])
         out = out.detach()
         if self.plan.undone[index]:
@@ -171,9 +172,8 @@ class Call:
         if not self._tracks_draws and (draws := self._draws.used()):
             self._find_draws(draws)
         self._inputs = ()
-        needed = self.plan.needed[-1]
-        everything = self.report is not None
-        self.final = [x.detach() if everything or i in needed else None for i, x in enumerate(outputs)]
+        needed = self.plan.needed[-1] if self.report is None else range(len(outputs))
+        self.final = [x.detach() if i in needed else None for i, x in enumerate(outputs)]
         self.output_versions = versions(outputs)
         if self._observes:
             for record in self.records:

@@ -51,8 +51,8 @@ def add_weight_gradients(weights: Sequence[Tensor], found: Sequence[Optional[Ten
         if g is None:
             continue
         earlier = total.get(i)
-        if earlier is not None:
-            g = earlier + g
+        if earlier is not None:  # PyTorch adds a sparse gradient to a dense one, not the other way round
+            g = earlier + g if earlier.layout is torch.strided else g + earlier
         elif g.layout is not torch.strided or shares_memory(g, gradient):
             g = g.clone()  # a view of the stream's gradient, which is overwritten later
         total[i] = g

@@ -74,6 +74,15 @@ def check_unmodified(outputs: Sequence[Optional[Tensor]], expected: Sequence[int
                 f'out-of-place operation or clone the output first')
 
 
+def refuse_modified(kept: Tensor, expected: int, describe: Callable[[], str]) -> None:
+    """Raise an error if what a step keeps beside its graph, a source or the output, has another version."""
+    if version(kept) != expected:
+        raise ReversibilityError(
+            f'a tensor of shape {tuple(kept.shape)} that {describe()} returned or was given, and that its '
+            f"keep='graph' keeps, was modified in place after the forward, so the steps before cannot be undone; "
+            f'clone it first')
+
+
 def _broadcasts(out: Tensor, target: Tensor) -> bool:
     """Whether ``out`` can be added to ``target``."""
     return out.ndim <= target.ndim and all(size in (1, of_target) for size, of_target in

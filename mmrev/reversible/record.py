@@ -60,7 +60,7 @@ def _refuse_other_gradient(step: Callable[[], str], x: Tensor) -> None:
 
 class Record:
     """What the backward must know of one step's forward."""
-    __slots__ = ('replay', 'source_needs_grad', 'trains', 'before', 'kept', 'out', 'watched')
+    __slots__ = ('replay', 'source_needs_grad', 'trains', 'before', 'kept', 'out', 'versions', 'watched')
 
     def __init__(self, replay: Replay, source_needs_grad: List[bool]):
         self.replay = replay
@@ -69,4 +69,5 @@ class Record:
         self.before: Optional[Tensor] = None  # the target before the step, where reconstruction is checked
         self.kept: Optional[Evaluated] = None  # where the step keeps its graph
         self.out: Optional[Tensor] = None  # of a kept graph, where the undo needs it
+        self.versions: List[int] = []  # of a kept graph's sources and output
         self.watched: Optional[Observer] = None  # of the forward, if its hooks may have taken tensors with a graph

@@ -80,7 +80,7 @@ class ReversibleSequence(nn.Module):
             raise TypeError(f'a reversible sequence takes its streams as separate tensors, at least one; got {given}')
         streams = tuple(self._keep_float32_under_autocast(x) for x in streams)
         needs_graph = self._needs_graph(streams)
-        plain = not self.reversible or torch.jit.is_tracing() or _is_transformed()
+        plain = not self.reversible or torch.jit.is_tracing() or compat.is_transformed()
         if needs_graph and not plain:
             return self._run_reversible(streams)
         if needs_graph or plain and self.reversible or compat.is_compiling():
@@ -136,6 +136,9 @@ class ReversibleSequence(nn.Module):
         with self._shared().lock:  # not within a replay of another thread, which temporarily changes flags
             if plan is None or plan.settings != settings or not plan.is_current():
                 plan = self._plan = Plan(self, self.couplings, *settings, self._shared())
+                for _, m in _sequences(plan):
+                    if m._shared().lock is not self._shared().lock:  # both replays change flags of its modules
+                        m._shared().lock, m._plan = self._shared().lock, None
         return plan
 
     def _shared(self) -> Calls:
@@ -164,9 +167,8 @@ class ReversibleSequence(nn.Module):
             return 'fake tensors are not computed on a device'
         if plan.is_sharded:
             return 'the weights of the step before are not gathered yet'
-        for i, function in enumerate(plan.functions):
-            if any(isinstance(m, ReversibleSequence) for m in function.modules):
-                return f'{plan.describe(i)} contains a reversible sequence, and the two would share random state'
+        for i, _ in _sequences(plan):
+            return f'{plan.describe(i)} contains a reversible sequence, and the two would share random state'
         return obstacle(len(plan.steps), x.device)
 
     def _tell(self, reason: str) -> None:
@@ -188,9 +190,9 @@ class ReversibleSequence(nn.Module):
         return x.float() if low and compat.is_autocast_enabled(x.device.type) else x
 
 
-def _is_transformed() -> bool:
-    """Whether a transform of ``torch.func`` or forward-mode AD is active; both need a graph that they can transform."""
-    return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+def _sequences(plan: Plan) -> List[Tuple[int, ReversibleSequence]]:
+    """Those within the functions, with the index of the step."""
+    return [(i, m) for i, f in enumerate(plan.functions) for m in f.modules if isinstance(m, ReversibleSequence)]
 
 
 def _spread(run: Callable, steps: Sequence[AdditiveStep], *streams: Tensor) -> Tuple[Tensor, ...]:

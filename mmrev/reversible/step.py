@@ -24,7 +24,8 @@ class AdditiveStep:
             dtype.
 
     Raises:
-        ValueError: If the target is among the sources: subtraction could not invert that.
+        ValueError: If the target is among the sources: subtraction could not invert that. If a part has no start or
+            no stop.
     """
     f: nn.Module
     target: StreamPart
@@ -37,6 +38,9 @@ class AdditiveStep:
         object.__setattr__(self, 'target', as_part(target))
         object.__setattr__(self, 'sources', tuple(map(as_part, sources)))
         object.__setattr__(self, 'creates', creates)
+        for part in (self.target, *self.sources):
+            if (part.start is None) != (part.stop is None):
+                raise ValueError(f'a part of a stream needs its first channel and its end, got {part}')
         if any(self.target.overlaps(source) for source in self.sources):
             raise ValueError(f'the target of an additive step must not be among its sources, got target {self.target} '
                              f'and sources {self.sources}')

@@ -13,7 +13,7 @@ from .function import requires_grad
 from .gradients import WeightGradients, differentiate_without, has_hooks, hooks, is_held_elsewhere
 from .modes import without_cache
 from .observe import Observer, refuse_captured, refuse_survivors
-from .output import check_unmodified
+from .output import check_unmodified, refuse_modified
 from .overlap import AheadOnStreams, AheadOnThread, run_ahead
 from .plan import GRAPH
 from .record import Evaluated
@@ -116,13 +116,16 @@ class Undo:
         record.replay.check(self._plan.descriptions[index])
         if undo:
             assert record.out is not None
+            refuse_modified(record.out, record.versions[-1], self._plan.descriptions[index])
             if self._ahead is not None:
                 self.streams.disown()
             self.streams.add(step.target, record.out, alpha=-1)
             if self.streams.replaced is not None:
                 self.streams.replaced.append(record.out)
-        for part, x in zip(step.sources, kept.sources):
+        for part, x, expected in zip(step.sources, kept.sources, record.versions):
             if part.start is None:
+                if part.stream in self._plan.needed[index]:
+                    refuse_modified(x, expected, self._plan.descriptions[index])
                 self.streams.put(part.stream, x.detach())
         if not self._retain_graph:
             record.kept = record.out = None

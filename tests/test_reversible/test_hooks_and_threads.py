@@ -303,6 +303,31 @@ def test_sparse_gradients():
         torch.testing.assert_close(ours[name].to_dense(), g.to_dense())
 
 
+class Tied(nn.Module):
+    """A table of embeddings that is also a weight."""
+
+    def __init__(self, table, sparse):
+        super().__init__()
+        self.table, self.sparse = table, sparse
+
+    def forward(self, x):
+        return x.sin() * self.table(torch.arange(5)) if self.sparse else x @ self.table.weight[:6]
+
+
+@pytest.mark.parametrize('order', [(True, False), (False, True)])
+def test_sparse_and_dense_gradients_of_one_weight_are_added(order):
+
+    def coupled():
+        table = nn.Embedding(7, 6, sparse=True)
+        return TwoStreamCoupling(*[Tied(table, sparse) for sparse in order])
+
+    found = []
+    for reversible in (True, False):
+        torch.manual_seed(0)
+        found.append(gradients(ReversibleSequence([coupled()], reversible).double()))
+    assert_close({name: g.to_dense() for name, g in found[0].items()}, {n: g.to_dense() for n, g in found[1].items()})
+
+
 def test_lazy_modules_are_told_to_be_initialized_first():
     module = ReversibleSequence([TwoStreamCoupling(nn.LazyLinear(6), nn.Linear(6, 6))])
     with pytest.raises(ReversibilityError, match='not initialized yet.*torch.no_grad'):
@@ -420,6 +445,36 @@ def test_two_threads_on_one_module_each_get_plain_gradients():
     wanted = torch.autograd.grad(loss_of(plain(*streams)), list(plain.parameters()))
     for found in in_threads(module, streams):
         torch.testing.assert_close(found, wanted)
+
+
+class Nested(nn.Module):
+    """A function that is itself reversible, and counts in batch norms."""
+
+    def __init__(self):
+        super().__init__()
+        function = partial(nn.Sequential, nn.Linear(6, 6), nn.Tanh())
+        self.layers = ReversibleSequence([TwoStreamCoupling(*[function(nn.BatchNorm1d(5)) for _ in range(2)])])
+
+    def forward(self, x):
+        a, b = self.layers(x, x.sin())
+        return a - b
+
+
+def test_two_threads_on_nested_sequences_leave_flags_and_statistics_as_one_does():
+    module, streams = network(Nested, Nested, Nested, Nested), inputs('two_stream', requires_grad=False)
+    plain = set_reversible(copy.deepcopy(module), False)
+    wanted = torch.autograd.grad(loss_of(plain(*streams)), list(plain.parameters()))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        found = in_threads(module, streams)
+    finally:
+        sys.setswitchinterval(interval)
+    for gradients_ in found:
+        torch.testing.assert_close(gradients_, wanted)
+    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm1d)]
+    assert all(m.track_running_stats for m in norms)
+    assert {int(m.num_batches_tracked) for m in norms} == {20}
 
 
 def test_two_threads_with_hooks_on_weights_get_plain_gradients_or_a_refusal():

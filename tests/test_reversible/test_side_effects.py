@@ -1,6 +1,7 @@
 """What functions keep, write and draw beside their result: as under plain autograd, or refused by name."""
 import gc
 import weakref
+from functools import partial
 
 import pytest
 import torch
@@ -103,6 +104,36 @@ def test_values_that_a_hook_keeps_stay_as_they_were(grad):
                 module(*inputs())
         kept.append(values)
     assert_equal(*kept)
+
+
+@pytest.mark.parametrize('what', ['source', 'output'])
+@pytest.mark.parametrize('keep', ['graph', ['undo', 'undo', 'graph', 'undo']])
+def test_what_a_kept_graph_gives_to_the_undo_must_not_change(what, keep):
+
+    class Shift(nn.Linear):
+        """Saves neither its input nor its output for the backward."""
+
+        def forward(self, x):
+            return x / 2 + self.bias
+
+    module = build(depth=2, keep=keep)
+    module.couplings[1].f = Shift(WIDTH, WIDTH).double()
+    plain = ReversibleSequence(module.couplings, reversible=False)
+    kept = []
+    module.couplings[1].f.register_forward_hook(
+        lambda m, args, out: kept.append((args[0] if what == 'source' else out).detach()))
+    wanted = torch.autograd.grad(sum(x.sin().sum() for x in plain(*inputs())), list(module.couplings.parameters()),
+                                 allow_unused=True)
+    kept.clear()
+    loss = sum(x.sin().sum() for x in module(*inputs()))
+    for x in kept:
+        x.mul_(2)
+    found = partial(torch.autograd.grad, loss, list(module.couplings.parameters()), allow_unused=True)
+    if keep == 'graph':  # nothing is undone
+        assert_equal(found(), wanted)
+    else:
+        with pytest.raises(ReversibilityError, match=r'step 2 \(`couplings.1.f`, Shift\).*modified in place'):
+            found()
 
 
 class KeepsInput(nn.Module):
