@@ -128,8 +128,8 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
     from mmengine.registry import RUNNERS
     from mmengine.runner import Runner
 
-    from mmrev.hooks import (ExactResumeHook, FiniteLossHook, MemoryBudgetHook, PhaseHook, SafeCheckpointHook,
-                             SanityHook)
+    from mmrev.hooks import (ExactResumeHook, FiniteLossHook, MemoryBudgetHook, PhaseHook, ProgressHook,
+                             SafeCheckpointHook, SanityHook)
     from mmrev.side_effects import log_outlives_reader
 
     from .entries import naming_entries
@@ -147,7 +147,7 @@ def build_runner(cfg: 'Config', hooks: Sequence['Hook'] = (), outdated: Sequence
         exact = ExactResumeHook()
         runner.build_dataloader = functools.partial(_build_dataloader, runner, runner.build_dataloader, exact)
         PhaseHook.name_preparation(runner)
-        own = [kind() for kind in (FiniteLossHook, MemoryBudgetHook)
+        own = [kind() for kind in (FiniteLossHook, MemoryBudgetHook, ProgressHook)
                if not any(isinstance(hook, kind) for hook in runner.hooks)]
         for hook in (PhaseHook(), exact, SanityHook(), SafeCheckpointHook(outdated), *own, *hooks):
             runner.register_hook(hook)

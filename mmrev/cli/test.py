@@ -28,7 +28,7 @@ def test(args: argparse.Namespace) -> None:
     from mmrev.apis.run import build_runner, running
     from mmrev.apis.work_dir import without_traces
     from mmrev.diagnosis.plan import Plan
-    from mmrev.hooks import ProgressHook, RunReportHook
+    from mmrev.hooks import RunReportHook
     cfg.load_from = args.checkpoint
     check_output(args.out, args.checkpoint)
     if args.show or args.show_dir:
@@ -37,7 +37,7 @@ def test(args: argparse.Namespace) -> None:
         augment_test(cfg)
     Plan(cfg, ('test', ), skip_wrong=args.skip_wrong_annotations).require_none()
     with without_traces(cfg.work_dir):
-        runner = build_runner(cfg, [ProgressHook(), RunReportHook(images=args.show_dir, predictions=args.out)])
+        runner = build_runner(cfg, [RunReportHook(images=args.show_dir, predictions=args.out)])
         with running(runner, 'test'):
             if args.out:
                 dump_predictions(runner, args.out)

@@ -29,7 +29,7 @@ def train(args: argparse.Namespace, prog: str) -> None:
     from mmrev.apis.run import build_runner, running
     from mmrev.apis.work_dir import choose_checkpoint, reserved
     from mmrev.diagnosis.plan import Plan
-    from mmrev.hooks import ProgressHook, RunReportHook
+    from mmrev.hooks import RunReportHook
     if args.amp:
         use_mixed_precision(cfg)
     if args.auto_scale_lr:
@@ -41,7 +41,7 @@ def train(args: argparse.Namespace, prog: str) -> None:
     Plan(cfg, ('train', 'val'), skip_wrong=args.skip_wrong_annotations).require_none()
     try:
         with reserved(cfg.work_dir, bool(cfg.get('resume')), args.overwrite) as others:
-            runner = build_runner(cfg, [ProgressHook(), RunReportHook()], others)
+            runner = build_runner(cfg, [RunReportHook()], others)
             with running(runner, 'train', 'val'):
                 runner.train()
     except KeyboardInterrupt as stop:

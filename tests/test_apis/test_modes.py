@@ -1,10 +1,11 @@
-"""What a machine with a GPU changes in a config, and where a test may write its predictions."""
+"""What a machine with a GPU changes in a config, what a run adds to it, and where a test may write predictions."""
 import mmengine.device
 import pytest
 from mmengine.config import Config
 
 from mmrev.apis.modes import check_output, pin_memory
 from mmrev.apis.run import build_runner
+from mmrev.hooks import ProgressHook
 from mmrev.problems import ProblemError
 
 
@@ -22,6 +23,14 @@ def test_a_run_on_a_gpu_pins_memory(monkeypatch, tmp_path):
     cfg = Config(dict(model=dict(type='BaseDataPreprocessor'), work_dir=str(tmp_path), experiment_name='pinned',
                       test_dataloader=dict(batch_size=2), test_cfg=dict(), test_evaluator=dict(type='Accuracy')))
     assert build_runner(cfg)._test_dataloader == dict(batch_size=2, pin_memory=True)
+
+
+@pytest.mark.parametrize('own', [[], [dict(type='mmrev.ProgressHook', seconds=60.)]])
+def test_a_run_reports_its_progress_once(tmp_path, own):
+    cfg = Config(dict(model=dict(type='BaseDataPreprocessor'), work_dir=str(tmp_path), custom_hooks=own,
+                      experiment_name=f'progress_{len(own)}'))
+    hooks = [hook for hook in build_runner(cfg).hooks if isinstance(hook, ProgressHook)]
+    assert [hook.seconds for hook in hooks] == [60. if own else 10.]
 
 
 @pytest.mark.parametrize('file, message', [('a.txt', 'must end in .pkl'), ('folder.pkl', 'is a folder'),
