@@ -24,8 +24,8 @@ class AdditiveStep:
             dtype.
 
     Raises:
-        ValueError: If the target is among the sources: subtraction could not invert that. If a part has no start or
-            no stop.
+        ValueError: If the target is among the sources: subtraction could not invert that. If there is no such stream or
+            part of one.
     """
     f: nn.Module
     target: StreamPart
@@ -39,8 +39,11 @@ class AdditiveStep:
         object.__setattr__(self, 'sources', tuple(map(as_part, sources)))
         object.__setattr__(self, 'creates', creates)
         for part in (self.target, *self.sources):
-            if (part.start is None) != (part.stop is None):
-                raise ValueError(f'a part of a stream needs its first channel and its end, got {part}')
+            if part.stream < 0:
+                raise ValueError(f'streams are counted from 0, got {part}')
+            start, stop = part.start, part.stop
+            if not (start is stop is None or start is not None and stop is not None and 0 <= start < stop):
+                raise ValueError(f'a part of a stream is channels `start` to `stop`, 0 <= start < stop, got {part}')
         if any(self.target.overlaps(source) for source in self.sources):
             raise ValueError(f'the target of an additive step must not be among its sources, got target {self.target} '
                              f'and sources {self.sources}')

@@ -103,10 +103,14 @@ def test_target_among_the_sources_is_refused():
         AdditiveStep(nn.Identity(), StreamPart(0, 0, 4), (StreamPart(0, 3, 8), ))
 
 
-@pytest.mark.parametrize('target, source', [(StreamPart(0, 2), 1), (1, StreamPart(0, None, 2))])
-def test_a_part_has_a_start_and_a_stop(target, source):
-    with pytest.raises(ValueError, match='needs its first channel and its end, got StreamPart'):
-        AdditiveStep(nn.Linear(6, 6), target, (source, ))
+@pytest.mark.parametrize('part, message', [
+    (-1, 'counted from 0'), (StreamPart(0, 2), 'start < stop'), (StreamPart(0, None, 2), 'start < stop'),
+    (StreamPart(0, -2, 3), 'start < stop'), (StreamPart(0, 2, 2), 'start < stop'),
+])
+def test_streams_and_parts_that_do_not_exist_are_refused(part, message):
+    for target, source in ((part, 1), (1, part)):
+        with pytest.raises(ValueError, match=message + '.*got StreamPart'):
+            AdditiveStep(nn.Linear(6, 6), target, (source, ))
 
 
 def test_new_stream_must_get_the_next_index():
