@@ -88,6 +88,17 @@ class _Clock:
             self._in_backward = False
 
 
+class _Engine:
+    """Autograd's engine with another ``run_backward``."""
+
+    def __init__(self, run_backward: Callable):
+        self._engine = torch.autograd.Variable._execution_engine
+        self.run_backward = run_backward
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._engine, name)
+
+
 def _plain_steps(steps: Sequence[AdditiveStep], *streams: Tensor) -> Tuple[Tensor, ...]:
     return run_plain(steps, streams)
 
@@ -142,8 +153,9 @@ def _measure(network: str, rounds: int) -> Dict[str, float]:
     with ExitStack() as stack:
         for f in {id(step.f): step.f for step in steps}.values():
             stack.enter_context(patch.object(f, 'forward', partial(clock.without, f.forward)))
-        for owner, name in ((compat, '_run_backward'), (torch.autograd, '_engine_run_backward')):
-            stack.enter_context(patch.object(owner, name, partial(clock.backward, getattr(owner, name))))
+        engine = _Engine(partial(clock.backward, compat._run_backward))
+        stack.enter_context(patch.object(compat, '_run_backward', engine.run_backward))
+        stack.enter_context(patch.object(torch.autograd.Variable, '_execution_engine', engine))
         taken = time_rounds(_runs(clock, couplings, *others), rounds, clock)
     seconds = {kind: statistics.median(values) for kind, values in taken.items()}
     plain, without_backward, forward = map(seconds.pop, ('plain', 'plain without backward', 'forward'))

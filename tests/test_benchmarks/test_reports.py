@@ -71,7 +71,6 @@ class SlowLinear(torch.nn.Linear):
         return Slow.apply(super().forward(x))
 
 
-@pytest.mark.skipif(not hasattr(torch.autograd, '_engine_run_backward'), reason='the clock needs PyTorch 2.3')
 def test_the_overhead_is_what_the_functions_and_their_gradients_do_not_take(monkeypatch):
     pairs = [(SlowLinear(4, 4), SlowLinear(4, 4)) for _ in range(3)]
 

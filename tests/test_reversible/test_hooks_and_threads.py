@@ -415,7 +415,7 @@ def test_a_copy_in_another_thread_never_has_what_a_replay_puts_in_place():
 
 
 def in_threads(module, streams, repetitions=10):
-    """Gradients of all weights, or the error, of backwards in two threads."""
+    """Gradients of all weights, or the error, of backwards in two threads that Python switches often."""
     found = []
 
     def work():
@@ -426,8 +426,13 @@ def in_threads(module, streams, repetitions=10):
                 found.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(2)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        [t.start() for t in threads]
+        [t.join() for t in threads]
+    finally:
+        sys.setswitchinterval(interval)
     return found
 
 
@@ -464,12 +469,7 @@ def test_two_threads_on_nested_sequences_leave_flags_and_statistics_as_one_does(
     module, streams = network(Nested, Nested, Nested, Nested), inputs('two_stream', requires_grad=False)
     plain = set_reversible(copy.deepcopy(module), False)
     wanted = torch.autograd.grad(loss_of(plain(*streams)), list(plain.parameters()))
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        found = in_threads(module, streams)
-    finally:
-        sys.setswitchinterval(interval)
+    found = in_threads(module, streams)
     for gradients_ in found:
         torch.testing.assert_close(gradients_, wanted)
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm1d)]
@@ -483,12 +483,7 @@ def test_two_threads_with_hooks_on_weights_get_plain_gradients_or_a_refusal():
         for p in m.parameters():
             p.register_hook(lambda g: g * 10)
     wanted = torch.autograd.grad(loss_of(plain(*streams)), list(plain.parameters()))
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        found = in_threads(module, streams)
-    finally:
-        sys.setswitchinterval(interval)
+    found = in_threads(module, streams)
     refused = [x for x in found if isinstance(x, ReversibilityError)]
     assert refused and all('two threads' in str(x) for x in refused)
     for gradients_ in found:
