@@ -1,9 +1,12 @@
 """FSDP2 (``fully_shard``) on a whole network and on its couplings: two processes with gloo against one, in float64."""
+from functools import partial
+
 import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from mmrev.reversible import NewStream, ReversibilityError, ReversibleSequence, TwoStreamCoupling
 
@@ -164,3 +167,24 @@ def test_overlap_has_no_effect(alone):
     shard(model, 'couplings')
     with pytest.warns(UserWarning, match='not gathered'):
         model(data(0)).sum().backward()
+
+
+@pytest.mark.parametrize('where', ['couplings', 'couplings alone'])
+def test_a_checkpoint_around_kept_graphs_is_refused_because_weights_would_get_no_gradient(where, alone):
+    model = network('graph')
+    model.blocks.forward = partial(checkpoint, model.blocks.forward, use_reentrant=False)
+    shard(model, where)
+    loss = model(data(0)).sum()
+    with pytest.raises(ReversibilityError, match='within its own backward.*[Ll]eave out the checkpoint'):
+        loss.backward()
+
+
+@pytest.mark.parametrize('keep, sharded', [('undo', 'couplings'), ('graph', 'network'), ('graph', 'sequence')])
+def test_any_other_checkpoint_around_the_sequence_changes_no_gradient(keep, sharded, alone):
+    model, plain = network(keep), network(reversible=False)
+    model.blocks.forward = partial(checkpoint, model.blocks.forward, use_reentrant=False)
+    fsdp.fully_shard(model.blocks) if sharded == 'sequence' else shard(model, sharded)
+    for m in (model, plain):
+        m(data(0)).pow(2).sum().backward()
+    for (name, p), expected in zip(model.named_parameters(), plain.parameters()):
+        torch.testing.assert_close(full(p.grad), expected.grad, rtol=1e-9, atol=1e-12, msg=name)
