@@ -33,12 +33,24 @@ def linear(width: int = 6) -> nn.Module:
         DropPath())
 
 
+def mlp(width=6):
+    return nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
+
+
 def conv(channels: int, out_channels: int = None, stride: int = 1, drop: bool = True) -> nn.Module:
     out_channels = out_channels or channels
     return nn.Sequential(
         nn.Conv2d(channels, channels, 3, stride, 1, groups=channels), nn.BatchNorm2d(channels), nn.Hardswish(),
         CallCounter(), nn.Conv2d(channels, out_channels, 1), nn.BatchNorm2d(out_channels),
         *([nn.Dropout(0.2), DropPath()] if drop else []))
+
+
+def network(*functions):
+    """Couplings of functions that are built here, by the same seed each time."""
+    torch.manual_seed(0)
+    functions = [f() for f in functions or [mlp] * 4]
+    pairs = zip(functions[::2], functions[1::2])
+    return ReversibleSequence([TwoStreamCoupling(f, g) for f, g in pairs]).double()
 
 
 def two_stream(depth: int = 3, f=linear) -> ReversibleSequence:
@@ -107,6 +119,11 @@ def inputs(network: str, requires_grad: bool = True, batch: int = 3):
     if network in ('new_stream', 'fan_out'):
         return (random(batch, 5, 6), )
     return (random(batch, 8, 8, 8), )
+
+
+def loss_of(outputs):
+    """A loss whose gradient differs in every element."""
+    return sum((x * torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)).sum() for x in outputs)
 
 
 NETWORKS = dict(two_stream=two_stream, halves=halves, pyramid=pyramid, new_stream=new_stream, fan_out=fan_out)

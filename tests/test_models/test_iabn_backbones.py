@@ -10,6 +10,7 @@ from mmrev.registry import MODELS
 from mmrev.testing import PeakMemory
 from support.golden import GoldenRecord, assert_agrees
 from support.images import image
+from support.networks import loss_of
 
 SMALL_RESNEXT = dict(type='mmrev.IABNResNeXt', depth=50, base_channels=(64, 64, 64))
 SMALL = dict(
@@ -96,10 +97,6 @@ def test_levels_are_activated(name):
         assert 0 < level.min().abs() < level.max() / 10
 
 
-def loss(outputs) -> Tensor:
-    return sum((x * torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)).sum() for x in outputs)
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize('norm_eval', [False, True])
 @pytest.mark.parametrize('name', [name for name in SMALL if name != 'wider_a2'])
@@ -108,7 +105,7 @@ def test_gradients_with_inplace_abn_equal_those_with_abn(name, norm_eval):
     for kind in ('ABN', 'InPlaceABN', 'InPlaceABNSync'):
         model = build(name, norm_cfg=dict(type=f'mmrev.{kind}'), norm_eval=norm_eval).double().train()
         outputs = model(image(2, 64, dtype=torch.float64))
-        loss(outputs).backward()
+        loss_of(outputs).backward()
         found = [*outputs, *(p.grad for p in model.parameters())]
         if expected is None:
             expected = found

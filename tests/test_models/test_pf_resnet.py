@@ -11,6 +11,7 @@ from mmrev.models.backbones.pf_resnet import conv_norm_act
 from mmrev.registry import MODELS
 from support.golden import GoldenRecord, assert_agrees
 from support.images import image
+from support.networks import loss_of
 
 OPERATIONS = ('conv', 'max', 'hybrid')
 
@@ -92,10 +93,6 @@ def test_an_operation_can_be_injected():
     assert model(image(2, 64))[-1].shape == (2, 512, 2, 2)
 
 
-def loss(outputs) -> Tensor:
-    return sum((x * torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)).sum() for x in outputs)
-
-
 @pytest.mark.parametrize('operation', OPERATIONS)
 def test_gradients_with_inplace_abn_equal_those_with_abn(operation):
     found = []
@@ -105,7 +102,7 @@ def test_gradients_with_inplace_abn_equal_those_with_abn(operation):
         assert not any(m.activation == 'identity' for name, m in model.named_modules()
                        if isinstance(m, ABN) and 'downsample' not in name)
         outputs = model(image(2, 64).double())
-        loss(outputs).backward()
+        loss_of(outputs).backward()
         found.append([*outputs, *(p.grad for p in model.parameters())])
     for ours, theirs in zip(*found, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-8 * float(theirs.detach().abs().max() + 1))

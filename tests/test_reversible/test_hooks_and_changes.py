@@ -1,8 +1,5 @@
-"""Hooks, side effects, generators, changes between forward and backward, and threads."""
-import copy
+"""Hooks, side effects, generators, and changes between forward and backward."""
 import sys
-import threading
-import time
 from functools import partial
 
 import pytest
@@ -11,26 +8,10 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmrev.reversible import AdditiveStep, ReversibilityError, ReversibleSequence, TwoStreamCoupling, sequence
+from mmrev.reversible import AdditiveStep, ReversibilityError, ReversibleSequence, TwoStreamCoupling
 from mmrev.reversible import gradients as engine_gradients
-from mmrev.testing import assert_same_gradients, set_reversible
-from support.networks import NETWORKS, inputs, two_stream
-
-
-def mlp(width=6):
-    return nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-
-
-def network(*functions):
-    """Couplings of functions that are built here, by the same seed each time."""
-    torch.manual_seed(0)
-    functions = [f() for f in functions or [mlp] * 4]
-    pairs = zip(functions[::2], functions[1::2])
-    return ReversibleSequence([TwoStreamCoupling(f, g) for f, g in pairs]).double()
-
-
-def loss_of(outputs):
-    return sum((x * torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view_as(x)).sum() for x in outputs)
+from mmrev.testing import set_reversible
+from support.networks import NETWORKS, inputs, loss_of, mlp, network, two_stream
 
 
 def gradients(module):
@@ -334,203 +315,6 @@ def test_lazy_modules_are_told_to_be_initialized_first():
         module(torch.randn(2, 6), torch.randn(2, 6))
 
 
-def test_state_dict_in_another_thread_holds_every_buffer_with_its_value():
-    module = NETWORKS['halves'](depth=2)
-    gradients_of = lambda: loss_of(module(*inputs('halves'))).backward()  # noqa: E731
-    gradients_of()
-    keys, wrong, done = set(module.state_dict()), [], threading.Event()
-
-    def watch():
-        while not done.is_set():
-            state = module.state_dict()
-            if set(state) != keys or any(v is None for v in state.values()):
-                wrong.append(keys ^ set(state))
-
-    thread = threading.Thread(target=watch)
-    thread.start()
-    for _ in range(20):
-        gradients_of()
-    done.set()
-    thread.join()
-    assert not wrong
-
-
-class Counting(nn.Module):
-    """Counts its calls in training in a buffer."""
-
-    def __init__(self):
-        super().__init__()
-        self.linear = nn.Linear(6, 6)
-        self.register_buffer('calls', torch.zeros(()))
-
-    def forward(self, x):
-        time.sleep(0.002)
-        self.calls += 1
-        return self.linear(x).tanh()
-
-
-@pytest.mark.parametrize('of', [lambda module: module, lambda module: ReversibleSequence(module.couplings)],
-                         ids=['of the sequence', 'of another over its couplings'])
-def test_state_dict_in_another_thread_never_sees_what_a_replay_puts_in_place(of):
-    module, seen, done = network(Counting, Counting), set(), threading.Event()
-    watched = of(module)
-
-    def watch():
-        while not done.is_set():
-            seen.update(float(x) for name, x in watched.state_dict(keep_vars=True).items() if 'calls' in name)
-
-    loss = loss_of(module(*inputs('two_stream', requires_grad=False)))
-    thread = threading.Thread(target=watch)
-    thread.start()
-    loss.backward()
-    done.set()
-    thread.join()
-    assert seen == {1.}
-
-
-def test_a_copy_in_another_thread_never_has_what_a_replay_puts_in_place():
-
-    class Slow(nn.Sequential):
-
-        def forward(self, x):
-            time.sleep(0.002)
-            return super().forward(x)
-
-    module, seen, done = network(*[lambda: Slow(nn.Linear(6, 6), nn.BatchNorm1d(6))] * 4), set(), threading.Event()
-
-    def watch():
-        while not done.is_set():
-            copied = copy.deepcopy(module)
-            seen.update(m.track_running_stats for m in copied.modules() if isinstance(m, nn.BatchNorm1d))
-            assert copied.couplings[0].f[0].weight is not module.couplings[0].f[0].weight
-
-    x = [torch.randn(5, 6, dtype=torch.float64) for _ in range(2)]
-    thread = threading.Thread(target=watch)
-    thread.start()
-    for _ in range(5):
-        loss_of(module(*x)).backward()
-    done.set()
-    thread.join()
-    assert seen == {True}
-
-
-def in_threads(module, streams, repetitions=10):
-    """Gradients of all weights, or the error, of backwards in two threads that Python switches often."""
-    found = []
-
-    def work():
-        for _ in range(repetitions):
-            try:
-                found.append(torch.autograd.grad(loss_of(module(*streams)), list(module.parameters())))
-            except ReversibilityError as error:
-                found.append(error)
-
-    threads = [threading.Thread(target=work) for _ in range(2)]
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-5)
-    try:
-        [t.start() for t in threads]
-        [t.join() for t in threads]
-    finally:
-        sys.setswitchinterval(interval)
-    return found
-
-
-def two_stream_without_dropout():
-    module = two_stream(3)
-    for m in module.modules():
-        if isinstance(m, nn.Dropout):
-            m.p = 0.
-    module.eval()
-    return module, set_reversible(copy.deepcopy(module), False), inputs('two_stream', requires_grad=False)
-
-
-def test_two_threads_on_one_module_each_get_plain_gradients():
-    module, plain, streams = two_stream_without_dropout()
-    wanted = torch.autograd.grad(loss_of(plain(*streams)), list(plain.parameters()))
-    for found in in_threads(module, streams):
-        torch.testing.assert_close(found, wanted)
-
-
-class Nested(nn.Module):
-    """A function that is itself reversible, and counts in batch norms."""
-
-    def __init__(self):
-        super().__init__()
-        function = partial(nn.Sequential, nn.Linear(6, 6), nn.Tanh())
-        self.layers = ReversibleSequence([TwoStreamCoupling(*[function(nn.BatchNorm1d(5)) for _ in range(2)])])
-
-    def forward(self, x):
-        a, b = self.layers(x, x.sin())
-        return a - b
-
-
-def test_two_threads_on_nested_sequences_leave_flags_and_statistics_as_one_does():
-    module, streams = network(Nested, Nested, Nested, Nested), inputs('two_stream', requires_grad=False)
-    plain = set_reversible(copy.deepcopy(module), False)
-    wanted = torch.autograd.grad(loss_of(plain(*streams)), list(plain.parameters()))
-    found = in_threads(module, streams)
-    for gradients_ in found:
-        torch.testing.assert_close(gradients_, wanted)
-    norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm1d)]
-    assert all(m.track_running_stats for m in norms)
-    assert {int(m.num_batches_tracked) for m in norms} == {20}
-
-
-def test_two_threads_with_hooks_on_weights_get_plain_gradients_or_a_refusal():
-    module, plain, streams = two_stream_without_dropout()
-    for m in (module, plain):
-        for p in m.parameters():
-            p.register_hook(lambda g: g * 10)
-    wanted = torch.autograd.grad(loss_of(plain(*streams)), list(plain.parameters()))
-    found = in_threads(module, streams)
-    refused = [x for x in found if isinstance(x, ReversibilityError)]
-    assert refused and all('two threads' in str(x) for x in refused)
-    for gradients_ in found:
-        if not isinstance(gradients_, ReversibilityError):
-            torch.testing.assert_close(gradients_, wanted)
-    torch.testing.assert_close(torch.autograd.grad(loss_of(module(*streams)), list(module.parameters())), wanted)
-
-
-def test_another_thread_s_backward_is_refused_until_the_last_hooks_have_run():
-    """Autograd runs the hooks of the first coupling's weights after the last node has returned."""
-    module, plain, streams = two_stream_without_dropout()
-    found = []
-
-    def hook(gradient):
-        if not found:
-            found.append(None)
-            other = threading.Thread(target=lambda: found.extend(in_threads(module, streams, 1)))
-            other.start()
-            other.join()
-        return gradient * 10
-
-    weight = list(module.couplings[0].parameters())[-1]
-    weight.register_hook(hook)
-    gradients, = torch.autograd.grad(loss_of(module(*streams)), [weight])
-    assert len(found) == 3 and all('two threads' in str(x) for x in found[1:])
-    wanted, = torch.autograd.grad(loss_of(plain(*streams)), [list(plain.couplings[0].parameters())[-1]])
-    torch.testing.assert_close(gradients, wanted * 10)
-    torch.testing.assert_close(torch.autograd.grad(loss_of(module(*streams)), [weight])[0], wanted * 10)
-
-
-def test_first_calls_in_two_threads_know_of_each_other(monkeypatch):
-    module, _, _ = two_stream_without_dropout()
-
-    class Slow(sequence.Calls):
-
-        def __init__(self):
-            time.sleep(0.05)
-            super().__init__()
-
-    monkeypatch.setattr(sequence, 'Calls', Slow)
-    found = []
-    threads = [threading.Thread(target=lambda: found.append(module._shared())) for _ in range(2)]
-    [t.start() for t in threads]
-    [t.join() for t in threads]
-    assert found[0] is found[1]
-
-
 class Comparisons(TorchDispatchMode):
 
     def __init__(self):
@@ -574,44 +358,6 @@ def test_transforms_take_the_plain_path():
     assert tangent.abs().sum() > 0
 
 
-KEEPS = ('undo', 'state', 'graph')
-
-
-@pytest.mark.parametrize('seed', range(6))
-@pytest.mark.parametrize('name', NETWORKS)
-def test_any_mixture_of_what_steps_keep_gives_the_same_gradients(name, seed):
-    torch.manual_seed(3)
-    module = NETWORKS[name]()
-    steps = len(module._steps())
-    chosen = torch.randint(3, (steps, ), generator=torch.Generator().manual_seed(seed)).tolist()
-    module.keep = [KEEPS[i] for i in chosen]
-    module.overlap = seed % 2 == 1 and steps > 1
-    assert_same_gradients(module, *inputs(name))
-    torch.manual_seed(5)
-    streams = inputs(name)
-    loss = loss_of(module(*streams))
-    loss.backward(retain_graph=True)
-    first = [x.grad.clone() for x in streams]
-    loss.backward()
-    for x, once in zip(streams, first):
-        torch.testing.assert_close(x.grad, 2 * once)
-
-
-def test_keep_by_a_function_of_the_step_and_with_frozen_steps():
-    module = two_stream(4)
-    module.couplings[0].requires_grad_(False)
-    module.keep = lambda step: 'graph' if step.target.stream == 0 else 'undo'
-    assert_same_gradients(module, *inputs('two_stream', requires_grad=False))
-
-
-@pytest.mark.parametrize('keep, message', [(['undo'], 'each of the 6 steps, got 1'), ('all', "got 'all'")])
-def test_wrong_keep_is_refused(keep, message):
-    module = two_stream(3)
-    module.keep = keep
-    with pytest.raises(ValueError, match=message):
-        module(*inputs('two_stream'))
-
-
 @pytest.mark.parametrize('requires_grad', [True, False])
 def test_replicas_of_data_parallel_are_refused(requires_grad):
     replica = two_stream(1)._replicate_for_data_parallel()
@@ -645,12 +391,3 @@ def test_a_network_within_fully_sharded_data_parallel_is_refused_by_that_name(re
             m.__dict__[name] = flat.view(weight.shape)
     with pytest.raises(ReversibilityError, match=r'step \d .*is trained within FullyShardedDataParallel'):
         loss_of(module(*inputs('two_stream', requires_grad=requires_grad))).backward()
-
-
-def test_a_list_of_what_steps_keep_may_be_changed_in_place():
-    module = two_stream(2)
-    module.keep = ['undo'] * 4
-    loss_of(module(*inputs('two_stream')))
-    module.keep[0] = 'graph'
-    loss_of(module(*inputs('two_stream')))
-    assert module._plan.keep[0] == 'graph'
