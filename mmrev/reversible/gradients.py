@@ -39,12 +39,11 @@ def is_held_elsewhere(gradient: Tensor, target: StreamPart) -> bool:
     return holders(gradient) > (1 if target.start is None else 2)
 
 
-def add_weight_gradients(weights: Sequence[Tensor], found: Sequence[Optional[Tensor]], gradient: Tensor,
-                         target: StreamPart, total: WeightGradients) -> None:
-    """Add gradients of weights to ``total``, by ``id``; they may be views of the ``gradient`` of ``target``."""
+def add_weight_gradients(weights: Sequence[Tensor], found: Sequence[Optional[Tensor]], foreign: Optional[Tensor],
+                         total: WeightGradients) -> None:
+    """Add gradients of weights to ``total``, by ``id``; one that shares memory with ``foreign`` is copied."""
     ids = list(map(id, weights))
-    held = is_held_elsewhere(gradient, target) or id(gradient) in map(id, found)
-    if not held and total.keys().isdisjoint(ids):
+    if foreign is None and total.keys().isdisjoint(ids):
         total.update(zip(ids, found))
         return
     for i, g in zip(ids, found):
@@ -53,6 +52,6 @@ def add_weight_gradients(weights: Sequence[Tensor], found: Sequence[Optional[Ten
         earlier = total.get(i)
         if earlier is not None:  # PyTorch adds a sparse gradient to a dense one, not the other way round
             g = earlier + g if earlier.layout is torch.strided else g + earlier
-        elif g.layout is not torch.strided or shares_memory(g, gradient):
-            g = g.clone()  # a view of the stream's gradient, which is overwritten later
+        elif g.layout is not torch.strided or shares_memory(g, foreign):
+            g = g.clone()
         total[i] = g

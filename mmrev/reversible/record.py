@@ -7,7 +7,7 @@ from torch import Tensor
 from mmrev import compat
 
 from .errors import LEFT_BEHIND, ReversibilityError
-from .gradients import WeightGradients, add_weight_gradients
+from .gradients import WeightGradients, add_weight_gradients, is_held_elsewhere
 from .observe import Observer
 from .replay import Replay
 from .step import AdditiveStep
@@ -28,22 +28,28 @@ class Evaluated:
         self.replayed = replayed
 
     def add_gradients(self, found: Sequence[Optional[Tensor]], step: AdditiveStep, weights: Sequence[Tensor],
-                      gradient: Tensor, streams: StreamBuffers, total: WeightGradients) -> None:
+                      gradient: Tensor, streams: StreamBuffers, total: WeightGradients) -> bool:
         """Add up the gradients of an evaluation.
 
         Args:
             found: Of the sources that require grad, then of the weights.
             step: The step.
             weights: Its weights that require grad.
-            gradient: Of the output; it may share memory with those found.
+            gradient: Of the output; it may share memory with those found, and is overwritten later.
             streams: Receives the gradients of the sources.
             total: Receives those of the weights.
+
+        Returns:
+            Whether other tensors share the memory of ``gradient``, those found among them.
         """
+        held = is_held_elsewhere(gradient, step.target) or id(gradient) in map(id, found)
+        foreign = gradient if held else None
         remaining = iter(found)
         for part, x, like in zip(step.sources, self.sources, self.likes):
             if x.requires_grad and (g := next(remaining)) is not None:
-                streams.add_gradient(part, g, like, gradient)
-        add_weight_gradients(weights, list(remaining), gradient, step.target, total)
+                streams.add_gradient(part, g, like, foreign)
+        add_weight_gradients(weights, list(remaining), foreign, total)
+        return held
 
 
 def refuse_other_gradients(sources: Sequence[Tensor], step: Callable[[], str]) -> None:

@@ -43,8 +43,7 @@ class Undo:
         # Parts of the call; not the call itself, which holds this object.
         self._plan, self._records, self._states = call.plan, call.records, call.states
         self._modes, self._report, self._first_trained = call.modes, call.report, call.first_trained
-        self._retain_graph = retain_graph
-        self._grad_enabled = torch.enable_grad()
+        self._retain_graph, self._grad_enabled = retain_graph, torch.enable_grad()
         self.running = Backward.begin(call.plan.backwards)
         self.streams = StreamBuffers(call.final)
         if not retain_graph:
@@ -187,11 +186,12 @@ class Undo:
         if self._has_modes:
             differentiate = partial(without_cache, differentiate)
         surrounds = evaluated.replayed and self._plan.functions[index].recomputes
-        evaluated.add_gradients(  # no name for what is found: it may hold `gradient`, whose holders are counted below
+        held = evaluated.add_gradients(  # no name for what is found: it may hold `gradient`, whose holders count below
             record.replay.surround(differentiate, *given) if surrounds else differentiate(*given),
             step, weights, gradient, self.gradients, weight_gradients)
-        if not step.creates and (getrefcount(gradient) > references or is_held_elsewhere(gradient, step.target)):
-            self.gradients.disown([step.target.stream])  # a hook keeps it
+        held = getrefcount(gradient) > references or held and is_held_elsewhere(gradient, step.target)
+        if held and not step.creates:  # by a hook
+            self.gradients.disown([step.target.stream])
 
     def finish(self) -> List[Optional[Tensor]]:
         """The gradients of the inputs."""
