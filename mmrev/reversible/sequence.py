@@ -167,8 +167,8 @@ class ReversibleSequence(nn.Module):
             return 'fake tensors are not computed on a device'
         if plan.is_sharded:
             return 'the weights of the step before are not gathered yet'
-        for i, _ in _sequences(plan):
-            return f'{plan.describe(i)} contains a reversible sequence, and the two would share random state'
+        if within := _sequences(plan):
+            return f'{plan.describe(within[0][0])} contains a reversible sequence, and the two would share random state'
         return obstacle(len(plan.steps), x.device)
 
     def _tell(self, reason: str) -> None:
