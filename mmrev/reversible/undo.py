@@ -18,7 +18,7 @@ from .overlap import AheadOnStreams, AheadOnThread, run_ahead
 from .plan import GRAPH
 from .record import Evaluated
 from .running import Backward
-from .streams import StreamBuffers
+from .streams import StreamBuffers, holders
 
 
 class Undo:
@@ -194,6 +194,6 @@ class Undo:
             self.gradients.disown([step.target.stream])
 
     def finish(self) -> List[Optional[Tensor]]:
-        """The gradients of the inputs."""
+        """The gradients of the inputs; copied where a hook keeps their memory, to which autograd may add others."""
         self.running.leave()
-        return self.gradients.tensors
+        return [x.clone() if x is not None and holders(x) > 1 else x for x in self.gradients.tensors]

@@ -84,6 +84,35 @@ def test_hooks_on_weights_outlast_an_interrupt_while_they_are_set_aside():
     assert all(len(p._backward_hooks) == 1 for p in module.parameters())
 
 
+class KeepsGradients(nn.Module):
+    """A hook within it keeps what ``kept_as`` makes of its output's gradient."""
+
+    def __init__(self, kept_as):
+        super().__init__()
+        self.linear, self.kept, self.kept_as = nn.Linear(6, 6), [], kept_as
+
+    def forward(self, x):
+        y = self.linear(x)
+        if y.requires_grad:
+            y.register_hook(lambda g: self.kept.append(self.kept_as(g)))
+        return y
+
+
+@pytest.mark.parametrize('keep', ['undo', 'graph'])
+@pytest.mark.parametrize('kept_as', [lambda g: g, torch.Tensor.detach, torch.Tensor.numpy],
+                         ids=['itself', 'view', 'array'])
+def test_gradients_that_a_hook_within_keeps_stay_as_they_were(kept_as, keep):
+    """A step's gradient becomes that of an input, to which autograd adds the next backward's."""
+    function = KeepsGradients(kept_as)
+    module = network(lambda: function, mlp)
+    module.keep = keep
+    streams = inputs('two_stream')
+    loss_of(module(*streams)).backward()
+    first = torch.as_tensor(function.kept[0]).clone()
+    loss_of(module(*streams)).backward()
+    torch.testing.assert_close(torch.as_tensor(function.kept[0]), first)
+
+
 class Auxiliary(nn.Module):
     """Stores a loss of its own, with a graph or detached."""
 
