@@ -24,9 +24,9 @@ from torch.utils._pytree import tree_map
 __all__ = [
     'add_safe_globals', 'backward_into', 'can_predict_memory', 'can_save_memory', 'differentiate', 'eagerly',
     'edge_node', 'flop_registry', 'get_autocast_dtype', 'get_device_module', 'global_hooks', 'has_global_hooks',
-    'is_autocast_available', 'is_autocast_enabled', 'is_compiler_active', 'is_compiling', 'is_exporting',
-    'is_fully_sharded', 'load_weights_only', 'notice_freed', 'output_edge', 'saved_tensor_hooks', 'when_freed',
-    'without_attention_fast_path', 'without_cudnn_attention'
+    'is_autocast_available', 'is_autocast_enabled', 'is_checkpointing', 'is_compiler_active', 'is_compiling',
+    'is_exporting', 'is_fully_sharded', 'load_weights_only', 'notice_freed', 'output_edge', 'saved_tensor_hooks',
+    'when_freed', 'without_attention_fast_path', 'without_cudnn_attention'
 ]
 
 _VERSION = tuple(int(number) for number in torch.__version__.split('.')[:2])
@@ -131,6 +131,12 @@ can_predict_memory = _VERSION >= (2, 5)  # fake tensors can be released while a 
 def saved_tensor_hooks() -> Any:
     """The innermost active saved-tensor hooks; ``None`` if there are none, or if torch cannot return them."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) if can_save_memory else None
+
+
+def is_checkpointing() -> bool:
+    """Whether a non-reentrant ``torch.utils.checkpoint`` drops what is saved now; False before PyTorch 2.5."""
+    hooks = saved_tensor_hooks()
+    return hooks is not None and getattr(hooks[0], '__module__', None) == 'torch.utils.checkpoint'
 
 
 GENERATORS_HAVE_OFFSETS = hasattr(torch.Generator, 'get_offset')  # on a GPU

@@ -98,15 +98,7 @@ def _backward(ctx: Any, gradients: Sequence[Optional[Tensor]]) -> Tuple[Optional
 
 
 def run_reversible(call: Call, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
-    """Run ``call`` as a chain of nodes, one per segment of its plan.
-
-    Raises:
-        ReversibilityError: If a backward of the same sequence calls this, and ``fully_shard`` was applied to couplings.
-    """
-    if call.plan.backwards and any(compat.is_fully_sharded(coupling) for coupling, _, _ in call.plan.segments):
-        raise ReversibilityError(
-            "a sequence runs again within its own backward, as by a checkpoint around it with keep='graph'; with "
-            '`fully_shard` on its couplings, weights would get no gradient. Leave out the checkpoint, or `keep`')
+    """Run ``call`` as a chain of nodes, one per segment of its plan."""
     end = len(call.plan.steps)
     num_streams, tensors = len(streams), streams
     call.inputs = _Once.apply(torch.empty(0), *streams)

@@ -43,12 +43,13 @@ class Plan:
         root: The sequence, whose couplings return the steps.
         keep: What each step keeps, see :class:`~mmrev.reversible.ReversibleSequence`.
         cache_every: Keep states before every ``cache_every``-th coupling.
+        drops_graphs: Whether graphs would not be kept, but computed again by a checkpoint; their steps are undone.
         calls: State shared with earlier plans.
     """
 
     def __init__(self, root: nn.Module, couplings: Iterable[nn.Module], keep: Keep, cache_every: Optional[int],
-                 calls: 'Calls'):
-        self.settings = (keep, cache_every)
+                 drops_graphs: bool, calls: 'Calls'):
+        self.settings = (keep, cache_every, drops_graphs)
         self.steps: List[AdditiveStep] = []
         self.segments: List[Tuple[nn.Module, int, int]] = []  # a coupling's steps: one node of autograd's graph
         states = []
@@ -75,7 +76,7 @@ class Plan:
         self.functions = [Function(step.f, calls.lock) for step in self.steps]
         for i, function in enumerate(self.functions):
             _refuse_modules(function, self.describe(i))
-        self.keep = _resolve(keep, self.steps)
+        self.keep = [UNDO if drops_graphs and k == GRAPH else k for k in _resolve(keep, self.steps)]
         for i in states:
             if i < len(self.steps) and self.keep[i] == UNDO:
                 self.keep[i] = STATE

@@ -132,7 +132,8 @@ class ReversibleSequence(nn.Module):
 
     def _current_plan(self) -> Plan:
         plan = self._plan
-        settings = (tuple(self.keep) if isinstance(self.keep, list) else self.keep, self.cache_every)
+        keep = tuple(self.keep) if isinstance(self.keep, list) else self.keep
+        settings = keep, self.cache_every, compat.is_checkpointing()
         with self._shared().lock:  # not within a replay of another thread, which temporarily changes flags
             if plan is None or plan.settings != settings or not plan.is_current():
                 plan = self._plan = Plan(self, self.couplings, *settings, self._shared())

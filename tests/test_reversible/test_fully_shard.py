@@ -1,4 +1,5 @@
 """FSDP2 (``fully_shard``) on a whole network and on its couplings: two processes with gloo against one, in float64."""
+import copy
 from functools import partial
 
 import pytest
@@ -169,22 +170,24 @@ def test_overlap_has_no_effect(alone):
         model(data(0)).sum().backward()
 
 
-@pytest.mark.parametrize('where', ['couplings', 'couplings alone'])
-def test_a_checkpoint_around_kept_graphs_is_refused_because_weights_would_get_no_gradient(where, alone):
-    model = network('graph')
-    model.blocks.forward = partial(checkpoint, model.blocks.forward, use_reentrant=False)
-    shard(model, where)
-    loss = model(data(0)).sum()
-    with pytest.raises(ReversibilityError, match='within its own backward.*[Ll]eave out the checkpoint'):
-        loss.backward()
-
-
-@pytest.mark.parametrize('keep, sharded', [('undo', 'couplings'), ('graph', 'network'), ('graph', 'sequence')])
-def test_any_other_checkpoint_around_the_sequence_changes_no_gradient(keep, sharded, alone):
+@pytest.mark.parametrize('sharded', ['couplings', 'sequence', 'network'])
+@pytest.mark.parametrize('keep', ['undo', 'graph', ['graph', 'undo', 'state'] * 3])
+def test_a_checkpoint_around_two_sequences_changes_no_gradient(keep, sharded, alone):
+    """Within a backward, `fully_shard` drops the gradients of sequences that the checkpoint evaluates again."""
     model, plain = network(keep), network(reversible=False)
-    model.blocks.forward = partial(checkpoint, model.blocks.forward, use_reentrant=False)
-    fsdp.fully_shard(model.blocks) if sharded == 'sequence' else shard(model, sharded)
+    for m in (model, plain):
+        m.more, m.forward = copy.deepcopy(m.blocks.couplings[:DEPTH]), partial(twice, m)
+        m.more = ReversibleSequence(m.more, m is model, keep=keep if isinstance(keep, str) else keep[:2 * DEPTH])
+    sequences = [model.blocks, model.more]
+    units = {'couplings': [c for m in sequences for c in m.couplings], 'sequence': sequences, 'network': []}[sharded]
+    for unit in (*units, model):
+        fsdp.fully_shard(unit)
     for m in (model, plain):
         m(data(0)).pow(2).sum().backward()
     for (name, p), expected in zip(model.named_parameters(), plain.parameters()):
         torch.testing.assert_close(full(p.grad), expected.grad, rtol=1e-9, atol=1e-12, msg=name)
+
+
+def twice(model, x):
+    a, b = model.stem(x).chunk(2, 1)
+    return model.head(torch.cat(checkpoint(lambda *ab: model.blocks(*model.more(*ab)), a, b, use_reentrant=False), 1))

@@ -1,9 +1,14 @@
 """What each step keeps (``keep``), by mixtures of it."""
+import copy
+from functools import partial
+
 import pytest
 import torch
+from torch.utils.checkpoint import checkpoint
 
-from mmrev.testing import assert_same_gradients
-from support.networks import NETWORKS, inputs, loss_of, two_stream
+from mmrev import compat
+from mmrev.testing import assert_same_gradients, set_reversible
+from support.networks import NETWORKS, halves, inputs, loss_of, two_stream
 
 KEEPS = ('undo', 'state', 'graph')
 
@@ -50,3 +55,21 @@ def test_a_list_of_what_steps_keep_may_be_changed_in_place():
     module.keep[0] = 'graph'
     loss_of(module(*inputs('two_stream')))
     assert module._plan.keep[0] == 'graph'
+
+
+@pytest.mark.skipif(not compat.can_save_memory, reason='before PyTorch 2.5 a checkpoint cannot be seen')
+@pytest.mark.parametrize('keep', ['graph', ['graph', 'undo', 'state', 'graph', 'undo', 'graph']])
+def test_a_checkpoint_around_the_sequence_has_nothing_to_keep(keep):
+    """It would drop the graphs, and evaluate the whole sequence again for each of these steps."""
+    module, evaluated = halves(), []
+    module.keep = keep
+    twin = set_reversible(copy.deepcopy(module), False)
+    module.couplings[0].f.register_forward_hook(lambda *_: evaluated.append(None))
+    found = []
+    for m, run in ((module, partial(checkpoint, module, use_reentrant=False)), (twin, twin)):
+        torch.manual_seed(0)
+        streams = inputs('halves')
+        loss_of(run(*streams)).backward()
+        found.append([streams[0].grad, *(p.grad for p in m.parameters()), *m.buffers()])
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-12)
+    assert len(evaluated) == 2
