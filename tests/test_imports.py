@@ -32,8 +32,10 @@ PARTS = (
 WITHIN = {  # the same within a folder that has parts of its own
     'reversible': (
         ('errors', 'modes', 'notes', 'overlap', 'streams'),
-        ('check', 'function', 'generators', 'gradients', 'running', 'states', 'step'),
-        ('coupling', 'observe', 'plain', 'signature'),
+        ('check', 'generators', 'gradients', 'running', 'states', 'step'),
+        ('coupling', 'plain', 'shared'),
+        ('function', ),
+        ('observe', 'signature'),
         ('inference', 'output', 'plan', 'replay'),
         ('record', ),
         ('call', ),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mmrev import compat
 
 from .errors import ReversibilityError
+from .shared import Shared
 
 Place = Tuple[Dict[str, Any], str]  # a module's dictionary of parameters or buffers, and a name in it
 
@@ -91,14 +92,14 @@ class Function:
 
     Args:
         f: The function.
-        lock: Lock of the sequence, held while one of its functions runs, because a replay temporarily changes flags.
+        shared: Has the lock that is held while a function runs, because a replay temporarily changes flags.
     """
 
-    __slots__ = ('lock', 'modules', 'training', 'untracked', 'buffers', 'written', 'generators', 'recomputes',
+    __slots__ = ('_shared', 'modules', 'training', 'untracked', 'buffers', 'written', 'generators', 'recomputes',
                  'takes_notes', 'draws', 'enables_grad', '_generator_places', '_weights')
 
-    def __init__(self, f: nn.Module, lock: Any):
-        self.lock = lock
+    def __init__(self, f: nn.Module, shared: Shared):
+        self._shared = shared
         self.modules = walk(f)
         self.training = [m.training for m in self.modules]
         self.untracked = [m for m in self.modules if m.training and _skips_untracked_statistics(m)]
@@ -134,13 +135,17 @@ class Function:
         self.untracked = []
         self.takes_notes = False  # they are updated again
 
+    @property
+    def lock(self) -> Any:
+        return self._shared.lock
+
     def running(self) -> ContextManager[Any]:
         """The context in which the function must be evaluated."""
-        return self._running_eagerly() if self.draws else self.lock
+        return self._running_eagerly() if self.draws else self._shared.lock
 
     @contextmanager
     def _running_eagerly(self) -> Iterator[None]:
-        with self.lock, compat.eagerly():
+        with self._shared.lock, compat.eagerly():
             yield
 
     def has_hooks(self) -> bool:

@@ -1,6 +1,5 @@
 """The steps of a sequence, planned once: segments, what each step keeps, and which streams the undo must restore."""
 import sys
-import threading
 from functools import partial
 from itertools import chain
 from typing import Any, Callable, FrozenSet, Iterable, List, Optional, Sequence, Set, Tuple, Union
@@ -15,25 +14,12 @@ from mmrev import compat
 from .coupling import Coupling
 from .errors import FSDP, ReversibilityError
 from .function import Function, walk
-from .running import Running
+from .shared import Shared
 from .signature import Signature
 from .step import AdditiveStep
 
 Keep = Union[None, str, Sequence[str], Callable[[AdditiveStep], str]]
 UNDO, STATE, GRAPH = 'undo', 'state', 'graph'
-
-
-class Calls:
-    """State that all calls of a sequence, and of other sequences over its couplings, share across threads.
-
-    Attributes:
-        lock: Held while a function runs.
-        backwards: The running backwards, by ``id``.
-    """
-
-    def __init__(self) -> None:
-        self.lock = threading.RLock()
-        self.backwards: 'Running[int, Any]' = Running()
 
 
 class Plan:
@@ -44,11 +30,11 @@ class Plan:
         keep: What each step keeps, see :class:`~mmrev.reversible.ReversibleSequence`.
         cache_every: Keep states before every ``cache_every``-th coupling.
         drops_graphs: Whether graphs would not be kept, but computed again by a checkpoint; their steps are undone.
-        calls: State shared with earlier plans.
+        shared: State shared with earlier plans.
     """
 
     def __init__(self, root: nn.Module, couplings: Iterable[nn.Module], keep: Keep, cache_every: Optional[int],
-                 drops_graphs: bool, calls: 'Calls'):
+                 drops_graphs: bool, shared: Shared):
         self.settings = (keep, cache_every, drops_graphs)
         self.steps: List[AdditiveStep] = []
         self.segments: List[Tuple[nn.Module, int, int]] = []  # a coupling's steps: one node of autograd's graph
@@ -73,7 +59,7 @@ class Plan:
                 raise ReversibilityError(f'the function of {self.describe(i)} must be a Python module, as all modules '
                                          f'within it, so that it can be replayed; wrap it in an `nn.Module`, and do '
                                          f'not script or trace it')
-        self.functions = [Function(step.f, calls.lock) for step in self.steps]
+        self.functions = [Function(step.f, shared) for step in self.steps]
         for i, function in enumerate(self.functions):
             _refuse_modules(function, self.describe(i))
         self.keep = [UNDO if drops_graphs and k == GRAPH else k for k in _resolve(keep, self.steps)]
@@ -81,7 +67,7 @@ class Plan:
             if i < len(self.steps) and self.keep[i] == UNDO:
                 self.keep[i] = STATE
         self._work_out_undo()
-        self.backwards = calls.backwards
+        self.backwards = shared.backwards
         self.forward_observed = False
         self.tracks_draws = True  # after every step; if False, only after the last one
         self.observed: Set[int] = set()  # steps that have been observed in a backward

@@ -1,8 +1,6 @@
 """The module that runs couplings reversibly or, with the same modules and state dict, under plain autograd."""
 import copy
-import threading
 import warnings
-import weakref
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
@@ -20,11 +18,9 @@ from .inference import infer
 from .node import run_reversible
 from .overlap import obstacle, settle
 from .plain import run_plain
-from .plan import Calls, Keep, Plan, check_keep, steps_of
+from .plan import Keep, Plan, check_keep, steps_of
+from .shared import Shared, share_lock, shared_by
 from .step import AdditiveStep
-
-_calls_lock = threading.Lock()
-_calls_of: 'weakref.WeakKeyDictionary[nn.Module, Calls]' = weakref.WeakKeyDictionary()  # by coupling
 
 
 class ReversibleSequence(nn.Module):
@@ -69,7 +65,7 @@ class ReversibleSequence(nn.Module):
         self.keep = keep
         self._told: Set[str] = set()
         self._plan: Optional[Plan] = None
-        self._calls: Optional[Calls] = None
+        self._shares: Optional[Shared] = None
 
     def forward(self, *streams: Tensor) -> Tuple[Tensor, ...]:
         if '_is_replica' in self.__dict__ and self.reversible and torch.is_grad_enabled():
@@ -113,7 +109,7 @@ class ReversibleSequence(nn.Module):
         return copied
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {**self.__dict__, '_plan': None, '_calls': None}
+        return {**self.__dict__, '_plan': None, '_shares': None}
 
     @torch.compiler.disable  # a graph break: a compiled graph would keep what this is here to release
     def _run_reversible(self, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
@@ -135,21 +131,18 @@ class ReversibleSequence(nn.Module):
         keep = tuple(self.keep) if isinstance(self.keep, list) else self.keep
         settings = keep, self.cache_every, compat.is_checkpointing()
         with self._shared().lock:  # not within a replay of another thread, which temporarily changes flags
-            if plan is None or plan.settings != settings or not plan.is_current():
+            current = plan is not None and plan.settings == settings and plan.is_current()
+        if plan is None or not current:
+            modules = {m for step in self._steps() if isinstance(step.f, nn.Module) for m in step.f.modules()}
+            share_lock(self._shared(), modules, [m._shared() for m in modules if isinstance(m, ReversibleSequence)])
+            with self._shared().lock:
                 plan = self._plan = Plan(self, self.couplings, *settings, self._shared())
-                for _, m in _sequences(plan):
-                    if m._shared().lock is not self._shared().lock:  # both replays change flags of its modules
-                        m._shared().lock, m._plan = self._shared().lock, None
         return plan
 
-    def _shared(self) -> Calls:
-        if self._calls is None:
-            with _calls_lock:  # two threads may make their first calls at once
-                calls = next(filter(None, map(_calls_of.get, self.couplings)), None) or Calls()
-                for coupling in self.couplings:
-                    _calls_of.setdefault(coupling, calls)
-                self._calls = calls
-        return self._calls
+    def _shared(self) -> Shared:
+        if self._shares is None:
+            self._shares = shared_by(self.couplings)
+        return self._shares
 
     def _run(self, run: Callable, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         """``run(steps, streams)``, one coupling at a time where their weights are gathered for that."""
@@ -162,14 +155,16 @@ class ReversibleSequence(nn.Module):
     def _steps(self) -> List[AdditiveStep]:
         return [step for coupling in self.couplings for step in steps_of(coupling)]
 
-    @staticmethod
-    def _obstacle(plan: Plan, x: Tensor) -> Optional[str]:
+    def _obstacle(self, plan: Plan, x: Tensor) -> Optional[str]:
+        if self._shared().lock._is_owned():  # the other may hold it while this one's second thread needs it
+            return 'this is within a function of another reversible sequence'
         if isinstance(x, FakeTensor):
             return 'fake tensors are not computed on a device'
         if plan.is_sharded:
             return 'the weights of the step before are not gathered yet'
-        if within := _sequences(plan):
-            return f'{plan.describe(within[0][0])} contains a reversible sequence, and the two would share random state'
+        for i, function in enumerate(plan.functions):
+            if any(isinstance(m, ReversibleSequence) for m in function.modules):
+                return f'{plan.describe(i)} contains a reversible sequence, and the two would share random state'
         return obstacle(len(plan.steps), x.device)
 
     def _tell(self, reason: str) -> None:
@@ -189,11 +184,6 @@ class ReversibleSequence(nn.Module):
     def _keep_float32_under_autocast(x: Tensor) -> Tensor:
         low = x.dtype in (torch.float16, torch.bfloat16)
         return x.float() if low and compat.is_autocast_enabled(x.device.type) else x
-
-
-def _sequences(plan: Plan) -> List[Tuple[int, ReversibleSequence]]:
-    """Those within the functions, with the index of the step."""
-    return [(i, m) for i, f in enumerate(plan.functions) for m in f.modules if isinstance(m, ReversibleSequence)]
 
 
 def _spread(run: Callable, steps: Sequence[AdditiveStep], *streams: Tensor) -> Tuple[Tensor, ...]:

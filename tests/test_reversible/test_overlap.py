@@ -10,6 +10,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 import torch.testing._internal.distributed.fake_pg  # noqa: F401 (registers the backend `fake`)
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import mmrev.reversible.overlap as overlapping
 from mmrev.reversible import (AdditiveStep, ReversibilityError, ReversibleSequence, TwoStreamCoupling,
@@ -157,6 +158,31 @@ def test_an_overlapped_backward_within_another_does_not_wait_for_itself():
     thread.start()
     thread.join(60)
     assert not thread.is_alive() and module.couplings[0].g.weight.grad.isfinite().all()
+
+
+@pytest.mark.parametrize('checkpointed', ['the sequence', 'what is beside it'])
+def test_an_overlapped_sequence_and_a_checkpoint_within_a_function_do_not_wait_for_each_other(checkpointed):
+    """A checkpoint within a function makes the outer sequence hold the lock while it differentiates the function."""
+
+    class Checkpointed(Nest):
+
+        def forward(self, x):
+            if checkpointed == 'the sequence':
+                return checkpoint(super().forward, x, use_reentrant=False)
+            return super().forward(checkpoint(torch.sin, x, use_reentrant=False))
+
+    torch.manual_seed(0)
+    module = ReversibleSequence([TwoStreamCoupling(Checkpointed(dropping(2)), dropping(2).couplings[0].f)])
+    module.eval()
+    streams = [torch.randn(2, 16, 6, 6) for _ in range(2)]
+    expected = gradients(module, streams, False)
+    module.couplings[0].f.inner.overlap = True
+    found = []
+    with pytest.warns(UserWarning, match='within a function of another'):
+        thread = threading.Thread(target=lambda: found.append(gradients(module, streams, False)), daemon=True)
+        thread.start()
+        thread.join(60)
+    assert_same_bits(*found, expected)
 
 
 def test_errors_of_the_second_thread_arrive():

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from mmrev.reversible import ReversibilityError, ReversibleSequence, TwoStreamCoupling, sequence
+from mmrev.reversible import ReversibilityError, ReversibleSequence, shared
 from mmrev.testing import set_reversible
-from support.networks import NETWORKS, inputs, loss_of, network, two_stream
+from support.networks import NETWORKS, inputs, loss_of, mlp, network, two_stream
 
 
 def test_state_dict_in_another_thread_holds_every_buffer_with_its_value():
@@ -94,18 +94,21 @@ def test_a_copy_in_another_thread_never_has_what_a_replay_puts_in_place():
     assert seen == {True}
 
 
-def in_threads(module, streams, repetitions=10):
-    """Gradients of all weights, or the error, of backwards in two threads that Python switches often."""
+def in_threads(module, streams, repetitions=10, other=None):
+    """Gradients of all weights, or the error, of backwards in two threads that Python switches often.
+
+    The second thread runs the ``other`` module, if there is one.
+    """
     found = []
 
-    def work():
+    def work(module):
         for _ in range(repetitions):
             try:
                 found.append(torch.autograd.grad(loss_of(module(*streams)), list(module.parameters())))
             except ReversibilityError as error:
                 found.append(error)
 
-    threads = [threading.Thread(target=work) for _ in range(2)]
+    threads = [threading.Thread(target=work, args=(m, )) for m in (module, other or module)]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(1e-5)
     try:
@@ -132,13 +135,17 @@ def test_two_threads_on_one_module_each_get_plain_gradients():
         torch.testing.assert_close(found, wanted)
 
 
-class Nested(nn.Module):
-    """A function that is itself reversible, and counts in batch norms."""
+def counting():
+    """A function that counts its evaluations in training, in a batch norm."""
+    return nn.Sequential(nn.Linear(6, 6), nn.Tanh(), nn.BatchNorm1d(5))
 
-    def __init__(self):
+
+class Nested(nn.Module):
+    """A function that is itself reversible."""
+
+    def __init__(self, layers=None):
         super().__init__()
-        function = partial(nn.Sequential, nn.Linear(6, 6), nn.Tanh())
-        self.layers = ReversibleSequence([TwoStreamCoupling(*[function(nn.BatchNorm1d(5)) for _ in range(2)])])
+        self.layers = layers or network(counting, counting)
 
     def forward(self, x):
         a, b = self.layers(x, x.sin())
@@ -155,6 +162,41 @@ def test_two_threads_on_nested_sequences_leave_flags_and_statistics_as_one_does(
     norms = [m for m in module.modules() if isinstance(m, nn.BatchNorm1d)]
     assert all(m.track_running_stats for m in norms)
     assert {int(m.num_batches_tracked) for m in norms} == {20}
+
+
+def outer(layers):
+    return network(partial(Nested, layers), mlp)
+
+
+def over_the_inner_couplings(inner):
+    return [ReversibleSequence(inner.couplings), outer(inner)]
+
+
+def over_couplings_that_are_nested_later(inner):
+    middle = outer(inner)
+    return [ReversibleSequence(middle.couplings), middle, outer(middle)]
+
+
+def over_a_function_of_the_inner_one(inner):
+    return [network(lambda: inner.couplings[0].f, mlp), outer(inner)]
+
+
+@pytest.mark.parametrize('called_before', [True, False])
+@pytest.mark.parametrize('build', [
+    lambda inner: [inner, outer(inner)], lambda inner: [outer(inner), outer(inner)], over_the_inner_couplings,
+    over_couplings_that_are_nested_later, over_a_function_of_the_inner_one
+], ids=['inner', 'two outer', 'inner couplings', 'outer couplings', 'inner function'])
+def test_two_threads_on_sequences_that_share_functions_leave_flags_and_statistics_as_one_does(build, called_before):
+    """Without one lock a thread takes the flags within the other's replay for those to restore."""
+    inner, streams = network(counting, counting), inputs('two_stream', requires_grad=False)
+    built = build(inner)
+    norm = inner.couplings[0].f[2]
+    for module in built if called_before else ():
+        loss_of(module(*streams)).backward()
+    counted = int(norm.num_batches_tracked)
+    assert not any(isinstance(x, Exception) for x in in_threads(built[0], streams, 15, built[-1]))
+    assert int(norm.num_batches_tracked) == counted + 30
+    assert norm.track_running_stats
 
 
 def test_two_threads_with_hooks_on_weights_get_plain_gradients_or_a_refusal():
@@ -197,13 +239,13 @@ def test_another_thread_s_backward_is_refused_until_the_last_hooks_have_run():
 def test_first_calls_in_two_threads_know_of_each_other(monkeypatch):
     module, _, _ = two_stream_without_dropout()
 
-    class Slow(sequence.Calls):
+    class Slow(shared.Shared):
 
         def __init__(self):
             time.sleep(0.05)
             super().__init__()
 
-    monkeypatch.setattr(sequence, 'Calls', Slow)
+    monkeypatch.setattr(shared, 'Shared', Slow)
     found = []
     threads = [threading.Thread(target=lambda: found.append(module._shared())) for _ in range(2)]
     [t.start() for t in threads]
