@@ -34,6 +34,13 @@ def differentiate_without(hooked: Sequence[Dict[int, Any]], *args: Any) -> Seque
         deque(restoral, maxlen=0)
 
 
+def unshared(gradient: Optional[Tensor]) -> Optional[Tensor]:
+    """A gradient, or a copy if another tensor shares its memory."""
+    if gradient is None or gradient.layout is not torch.strided or holders(gradient) == 1:
+        return gradient
+    return gradient.clone()
+
+
 def is_held_elsewhere(gradient: Tensor, target: StreamPart) -> bool:
     """Whether a tensor shares the memory of ``gradient``, other than the stream's gradient that it is a part of."""
     return holders(gradient) > (1 if target.start is None else 2)

@@ -2,7 +2,7 @@
 import copy
 import warnings
 from functools import partial
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -133,8 +133,7 @@ class ReversibleSequence(nn.Module):
         with self._shared().lock:  # not within a replay of another thread, which temporarily changes flags
             current = plan is not None and plan.settings == settings and plan.is_current()
         if plan is None or not current:
-            modules = {m for step in self._steps() if isinstance(step.f, nn.Module) for m in step.f.modules()}
-            share_lock(self._shared(), modules, [m._shared() for m in modules if isinstance(m, ReversibleSequence)])
+            self._share_lock(m for step in self._steps() if isinstance(step.f, nn.Module) for m in step.f.modules())
             with self._shared().lock:
                 plan = self._plan = Plan(self, self.couplings, *settings, self._shared())
         return plan
@@ -142,7 +141,12 @@ class ReversibleSequence(nn.Module):
     def _shared(self) -> Shared:
         if self._shares is None:
             self._shares = shared_by(self.couplings)
+            self._share_lock(self.couplings.modules())
         return self._shares
+
+    def _share_lock(self, modules: Iterable[nn.Module]) -> None:
+        modules = set(modules)
+        share_lock(self._shared(), modules, [m._shared() for m in modules if isinstance(m, ReversibleSequence)])
 
     def _run(self, run: Callable, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         """``run(steps, streams)``, one coupling at a time where their weights are gathered for that."""

@@ -10,7 +10,7 @@ from mmrev import compat
 
 from .call import Call
 from .function import requires_grad
-from .gradients import WeightGradients, differentiate_without, has_hooks, hooks, is_held_elsewhere
+from .gradients import WeightGradients, differentiate_without, has_hooks, hooks, is_held_elsewhere, unshared
 from .modes import without_cache
 from .observe import Observer, refuse_captured, refuse_survivors
 from .output import check_unmodified, refuse_modified
@@ -18,7 +18,7 @@ from .overlap import AheadOnStreams, AheadOnThread, run_ahead
 from .plan import GRAPH
 from .record import Evaluated
 from .running import Backward
-from .streams import StreamBuffers, holders
+from .streams import StreamBuffers
 
 
 class Undo:
@@ -196,4 +196,4 @@ class Undo:
     def finish(self) -> List[Optional[Tensor]]:
         """The gradients of the inputs; copied where a hook keeps their memory, to which autograd may add others."""
         self.running.leave()
-        return [x.clone() if x is not None and holders(x) > 1 else x for x in self.gradients.tensors]
+        return list(map(unshared, self.gradients.tensors))

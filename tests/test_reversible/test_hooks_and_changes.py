@@ -8,7 +8,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmrev.reversible import AdditiveStep, ReversibilityError, ReversibleSequence, TwoStreamCoupling
+from mmrev.reversible import AdditiveStep, NewStream, ReversibilityError, ReversibleSequence, TwoStreamCoupling
 from mmrev.reversible import gradients as engine_gradients
 from mmrev.testing import set_reversible
 from support.networks import NETWORKS, inputs, loss_of, mlp, network, two_stream
@@ -311,6 +311,22 @@ def test_sparse_gradients():
     for name, g in plain.items():
         assert ours[name].is_sparse
         torch.testing.assert_close(ours[name].to_dense(), g.to_dense())
+
+
+class Gathered(nn.Module):
+
+    def forward(self, x):
+        return torch.gather(x, 1, torch.tensor([[0, 1], [2, 0]]), sparse_grad=True)
+
+
+@pytest.mark.parametrize('keep', ['undo', 'graph'])
+def test_sparse_gradients_of_an_input(keep):
+    gradients = []
+    for reversible in (True, False):
+        x = torch.ones(2, 4, dtype=torch.float64, requires_grad=True)
+        ReversibleSequence([NewStream(Gathered(), 1, (0, ))], reversible, keep=keep)(x)[1].pow(2).sum().backward()
+        gradients.append(x.grad)
+    torch.testing.assert_close(*gradients)
 
 
 class Tied(nn.Module):

@@ -199,6 +199,39 @@ def test_two_threads_on_sequences_that_share_functions_leave_flags_and_statistic
     assert norm.track_running_stats
 
 
+def test_inference_of_a_sequence_that_was_never_trained_waits_for_a_replay():
+    """A replay has the flags of the forward, and tracks no statistics."""
+    inside, inferred = threading.Event(), threading.Event()
+
+    class Waiting(nn.Module):
+
+        def forward(self, x):
+            if torch._C._current_graph_task_id() >= 0:
+                inside.set()
+                inferred.wait(0.5)
+            return x.sin()
+
+    function = nn.Sequential(nn.Linear(6, 6), Waiting(), nn.BatchNorm1d(5))
+    trained, other = (network(lambda: function, mlp) for _ in range(2))
+    streams, found = inputs('two_stream', requires_grad=False), []
+
+    def infer():
+        inside.wait()
+        with torch.no_grad():
+            found.extend(other(*streams))
+        inferred.set()
+
+    loss = loss_of(trained(*streams))
+    trained.eval()
+    with torch.no_grad():
+        expected = trained(*streams)
+    thread = threading.Thread(target=infer)
+    thread.start()
+    loss.backward()
+    thread.join()
+    torch.testing.assert_close(tuple(found), expected)
+
+
 def test_two_threads_with_hooks_on_weights_get_plain_gradients_or_a_refusal():
     module, plain, streams = two_stream_without_dropout()
     for m in (module, plain):
