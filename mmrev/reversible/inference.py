@@ -1,5 +1,5 @@
 """The same steps without a graph, in place on buffers of their own."""
-from typing import Any, Callable, List, Sequence, Tuple
+from typing import Callable, List, Sequence, Tuple
 
 import torch
 from torch import Tensor
@@ -7,6 +7,7 @@ from torch import Tensor
 from mmrev import compat
 
 from .observe import refuse_captured
+from .shared import Shared
 from .step import AdditiveStep
 from .streams import StreamBuffers, shares_memory
 
@@ -28,12 +29,12 @@ def run_without_graph(steps: Sequence[AdditiveStep], streams: Sequence[Tensor],
     return tuple(buffers.aliases())
 
 
-def infer(lock: Any, steps: Sequence[AdditiveStep], streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
-    """Run inference; ``lock`` waits for a replay in another thread, which temporarily changes flags."""
+def infer(shared: Shared, steps: Sequence[AdditiveStep], streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+    """Run inference; the lock waits for a replay in another thread, which temporarily changes flags."""
 
     def evaluate(index: int, sources: List[Tensor]) -> Tensor:
         step = steps[index]
-        with lock:
+        with shared.lock:
             out = step.f(*sources)
         if out.requires_grad and torch.is_grad_enabled():  # of a tensor that is no parameter: none of them is trained
             refuse_captured(compat.output_edge(out), (), lambda: f'step {index} ({type(step.f).__name__})')

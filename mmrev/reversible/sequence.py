@@ -83,7 +83,7 @@ class ReversibleSequence(nn.Module):
             if self.overlap and not self.reversible:
                 self._tell('with `reversible=False` nothing is undone')
             return self._run(run_plain, streams)
-        return self._run(partial(infer, self._shared().lock), streams)
+        return self._run(partial(infer, self._shared()), streams)
 
     def train(self, mode: bool = True) -> 'ReversibleSequence':
         self._plan = None  # the next call examines the functions again
@@ -115,10 +115,12 @@ class ReversibleSequence(nn.Module):
     def _run_reversible(self, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         if compat.is_exporting():
             return self._run(run_plain, streams)
-        settle()
+        within = self._shared().lock._is_owned()  # a function of another sequence, while second threads may wait for it
+        if not within:
+            settle()
         plan = self._current_plan()
         plan.refuse_cached_weights()
-        reason = self._obstacle(plan, streams[0]) if self.overlap else None
+        reason = self._obstacle(plan, streams[0], within) if self.overlap else None
         call = Call(plan, self.overlap and reason is None)
         with refusing_captured_draws(streams):
             outputs = run_reversible(call, streams)
@@ -159,8 +161,9 @@ class ReversibleSequence(nn.Module):
     def _steps(self) -> List[AdditiveStep]:
         return [step for coupling in self.couplings for step in steps_of(coupling)]
 
-    def _obstacle(self, plan: Plan, x: Tensor) -> Optional[str]:
-        if self._shared().lock._is_owned():  # the other may hold it while this one's second thread needs it
+    @staticmethod
+    def _obstacle(plan: Plan, x: Tensor, within: bool) -> Optional[str]:
+        if within:
             return 'this is within a function of another reversible sequence'
         if isinstance(x, FakeTensor):
             return 'fake tensors are not computed on a device'

@@ -3,6 +3,7 @@ import copy
 import sys
 import threading
 import time
+import warnings
 from functools import partial
 
 import pytest
@@ -197,6 +198,19 @@ def test_two_threads_on_sequences_that_share_functions_leave_flags_and_statistic
     assert not any(isinstance(x, Exception) for x in in_threads(built[0], streams, 15, built[-1]))
     assert int(norm.num_batches_tracked) == counted + 30
     assert norm.track_running_stats
+
+
+def test_an_overlapped_sequence_and_one_around_it_in_another_thread_do_not_wait_for_each_other():
+    inner, streams = network(mlp, mlp, mlp, mlp), inputs('two_stream', requires_grad=False)
+    around = outer(inner)
+    inner.overlap = True
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')  # overlap has no effect within the function
+        found = []
+        thread = threading.Thread(target=lambda: found.extend(in_threads(inner, streams, 50, around)), daemon=True)
+        thread.start()
+        thread.join(60)
+    assert len(found) == 100 and not any(isinstance(x, Exception) for x in found)
 
 
 def test_inference_of_a_sequence_that_was_never_trained_waits_for_a_replay():
