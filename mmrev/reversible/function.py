@@ -95,11 +95,11 @@ class Function:
         shared: Has the lock that is held while a function runs, because a replay temporarily changes flags.
     """
 
-    __slots__ = ('_shared', 'modules', 'training', 'untracked', 'buffers', 'written', 'generators', 'recomputes',
+    __slots__ = ('shared', 'modules', 'training', 'untracked', 'buffers', 'written', 'generators', 'recomputes',
                  'takes_notes', 'draws', 'enables_grad', '_generator_places', '_weights')
 
     def __init__(self, f: nn.Module, shared: Shared):
-        self._shared = shared
+        self.shared = shared
         self.modules = walk(f)
         self.training = [m.training for m in self.modules]
         self.untracked = [m for m in self.modules if m.training and _skips_untracked_statistics(m)]
@@ -135,17 +135,13 @@ class Function:
         self.untracked = []
         self.takes_notes = False  # they are updated again
 
-    @property
-    def lock(self) -> Any:
-        return self._shared.lock
-
     def running(self) -> ContextManager[Any]:
         """The context in which the function must be evaluated."""
-        return self._running_eagerly() if self.draws else self._shared.lock
+        return self._running_eagerly() if self.draws else self.shared.lock
 
     @contextmanager
     def _running_eagerly(self) -> Iterator[None]:
-        with self._shared.lock, compat.eagerly():
+        with self.shared.lock, compat.eagerly():
             yield
 
     def has_hooks(self) -> bool:

@@ -54,7 +54,7 @@ class Observer(TorchDispatchMode):
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)
         self._eagerly.__exit__(*exception)
-        with self._function.lock:  # no other thread is between a hook and the layer that reads its weight
+        with self._function.shared.lock:  # no other thread is between a hook and the layer that reads its weight
             for m in self._function.modules:
                 _detach_computed_weights(m)
 

@@ -2,7 +2,7 @@
 import copy
 import warnings
 from functools import partial
-from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +36,12 @@ class ReversibleSequence(nn.Module):
             and Mangalam 2023), for one more step's graph in memory. On CPUs by a second thread: it helps where a step's
             operators are too small to use all cores; with large ones, one step at a time on all cores is faster.
             Not for functions that draw random numbers and are checkpointed within: both threads would rewind one
-            generator.
+            generator. No effect around or within a function of another sequence.
         keep: What each step keeps for the backward: ``'undo'``, nothing, so that it is undone; ``'state'``, the streams
             before it, so that the undo starts afresh there; ``'graph'``, what plain autograd keeps, so that its
             function is not evaluated a second time. One of these for all steps, a list with an entry for each, or a
             function of the :class:`AdditiveStep`. Memory against time; the gradients are the same up to rounding.
+            Within a non-reentrant checkpoint ``'graph'`` is ``'undo'`` (PyTorch 2.5 and later).
 
     Shape:
         Input: one tensor per stream, for example ``(B, C, H, W)``.
@@ -129,26 +130,22 @@ class ReversibleSequence(nn.Module):
         return outputs
 
     def _current_plan(self) -> Plan:
-        plan = self._plan
+        plan, shared = self._plan, self._shared()
         keep = tuple(self.keep) if isinstance(self.keep, list) else self.keep
         settings = keep, self.cache_every, compat.is_checkpointing()
-        with self._shared().lock:  # not within a replay of another thread, which temporarily changes flags
+        with shared.lock:  # not within a replay of another thread, which temporarily changes flags
             current = plan is not None and plan.settings == settings and plan.is_current()
         if plan is None or not current:
-            self._share_lock(m for step in self._steps() if isinstance(step.f, nn.Module) for m in step.f.modules())
-            with self._shared().lock:
-                plan = self._plan = Plan(self, self.couplings, *settings, self._shared())
+            functions = [step.f for step in self._steps() if isinstance(step.f, nn.Module)]
+            share_lock(shared, [m for f in functions for m in f.modules()])  # some are in plain lists
+            with shared.lock:
+                plan = self._plan = Plan(self, self.couplings, *settings, shared)
         return plan
 
     def _shared(self) -> Shared:
         if self._shares is None:
             self._shares = shared_by(self.couplings)
-            self._share_lock(self.couplings.modules())
         return self._shares
-
-    def _share_lock(self, modules: Iterable[nn.Module]) -> None:
-        modules = set(modules)
-        share_lock(self._shared(), modules, [m._shared() for m in modules if isinstance(m, ReversibleSequence)])
 
     def _run(self, run: Callable, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         """``run(steps, streams)``, one coupling at a time where their weights are gathered for that."""

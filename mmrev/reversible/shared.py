@@ -1,7 +1,7 @@
 """What sequences share across threads: all that have a module in common run its functions under one lock."""
 import threading
 import weakref
-from typing import Any, Iterable, Sequence, Set
+from typing import Any, Iterable, Set
 
 from torch import nn
 
@@ -29,28 +29,28 @@ _of_coupling: 'weakref.WeakKeyDictionary[nn.Module, Shared]' = weakref.WeakKeyDi
 _of_module: 'weakref.WeakKeyDictionary[nn.Module, Shared]' = weakref.WeakKeyDictionary()  # within functions
 
 
-def shared_by(couplings: Iterable[nn.Module]) -> Shared:
-    """The state of sequences over these couplings, or of one of them."""
+def shared_by(couplings: nn.ModuleList) -> Shared:
+    """The state of sequences over these couplings, or over one of them."""
     with _changing:  # two threads may make their first calls at once
         shared = next(filter(None, map(_of_coupling.get, couplings)), None) or Shared()
         _all.add(shared)
         for coupling in couplings:
             _of_coupling.setdefault(coupling, shared)
-        return shared
+    share_lock(shared, couplings.modules())
+    return shared
 
 
-def share_lock(shared: Shared, modules: Iterable[nn.Module], nested: Sequence[Shared]) -> None:
+def share_lock(shared: Shared, modules: Iterable[nn.Module]) -> None:
     """Let all sequences with one of these modules use one lock, because a replay changes a module's flags.
 
     A thread that waits for a former lock meanwhile still runs its next function under that one.
 
     Args:
         shared: State of a sequence.
-        modules: All modules of its functions.
-        nested: State of the sequences among them.
+        modules: Those of its functions, with those of sequences among them.
     """
     with _changing:
-        sharing: Set[Shared] = {shared, *nested, *(_of_module.setdefault(m, shared) for m in modules)}
+        sharing: Set[Shared] = {shared, *(_of_module.setdefault(m, shared) for m in modules)}
     locks = {each.lock for each in sharing}
     if len(locks) == 1:
         return
