@@ -9,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmrev.layers import norm_act
 from mmrev.layers.fused import batch_norm
-from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
+from mmrev.reversible import ReversibleSequence, StreamPart, TwoStreamCoupling
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +61,19 @@ class Counter(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+class BackwardStrides(TorchDispatchMode):
+    """The strides of gradients and inputs with which norms are differentiated."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.native_batch_norm_backward.default:
+            self.found.append((args[0].stride(), args[1].stride()))
+        return func(*args, **(kwargs or {}))
+
+
 def network(function, reversible=True, **options):
     torch.manual_seed(0)
     couplings = [TwoStreamCoupling(function(), function()) for _ in range(3)]
@@ -105,6 +118,16 @@ def test_statistics_are_computed_once():
     with Counter() as counter:
         sum(x.sum() for x in model(*streams)).backward()
     assert counter.count == 6 * 3
+
+
+@pytest.mark.parametrize('layout', [torch.contiguous_format, torch.channels_last], ids=str)
+def test_the_gradient_of_a_part_of_a_stream_is_made_dense_for_the_norm(layout):
+    parts = StreamPart(0, 0, 4), StreamPart(0, 4, 8)
+    model = ReversibleSequence([TwoStreamCoupling(Normed(), Normed(), parts)]).to(memory_format=layout)
+    x = torch.randn(3, 8, 6, 6).contiguous(memory_format=layout)
+    with BackwardStrides() as strides:
+        (model(x)[0]**2).sum().backward()
+    assert len(strides.found) == 6 and all(dz == x for dz, x in strides.found)
 
 
 def test_two_forwards_before_their_backwards_keep_their_own_statistics():

@@ -29,9 +29,8 @@ def batch_norm(x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor], runn
         ``x``: ``(B, C, ...)``; the vectors: ``(C,)``.
     """
     if training and owner is not None and can_note(x) and _same_dtype(x, weight, bias, running_mean, running_var):
-        mean, var = noted(owner, partial(_statistics, x, running_mean, running_var, momentum))
-        y = torch.native_batch_norm(x, weight, bias, mean, var, False, 0., eps)[0]
-        return y, mean, (var + eps).rsqrt_()
+        mean, var, invstd = noted(owner, partial(_statistics, x, running_mean, running_var, momentum, eps))
+        return torch.native_batch_norm(x, weight, bias, mean, var, False, 0., eps)[0], mean, invstd
     y, mean, invstd, _, _ = torch._batch_norm_impl_index(x, weight, bias, running_mean, running_var, training, momentum,
                                                          eps, torch.backends.cudnn.enabled)
     return y, mean, invstd
@@ -47,9 +46,11 @@ def _same_dtype(x: Tensor, *vectors: Optional[Tensor]) -> bool:
     return all(v is None or v.dtype is x.dtype for v in vectors)
 
 
-def _statistics(x: Tensor, running_mean: Optional[Tensor], running_var: Optional[Tensor],
-                momentum: float) -> Tuple[Tensor, ...]:
-    """Mean and variance of the batch, which update the running ones."""
+def _statistics(x: Tensor, running_mean: Optional[Tensor], running_var: Optional[Tensor], momentum: float,
+                eps: float) -> Tuple[Tensor, Tensor, Tensor]:
+    """Mean, variance and inverse deviation of the batch; updates the running statistics."""
     if x.is_meta:  # for which PyTorch lacks the operator
-        return x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
-    return torch.batch_norm_update_stats(x, running_mean, running_var, momentum)
+        mean, var = x.new_empty(x.shape[1]), x.new_empty(x.shape[1])
+    else:
+        mean, var = torch.batch_norm_update_stats(x, running_mean, running_var, momentum)
+    return mean, var, (var + eps).rsqrt_()

@@ -24,9 +24,8 @@ def may_fuse(*modules: nn.Module) -> bool:
 
 def is_staged() -> bool:
     """Whether the network is traced, exported, compiled or transformed."""
-    return (torch.jit.is_tracing() or compat.is_compiling() or torch.onnx.is_in_onnx_export()
-            or _symbolic_trace._is_fx_tracing_flag or torch._C._are_functorch_transforms_active()
-            or forward_ad._current_level >= 0)
+    return (torch.jit.is_tracing() or compat.is_compiling() or _symbolic_trace._is_fx_tracing_flag
+            or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
 
 
 def constant(make: Callable[..., Tensor], *args: Any) -> Tensor:
