@@ -101,7 +101,7 @@ class Call:
             unknown = record.trains and index not in plan.observed
             # Until the first backward, what forward hooks take has a graph, so that the backward finds it.
             watched = unknown and not with_graph and function.has_hooks()
-            observer = Observer(function) if self._observes or unknown and with_graph or watched else None
+            observer = Observer(function, watched) if self._observes or unknown and with_graph or watched else None
             if with_graph or watched:
                 for x, needed in zip(inputs, needs):
                     x.requires_grad_(needed)

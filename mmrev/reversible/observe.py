@@ -5,10 +5,12 @@ The first forward and the first backward after a change of the modules run under
 import gc
 import time
 import weakref
+from contextlib import ExitStack
 from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -34,11 +36,13 @@ class Observer(TorchDispatchMode):
 
     Args:
         function: The function that is evaluated.
+        hidden: The function's graph is for this observer alone. Saved-tensor hooks around the sequence do not see it,
+            because tensors that they keep as they are, as ``save_on_cpu`` does on a CPU, are never released.
     """
 
-    def __init__(self, function: Function) -> None:
+    def __init__(self, function: Function, hidden: bool = False) -> None:
         super().__init__()
-        self._function = function
+        self._function, self._hidden = function, hidden
         self.generators: Dict[torch.Generator, Tensor] = {}  # with their state before
         self.updated: Set[int] = set()  # storages
         self.read: Set[int] = set()  # storages, except those that an operator only updates
@@ -46,14 +50,16 @@ class Observer(TorchDispatchMode):
         self._made: List[Any] = []
 
     def __enter__(self) -> Any:
-        self._eagerly = compat.eagerly()  # the compiler permanently skips code that it meets under a dispatch mode
-        self._eagerly.__enter__()
+        self._around = ExitStack()
+        self._around.enter_context(compat.eagerly())  # the compiler skips for good what it meets in a dispatch mode
+        if self._hidden and (compat.saved_tensor_hooks() is not None or not compat.can_save_memory):
+            self._around.enter_context(saved_tensors_hooks(Tensor.detach, lambda x: x))
         self._hooks = compat.saved_tensor_hooks()
         return super().__enter__()
 
     def __exit__(self, *exception: Any) -> None:
         super().__exit__(*exception)
-        self._eagerly.__exit__(*exception)
+        self._around.close()
         with self._function.shared.lock:  # no other thread is between a hook and the layer that reads its weight
             for m in self._function.modules:
                 _detach_computed_weights(m)
@@ -77,15 +83,13 @@ class Observer(TorchDispatchMode):
 
     def survivors(self) -> List[Tensor]:
         """Tensors made under this observer that are still alive and need a gradient."""
-        found = self._alive()
-        if found:
-            gc.collect()
-            found = self._alive()
+        if not self._alive():
+            return []
+        gc.collect()
         deadline = time.monotonic() + _RELEASE_SECONDS
-        while found and time.monotonic() < deadline:
+        while (found := self._alive()) and time.monotonic() < deadline:
             del found
             time.sleep(0.01)
-            found = self._alive()
         return found
 
     def leaves(self) -> List[Tensor]:

@@ -5,6 +5,7 @@ from contextvars import ContextVar
 import pytest
 import torch
 from torch import nn
+from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 from torch.nn.modules.module import register_module_forward_hook
 from torch.nn.utils import parametrizations, parametrize, prune, spectral_norm, weight_norm
 from torch.nn.utils.prune import BasePruningMethod
@@ -180,6 +181,22 @@ def test_a_hook_on_a_function_with_a_leaf_of_its_own():
         return gradients(module)
 
     assert_as_plain(case, OwnLeaf)
+
+
+@pytest.mark.parametrize('hook', [lambda m, args, out: None, lambda m, args, out: 1.5 * out], ids=['looks', 'replaces'])
+@pytest.mark.parametrize('saving', [save_on_cpu, lambda: saved_tensors_hooks(lambda x: x, lambda x: x)],
+                         ids=['save_on_cpu', 'as they are'])
+@pytest.mark.parametrize('make', [lambda: nn.Sequential(nn.Linear(8, 8), nn.Tanh()), OwnLeaf], ids=['Tanh', 'OwnLeaf'])
+def test_a_forward_hook_within_saved_tensor_hooks(make, saving, hook):
+    def case(module):
+        module.couplings[1].f.register_forward_hook(hook)
+        for _ in range(2):
+            with saving():
+                loss = loss_of(module)
+            loss.backward()
+        return gradients(module)
+
+    assert_as_plain(case, make)
 
 
 @pytest.mark.parametrize('keep', KEEPS)
