@@ -6,6 +6,8 @@ import torch
 from torch import nn
 
 from mmrev import compat
+from mmrev.layers import norm_act
+from mmrev.layers.fused import batch_norm
 from mmrev.reversible import ReversibilityError, ReversibleSequence, TwoStreamCoupling
 
 if not hasattr(torch.compiler, 'set_stance'):
@@ -22,6 +24,16 @@ class Residual(nn.Module):
         return self.dropout(torch.tanh(self.linear(self.norm(x))))
 
 
+class Normed(nn.Module):
+
+    def __init__(self, rate):
+        super().__init__()
+        self.linear, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+
+    def forward(self, x):
+        return norm_act(self.linear(x), self.norm, None)
+
+
 @pytest.fixture
 def compiled():
     """Builds a sequence of compiled functions; says how many graphs they became."""
@@ -32,9 +44,9 @@ def compiled():
         graphs.append(graph)
         return graph.forward
 
-    def build(rate=0., **options):
+    def build(rate=0., make=Residual, **options):
         torch.manual_seed(0)
-        sequence = ReversibleSequence([TwoStreamCoupling(Residual(rate), Residual(rate)) for _ in range(3)], **options)
+        sequence = ReversibleSequence([TwoStreamCoupling(make(rate), make(rate)) for _ in range(3)], **options)
         sequence.double().compile(backend=backend)
         return sequence, graphs
 
@@ -65,6 +77,15 @@ def plain(sequence):
 def test_they_are_compiled_and_give_the_gradients_of_plain_autograd(options, compiled):
     sequence, graphs = compiled(**options)
     for _ in range(3):  # the first is examined, eagerly
+        found = run(sequence)
+    assert graphs
+    torch.testing.assert_close(found, plain(sequence), rtol=1e-10, atol=1e-12)
+
+
+def test_batch_norms_whose_statistics_are_noted(compiled, monkeypatch):
+    monkeypatch.setattr(batch_norm, '_MANY_VALUES', 1)
+    sequence, graphs = compiled(make=Normed)
+    for _ in range(3):
         found = run(sequence)
     assert graphs
     torch.testing.assert_close(found, plain(sequence), rtol=1e-10, atol=1e-12)

@@ -1,5 +1,6 @@
 """The second evaluation of a function takes the statistics of batch norms from the first."""
 import copy
+from functools import partial
 
 import pytest
 import torch
@@ -18,12 +19,13 @@ def statistics_of_small_tensors_are_noted(monkeypatch):
 
 
 class Normed(nn.Module):
-    """Batch norms with and without an activation; the first one is used twice."""
+    """Batch norms with and without an activation; the first one is used twice, or three times if it is the only one."""
 
-    def __init__(self, activation=nn.Hardswish):
+    def __init__(self, activation=nn.Hardswish, norms=2):
         super().__init__()
         self.conv = nn.Conv2d(4, 4, 3, padding=1)
-        self.first, self.second = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.first = nn.BatchNorm2d(4)
+        self.second = nn.BatchNorm2d(4) if norms == 2 else self.first
         self.act = activation()
 
     def forward(self, x):
@@ -128,6 +130,28 @@ def test_the_gradient_of_a_part_of_a_stream_is_made_dense_for_the_norm(layout):
     with BackwardStrides() as strides:
         (model(x)[0]**2).sum().backward()
     assert len(strides.found) == 6 and all(dz == x for dz, x in strides.found)
+
+
+@pytest.mark.parametrize('name', ['first', 'second', 'act'])
+@pytest.mark.parametrize('when', ['in the forward', 'from then on', 'at its first call'])
+def test_a_hook_that_looks_in_one_evaluation_alone(when, name):
+    def case(reversible):
+        model = network(partial(Normed, norms=1), reversible)
+        steps(model)
+        model.zero_grad()
+        module, streams = getattr(model.couplings[1].f, name), inputs()
+        handle = None
+        if when != 'from then on':
+            handle = module.register_forward_hook(lambda *_: handle.remove() if when == 'at its first call' else None)
+        loss = sum((x**2).sum() for x in model(*streams))
+        if when == 'in the forward':
+            handle.remove()
+        elif when == 'from then on':
+            module.register_forward_hook(lambda *_: None)
+        loss.backward()
+        return [x.grad for x in streams] + [p.grad for p in model.parameters()] + list(model.buffers())
+
+    torch.testing.assert_close(case(True), case(False), rtol=1e-9, atol=1e-9)
 
 
 def test_two_forwards_before_their_backwards_keep_their_own_statistics():

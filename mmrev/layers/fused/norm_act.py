@@ -8,10 +8,10 @@ from torch.autograd.function import once_differentiable
 
 from mmrev import compat
 from mmrev.compat import backward_into
-from mmrev.reversible.notes import stop_noting
+from mmrev.reversible.notes import skip_note, stop_noting
 
 from .batch_norm import batch_norm, can_note
-from .guard import may_fuse, needs_gradient
+from .guard import is_staged, may_fuse, needs_gradient
 
 aten = torch.ops.aten
 
@@ -36,10 +36,15 @@ def can_fuse(x: Tensor, norm: nn.Module, act: Optional[nn.Module]) -> bool:
 
     A norm alone is replaced only where its statistics can be reused: in training, within a reversible function.
     """
-    known = can_note(x) and norm.training if act is None else type(act) in _ACTIVATIONS
-    if not known or type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d):
-        return False
+    if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) or \
+            not (act is None or type(act) in _ACTIVATIONS) or is_staged():
+        return False  # before notes are looked at, which a compiler cannot
+    notes = norm.training and can_note(x)
     if not may_fuse(*(m for m in (norm, act) if m is not None)):
+        if notes:
+            skip_note(norm)
+        return False
+    if act is None and not notes:
         return False
     if act is None and needs_gradient(x, norm.weight, norm.bias) and (
             not compat.can_save_memory or compat.saved_tensor_hooks() is not None):
