@@ -18,9 +18,6 @@ def max_pool3x3(x: Tensor, stride: int = 1, dilation: int = 1, inplace: bool = F
 
     Shape:
         Input: ``(B, C, H, W)``; output: ``(B, C, ceil(H / stride), ceil(W / stride))``.
-
-    Note:
-        The fused result cannot be differentiated twice.
     """
     if can_fuse(x):
         return fused_max_pool3x3(x, stride, dilation, inplace)

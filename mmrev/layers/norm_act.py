@@ -21,9 +21,6 @@ def norm_act(x: Tensor, norm: nn.Module, act: Optional[nn.Module]) -> Tensor:
 
     Shape:
         Whatever ``norm`` takes; output: that of ``norm``.
-
-    Note:
-        The fused result cannot be differentiated twice.
     """
     if can_fuse(x, norm, act):
         return fused_norm_act(x, norm, act)

@@ -63,11 +63,10 @@ def test_gradcheck():
     assert torch.autograd.gradcheck(max_pool3x3, (x, ))
 
 
-def test_a_second_derivative_is_refused():
-    x = random(1, 2, 4, 4).requires_grad_()
-    gradient, = torch.autograd.grad(max_pool3x3(x).square().sum(), x, create_graph=True)
-    with pytest.raises(RuntimeError, match='once_differentiable'):
-        gradient.sum().backward()
+@pytest.mark.parametrize('stride, dilation', [(1, 1), (2, 1), (1, 2), (2, 3)])
+def test_second_derivatives(stride, dilation):
+    x = random(2, 2, 6, 5, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradgradcheck(lambda x: max_pool3x3(x, stride, dilation).square(), (x, ))
 
 
 @pytest.mark.parametrize('shape', [(2, 3, 9, 8), (2, 64, 40, 48)], ids=['small', 'large'])

@@ -8,6 +8,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mmrev.layers import InPlaceABN, norm_act
+from mmrev.layers.fused import batch_norm
 from mmrev.layers.fused.norm_act import _ACTIVATIONS, _NormAct
 from mmrev.testing import PeakMemory
 
@@ -60,6 +61,17 @@ def test_gradcheck(mode):
     norm = make_norm((3, 4, 5, 6), mode)
     x = random(3, 4, 2, 2).requires_grad_()
     assert torch.autograd.gradcheck(lambda x, *_: norm_act(x, norm, nn.SiLU()), (x, *norm.parameters()))
+
+
+@pytest.mark.parametrize('mode', ['train', 'eval', 'no_affine'])
+@pytest.mark.parametrize('act', [nn.SiLU(), nn.Hardswish(), None], ids=str)
+def test_second_derivatives(act, mode, monkeypatch):
+    monkeypatch.setattr(batch_norm, 'can_note', lambda x: True)  # so that a norm alone is fused as well
+    monkeypatch.setattr('mmrev.layers.fused.norm_act.can_note', lambda x: True)
+    norm = make_norm((3, 4, 5, 6), mode)
+    x = (random(3, 4, 2, 2) / 4).requires_grad_()
+    assert act is None and mode == 'eval' or '_NormAct' in norm_act(x, norm, act).grad_fn.name()
+    assert torch.autograd.gradgradcheck(lambda x, *_: norm_act(x, norm, act), (x, *norm.parameters()))
 
 
 def test_keeps_one_tensor():

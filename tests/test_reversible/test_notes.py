@@ -53,6 +53,15 @@ class NestedNormed(Normed):
         return norm_act(self.inner(x, x)[0] + self.inner(x, x)[1], self.first, None)
 
 
+class ScoreOfNormed(Normed):
+    """The gradient of an energy."""
+
+    def forward(self, x):
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            return torch.autograd.grad(super().forward(x).pow(3).mean(), x, create_graph=True)[0]
+
+
 class Counter(TorchDispatchMode):
     """Counts the batch norms that compute statistics."""
     count = 0
@@ -99,8 +108,8 @@ def steps(model, backwards=1):
     return found + list(model.buffers())
 
 
-@pytest.mark.parametrize('function', [Normed, CheckpointedNormed, NestedNormed, lambda: Normed(nn.ReLU)],
-                         ids=['fused', 'checkpoint', 'nested', 'separate'])
+@pytest.mark.parametrize('function', [Normed, CheckpointedNormed, NestedNormed, ScoreOfNormed, lambda: Normed(nn.ReLU)],
+                         ids=['fused', 'checkpoint', 'nested', 'score', 'separate'])
 @pytest.mark.parametrize('backwards', [1, 2])
 def test_gradients_and_statistics_are_those_of_plain_autograd(function, backwards):
     plain = Normed if function is CheckpointedNormed else function  # a checkpoint in plain autograd updates them twice

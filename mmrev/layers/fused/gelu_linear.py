@@ -4,11 +4,11 @@ from typing import Optional
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from mmrev.compat import backward_into
 
 from .guard import may_fuse, needs_gradient, without_autocast
+from .plain_gradients import plain_gradients
 
 aten = torch.ops.aten
 
@@ -30,13 +30,14 @@ class _GELULinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return F.linear(F.gelu(x), weight, bias)
+        ctx.save_for_backward(x, weight, bias)
+        return _plain(x, weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor):
-        x, weight = ctx.saved_tensors
+        x, weight, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return tuple(plain_gradients(_plain, (x, weight, bias), grad, cast=True))
         grad_x = grad_weight = grad_bias = None
         with without_autocast(grad.device.type):
             rows = grad.reshape(-1, grad.shape[-1])  # (B * N, out)
@@ -48,3 +49,7 @@ class _GELULinear(torch.autograd.Function):
                 grad_x = grad @ weight.to(grad.dtype)
                 grad_x = backward_into(aten.gelu_backward.grad_input, grad_x, x.to(grad.dtype), grad_input=grad_x)
         return grad_x, grad_weight, grad_bias
+
+
+def _plain(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    return F.linear(F.gelu(x), weight, bias)

@@ -5,7 +5,6 @@ from typing import Iterator, Optional, Tuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .guard import may_fuse, needs_gradient
 
@@ -105,9 +104,12 @@ class _MaxPool3x3(torch.autograd.Function):
         return y
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dy: Tensor) -> Tuple[Tensor, None, None, None]:
         index, = ctx.saved_tensors
+        if torch.is_grad_enabled():  # by an operator that has a gradient
+            places = (index + _origins(ctx, index)).flatten(2)
+            dx = dy.new_zeros(ctx.shape).flatten(2).scatter_add(2, places, dy.flatten(2))
+            return dx.view(ctx.shape), None, None, None
         layout = _layout(ctx, dy)
         dx = torch.empty(ctx.shape, dtype=dy.dtype, device=dy.device, memory_format=ctx.memory_format)
         origins = _origins(ctx, index)

@@ -1,10 +1,10 @@
 """Batch normalization and activation that store one tensor for backward instead of two."""
+from functools import partial
 from typing import Callable, Dict, NamedTuple, Optional, Tuple, Type
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from mmrev import compat
 from mmrev.compat import backward_into
@@ -12,6 +12,7 @@ from mmrev.reversible.notes import skip_note, stop_noting
 
 from .batch_norm import batch_norm, can_note
 from .guard import is_staged, may_fuse, needs_gradient
+from .plain_gradients import plain_gradients
 
 aten = torch.ops.aten
 
@@ -94,14 +95,15 @@ class _NormAct(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, norm, activation):
         y, mean, invstd, ctx.batch = _normalize(x, norm)
-        ctx.activation = activation
+        ctx.activation, ctx.eps = activation, norm.eps
         ctx.save_for_backward(x, weight, bias, mean, invstd)
         return y if activation is None else activation.apply(y)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dz):
         x, weight, bias, mean, invstd = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return (*plain_gradients(partial(_plain, ctx, mean, invstd), (x, weight, bias), dz), None, None)
         var = None if ctx.batch and ctx.activation is None else invstd.pow(-2)
         if ctx.activation is None:
             dy = _like(dz, x)
@@ -112,6 +114,14 @@ class _NormAct(torch.autograd.Function):
         dx, dweight, dbias = aten.native_batch_norm_backward(
             dy, x, weight, mean, var, mean, invstd, ctx.batch, 0., list(ctx.needs_input_grad[:3]))
         return dx, dweight, dbias, None, None
+
+
+def _plain(ctx, mean: Tensor, invstd: Tensor, x: Tensor, weight: Optional[Tensor], bias: Optional[Tensor]) -> Tensor:
+    if ctx.batch:
+        y = F.batch_norm(x, None, None, weight, bias, True, 0., ctx.eps)
+    else:
+        y = torch.native_batch_norm(x, weight, bias, mean, invstd.pow(-2), False, 0., 0.)[0]
+    return y if ctx.activation is None else ctx.activation.apply(y)
 
 
 def _like(dz: Tensor, x: Tensor) -> Tensor:

@@ -4,12 +4,12 @@ from typing import Optional
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from mmrev.compat import backward_into
 
 from .guard import may_fuse, needs_gradient, without_autocast
 from .max_pool import fused_max_pool3x3
+from .plain_gradients import plain_gradients
 
 aten = torch.ops.aten
 _WINDOW = [3, 3], [1, 1], [1, 1], [1, 1], False  # size, stride, padding, dilation, whether to round sizes up
@@ -41,13 +41,14 @@ class _PooledLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-        ctx.save_for_backward(x, weight)
+        ctx.save_for_backward(x, weight, bias)
         return F.linear(_pooled(F.gelu(x)), weight, bias)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor):
-        x, weight = ctx.saved_tensors
+        x, weight, bias = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return tuple(plain_gradients(_plain, (x, weight, bias), grad, cast=True))
         grad_x = grad_weight = grad_bias = None
         with without_autocast(grad.device.type):
             activated = F.gelu(x).to(grad.dtype).permute(0, 3, 1, 2)  # (B, C, H, W), channels last
@@ -63,3 +64,8 @@ class _PooledLinear(torch.autograd.Function):
                 grad_x = aten.max_pool2d_with_indices_backward(grad_x, activated, *_WINDOW, index).permute(0, 2, 3, 1)
                 grad_x = backward_into(aten.gelu_backward.grad_input, grad_x, x.to(grad.dtype), grad_input=grad_x)
         return grad_x, grad_weight, grad_bias
+
+
+def _plain(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+    pooled = F.max_pool2d(F.gelu(x).permute(0, 3, 1, 2), *_WINDOW[:3])
+    return F.linear(F.gelu(pooled).permute(0, 2, 3, 1), weight, bias)
