@@ -30,14 +30,15 @@ class _GELULinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
+        ctx.save_for_backward(x, weight)
         return _plain(x, weight, bias)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        x, weight, bias = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return tuple(plain_gradients(_plain, (x, weight, bias), grad, cast=True))
+            grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.needs_input_grad[2] else None
+            return (*plain_gradients(_plain, (x, weight), grad, cast=True), grad_bias)
         grad_x = grad_weight = grad_bias = None
         with without_autocast(grad.device.type):
             rows = grad.reshape(-1, grad.shape[-1])  # (B * N, out)
@@ -51,5 +52,5 @@ class _GELULinear(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias
 
 
-def _plain(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+def _plain(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None) -> Tensor:
     return F.linear(F.gelu(x), weight, bias)

@@ -38,14 +38,13 @@ def can_fuse(x: Tensor, norm: nn.Module, act: Optional[nn.Module]) -> bool:
     A norm alone is replaced only where its statistics can be reused: in training, within a reversible function.
     """
     if type(norm) not in (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) or \
-            not (act is None or type(act) in _ACTIVATIONS) or is_staged():
-        return False  # before notes are looked at, which a compiler cannot
-    notes = norm.training and can_note(x)
+            not (act is None or type(act) in _ACTIVATIONS):
+        return False
     if not may_fuse(*(m for m in (norm, act) if m is not None)):
-        if notes:
+        if not is_staged() and norm.training and can_note(x):  # a compiler must not look at the notes
             skip_note(norm)
         return False
-    if act is None and not notes:
+    if act is None and not (norm.training and can_note(x)):
         return False
     if act is None and needs_gradient(x, norm.weight, norm.bias) and (
             not compat.can_save_memory or compat.saved_tensor_hooks() is not None):

@@ -41,14 +41,15 @@ class _PooledLinear(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-        ctx.save_for_backward(x, weight, bias)
+        ctx.save_for_backward(x, weight)
         return F.linear(_pooled(F.gelu(x)), weight, bias)
 
     @staticmethod
     def backward(ctx, grad: Tensor):
-        x, weight, bias = ctx.saved_tensors
+        x, weight = ctx.saved_tensors
         if torch.is_grad_enabled():
-            return tuple(plain_gradients(_plain, (x, weight, bias), grad, cast=True))
+            grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.needs_input_grad[2] else None
+            return (*plain_gradients(_plain, (x, weight), grad, cast=True), grad_bias)
         grad_x = grad_weight = grad_bias = None
         with without_autocast(grad.device.type):
             activated = F.gelu(x).to(grad.dtype).permute(0, 3, 1, 2)  # (B, C, H, W), channels last
@@ -66,6 +67,6 @@ class _PooledLinear(torch.autograd.Function):
         return grad_x, grad_weight, grad_bias
 
 
-def _plain(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
+def _plain(x: Tensor, weight: Tensor) -> Tensor:
     pooled = F.max_pool2d(F.gelu(x).permute(0, 3, 1, 2), *_WINDOW[:3])
-    return F.linear(F.gelu(pooled).permute(0, 2, 3, 1), weight, bias)
+    return F.linear(F.gelu(pooled).permute(0, 2, 3, 1), weight)
