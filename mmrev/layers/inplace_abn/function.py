@@ -22,7 +22,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses import FakeTensor
-from torch.autograd.function import once_differentiable
 
 from .statistics import Settings, normalize
 
@@ -64,8 +63,10 @@ class InPlaceABNFunction(torch.autograd.Function):
         return out.z
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, dz: Tensor):
+        if torch.is_grad_enabled():  # the error of `once_differentiable` does not always reach the user
+            raise RuntimeError(f'{ctx.settings.name} has no second derivatives, for which `create_graph=True` asks: its '
+                               f'input is not stored. Use a norm and an activation in its place')
         z, scale, center, invstd, negative, other = _saved(ctx)
         x, residual = (other, None) if ctx.keeps_input else (None, other)
         kept = _Kept(dz if z is None else z, scale, invstd, center, invstd if ctx.keeps_input else 1 / scale, ctx.count,

@@ -3,7 +3,6 @@ from typing import Any, Callable, Tuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 Derivative = Callable[[Tensor, Tensor], Tensor]
 
@@ -23,8 +22,10 @@ class InPlace(torch.autograd.Function):
         return x
 
     @staticmethod
-    @once_differentiable
     def backward(ctx, grad: Tensor) -> Tuple[Tensor, None, None, None]:
+        if torch.is_grad_enabled():  # the error of `once_differentiable` does not always reach the user
+            raise RuntimeError('an activation with `inplace=True`, whose memory is saved, has no second derivatives, '
+                               'for which `create_graph=True` asks; use `inplace=False`')
         return ctx.derivative(grad, *ctx.saved_tensors), None, None, None
 
 
