@@ -1,8 +1,9 @@
 """Overhead of a step of a reversible network: ours, a bare reversible function, checkpointing.
 
 ``python benchmarks/run.py overhead`` measures processor time of one thread, by a clock that stands still while the
-network's own functions run. A difference of whole steps would be a small difference of large times: on a processor that
-is shared with others it spreads by half of its value.
+network's own functions run. A difference of whole steps is a small difference of large times: on a processor that is
+shared with others it spreads by a third of its value, so ``--whole-steps`` needs more processes. It credits the engine
+with the memory that it reads first and that the functions then find in the cache; the clock does not.
 """
 import statistics
 import time
@@ -125,17 +126,23 @@ def _runs(clock: _Clock, couplings: Sequence[nn.Module], plain: Sequence[Block],
     return {**runs, 'plain without backward': without, 'forward': forward}
 
 
-def report(rounds: int, processes: int) -> Dict[str, Dict[str, float]]:
+def report(rounds: int, processes: int, whole_steps: bool = False) -> Dict[str, Dict[str, float]]:
     """Overhead per step in microseconds: a training step, minus a plain one, minus a forward without a graph.
 
     The median of new processes, because where memory lies shifts it.
+
+    Args:
+        rounds: In each process, at least.
+        processes: New processes, one after another.
+        whole_steps: Subtract times of whole steps, instead of stopping the clock while functions run.
     """
     figures = {}
     for name in NETWORKS:
         count = rounds * MORE_ROUNDS.get(name, 1)
         with get_context('spawn').Pool(1, maxtasksperchild=1) as pool:
-            measured = pool.starmap(_measure, [(name, count)] * processes, chunksize=1)
-        print(f'Beside its function a step costs: {name}, one thread, median of {count} rounds in each of '
+            measured = pool.starmap(_measure, [(name, count, whole_steps)] * processes, chunksize=1)
+        how = ', from whole steps' if whole_steps else ''
+        print(f'Beside its function a step costs{how}: {name}, one thread, median of {count} rounds in each of '
               f'{processes} processes')
         figures[name] = {kind: statistics.median(m[kind] for m in measured) for kind in measured[0]}
         for kind, value in figures[name].items():
@@ -145,20 +152,22 @@ def report(rounds: int, processes: int) -> Dict[str, Dict[str, float]]:
     return figures
 
 
-def _measure(network: str, rounds: int) -> Dict[str, float]:
+def _measure(network: str, rounds: int, whole_steps: bool) -> Dict[str, float]:
     torch.set_num_threads(1)
     couplings, *others = NETWORKS[network]()
     steps = [step for coupling in couplings for step in coupling.steps()]
     clock = _Clock()
     with ExitStack() as stack:
-        for f in {id(step.f): step.f for step in steps}.values():
-            stack.enter_context(patch.object(f, 'forward', partial(clock.without, f.forward)))
-        engine = _Engine(partial(clock.backward, compat._run_backward))
-        stack.enter_context(patch.object(compat, '_run_backward', engine.run_backward))
-        stack.enter_context(patch.object(torch.autograd.Variable, '_execution_engine', engine))
+        if not whole_steps:
+            for f in {id(step.f): step.f for step in steps}.values():
+                stack.enter_context(patch.object(f, 'forward', partial(clock.without, f.forward)))
+            engine = _Engine(partial(clock.backward, compat._run_backward))
+            stack.enter_context(patch.object(compat, '_run_backward', engine.run_backward))
+            stack.enter_context(patch.object(torch.autograd.Variable, '_execution_engine', engine))
         taken = time_rounds(_runs(clock, couplings, *others), rounds, clock)
     seconds = {kind: statistics.median(values) for kind, values in taken.items()}
     plain, without_backward, forward = map(seconds.pop, ('plain', 'plain without backward', 'forward'))
-    # Its gradients are computed by the backward itself, as in plain autograd.
-    return {kind: 1e6 * (value - forward - (plain if kind == NOT_REENTRANT else without_backward)) / len(steps)
+    # Gradients that the clock leaves out are backwards within the backward; here they are the backward itself.
+    whole = set(seconds) if whole_steps else {NOT_REENTRANT}
+    return {kind: 1e6 * (value - forward - (plain if kind in whole else without_backward)) / len(steps)
             for kind, value in seconds.items()}

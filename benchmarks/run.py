@@ -131,7 +131,7 @@ def report_detectors(args) -> dict:
 
 def report_overhead(args) -> dict:
     import overhead
-    return overhead.report(args.rounds, args.processes)
+    return overhead.report(args.rounds, args.processes, args.whole_steps)
 
 
 def report_keep(args) -> dict:
@@ -155,6 +155,8 @@ def main() -> None:
                         help='processor time of one thread, which leaves out the time of other jobs')
     parser.add_argument('--rounds', type=int, default=15, help='timed rounds, after two that are not')
     parser.add_argument('--processes', type=int, default=5, help='new processes that measure the overhead, in turn')
+    parser.add_argument('--whole-steps', action='store_true',
+                        help='the overhead as a difference of whole steps, which needs about 15 processes')
     parser.add_argument('--memory', nargs=3, action='append', metavar=('ARCH', 'H', 'W'),
                         help='may be repeated; default: s0 160 160 and s3 800 1344')
     parser.add_argument('--modes', nargs='+', choices=MODES, default=MODES, help='for memory')
