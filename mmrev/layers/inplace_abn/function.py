@@ -65,8 +65,8 @@ class InPlaceABNFunction(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dz: Tensor):
         if torch.is_grad_enabled():  # the error of `once_differentiable` does not always reach the user
-            raise RuntimeError(f'{ctx.settings.name} has no second derivatives, for which `create_graph=True` asks: its '
-                               f'input is not stored. Use a norm and an activation in its place')
+            raise RuntimeError(f'{ctx.settings.name} has no second derivatives (`create_graph=True`), because its '
+                               f'input is not stored; use a norm and an activation in its place')
         z, scale, center, invstd, negative, other = _saved(ctx)
         x, residual = (other, None) if ctx.keeps_input else (None, other)
         kept = _Kept(dz if z is None else z, scale, invstd, center, invstd if ctx.keeps_input else 1 / scale, ctx.count,
