@@ -1,6 +1,7 @@
 """Small results of a function's first evaluation, like the statistics of a batch, that its second one reuses."""
 import threading
-from typing import Any, Callable, List, Optional, Sequence, Tuple
+from functools import partial
+from typing import Any, Callable, List, Optional, Tuple
 
 from torch import Tensor
 
@@ -28,21 +29,36 @@ class Notes:
     def write(self, f: Callable[..., Tensor], *sources: Tensor) -> Tensor:
         """The first evaluation: ``f(*sources)``."""
         self._values.clear()
-        return _run(self._note, f, sources)
+        return _run(self._note, f, *sources)
 
-    def read(self, f: Callable[..., Tensor], *sources: Tensor) -> Tensor:
-        """A later evaluation."""
-        values, used = self._values, 0
+    def read(self, run: Callable[..., Tensor], f: Callable[..., Tensor], *sources: Tensor) -> Tensor:
+        """A later evaluation: ``run(f, *sources)``.
+
+        It is repeated without notes if its layers ask for others than the first one wrote. A norm that is used twice
+        could have found the note of its other use, where that did not ask: in compiled code, for example.
+        """
+        values, used, agrees = self._values, 0, True
 
         def find(owner: Any, compute: Callable[[], Any]) -> Any:
-            nonlocal used
+            nonlocal used, agrees
             if used == len(values) or values[used][0] is not owner:
+                agrees = False
                 return compute()
             used += 1
             value = values[used - 1][1]
             return compute() if value is None else value
 
-        return _run(find, f, sources)
+        def evaluate(*sources: Tensor) -> Tensor:
+            nonlocal agrees
+            out = f(*sources)
+            agrees = agrees and (used == len(values) or not takes_notes())
+            return out
+
+        out = run(partial(_run, find, evaluate), *sources)
+        if not agrees:
+            del out
+            out = run(partial(_run, None, f), *sources)
+        return out
 
     def _note(self, owner: Any, compute: Callable[[], Any]) -> Any:
         value = compute()
@@ -50,7 +66,7 @@ class Notes:
         return value
 
 
-def _run(noted_by: Callable[..., Any], f: Callable[..., Tensor], sources: Sequence[Tensor]) -> Tensor:
+def _run(noted_by: Optional[Callable[..., Any]], f: Callable[..., Tensor], *sources: Tensor) -> Tensor:
     before = _current.noted_by  # of a function that contains this sequence
     _current.noted_by = noted_by
     try:

@@ -137,13 +137,11 @@ class Replay:
             ReversibilityError: If a weight or a buffer was changed in place in the meantime.
         """
         self.check(step)
-        if self.notes is not None:
-            f = partial(self.notes.read, f)
-        if has_modes or self._draws:
-            return self.surround(self._run_rewound, f, sources)
-        return self.surround(f, *sources)
+        rewinds = has_modes or self._draws
+        run: Callable[..., Tensor] = partial(self.surround, self._run_rewound) if rewinds else self.surround
+        return run(f, *sources) if self.notes is None else self.notes.read(run, f, *sources)
 
-    def _run_rewound(self, f: Callable[..., Tensor], sources: Sequence[Tensor]) -> Tensor:
+    def _run_rewound(self, f: Callable[..., Tensor], *sources: Tensor) -> Tensor:
         with rewound(self._draws), self._modes.active():
             return f(*sources)
 

@@ -16,6 +16,7 @@ from .errors import ReversibilityError
 from .generators import refusing_captured_draws
 from .inference import infer
 from .node import run_reversible
+from .notes import stop_noting
 from .overlap import obstacle, settle
 from .plain import run_plain
 from .plan import Keep, Plan, check_keep, steps_of
@@ -84,6 +85,8 @@ class ReversibleSequence(nn.Module):
             if self.overlap and not self.reversible:
                 self._tell('with `reversible=False` nothing is undone')
             return self._run(run_plain, streams)
+        if self.reversible:
+            stop_noting()
         return self._run(partial(infer, self._shared()), streams)
 
     def train(self, mode: bool = True) -> 'ReversibleSequence':
@@ -116,6 +119,7 @@ class ReversibleSequence(nn.Module):
     def _run_reversible(self, streams: Sequence[Tensor]) -> Tuple[Tensor, ...]:
         if compat.is_exporting():
             return self._run(run_plain, streams)
+        stop_noting()  # for a function that contains this sequence, whose functions note for themselves
         within = self._shared().lock._is_owned()  # a function of another sequence, while second threads may wait for it
         if not within:
             settle()

@@ -130,3 +130,32 @@ def test_another_thread_does_not_leave_the_compiler_off(compiled):
     run(sequence)
     run(sequence)
     assert graphs
+
+
+class PartlyCompiled(nn.Module):
+    """A norm is used in compiled code, and once more in code that is not compiled."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm, self.act = nn.BatchNorm1d(4), nn.SiLU()
+
+    def forward(self, x):
+        return self._eager(norm_act(x, self.norm, self.act))
+
+    @torch.compiler.disable
+    def _eager(self, x):
+        return norm_act(x * x + 2, self.norm, self.act)
+
+
+def test_a_norm_that_is_used_in_and_outside_of_compiled_code(monkeypatch):
+    monkeypatch.setattr(batch_norm, '_MANY_VALUES', 1)
+    torch.manual_seed(0)
+    plain = ReversibleSequence([TwoStreamCoupling(PartlyCompiled(), PartlyCompiled())], reversible=False).double()
+    compiled = copy.deepcopy(plain)
+    compiled.reversible = True
+    compiled.compile(backend='eager')
+    streams = torch.randn(2, 8, 4, dtype=torch.float64)
+    for model in (plain, compiled):  # two forwards: one evaluation of a step is compiled, the other is not
+        sum((x**3).sum() for shift in range(2) for x in model(*(streams + shift))).backward()
+    for a, b in zip(plain.parameters(), compiled.parameters()):
+        torch.testing.assert_close(a.grad, b.grad, rtol=1e-9, atol=1e-9)

@@ -54,6 +54,28 @@ class NestedNormed(Normed):
         return norm_act(self.inner(x, x)[0] + self.inner(x, x)[1], self.first, None)
 
 
+class SharedWithNested(Normed):
+    """The first norm is used by a sequence within, and then by the function itself."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = ReversibleSequence([TwoStreamCoupling(nn.Sequential(nn.Tanh(), Alone(self.first)), nn.Tanh())])
+
+    def forward(self, x):
+        return norm_act(sum(self.inner(x, x / 2 + 1)), self.first, self.act)
+
+
+class Alone(nn.Module):
+    """A norm and an activation."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.norm, self.act = norm, nn.Hardswish()
+
+    def forward(self, x):
+        return norm_act(x, self.norm, self.act)
+
+
 class ScoreOfNormed(Normed):
     """The gradient of an energy."""
 
@@ -109,8 +131,9 @@ def steps(model, backwards=1):
     return found + list(model.buffers())
 
 
-@pytest.mark.parametrize('function', [Normed, CheckpointedNormed, NestedNormed, ScoreOfNormed, lambda: Normed(nn.ReLU)],
-                         ids=['fused', 'checkpoint', 'nested', 'score', 'separate'])
+@pytest.mark.parametrize('function', [Normed, CheckpointedNormed, NestedNormed, SharedWithNested, ScoreOfNormed,
+                                      lambda: Normed(nn.ReLU)],
+                         ids=['fused', 'checkpoint', 'nested', 'shared', 'score', 'separate'])
 @pytest.mark.parametrize('backwards', [1, 2])
 def test_gradients_and_statistics_are_those_of_plain_autograd(function, backwards):
     plain = Normed if function is CheckpointedNormed else function  # a checkpoint in plain autograd updates them twice
