@@ -5,6 +5,7 @@
     python benchmarks/run.py time --one-thread --rounds 40    # where the processor is shared
     python benchmarks/run.py time --arch revvit-s --time-size 224 224 --time-batch 4
     python benchmarks/run.py overhead         # overhead of a step besides its function
+    python benchmarks/run.py overhead --whole-steps --processes 15 --rounds 25    # the same, from whole steps
     python benchmarks/run.py keep             # memory against time, by the share of steps that keep their graphs
     python benchmarks/run.py memory --memory revvit-s 224 224 --memory revvit-b 224 224 --memory revvit-l 224 224
     python benchmarks/run.py picture          # MACs against memory, with EfficientNet (needs timm)

@@ -99,6 +99,7 @@ def noted(owner: Any, compute: Callable[[], Any]) -> Any:
 def skip_note(owner: Any) -> None:
     """Take the place of :func:`noted` where a layer computes everything itself, because a hook has to see it.
 
-    The hook may be there in one evaluation and not in the other; a layer that is used twice would find the wrong note.
+    The hook may be there in one evaluation and not in the other: a layer that is used twice would find the wrong note,
+    and :meth:`Notes.read` does not notice it where the second evaluation stops noting.
     """
     noted(owner, lambda: None)
