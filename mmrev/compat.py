@@ -24,9 +24,9 @@ from torch.utils._pytree import tree_map
 __all__ = [
     'add_safe_globals', 'backward_into', 'can_predict_memory', 'can_save_memory', 'differentiate', 'eagerly',
     'edge_node', 'flop_registry', 'get_autocast_dtype', 'get_device_module', 'global_hooks', 'has_global_hooks',
-    'is_autocast_available', 'is_autocast_enabled', 'is_checkpointing', 'is_compiler_active', 'is_compiling',
-    'is_exporting', 'is_fully_sharded', 'load_weights_only', 'notice_freed', 'output_edge', 'saved_tensor_hooks',
-    'when_freed', 'without_attention_fast_path', 'without_cudnn_attention'
+    'is_autocast_available', 'is_autocast_enabled', 'is_batched', 'is_checkpointing', 'is_compiler_active',
+    'is_compiling', 'is_exporting', 'is_fully_sharded', 'load_weights_only', 'notice_freed', 'output_edge',
+    'saved_tensor_hooks', 'when_freed', 'without_attention_fast_path', 'without_cudnn_attention'
 ]
 
 _VERSION = tuple(int(number) for number in torch.__version__.split('.')[:2])
@@ -207,6 +207,15 @@ def is_graph_retained() -> bool:
 def is_transformed() -> bool:
     """Whether a transform of ``torch.func`` or forward-mode AD is active; both need a graph that they can transform."""
     return torch._C._are_functorch_transforms_active() or torch.autograd.forward_ad._current_level >= 0
+
+
+_is_batched_in_autograd: Callable[[Tensor], bool] = getattr(
+    torch._C._functorch, 'is_legacy_batchedtensor', lambda x: 'Batched' in repr(torch._C._dispatch_keys(x)))  # 2.2
+
+
+def is_batched(gradient: Tensor) -> bool:
+    """Whether this is a batch of gradients, in a backward with ``is_grads_batched=True`` or within ``vmap``."""
+    return torch._C._functorch.is_batchedtensor(gradient) or _is_batched_in_autograd(gradient)
 
 
 def edge_node(edge: Any) -> Any:

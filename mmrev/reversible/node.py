@@ -46,6 +46,10 @@ class ReversibleNode(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Optional[Tensor]) -> Tuple[Any, ...]:
+        if any(g is not None and compat.is_batched(g) for g in gradients):
+            raise ReversibilityError('a reversible sequence cannot propagate a batch of gradients '
+                                     '(`is_grads_batched=True`, `vectorize=True`, `vmap`); propagate them one by one, '
+                                     'or set `reversible=False`')
         # Otherwise a compiler that is active where `backward` was called would trace the engine.
         run = torch.compiler.disable(_backward) if compat.is_compiler_active() else _backward
         if torch.is_inference_mode_enabled():  # in which the functions would record no graph

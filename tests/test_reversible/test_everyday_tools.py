@@ -451,3 +451,14 @@ def test_weights_cached_elsewhere():
         return gradients(module)
 
     assert_as_plain(case)
+
+
+@pytest.mark.parametrize('keep', KEEPS)
+def test_a_batch_of_gradients_is_refused(keep):
+    x = streams()[0].requires_grad_()
+    out = build(keep=keep)(x, x)[0]
+    gradients = torch.ones(3, *out.shape, dtype=out.dtype)
+    for propagate in (lambda g: torch.autograd.grad(out, x, g, retain_graph=True, is_grads_batched=True),
+                      torch.func.vmap(lambda g: torch.autograd.grad(out, x, g, retain_graph=True))):
+        with pytest.raises(ReversibilityError, match='cannot propagate a batch of gradients'):
+            propagate(gradients)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from mmrev.compat import backward_into
 
 from .guard import may_fuse, needs_gradient, without_autocast
-from .plain_gradients import plain_gradients
+from .plain_gradients import needs_plain_gradients, plain_gradients
 
 aten = torch.ops.aten
 
@@ -36,7 +36,7 @@ class _GELULinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if needs_plain_gradients(grad):
             grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.needs_input_grad[2] else None
             return (*plain_gradients(_plain, (x, weight), grad, cast=True), grad_bias)
         grad_x = grad_weight = grad_bias = None

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .guard import may_fuse, needs_gradient
+from .plain_gradients import needs_plain_gradients
 
 aten = torch.ops.aten
 _INT16_MAX = torch.iinfo(torch.int16).max
@@ -106,9 +107,10 @@ class _MaxPool3x3(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dy: Tensor) -> Tuple[Tensor, None, None, None]:
         index, = ctx.saved_tensors
-        if torch.is_grad_enabled():  # by an operator that has a gradient
-            places = (index + _origins(ctx, index)).flatten(2)
-            dx = dy.new_zeros(ctx.shape).flatten(2).scatter_add(2, places, dy.flatten(2))
+        if needs_plain_gradients(dy):  # by an operator that has a gradient
+            maps = *ctx.shape[:2], -1
+            places = (index + _origins(ctx, index)).reshape(maps)
+            dx = dy.new_zeros(ctx.shape).view(maps).scatter_add(2, places, dy.reshape(maps))
             return dx.view(ctx.shape), None, None, None
         layout = _layout(ctx, dy)
         dx = torch.empty(ctx.shape, dtype=dy.dtype, device=dy.device, memory_format=ctx.memory_format)

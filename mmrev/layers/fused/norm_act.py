@@ -12,7 +12,7 @@ from mmrev.reversible.notes import skip_note, stop_noting
 
 from .batch_norm import batch_norm, can_note
 from .guard import is_staged, may_fuse, needs_gradient
-from .plain_gradients import plain_gradients
+from .plain_gradients import needs_plain_gradients, plain_gradients
 
 aten = torch.ops.aten
 
@@ -101,7 +101,7 @@ class _NormAct(torch.autograd.Function):
     @staticmethod
     def backward(ctx, dz):
         x, weight, bias, mean, invstd = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if needs_plain_gradients(dz):
             return (*plain_gradients(partial(_plain, ctx, mean, invstd), (x, weight, bias), dz), None, None)
         var = None if ctx.batch and ctx.activation is None else invstd.pow(-2)
         if ctx.activation is None:

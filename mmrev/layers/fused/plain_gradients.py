@@ -1,15 +1,25 @@
-"""Gradients of fused forms that can be differentiated again."""
+"""Gradients of fused forms that can be differentiated again, or are many at once."""
 from typing import Callable, List, Optional, Sequence
 
 import torch
 from torch import Tensor
 
+from mmrev import compat
+
 from .guard import without_autocast
+
+
+def needs_plain_gradients(dz: Tensor) -> bool:
+    """Whether ``dz`` comes from a backward with ``create_graph=True`` or is a batch of gradients.
+
+    Operators that write to a given tensor support neither.
+    """
+    return torch.is_grad_enabled() or compat.is_batched(dz)
 
 
 def plain_gradients(f: Callable[..., Tensor], inputs: Sequence[Optional[Tensor]], dz: Tensor,
                     cast: bool = False) -> List[Optional[Tensor]]:
-    """Gradients of ``f(*inputs)``, for a backward with ``create_graph=True``.
+    """Gradients of ``f(*inputs)``, for a backward that :func:`needs_plain_gradients`.
 
     A fused backward has no graph. ``once_differentiable`` would not help: its error is not raised where autograd
     computes the gradients of given tensors, and they would be wrong.
@@ -21,9 +31,10 @@ def plain_gradients(f: Callable[..., Tensor], inputs: Sequence[Optional[Tensor]]
         cast: Whether ``f`` takes its inputs in the dtype of ``dz``, as under autocast.
     """
     needed = [x is not None and x.requires_grad for x in inputs]
-    aliases = [x.view_as(x) if x is not None and x.requires_grad else x for x in inputs]  # without the inputs' hooks
-    wanted = [x for x, needs in zip(aliases, needed) if x is not None and needs]
-    with without_autocast(dz.device.type):
+    create_graph = torch.is_grad_enabled()
+    with without_autocast(dz.device.type), torch.enable_grad():
+        aliases = [x.view_as(x) if x is not None and x.requires_grad else x for x in inputs]  # without their hooks
+        wanted = [x for x, needs in zip(aliases, needed) if x is not None and needs]
         z = f(*(x.to(dz.dtype) if cast and x is not None else x for x in aliases))
-        found = iter(torch.autograd.grad(z, wanted, dz, create_graph=True))
+        found = iter(torch.autograd.grad(z, wanted, dz, create_graph=create_graph))
     return [next(found) if needs else None for needs in needed]

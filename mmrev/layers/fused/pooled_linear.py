@@ -9,7 +9,7 @@ from mmrev.compat import backward_into
 
 from .guard import may_fuse, needs_gradient, without_autocast
 from .max_pool import fused_max_pool3x3
-from .plain_gradients import plain_gradients
+from .plain_gradients import needs_plain_gradients, plain_gradients
 
 aten = torch.ops.aten
 _WINDOW = [3, 3], [1, 1], [1, 1], [1, 1], False  # size, stride, padding, dilation, whether to round sizes up
@@ -47,7 +47,7 @@ class _PooledLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):
         x, weight = ctx.saved_tensors
-        if torch.is_grad_enabled():
+        if needs_plain_gradients(grad):
             grad_bias = grad.reshape(-1, grad.shape[-1]).sum(0) if ctx.needs_input_grad[2] else None
             return (*plain_gradients(_plain, (x, weight), grad, cast=True), grad_bias)
         grad_x = grad_weight = grad_bias = None

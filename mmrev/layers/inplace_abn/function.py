@@ -23,6 +23,8 @@ import torch.distributed as dist
 from torch import Tensor
 from torch._subclasses import FakeTensor
 
+from mmrev import compat
+
 from .statistics import Settings, normalize
 
 native_batch_norm_backward = torch.ops.aten.native_batch_norm_backward
@@ -67,6 +69,9 @@ class InPlaceABNFunction(torch.autograd.Function):
         if torch.is_grad_enabled():  # the error of `once_differentiable` does not always reach the user
             raise RuntimeError(f'{ctx.settings.name} has no second derivatives (`create_graph=True`), because its '
                                f'input is not stored; use a norm and an activation in its place')
+        if compat.is_batched(dz):
+            raise RuntimeError(f'{ctx.settings.name} cannot propagate a batch of gradients (`is_grads_batched=True`, '
+                               f'`vectorize=True`, `vmap`); propagate them one by one')
         z, scale, center, invstd, negative, other = _saved(ctx)
         x, residual = (other, None) if ctx.keeps_input else (None, other)
         kept = _Kept(dz if z is None else z, scale, invstd, center, invstd if ctx.keeps_input else 1 / scale, ctx.count,
