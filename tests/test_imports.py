@@ -32,7 +32,7 @@ PARTS = (
 WITHIN = {  # the same within a folder that has parts of its own
     'reversible': (
         ('errors', 'modes', 'notes', 'overlap', 'streams'),
-        ('check', 'generators', 'gradients', 'running', 'states', 'step'),
+        ('check', 'generators', 'graph', 'gradients', 'running', 'states', 'step'),
         ('coupling', 'plain', 'shared'),
         ('function', ),
         ('observe', 'signature'),

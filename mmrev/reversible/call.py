@@ -9,9 +9,10 @@ from torch import Tensor
 from .check import ReconstructionReport, active_report
 from .function import Weights, share_written
 from .generators import Drawn, Draws, rewound
+from .graph import refuse_dependent
 from .inference import run_without_graph
 from .modes import Modes
-from .observe import Observer, refuse_dependent
+from .observe import Observer
 from .output import check_output, refuse_alias
 from .overlap import collectives, is_distributed
 from .plan import GRAPH, STATE, Plan
@@ -80,8 +81,7 @@ class Call:
                 self._step(index)
 
     def _step(self, index: int) -> None:
-        step, plan = self.plan.steps[index], self.plan
-        streams = self.streams
+        step, plan, streams = self.plan.steps[index], self.plan, self.streams
         assert streams is not None
         keep = plan.keep[index]
         if keep == STATE:

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from mmrev import compat
 
-from .observe import refuse_captured
+from .graph import refuse_captured
 from .shared import Shared
 from .step import AdditiveStep
 from .streams import StreamBuffers, shares_memory

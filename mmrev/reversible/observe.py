@@ -1,4 +1,4 @@
-"""Observe the first call of a function: generators and buffers that it uses, gradients that would be lost.
+"""Observe the first call of a function: generators and buffers that it uses, tensors that it leaves behind.
 
 The first forward and the first backward after a change of the modules run under these observers; later ones do not.
 """
@@ -6,6 +6,7 @@ import gc
 import time
 import weakref
 from contextlib import ExitStack
+from functools import partial
 from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
 
 import torch
@@ -19,11 +20,9 @@ from torch.utils._pytree import tree_flatten
 
 from mmrev import compat
 
-from .errors import LEFT_BEHIND, ReversibilityError, captured
+from .errors import LEFT_BEHIND, ReversibilityError
 from .function import Function
 from .generators import drawn_by_default
-
-_AccumulateGrad: Any = vars(torch._C._functions)['AccumulateGrad']
 
 # A thread of a process group briefly holds the tensors of a collective after it has ended.
 _RELEASE_SECONDS = 0.5
@@ -36,8 +35,8 @@ class Observer(TorchDispatchMode):
 
     Args:
         function: The function that is evaluated.
-        hidden: The function's graph is for this observer alone. Saved-tensor hooks around the sequence do not see it,
-            because tensors that they keep as they are, as ``save_on_cpu`` does on a CPU, are never released.
+        hidden: The function's graph is for this observer alone, and saved-tensor hooks around the sequence do not see
+            it.
     """
 
     def __init__(self, function: Function, hidden: bool = False) -> None:
@@ -48,12 +47,15 @@ class Observer(TorchDispatchMode):
         self.read: Set[int] = set()  # storages, except those that an operator only updates
         self.packs = False  # saved tensors, as a checkpoint within the function does
         self._made: List[Any] = []
+        self._packing = False
 
     def __enter__(self) -> Any:
         self._around = ExitStack()
         self._around.enter_context(compat.eagerly())  # the compiler skips for good what it meets in a dispatch mode
-        if self._hidden and (compat.saved_tensor_hooks() is not None or not compat.can_save_memory):
-            self._around.enter_context(saved_tensors_hooks(Tensor.detach, lambda x: x))
+        around = compat.saved_tensor_hooks()
+        if around is not None or self._hidden and not compat.can_save_memory:
+            pack, unpack = (Tensor.detach, Tensor.detach) if around is None or self._hidden else around
+            self._around.enter_context(saved_tensors_hooks(partial(self._pack, pack), unpack))
         self._hooks = compat.saved_tensor_hooks()
         return super().__enter__()
 
@@ -64,8 +66,21 @@ class Observer(TorchDispatchMode):
             for m in self._function.modules:
                 _detach_computed_weights(m)
 
+    def _pack(self, pack: Callable[[Tensor], Any], x: Tensor) -> Any:
+        """Let hooks around the sequence save a tensor, unobserved.
+
+        A tensor with a graph that they keep as it is, as ``save_on_cpu`` does on a CPU, would never be released.
+        """
+        self._packing = True
+        try:
+            return pack(x.detach() if x.grad_fn is not None else x)
+        finally:
+            self._packing = False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Tuple = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if self._packing:
+            return func(*args, **kwargs)
         self.packs = self.packs or compat.saved_tensor_hooks() != self._hooks
         for x in (*args, *kwargs.values(), drawn_by_default(func, args, kwargs)):
             if isinstance(x, torch.Generator) and x not in self.generators:
@@ -140,60 +155,3 @@ def refuse_survivors(observer: Observer, step: str) -> None:
     if found:
         raise ReversibilityError(
             f'{step} leaves a tensor behind that needs a gradient (shape {tuple(found[-1].shape)}): {LEFT_BEHIND}')
-
-
-def refuse_captured(edge: Any, known: Sequence[Tensor], step: Callable[[], str]) -> None:
-    """Refuse a leaf of a function's graph that is neither a weight nor a source: its gradient would be lost.
-
-    Also refuse a reentrant checkpoint, which PyTorch cannot differentiate with respect to given tensors.
-
-    Args:
-        edge: Where the graph starts.
-        known: Weights and sources. The graph behind one that is not a leaf is not searched.
-        step: Describes the step.
-
-    Raises:
-        ReversibilityError: Naming the step, and the leaf's shape.
-    """
-    leaves = {id(x) for x in known}
-    start = compat.edge_node(edge), edge.output_nr
-    seen = {(x.grad_fn, x.output_nr) for x in known if x.grad_fn is not None}
-    todo = [] if start in seen else [start]
-    while todo:
-        node, _ = todo.pop()
-        if isinstance(node, _AccumulateGrad) and node.variable.requires_grad and id(node.variable) not in leaves:
-            raise ReversibilityError(captured(step(), node.variable))
-        if node.name() == 'CheckpointFunctionBackward':
-            raise ReversibilityError(f'{step()} uses a reentrant `torch.utils.checkpoint`, which cannot be '
-                                     f'differentiated within a reversible backward; set `use_reentrant=False`')
-        for following in node.next_functions:
-            if following[0] is not None and following not in seen:
-                seen.add(following)
-                todo.append(following)
-
-
-def refuse_dependent(computed: Sequence[Tensor], weights: Dict[int, Tensor], step: Callable[[], str]) -> None:
-    """Refuse weights of one function that are computed from others of them: those would get part of a gradient twice.
-
-    Args:
-        computed: Weights that have a graph.
-        weights: All weights of the function that require grad, by ``id``.
-        step: Describes the step.
-
-    Raises:
-        ReversibilityError: Naming the step.
-    """
-    ends = {(p.grad_fn, p.output_nr) for p in computed}
-    todo = [following for p in computed for following in p.grad_fn.next_functions]  # type: ignore[union-attr]
-    seen = set(todo)
-    while todo:
-        node, output = todo.pop()
-        if node is None:
-            continue
-        if (node, output) in ends or isinstance(node, _AccumulateGrad) and id(node.variable) in weights:
-            raise ReversibilityError(
-                f'a weight of {step()} is computed from another weight of the same function, as by `functional_call` '
-                f'with weights that depend on each other; set `reversible=False` for that')
-        new = set(node.next_functions) - seen
-        seen |= new
-        todo += new

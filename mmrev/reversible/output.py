@@ -7,7 +7,8 @@ from mmrev import compat
 
 from .errors import ReversibilityError, captured
 from .function import Function, Weights
-from .observe import Observer, refuse_captured
+from .graph import refuse_captured
+from .observe import Observer
 from .step import AdditiveStep
 from .streams import shares_memory, version, versions
 

@@ -1,4 +1,5 @@
 """A backward: undoes steps one by one; the evaluation of ``f`` that the undo needs also gives the gradient."""
+from contextlib import nullcontext
 from functools import partial
 from sys import getrefcount
 from typing import Any, List, Optional, Sequence, Union
@@ -11,8 +12,9 @@ from mmrev import compat
 from .call import Call
 from .function import requires_grad
 from .gradients import WeightGradients, differentiate_without, has_hooks, hooks, is_held_elsewhere, unshared
+from .graph import refuse_captured
 from .modes import without_cache
-from .observe import Observer, refuse_captured, refuse_survivors
+from .observe import Observer, refuse_survivors
 from .output import check_unmodified, refuse_modified
 from .overlap import AheadOnStreams, AheadOnThread, run_ahead
 from .plan import GRAPH
@@ -144,11 +146,8 @@ class Undo:
             observer = Observer(self._plan.functions[index])
             observer.watch(sources)
         given = step.f, sources, self._has_modes, describe
-        if needs_graph and observer is None:
+        with observer or (nullcontext() if needs_graph else torch.no_grad()):
             out = record.replay.run(*given)
-        else:
-            with observer or torch.no_grad():
-                out = record.replay.run(*given)
         if observer is not None and observer.packs:
             self._plan.functions[index].recomputes = True
         if undo:
