@@ -15,7 +15,7 @@ from .modes import Modes
 from .observe import Observer
 from .output import check_output, refuse_alias
 from .overlap import collectives, is_distributed
-from .plan import GRAPH, STATE, Plan
+from .plan import GRAPH, STATE, UNDO, Plan
 from .record import Evaluated, Record, refuse_other_gradients
 from .replay import Replay
 from .states import States
@@ -83,15 +83,14 @@ class Call:
     def _step(self, index: int) -> None:
         step, plan, streams = self.plan.steps[index], self.plan, self.streams
         assert streams is not None
-        keep = plan.keep[index]
+        sources = list(map(streams.get, step.sources))
+        needs = [self.needs_grad[part.stream] for part in step.sources]
+        if index < self.first_trained and (self._weights[index].trained or True in needs):
+            self.first_trained = index
+        keep = plan.keep[index] if self.first_trained <= index else UNDO  # before it, the backward undoes nothing
         if keep == STATE:
             wanted = plan.needed[index] | {part.stream for part in step.sources}
             self.states.keep(index, streams, None if self.report else wanted)
-        sources: List[Tensor] = []
-        needs: List[bool] = []
-        for part in step.sources:
-            sources.append(streams.get(part))
-            needs.append(self.needs_grad[part.stream])
         before = versions(sources)
         function = plan.functions[index]
         with function.running():
@@ -161,8 +160,6 @@ class Call:
                 record.before = streams.get(step.target).clone()
             streams.add(step.target, out)
             self.needs_grad[step.target.stream] |= record.trains
-        if record.trains and index < self.first_trained:
-            self.first_trained = index
         self.records.append(record)
 
     def finish(self) -> List[Tensor]:

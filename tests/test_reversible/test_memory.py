@@ -1,4 +1,5 @@
 """Live bytes: constant in depth, and released as soon as they are not needed."""
+import pytest
 import torch
 from torch import nn
 
@@ -83,3 +84,19 @@ def test_a_stream_that_no_step_reads_is_not_kept():
         loss.backward()
     plain = torch.autograd.grad(sum(y.sum() for y in set_reversible(module, False)(x)[1:]), x)[0]
     torch.testing.assert_close(x.grad, plain)
+
+
+@pytest.mark.parametrize('keep', ['state', 'graph'])
+def test_steps_before_the_first_trained_one_keep_nothing(keep):
+    def live(keep):
+        module = network(8, keep=keep)
+        module.couplings[:6].requires_grad_(False)
+        train(module, 2)  # the first call observes
+        with PeakMemory() as memory:
+            loss = module(torch.randn(2, WIDTH, 48, 48))[0].sum()
+            forward = memory.current
+            loss.backward()
+            return forward, memory.peak, memory.current
+
+    expected = live(['undo'] * 12 + [keep] * 4)
+    assert all(bytes_ <= most for bytes_, most in zip(live(keep), expected))
