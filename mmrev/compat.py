@@ -26,7 +26,8 @@ __all__ = [
     'edge_node', 'flop_registry', 'get_autocast_dtype', 'get_device_module', 'global_hooks', 'has_global_hooks',
     'is_autocast_available', 'is_autocast_enabled', 'is_batched', 'is_checkpointing', 'is_compiler_active',
     'is_compiling', 'is_exporting', 'is_fully_sharded', 'load_weights_only', 'notice_freed', 'output_edge',
-    'saved_tensor_hooks', 'when_freed', 'without_attention_fast_path', 'without_cudnn_attention'
+    'saved_tensor_hooks', 'when_freed', 'without_attention_fast_path', 'without_cudnn_attention',
+    'without_saved_tensor_hooks'
 ]
 
 _VERSION = tuple(int(number) for number in torch.__version__.split('.')[:2])
@@ -131,6 +132,20 @@ can_predict_memory = _VERSION >= (2, 5)  # fake tensors can be released while a 
 def saved_tensor_hooks() -> Any:
     """The innermost active saved-tensor hooks; ``None`` if there are none, or if torch cannot return them."""
     return torch._C._autograd._top_saved_tensors_default_hooks(True) if can_save_memory else None
+
+
+@contextmanager
+def without_saved_tensor_hooks() -> Iterator[None]:
+    """A context, or a decorator, in which no saved-tensor hooks are active, from PyTorch 2.5 on."""
+    removed = []
+    while (hooks := saved_tensor_hooks()) is not None:
+        torch._C._autograd._pop_saved_tensors_default_hooks()
+        removed.append(hooks)
+    try:
+        yield
+    finally:
+        for hooks in reversed(removed):
+            torch._C._autograd._push_saved_tensors_default_hooks(*hooks)
 
 
 def is_checkpointing() -> bool:

@@ -54,6 +54,8 @@ class ReversibleNode(torch.autograd.Function):
         run = torch.compiler.disable(_backward) if compat.is_compiler_active() else _backward
         if torch.is_inference_mode_enabled():  # in which the functions would record no graph
             run = torch.inference_mode(False)(run)
+        if compat.saved_tensor_hooks() is not None:  # the second evaluation saves tensors; a plain backward does not
+            run = compat.without_saved_tensor_hooks()(run)
         found = run(ctx, gradients)
         if torch.is_grad_enabled():  # create_graph=True
             call, start, stop, *_ = ctx.segment

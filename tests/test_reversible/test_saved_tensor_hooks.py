@@ -1,7 +1,7 @@
 """Steps that keep their graphs under saved-tensor hooks, which may keep tensors as they are, or copy them."""
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.graph import save_on_cpu, saved_tensors_hooks
 
 from mmrev import compat
@@ -83,3 +83,25 @@ def test_hooks_are_given_the_parameters_themselves():
     with saved_tensors_hooks(lambda x: given.append(x) or x, lambda x: x):
         model(*torch.randn(2, 2, 4, 5, 5, dtype=torch.float64))
     assert {id(p) for n, p in model.named_parameters() if n.endswith('weight')} <= set(map(id, given))
+
+
+@tells_hooks
+@pytest.mark.parametrize('keep', ['undo', 'graph'])
+@pytest.mark.parametrize('overlap', [False, True])
+def test_hooks_around_the_backward_alone_have_no_effect(keep, overlap):
+    found = []
+    for reversible in (True, False):
+        torch.manual_seed(0)
+        linears = [nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)) for _ in range(4)]
+        model = ReversibleSequence([TwoStreamCoupling(*linears[:2]), TwoStreamCoupling(*linears[2:])], keep=keep,
+                                   overlap=overlap and reversible, reversible=reversible).double()
+        given = []
+        for _ in range(2):
+            loss = sum(x.sin().sum() for x in model(*torch.randn(2, 3, 8, dtype=torch.float64)))
+            with saved_tensors_hooks(lambda x: given.append(x) or x.bfloat16(), Tensor.double):
+                loss.backward()
+                x = torch.ones(2, dtype=torch.float64, requires_grad=True)
+                x.square()
+        assert len(given) == 2 and compat.saved_tensor_hooks() is None  # those after the backward see the square
+        found.append([p.grad for p in model.parameters()])
+    torch.testing.assert_close(*found, rtol=1e-9, atol=1e-11)
