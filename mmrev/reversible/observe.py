@@ -6,7 +6,7 @@ import gc
 import time
 import weakref
 from contextlib import ExitStack
-from functools import partial
+from functools import partial, update_wrapper
 from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
 
 import torch
@@ -55,7 +55,7 @@ class Observer(TorchDispatchMode):
         around = compat.saved_tensor_hooks()
         if around is not None or self._hidden and not compat.can_save_memory:
             pack, unpack = (Tensor.detach, Tensor.detach) if around is None or self._hidden else around
-            self._around.enter_context(saved_tensors_hooks(partial(self._pack, pack), unpack))
+            self._around.enter_context(saved_tensors_hooks(update_wrapper(partial(self._pack, pack), pack), unpack))
         self._hooks = compat.saved_tensor_hooks()
         return super().__enter__()
 

@@ -99,7 +99,8 @@ class Recorder(TorchFunctionMode):
         if self.paused and self.paused[-1]:
             return False
         top = compat.saved_tensor_hooks()
-        return top is not None and top[0] is self._pack and (torch.is_grad_enabled() or func in self.without_grad)
+        return top is not None and getattr(top[0], '__wrapped__', top[0]) is self._pack and (
+            torch.is_grad_enabled() or func in self.without_grad)
 
     without_grad: frozenset = frozenset()  # functions that matter within an autograd function
 
