@@ -14,6 +14,7 @@ from torch.utils.checkpoint import checkpoint
 import mmrev
 from mmrev.surgery.recomputation import find_blocks
 from mmrev.surgery.recompute.recorder import Recorder
+from mmrev.testing import PeakMemory
 
 
 def test_backward_may_pass_twice():
@@ -119,6 +120,22 @@ def test_reversible_sequences_and_inplace_abn_within_are_the_same():
     saving = copy.deepcopy(plain)
     mmrev.save_memory(saving)
     assert_same(train_once(plain, images()), train_once(saving, images()))
+
+
+def test_steps_that_keep_their_graphs_save_memory_from_the_first_call_on():
+    from mmrev.reversible import ReversibleSequence, TwoStreamCoupling
+
+    def live(saving):
+        sequence = ReversibleSequence([TwoStreamCoupling(block(nn.SiLU(True)), block(nn.SiLU(True)))], keep='graph')
+        model = Calls(lambda m, x: sum(m.sequence(m.head(x), x)), head=conv(), sequence=sequence)
+        if saving:
+            mmrev.save_memory(model)
+        with PeakMemory() as memory:
+            out = model(torch.randn(2, 8, 64, 64))
+            assert out.requires_grad
+            return memory.current
+
+    assert live(saving=True) < 0.8 * live(saving=False)
 
 
 def test_state_dict_copies_and_pickles_are_those_of_the_model():
