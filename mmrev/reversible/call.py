@@ -85,7 +85,8 @@ class Call:
         assert streams is not None
         sources = list(map(streams.get, step.sources))
         needs = [self.needs_grad[part.stream] for part in step.sources]
-        if index < self.first_trained and (self._weights[index].trained or True in needs):
+        trains = bool(self._weights[index].trained) or True in needs
+        if trains and index < self.first_trained:
             self.first_trained = index
         keep = plan.keep[index] if self.first_trained <= index else UNDO  # before it, the backward undoes nothing
         if keep == STATE:
@@ -94,7 +95,7 @@ class Call:
         before = versions(sources)
         function = plan.functions[index]
         with function.running():
-            record = Record(Replay(function, self._weights[index], self.modes, self._observes), needs)
+            record = Record(Replay(function, self._weights[index], self.modes, self._observes), needs, trains)
             with_graph = keep == GRAPH and record.trains and self.report is None
             inputs = list(map(Tensor.detach, sources))
             unknown = record.trains and index not in plan.observed

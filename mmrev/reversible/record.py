@@ -68,10 +68,10 @@ class Record:
     """What the backward must know of one step's forward."""
     __slots__ = ('replay', 'source_needs_grad', 'trains', 'before', 'kept', 'out', 'versions', 'watched')
 
-    def __init__(self, replay: Replay, source_needs_grad: List[bool]):
+    def __init__(self, replay: Replay, source_needs_grad: List[bool], trains: bool):
         self.replay = replay
         self.source_needs_grad = source_needs_grad
-        self.trains = bool(replay.weights.trained) or True in source_needs_grad
+        self.trains = trains  # whether a weight or a source needs a gradient
         self.before: Optional[Tensor] = None  # the target before the step, where reconstruction is checked
         self.kept: Optional[Evaluated] = None  # where the step keeps its graph
         self.out: Optional[Tensor] = None  # of a kept graph, where the undo needs it

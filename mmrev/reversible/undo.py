@@ -145,9 +145,8 @@ class Undo:
         if needs_graph and index not in self._plan.observed:
             observer = Observer(self._plan.functions[index])
             observer.watch(sources)
-        given = step.f, sources, self._has_modes, describe
         with observer or (nullcontext() if needs_graph else torch.no_grad()):
-            out = record.replay.run(*given)
+            out = record.replay.run(step.f, sources, self._has_modes, describe)
         if observer is not None and observer.packs:
             self._plan.functions[index].recomputes = True
         if undo:
