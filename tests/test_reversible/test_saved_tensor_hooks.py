@@ -64,6 +64,7 @@ def test_as_plain_autograd(hooks, keep, used, forwards):
     torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-11)
 
 
+@pytest.mark.skipif(not compat.can_save_memory, reason='before 2.5 a backward cannot know if graphs are retained')
 @every_hook
 def test_a_tensor_that_a_function_leaves_behind_is_refused(hooks):
     model = build(keep='graph')
