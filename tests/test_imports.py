@@ -33,7 +33,7 @@ WITHIN = {  # the same within a folder that has parts of its own
     'reversible': (
         ('errors', 'modes', 'notes', 'overlap', 'streams'),
         ('check', 'generators', 'graph', 'gradients', 'running', 'states', 'step'),
-        ('coupling', 'plain', 'shared'),
+        ('coupling', 'keep', 'plain', 'shared'),
         ('function', ),
         ('observe', 'signature'),
         ('inference', 'output', 'plan', 'replay'),

@@ -9,6 +9,9 @@ def max_pool3x3(x: Tensor, stride: int = 1, dilation: int = 1, inplace: bool = F
     """``F.max_pool2d(x, 3, stride, padding=dilation, dilation=dilation)``: the same values and gradients, with less
     memory and faster on a CPU.
 
+    The input is not stored, so a gradient (``create_graph=True``) that depends on nothing but ``x``, as that of
+    ``max_pool3x3(x).sum()``, does not require grad, where PyTorch's has a second derivative of 0.
+
     Args:
         x: Input, in any memory format, which the output has too.
         stride: 1 or more.

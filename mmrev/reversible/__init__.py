@@ -2,7 +2,7 @@
 from .check import ReconstructionReport, StepError, check_reconstruction
 from .coupling import Coupling, NewStream, RevSilo, TwoStreamCoupling
 from .errors import ReversibilityError
-from .plan import Keep
+from .keep import Keep
 from .sequence import ReversibleSequence
 from .step import AdditiveStep, unread
 from .streams import StreamPart

@@ -11,11 +11,12 @@ from .function import Weights, share_written
 from .generators import Drawn, Draws, rewound
 from .graph import refuse_dependent
 from .inference import run_without_graph
+from .keep import GRAPH, STATE, UNDO
 from .modes import Modes
 from .observe import Observer
 from .output import check_output, refuse_alias
 from .overlap import collectives, is_distributed
-from .plan import GRAPH, STATE, UNDO, Plan
+from .plan import Plan
 from .record import Evaluated, Record, refuse_other_gradients
 from .replay import Replay
 from .states import States

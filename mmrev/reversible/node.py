@@ -1,4 +1,4 @@
-"""A call as autograd sees it: a chain of nodes, one for each coupling.
+"""A call as autograd sees it: a chain of nodes, one for each coupling or for several small ones.
 
 So gradients of late weights reach their hooks (DDP's buckets) before early steps are undone. The nodes pass streams and
 gradients through the :class:`Call` that they share; autograd sees only an empty tensor between them, which determines

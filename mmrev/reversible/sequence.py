@@ -15,11 +15,12 @@ from .coupling import surrounded
 from .errors import ReversibilityError
 from .generators import refusing_captured_draws
 from .inference import infer
+from .keep import Keep, check_keep
 from .node import run_reversible
 from .notes import stop_noting
 from .overlap import obstacle, settle
 from .plain import run_plain
-from .plan import Keep, Plan, check_keep, steps_of
+from .plan import Plan, steps_of
 from .shared import Shared, share_lock, shared_by
 from .step import AdditiveStep
 
@@ -28,8 +29,8 @@ class ReversibleSequence(nn.Module):
     """Couplings one after another, trained without keeping their activations.
 
     Args:
-        couplings: Modules with a method ``steps() -> list[AdditiveStep]``. Each becomes one node of autograd's graph:
-            the gradients of its weights are ready together.
+        couplings: Modules with a method ``steps() -> list[AdditiveStep]``. Each becomes a node of autograd's graph,
+            where the gradients of its weights are ready together; small ones share a node, up to 1 MiB of weights.
         reversible: ``False`` runs the same steps under plain autograd.
         cache_every: Keep all streams before every ``cache_every``-th coupling, so that the undo starts afresh there:
             memory against the drift of long inversions in low precision. ``None`` keeps nothing but the outputs.

@@ -13,11 +13,11 @@ from .call import Call
 from .function import requires_grad
 from .gradients import WeightGradients, differentiate_without, has_hooks, hooks, is_held_elsewhere, unshared
 from .graph import refuse_captured
+from .keep import GRAPH
 from .modes import without_cache
 from .observe import Observer, refuse_survivors
 from .output import check_unmodified, refuse_modified
 from .overlap import AheadOnStreams, AheadOnThread, run_ahead
-from .plan import GRAPH
 from .record import Evaluated
 from .running import Backward
 from .streams import StreamBuffers
