@@ -116,6 +116,18 @@ def test_weights_computed_from_weights_of_other_functions_are_right():
     assert_equal(*found)
 
 
+@pytest.mark.parametrize('keep', ['undo', 'graph', 'state'])
+def test_a_weight_computed_before_the_call_serves_several_couplings(keep):
+    found = []
+    for reversible in (True, False):
+        module = build(TwoLayers, reversible=reversible, keep=keep)
+        origin = nn.Parameter(torch.linspace(-1, 1, 16, dtype=torch.float64).view(4, 4))
+        uses = 'couplings.0.f.a.weight', 'couplings.1.f.b.weight', 'couplings.1.g.a.weight'
+        loss_of(functional_call(module, dict.fromkeys(uses, origin.tanh()), tuple(inputs()))).backward()
+        found.append([origin.grad, *(p.grad for p in module.parameters() if p.grad is not None)])
+    assert_equal(*found)
+
+
 def test_a_backward_of_late_weights_alone_ends():
     found = []
     for reversible in (True, False):
